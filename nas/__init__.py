@@ -1,0 +1,3 @@
+"""Architecture search and ablation for text-to-image diffusion models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,29 @@
+"""A folder is a menu: the name in the YAML is the name of the file (or package) inside `nas/<folder>/`."""
+
+import difflib
+import importlib
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+
+from nas.errors import InputError
+
+
+def names(folder: str) -> list[str]:
+    """What the menu offers, sorted: one name per file or package in `nas/<folder>/`."""
+    return sorted(entry.name for entry in pkgutil.iter_modules([str(Path(__file__).parent / folder)]))
+
+
+def pick(folder: str, name: str) -> ModuleType:
+    """The module behind a name; an unknown name is an InputError that lists what exists."""
+    offered = names(folder)
+    if name not in offered:
+        raise InputError(f"{folder}: unknown name {name!r}{nearest(name, offered)}")
+    return importlib.import_module(f"nas.{folder}.{name}")
+
+
+def nearest(word: str, valid: list[str]) -> str:
+    """The end of an error line: the closest valid word if one is close, and all of them."""
+    close = difflib.get_close_matches(word, valid, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} expected one of: {', '.join(valid)}"
