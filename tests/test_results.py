@@ -1,0 +1,277 @@
+import itertools
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic_run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas import results
+from nas.errors import InputError
+
+GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
+
+
+def table_of(points, goals, states=None):
+    """A frame of complete trials with the given objective values."""
+    records = [
+        {"trial": number, "key": str(number), "state": (states or {}).get(number, "complete"), "reason": "",
+         "rungs": [{"rung": 0, "images_seen": 10, "metrics": dict(zip(goals, point, strict=True))}]}
+        for number, point in enumerate(points)
+    ]  # fmt: skip
+    return results.frame(records, {}, goals)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_row_per_trial_with_the_last_rung(run_dir):
+    table = results.load(run_dir)
+    record = json.loads((run_dir / "trials" / "0002" / "record.json").read_text())
+    row = table.iloc[2]
+    assert list(table["trial"]) == list(range(24))
+    assert row["rung"] == 2 and row["images_seen"] == 20480
+    assert row["clip_score"] == record["rungs"][-1]["metrics"]["clip_score"]
+    assert row["macs"] == record["cost"]["macs"] and row["proxy_macs"] == record["proxy_cost"]["macs"]
+    assert row["train_s"] == 4.0 + 8.0 + 16.0  # summed over rungs
+    assert row["wall_s"] == 28.0
+    assert row["arch.depth"] == record["choices"]["depth"]
+    assert set(table["state"]) == set(results.STATES)
+
+
+def test_missing_is_an_empty_cell_never_a_number(run_dir):
+    table = results.load(run_dir)
+    refused = table[table["state"] == "over_budget"]
+    assert (
+        len(refused) and refused[["clip_score", "rung", "images_seen", "train_s", "peak_memory_mib"]].isna().all().all()
+    )
+    assert refused["macs"].notna().all()
+    back = pd.read_csv(results.write_csv(run_dir))
+    assert back[back["state"] == "over_budget"]["clip_score"].isna().all()
+
+
+def test_csv_round_trip_is_exact(run_dir):
+    table = results.load(run_dir)
+    path = results.write_csv(run_dir)
+    back = pd.read_csv(path)
+    assert path == run_dir / "results.csv" and list(back) == list(table)
+    for column in ("trial", "macs", "clip_score", "rung", "images_per_s", "arch.depth"):
+        assert back[column].astype(float).equals(table[column].astype("Float64").astype(float))
+    assert back["on_front"].tolist() == table["on_front"].tolist()
+
+
+def test_a_run_without_trials(tmp_path):
+    table = results.load(synthetic_run.write(tmp_path / "run", trials=0))
+    assert len(table) == 0 and "clip_score" in table and "on_front" in table
+    assert results.hypervolume_history(table, GOALS).empty
+
+
+def test_unfinished_folders_are_skipped_and_broken_records_named(run_dir):
+    (run_dir / "trials" / "0024").mkdir()
+    assert len(results.load(run_dir)) == 24
+    (run_dir / "trials" / "0024" / "record.json").write_text('{"trial": 24, ')
+    with pytest.raises(InputError, match=r"0024.record\.json: not readable as JSON"):
+        results.load(run_dir)
+
+
+def test_a_directory_that_is_no_run(tmp_path):
+    with pytest.raises(InputError, match=r"expected the file resolved\.yaml"):
+        results.load(tmp_path)
+
+
+def test_objectives_come_from_the_settings():
+    assert results.objectives({"search": {"minimise": ["a", "b"], "maximise": ["c"]}}) == {
+        "a": "minimise",
+        "b": "minimise",
+        "c": "maximise",
+    }
+    with pytest.raises(InputError, match="names no objective"):
+        results.objectives({"search": {"trials": 3}})
+
+
+def test_lists_among_the_choices_become_text(run_dir):
+    synthetic_run.copy_with(run_dir, 0, choices={"levels": [1, 2], "depth": 2})
+    assert results.load(run_dir)["arch.levels"].iloc[0] == "[1, 2]"
+
+
+def test_an_unknown_cost_is_a_column_like_the_others(run_dir):
+    synthetic_run.copy_with(run_dir, 0, cost={"params": 5, "latency_ms": 12.5})
+    table = results.load(run_dir)
+    assert table["latency_ms"].iloc[0] == 12.5 and table["macs"].isna().iloc[0]
+    assert results.pick(table, GOALS, "best:latency_ms") == 0
+
+
+def test_curves_have_every_rung(run_dir):
+    curves = results.curves(results.records(run_dir))
+    complete = curves[curves["state"] == "complete"]
+    assert set(complete.groupby("trial").size()) == {3}
+    assert set(curves[curves["state"] == "stopped"].groupby("trial").size()) == {1}
+
+
+def test_runs_with_other_conditions_are_not_joined(run_dir, tmp_path):
+    other = synthetic_run.write(tmp_path / "other", seed=1)
+    joined = results.concat([results.load(run_dir), results.load(other)])
+    assert len(joined) == 48 and list(joined["run"].unique()) == [0, 1]
+    found = json.loads((other / "conditions.json").read_text())
+    found["clip_score"]["steps"] = 25
+    (other / "conditions.json").write_text(json.dumps(found))
+    with pytest.raises(InputError, match="clip_score cannot be compared between these runs: steps is 10 and 25"):
+        results.concat([results.load(run_dir), results.load(other)])
+
+
+def test_repeats_are_the_complete_trials_of_one_key(run_dir):
+    table = results.load(run_dir)
+    repeats = results.repeats(table, ["clip_score"])
+    pair = table[table["trial"].isin([2, 4])]["clip_score"]
+    assert repeats["trials"].tolist() == ["2, 4"]
+    assert repeats["clip_score_sd"].iloc[0] == pytest.approx(abs(pair.iloc[0] - pair.iloc[1]) / math.sqrt(2))
+
+
+# --- fronts ----------------------------------------------------------------------------------------------------------
+
+
+def brute_force(points):
+    """The definition of Pareto dominance, pair by pair."""
+
+    def beats(a, b):
+        return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+    return [not any(beats(other, point) for other in points) for point in points]
+
+
+@given(st.integers(1, 4).flatmap(lambda m: st.lists(st.lists(st.integers(0, 4), min_size=m, max_size=m), max_size=12)))
+def test_front_equals_brute_force(points):
+    goals = {f"m{index}": "minimise" for index in range(len(points[0]) if points else 2)}
+    assert results.front(table_of(points, goals), goals).tolist() == brute_force(points)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=10))
+def test_maximising_is_minimising_the_negative(points):
+    up = {"a": "minimise", "b": "maximise"}
+    down = {"a": "minimise", "b": "minimise"}
+    flipped = [(a, -b) for a, b in points]
+    assert results.front(table_of(points, up), up).tolist() == results.front(table_of(flipped, down), down).tolist()
+
+
+def test_ties_stay_and_unfinished_or_unmeasured_trials_do_not():
+    goals = {"a": "minimise", "b": "minimise"}
+    points = [(1, 1), (1, 1), (0, 0), (float("nan"), 0)]
+    assert results.front(table_of(points, goals, {2: "stopped"}), goals).tolist() == [True, True, False, False]
+
+
+def test_unknown_objective_names_the_nearest():
+    with pytest.raises(InputError, match="unknown objective 'clip_scor'; did you mean 'clip_score'"):
+        results.front(table_of([(1,)], {"clip_score": "maximise"}), {"clip_scor": "maximise"})
+
+
+def inclusion_exclusion(points, corner):
+    """The union of boxes by its definition."""
+    return sum(
+        (-1) ** (size + 1) * np.prod(np.clip(corner - np.max(chosen, axis=0), 0, None))
+        for size in range(1, len(points) + 1)
+        for chosen in itertools.combinations(points, size)
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 5).flatmap(
+        lambda m: st.lists(st.lists(st.integers(0, 6), min_size=m, max_size=m), min_size=1, max_size=6)
+    )
+)
+def test_hypervolume_equals_inclusion_exclusion(points):
+    points = np.array(points, dtype=float)
+    corner = np.full(points.shape[1], 5.0)
+    assert results.hypervolume(points, corner) == pytest.approx(inclusion_exclusion(points, corner), abs=1e-9)
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_hypervolume_near_monte_carlo(objectives):
+    rng = np.random.default_rng(objectives)
+    points = rng.random((30, objectives))
+    drawn = rng.random((100_000, objectives))
+    share = (drawn[:, None, :] >= points[None]).all(axis=2).any(axis=1).mean()
+    assert results.hypervolume(points, np.ones(objectives)) == pytest.approx(
+        share, abs=0.006
+    )  # about 4 standard errors
+
+
+def test_hypervolume_of_nothing():
+    assert results.hypervolume(np.empty((0, 3)), np.ones(3)) == 0.0
+    assert results.hypervolume(np.array([[2.0, 0.0]]), np.ones(2)) == 0.0
+
+
+def test_history_grows_to_the_hypervolume_of_the_front(run_dir):
+    table = results.load(run_dir)
+    reference = results.reference_point(table, GOALS)
+    history = results.hypervolume_history(table, GOALS)
+    signs = np.array([1, 1, -1])
+    corner = signs * np.array([reference[column] for column in GOALS])
+    assert history["hypervolume"].is_monotonic_increasing
+    for count in (5, 13, 24):
+        complete = table[:count][table["state"][:count] == "complete"]
+        expected = results.hypervolume(complete[list(GOALS)].astype(float).to_numpy() * signs, corner)
+        assert history["hypervolume"].iloc[count - 1] == pytest.approx(expected)
+    assert history["images_trained"].iloc[-1] == table["images_seen"].sum()
+
+
+# --- picking ---------------------------------------------------------------------------------------------------------
+
+
+def test_knee_is_farthest_below_the_line_through_the_ends():
+    goals = {"a": "minimise", "b": "minimise"}
+    points = [(0, 10), (2, 3), (5, 2), (10, 0), (9, 9)]
+    line = [abs(10 * a + 10 * b - 100) / math.hypot(10, 10) for a, b in points[:4]]
+    table = table_of(points, goals)
+    assert results.knee(table, goals) == int(np.argmax(line)) == 1
+    assert results.pick(table, goals, "knee") == 1
+
+
+def test_knee_does_not_depend_on_units_or_constant_objectives():
+    goals = {"a": "minimise", "b": "maximise", "c": "minimise"}
+    points = [(0, -10, 7), (2, -3, 7), (5, -2, 7), (10, 0, 7)]
+    scaled = [(1e9 * a, 1e-3 * b, c) for a, b, c in points]
+    assert results.knee(table_of(points, goals), goals) == results.knee(table_of(scaled, goals), goals) == 1
+
+
+def test_knee_of_one_and_of_none():
+    goals = {"a": "minimise"}
+    assert results.knee(table_of([(3,)], goals), goals) == 0
+    with pytest.raises(InputError, match="no trial was trained to the end"):
+        results.knee(table_of([(3,)], goals, {0: "stopped"}), goals)
+
+
+def test_best_follows_the_direction_of_the_column(run_dir):
+    table = results.load(run_dir)
+    complete = table[table["state"] == "complete"].set_index("trial")
+    assert results.pick(table, GOALS, "best:fid_efficientnet_lite0") == complete["fid_efficientnet_lite0"].idxmin()
+    assert results.pick(table, GOALS, "best:fid") == complete["fid_efficientnet_lite0"].idxmin()
+    assert results.pick(table, GOALS, "best:clip_score") == complete["clip_score"].idxmax()
+    assert (
+        results.pick(table, GOALS, "best:caption_accuracy") == complete["caption_accuracy"].idxmax()
+    )  # by its conditions
+    assert results.pick(table, GOALS, "best:params") == complete["params"].astype(int).idxmin()
+
+
+def test_trial_by_number(run_dir):
+    table = results.load(run_dir)
+    assert results.pick(table, GOALS, "trial:3") == 3  # stopped early, yet trained
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("kneee", "did you mean 'knee'"),
+        ("best:clip_scor", "did you mean 'clip_score'"),
+        ("best:arch.depth", "no such column"),
+        ("trial:99", "expected a number from 0 to 23"),
+        ("trial:1", "was never trained .over_budget: over budget"),
+    ],
+)
+def test_bad_picks_are_one_readable_line(run_dir, how, message):
+    with pytest.raises(InputError, match=message) as caught:
+        results.pick(results.load(run_dir), GOALS, how)
+    assert "\n" not in str(caught.value)
