@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,12 @@ import yaml
 from nas.errors import InputError
 from nas.menu import nearest
 
-Direction = Literal["minimise", "maximise"]
-Objectives = dict[str, Direction]
+Objectives = Mapping[str, str]  # column -> "minimise" or "maximise"
 Record = dict[str, Any]
 
 STATES = ("complete", "stopped", "over_budget", "duplicate", "failed", "running")
 COSTS = ("params", "macs", "macs_without_attention", "macs_padding_free", "activation_bytes")
-TIMINGS = ("load_s", "train_s", "sample_s", "score_s")
+TIMINGS = ("load_s", "train_s", "sample_s", "score_s", "save_s", "total_s")
 
 _TEXT = ("key", "state", "reason", "init")
 _PROXY_COSTS = tuple(f"proxy_{name}" for name in COSTS)
@@ -63,7 +62,7 @@ def load(run_dir: Path) -> pd.DataFrame:
 def objectives(settings: Mapping[str, Any]) -> Objectives:
     """What the study minimises and maximises, by column, in the order of the study file."""
     search = settings.get("search") or {}
-    goals: Objectives = {str(column): "minimise" for column in search.get("minimise") or []}
+    goals = {str(column): "minimise" for column in search.get("minimise") or []}
     goals |= {str(column): "maximise" for column in search.get("maximise") or []}
     if not goals:
         raise InputError("resolved.yaml: search: names no objective, expected columns under `minimise` or `maximise`")
@@ -170,8 +169,17 @@ def front(table: pd.DataFrame, goals: Objectives) -> pd.Series:
     values = minimised(table, goals)
     eligible = (table["state"] == "complete").to_numpy(dtype=bool) & np.isfinite(values).all(axis=1)
     members = np.zeros(len(table), dtype=bool)
-    members[eligible] = _nondominated(values[eligible])
+    members[eligible] = nondominated(values[eligible])
     return pd.Series(members, index=table.index, name="on_front")
+
+
+def nondominated(points: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+    """Boolean mask (n,) of the points (n, objectives), all minimised, that no other point dominates."""
+    values = np.asarray(points, dtype=float)
+    keep = np.ones(len(values), dtype=bool)
+    for index, point in enumerate(values):
+        keep[index] = not ((values <= point).all(axis=1) & (values < point).any(axis=1)).any()
+    return keep
 
 
 def reference_point(table: pd.DataFrame, goals: Objectives) -> dict[str, float]:
@@ -198,7 +206,7 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     corner = np.asarray(reference, dtype=float)
     inside = np.asarray(points, dtype=float).reshape(-1, len(corner))
     inside = inside[(inside < corner).all(axis=1)]
-    return _volume(inside[_nondominated(inside)], corner)
+    return _volume(inside[nondominated(inside)], corner)
 
 
 def hypervolume_history(
@@ -317,14 +325,6 @@ def _signs(goals: Objectives) -> np.ndarray:
     return np.array([1.0 if direction == "minimise" else -1.0 for direction in goals.values()])
 
 
-def _nondominated(points: np.ndarray) -> np.ndarray:
-    """Mask (n,) of the points (n, objectives) no other point dominates."""
-    keep = np.ones(len(points), dtype=bool)
-    for index, point in enumerate(points):
-        keep[index] = not ((points <= point).all(axis=1) & (points < point).any(axis=1)).any()
-    return keep
-
-
 def _volume(members: np.ndarray, corner: np.ndarray) -> float:
     """Hypervolume of mutually non-dominated points inside the corner."""
     if len(corner) == 2:
@@ -337,7 +337,7 @@ def _volume(members: np.ndarray, corner: np.ndarray) -> float:
 def _added(point: np.ndarray, others: np.ndarray, corner: np.ndarray) -> float:
     """What a point dominates that the others do not."""
     covered = np.unique(np.maximum(others, point), axis=0)
-    return float(np.prod(corner - point)) - _volume(covered[_nondominated(covered)], corner)
+    return float(np.prod(corner - point)) - _volume(covered[nondominated(covered)], corner)
 
 
 def _growing_volume(values: np.ndarray, corner: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ def write(run_dir, trials=24, states=None, pictures=True, seed=0):
     for number, state in enumerate(states or _states(trials)):
         folder = run_dir / "trials" / f"{number:04d}"
         folder.mkdir()
-        record = _record(number, state, rng)
+        record = _record(number, state, rng, seed)
         (folder / "record.json").write_text(json.dumps(record))
         if pictures and record["rungs"]:
             _samples(number).save(folder / "samples.png")
@@ -90,7 +90,8 @@ def _scores(choices, images_seen, rng):
 
 
 def _rung(number, choices, rng):
-    timings = {"load_s": 0.02, "train_s": 4.0 * 2**number, "sample_s": 1.5, "score_s": 0.4}
+    timings = {"load_s": 0.02, "train_s": 4.0 * 2**number, "sample_s": 1.5, "score_s": 0.4, "save_s": 0.05}
+    timings["total_s"] = sum(timings.values()) + 0.03
     metrics = _scores(choices, IMAGES_SEEN[number], rng)
     seen = IMAGES_SEEN[number]
     return {
@@ -114,8 +115,8 @@ def _reason(state, cost):
     return reasons.get(state, "")
 
 
-def _record(number, state, rng):
-    choices = _choices(random.Random(2 if number == 4 else number))
+def _record(number, state, rng, seed=0):
+    choices = _choices(random.Random(f"{2 if number == 4 else number}:{seed}"))
     if state == "over_budget":
         choices |= {
             "depth": 4,
