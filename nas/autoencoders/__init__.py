@@ -1,0 +1,20 @@
+"""Autoencoders between pictures and latents, one file per kind: `Settings`, and `load(settings) -> Autoencoder`."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Autoencoder(Protocol):
+    """What the rest relies on. Latents have unit variance; encoding is deterministic (the posterior's mean)."""
+
+    factor: int  # picture pixels per latent position along one side
+    channels: int  # of the latents
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, channels, H / factor, W / factor)."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The way back."""
+        ...

@@ -1,0 +1,78 @@
+"""The KL autoencoder of latent diffusion (Rombach et al. 2022), as diffusers' `AutoencoderKL`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from pydantic import BaseModel, ConfigDict
+from safetensors import safe_open
+from torch import Tensor
+
+from nas.errors import InputError
+
+SHIPPED = Path(__file__).parents[1] / "assets" / "autoencoder.safetensors"
+
+
+class Settings(BaseModel):
+    """Which weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    path: Path | None = None
+    """A .safetensors file that make_autoencoder wrote, or a folder in diffusers' format. None: the shipped one."""
+
+
+class KlAutoencoder:
+    """`AutoencoderKL` with latents shifted and scaled, channel by channel, to zero mean and unit variance."""
+
+    def __init__(self, model: AutoencoderKL, mean: Tensor, std: Tensor):
+        self.model = model.eval().requires_grad_(False)
+        self.mean, self.std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
+        self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+        self.channels = int(model.config["latent_channels"])
+        self.image_size = int(model.config["sample_size"])
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        if images.shape[-1] % self.factor:
+            raise InputError(f"dataset.image_size: {images.shape[-1]} is not divisible by the autoencoder's {self.factor}")
+        latents: Tensor = self.model.encode(images).latent_dist.mean
+        return (latents - self.mean) / self.std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.model.decode(latents * self.std + self.mean).sample
+        return images.clamp(-1, 1)
+
+
+def load(settings: Settings) -> KlAutoencoder:
+    """The autoencoder. Raises InputError when the weights are not there or not readable."""
+    path = settings.path or SHIPPED
+    if path.is_dir():
+        return _from_folder(path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        model = AutoencoderKL.from_config(json.loads(metadata["config"]))
+        model.load_state_dict(weights)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"autoencoder.path: {path} cannot be read as autoencoder weights: {error}") from None
+    mean, std = (torch.tensor(json.loads(metadata[name])) for name in ("latent_mean", "latent_std"))
+    return KlAutoencoder(model, mean, std)
+
+
+def _from_folder(path: Path) -> KlAutoencoder:
+    """A pretrained diffusers autoencoder: config.json and diffusion_pytorch_model.safetensors, with its scaling factor."""
+    if not (path / "config.json").is_file():
+        raise InputError(f"autoencoder.path: {path} has no config.json; expected a folder in diffusers' format")
+    try:
+        model = AutoencoderKL.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"autoencoder.path: {path} cannot be read: {str(error).splitlines()[0]}") from None
+    channels = model.config["latent_channels"]
+    shift = model.config.get("shift_factor") or 0.0
+    return KlAutoencoder(model, torch.full((channels,), shift), torch.full((channels,), 1 / model.config["scaling_factor"]))
