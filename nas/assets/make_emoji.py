@@ -1,11 +1,11 @@
-"""Makes the shipped picture set: `python -m nas.assets.make_emoji` (needs npm, or --from a node_modules folder).
+"""Makes `emoji.tar.gz`: 1,906 emoji drawn in three styles at 64x64, captioned, as one WebDataset shard.
 
-5,664 pictures at 64x64 of 1,906 emoji in three drawn styles, as a gzipped WebDataset tar of `key.webp` + `key.json`. Names are held
-out, not pictures: a tenth of the Unicode names, chosen by hash, is in no style of the training split. The file is the same to the
-byte each time (for one Pillow and libwebp).
+    python -m nas.assets.make_emoji [--from DIR] [--to FILE]
+
+The pictures come from three npm packages (`--from` a `node_modules` folder that holds them; without it they are installed
+into a temporary folder with `npm`). Names, keywords and categories are those of `emoji.json`. The file is the same, byte
+for byte, every time (given the same libwebp).
 """
-
-from __future__ import annotations
 
 import argparse
 import gzip
@@ -17,85 +17,112 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-PACKAGES = ("emoji-datasource-google@16.0.0", "emoji-datasource-twitter@16.0.0", "@lobehub/fluent-emoji-3d@1.1.0")
+from nas.assets import FOLDER
+
+PACKAGES = (
+    "emoji-datasource-google@16.0.0",
+    "emoji-datasource-twitter@16.0.0",
+    "@lobehub/fluent-emoji-3d@1.1.0",
+)
+PICTURES = {  # style: where its pictures lie, and what they are called
+    "noto": ("emoji-datasource-google/img/google/64", ".png"),
+    "twemoji": ("emoji-datasource-twitter/img/twitter/64", ".png"),
+    "fluent": ("@lobehub/fluent-emoji-3d/assets", ".webp"),
+}
 SIZE = 64
-QUALITY = 85  # of WebP: 5.3 MB in all
-HELD_OUT = 0.1
-Entry = dict[str, str]
-
-
-def held_out(names: set[str]) -> set[str]:
-    """The tenth of the names whose SHA-256 comes first."""
-    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    return set(ordered[: round(len(ordered) * HELD_OUT)])
-
-
-def pictures(modules: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
-    """(key, caption record without split, picture file) of every emoji in every style that draws it."""
-    for entry in json.loads((modules / "emoji-datasource-google" / "emoji.json").read_text()):
-        if entry["category"] == "Component":
-            continue
-        keywords = ", ".join(word.replace("_", " ") for word in entry["short_names"])
-        for style, path in files(modules, entry).items():
-            record = {"caption": entry["name"].lower(), "keywords": keywords, "category": entry["category"].lower()}
-            if path is not None:
-                yield f"{entry['unified'].lower()}_{style}", record | {"style": style}, path
-
-
-def files(modules: Path, entry: Entry) -> dict[str, Path | None]:
-    """Where each style keeps an emoji. Fluent leaves out the variation selector of some names."""
-    code = entry["unified"].lower()
-    fluent = modules / "@lobehub" / "fluent-emoji-3d" / "assets"
-    spellings = (fluent / f"{code}.webp", fluent / f"{code.replace('-fe0f', '')}.webp")
-    return {
-        "noto": modules / "emoji-datasource-google" / "img" / "google" / "64" / entry["image"],
-        "twemoji": modules / "emoji-datasource-twitter" / "img" / "twitter" / "64" / entry["image"],
-        "fluent": next((path for path in spellings if path.exists()), None),
-    }
-
-
-def on_white(path: Path) -> bytes:
-    """The picture at 64x64 on white, as WebP."""
-    image = Image.open(path).convert("RGBA")
-    canvas = Image.new("RGBA", image.size, "white")
-    canvas.alpha_composite(image)
-    out = io.BytesIO()
-    canvas.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS).save(out, "WEBP", quality=QUALITY, method=6)
-    return out.getvalue()
-
-
-def make(modules: Path, out: Path) -> None:
-    found = list(pictures(modules))
-    held = held_out({record["caption"] for _, record, _ in found})
-    with out.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as zipped:
-        with tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for key, record, path in found:
-                split = "held_out" if record["caption"] in held else "train"
-                _add(tar, f"{key}.webp", on_white(path))
-                _add(tar, f"{key}.json", json.dumps(record | {"split": split}, ensure_ascii=False).encode())
-    print(f"{out}: {len(found)} pictures, {len(held)} names held out, {out.stat().st_size / 1e6:.2f} MB")
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
+HELD_OUT_SHARE = 0.1
+WEBP = {"quality": 82, "method": 6, "use_sharp_yuv": True}  # sharp: flat saturated edges survive chroma subsampling
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="modules", type=Path, help="a node_modules folder with the three packages")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "emoji.tar.gz")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--from", dest="packages", type=Path, help="a node_modules folder that holds the three packages")
+    parser.add_argument("--to", type=Path, default=FOLDER / "emoji.tar.gz")
     arguments = parser.parse_args()
-    if arguments.modules:
-        make(arguments.modules, arguments.out)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["npm", "install", "--prefix", folder, *PACKAGES], check=True)
-        make(Path(folder) / "node_modules", arguments.out)
+    if arguments.packages is not None:
+        count = write(arguments.packages, arguments.to)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run(["npm", "install", "--silent", "--prefix", folder, *PACKAGES], check=True)
+            count = write(Path(folder) / "node_modules", arguments.to)
+    print(f"{arguments.to}: {count} pictures, {arguments.to.stat().st_size / 1e6:.2f} MB")
+
+
+def write(packages: Path, target: Path) -> int:
+    """Writes the shard and returns how many pictures it holds."""
+    emoji = [e for e in json.loads((packages / "emoji-datasource-google/emoji.json").read_text()) if usable(e)]
+    held_out = held_out_names({e["name"].lower() for e in emoji})
+    count = 0
+    with (
+        target.open("wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=9, mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for entry, style, picture in pictures(emoji, packages):
+            key = f"{picture.stem}_{style}"
+            add(tar, f"{key}.webp", encode(picture))
+            add(tar, f"{key}.json", json.dumps(record(entry, style, held_out), ensure_ascii=False).encode())
+            count += 1
+    return count
+
+
+def usable(entry: dict[str, Any]) -> bool:
+    """Skin tones and hair pieces (category Component) are parts, not pictures of something."""
+    return bool(entry["category"] != "Component")
+
+
+def held_out_names(names: set[str]) -> set[str]:
+    """The tenth of the names whose hashes come first: held out in every style, whatever is added later."""
+    ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    return set(ranked[: round(HELD_OUT_SHARE * len(ranked))])
+
+
+def pictures(emoji: list[dict[str, Any]], packages: Path) -> Iterator[tuple[dict[str, Any], str, Path]]:
+    """(emoji, style, file) in the order of `emoji.json`'s `sort_order`; Fluent 3D lacks 54 of them."""
+    for entry in sorted(emoji, key=lambda e: e["sort_order"]):
+        for style, (folder, suffix) in PICTURES.items():
+            picture = packages / folder / Path(entry["image"]).with_suffix(suffix)
+            if picture.exists():
+                yield entry, style, picture
+
+
+def record(entry: dict[str, Any], style: str, held_out: set[str]) -> dict[str, Any]:
+    name = entry["name"].lower()
+    return {
+        "caption": name,
+        "keywords": keywords(entry),
+        "category": entry["category"].lower(),
+        "style": style,
+        "split": "held_out" if name in held_out else "train",
+    }
+
+
+def keywords(entry: dict[str, Any]) -> list[str]:
+    """The short names and the subcategory as plain words."""
+    words = [word.replace("_", " ").replace("-", " ") for word in (*entry["short_names"], entry["subcategory"])]
+    return list(dict.fromkeys(words))
+
+
+def encode(picture: Path) -> bytes:
+    """The picture on white, SIZE x SIZE, as WebP."""
+    with Image.open(picture) as image:
+        drawn = image.convert("RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
+    if flat.size != (SIZE, SIZE):
+        flat = flat.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    flat.save(buffer, "WEBP", **WEBP)
+    return buffer.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
 
 
 if __name__ == "__main__":
