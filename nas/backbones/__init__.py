@@ -1,0 +1,35 @@
+"""The menu of backbones: one file or package per family of denoisers, named as `backbone:` in a search space names it.
+
+Each provides `Config`, a frozen dataclass that describes one network at deploy scale and imports without torch:
+
+    Config.canonical() -> Config     equal networks have one spelling
+    Config.key -> str                short hash of the canonical form
+    Config.scaled(proxy) -> Config   the same network at proxy scale
+    Config.to_dict() / from_dict(d)  plain values, as YAML writes them
+    Config.cost(latent_size, text_tokens) -> nas.cost.Cost    closed form, no torch
+    Config.build() -> torch.nn.Module
+
+and the module it builds is called as `network(latents, time, text) -> prediction`: latents (B, C, H, W), time (B,) in
+0..999, text a `nas.conditioning.Text`, prediction of the shape of latents.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """How an architecture is made small enough to be trained briefly. Depth and wiring stay; widths shrink."""
+
+    width_divisor: int
+    """Every width of the network is divided by this; it must divide all of them."""
+    latent_channels: int
+    """Channels of the latents the proxy is trained on."""
+    text_width: int
+    """Width of one text token."""
+    pooled_width: int
+    """Width of the pooled text vector."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"proxy: {name}={value} must be at least 1")
