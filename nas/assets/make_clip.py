@@ -36,7 +36,7 @@ CONTEXT = 32
 LAYERS = 3
 
 
-def records() -> tuple[Tensor, list[dict[str, str]]]:
+def records() -> tuple[Tensor, list[dict[str, Any]]]:
     """Every picture (N, 3, 64, 64) in [-1, 1] and its record."""
     found = [(decode(sample["webp"], 64), json.loads(sample["json"])) for _, sample in samples(SHARD)]
     return torch.stack([image for image, _ in found]), [record for _, record in found]
@@ -71,11 +71,11 @@ def write_vocabulary(path: Path, size: int) -> None:
     path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
 
 
-def spoken(record: dict[str, str], rng: random.Random) -> str:
+def spoken(record: dict[str, Any], rng: random.Random) -> str:
     """A caption as someone might give it: the name, and sometimes style, category and keywords."""
     parts = [record["caption"]]
     if rng.random() < 0.3:
-        parts.append(record["keywords"])
+        parts.append(", ".join(record["keywords"]))
     if rng.random() < 0.3:
         parts.append(record["category"])
     if rng.random() < 0.7:
@@ -146,7 +146,7 @@ def train(role: str, epochs: int, batch: int, held_style: str | None, out: Path)
 
 @torch.no_grad()
 def retrieval(
-    model: Any, tokenizer: clip.Tokenizer, images: Tensor, captions: list[dict[str, str]], held_style: str | None
+    model: Any, tokenizer: clip.Tokenizer, images: Tensor, captions: list[dict[str, Any]], held_style: str | None
 ) -> dict[str, float]:
     """Picture-to-caption R@1 and R@10 in per cent, among the names of the set the pictures come from."""
     groups = {

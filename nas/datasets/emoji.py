@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -50,9 +50,10 @@ class Emoji:
             yield Captioned(key, caption(record, self.settings.captions), sample["webp"])
 
 
-def caption(record: dict[str, str], fields: tuple[CaptionField, ...]) -> str:
+def caption(record: dict[str, Any], fields: tuple[CaptionField, ...]) -> str:
     """The wanted fields of a picture's record, joined."""
-    return ", ".join(record["caption" if field == "name" else field] for field in fields)
+    values = {**record, "name": record["caption"], "keywords": ", ".join(record["keywords"])}
+    return ", ".join(values[field] for field in fields)
 
 
 def load(settings: Settings, split: str) -> Pictures:
