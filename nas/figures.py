@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go  # type: ignore[import-untyped]
+import plotly.graph_objects as go
 
 from nas.results import COSTS, Objectives
 
@@ -96,8 +96,15 @@ def draw_pareto(points: pd.DataFrame, x: str, y: str, budget: Mapping[str, float
     _dots(
         figure, stopped, x, y, "stopped early", {"size": 7, "symbol": "x-thin", "line": {"color": PALE, "width": 1.5}}
     )
-    _dots(figure, complete[~complete["on_front"]], x, y, "fully trained", {"color": GREY, "size": 7, "opacity": 0.6})
-    numbers = members["trial"].astype(str) if len(members) <= 16 else None
+    _dots(
+        figure,
+        complete[~complete["on_front"]],
+        x,
+        y,
+        "fully trained",
+        {"color": GREY, "size": 7, "opacity": _opacity(len(complete))},
+    )
+    numbers = members["trial"].astype(str) if len(members) <= 10 else None
     _dots(figure, members[~members["knee"]], x, y, "front", {"color": FRONT, "size": 11}, numbers)
     _dots(figure, members[members["knee"]], x, y, "knee", {"color": KNEE, "size": 15, "symbol": "star"}, numbers)
     for column, vertical in ((x, True), (y, False)):
@@ -214,7 +221,7 @@ def _rows_of(effects: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[
 
 
 def _strip(figure: go.Figure, x: Any, y: Any, means: bool) -> None:
-    dot = {"color": GREY, "size": 7, "opacity": 0.5}
+    dot = {"color": GREY, "size": 7, "opacity": _opacity(len(x))}
     bar = {"color": FRONT, "size": 15, "symbol": "line-ns", "line": {"width": 3, "color": FRONT}}
     template = "%{hovertext}<br>%{x:.4g}<extra></extra>"
     figure.add_scatter(x=x, y=y, mode="markers", marker=bar if means else dot, hovertemplate=template)
@@ -234,8 +241,17 @@ def _lines(figure: go.Figure, rows: pd.DataFrame, column: str, name: str, colour
     template = "%{hovertext}" + figure.layout.meta["hover"] + "<extra></extra>"
     style = {"color": colour, "width": 2 if colour == FRONT else 1.2}
     marker = {"size": 5}
+    opacity = 1.0 if colour == FRONT else _opacity(rows["trial"].nunique())
     figure.add_scatter(
-        x=x, y=y, mode="lines+markers", line=style, marker=marker, name=name, hovertext=hover, hovertemplate=template
+        x=x,
+        y=y,
+        mode="lines+markers",
+        line=style,
+        marker=marker,
+        opacity=opacity,
+        name=name,
+        hovertext=hover,
+        hovertemplate=template,
     )
 
 
@@ -248,6 +264,11 @@ def _limit(figure: go.Figure, limit: float, highest: Any, vertical: bool) -> Non
     add(limit, line=style, annotation={"text": f"budget {limit:,.4g}", "font": {"color": LIMIT, "size": 11}})
     invisible = {"mode": "markers", "marker": {"opacity": 0}, "showlegend": False, "hoverinfo": "skip"}
     figure.add_scatter(x=[limit if vertical else None], y=[None if vertical else limit], **invisible)
+
+
+def _opacity(count: int) -> float:
+    """Marks that crowd let each other through."""
+    return 0.6 if count <= 60 else 0.25
 
 
 def _in_sight(limit: float, highest: Any) -> bool:

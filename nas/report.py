@@ -276,7 +276,7 @@ def render(run: Run) -> str:
     """The page as text, with the plot library inside."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+    from plotly.offline import get_plotlyjs
 
     drawn = _figures(run)
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
@@ -407,7 +407,7 @@ def _pictures(best: pd.DataFrame, run: Run) -> dict[str, Any]:
     for _, row in best.head(MOST_MEMBERS_DRAWN).iterrows():
         trial = int(row["trial"])
         grid = read_grid(run.path / "trials" / f"{trial:04d}" / "samples.png")
-        notes = [f"{figures.label(column).split(' (')[0]} {figures.shown(column, row[column])}" for column in columns]
+        notes = [f"{figures.label(column).split(' ')[0]} {figures.shown(column, row[column])}" for column in columns]
         drawn.append({"trial": trial, "notes": notes, "grid": grid})
         tiles = max(tiles, grid.columns * grid.rows if grid else 0)
     captions = list(enumerate(run.captions[:tiles]))
