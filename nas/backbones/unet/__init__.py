@@ -273,3 +273,10 @@ def _spelled(config: Config) -> dict[str, Any]:
         {name: value for name, value in vars(level).items() if value != LEVEL_DEFAULTS[name]} for level in config.levels
     ]
     return plain | {"levels": levels}
+
+
+def presets() -> dict[str, Config]:
+    """Published networks this one can express, by name."""
+    from nas.backbones.unet.presets import PRESETS
+
+    return PRESETS

@@ -1,0 +1,106 @@
+"""Latents and text embeddings of a data set, computed once and cached on disk for every trial of every study."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nas.autoencoders import Autoencoder
+from nas.conditioning import Text, TextEncoder
+from nas.datasets import Batch
+
+TEXT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """A split as a denoiser sees it. Equal captions share one row of embeddings."""
+
+    latents: Tensor  # (N, C, H, W) float32, unit variance
+    caption_of: Tensor  # (N,) int64: row of each image's caption
+    captions: tuple[str, ...]  # M different captions; the last is the empty one
+    tokens: Tensor  # (M, T, D) float16
+    pooled: Tensor  # (M, P) float16
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def text(self, rows: Tensor, dropped: Tensor | None = None) -> Text:
+        """Embeddings for images `rows` (B,); where `dropped` (B,) is true, those of the empty caption."""
+        caption = self.caption_of[rows]
+        if dropped is not None:
+            caption = torch.where(dropped, len(self.captions) - 1, caption)
+        return Text(self.tokens[caption].float(), self.pooled[caption].float())
+
+    @property
+    def null(self) -> Text:
+        """The empty caption, one row."""
+        return Text(self.tokens[-1:].float(), self.pooled[-1:].float())
+
+
+def encode_images(batches: Iterable[Batch], autoencoder: Autoencoder) -> tuple[Tensor, list[str]]:
+    """Latents (N, C, H, W) and the N captions."""
+    latents: list[Tensor] = []
+    captions: list[str] = []
+    for batch in batches:
+        latents.append(autoencoder.encode(batch.images))
+        captions += batch.captions
+    return torch.cat(latents) if latents else torch.empty(0), captions
+
+
+def encode_captions(captions: Iterable[str], encoder: TextEncoder) -> tuple[tuple[str, ...], Tensor, Tensor]:
+    """The different captions with the empty one last, their tokens (M, T, D) and pooled vectors (M, P), float16.
+
+    Captions are encoded shortest first, so that a batch is padded little.
+    """
+    different = sorted(set(captions) - {""}, key=lambda caption: (len(caption), caption))
+    ordered = (*different, "")
+    chunks = [encoder.encode(ordered[i : i + TEXT_BATCH]) for i in range(0, len(ordered), TEXT_BATCH)]
+    tokens, pooled = (torch.cat(parts).half() for parts in zip(*chunks, strict=True))
+    return ordered, tokens, pooled
+
+
+def cache_path(folder: Path, **identity: Mapping[str, Any] | str) -> Path:
+    """Where something made from `identity` is cached: equal identities share a file."""
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
+
+
+def load_or_encode(
+    path: Path,
+    batches: Callable[[], Iterable[Batch]],
+    autoencoder: Callable[[], Autoencoder],
+    encoder: Callable[[], TextEncoder],
+) -> EncodedSet:
+    """The cached split at `path`. Only if it is not there yet are the three factories called to make it."""
+    if not path.exists():
+        latents, image_captions = encode_images(batches(), autoencoder())
+        captions, tokens, pooled = encode_captions(image_captions, encoder())
+        row = {caption: index for index, caption in enumerate(captions)}
+        caption_of = torch.tensor([row[caption] for caption in image_captions], dtype=torch.int64)
+        _save(path, EncodedSet(latents, caption_of, captions, tokens, pooled))
+    return _load(path)
+
+
+def _save(path: Path, data: EncodedSet) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {"latents": data.latents, "caption_of": data.caption_of, "tokens": data.tokens, "pooled": data.pooled}
+    temporary = path.with_suffix(f".{id(data)}.tmp")
+    save_file(tensors, temporary, {"captions": json.dumps(data.captions)})
+    temporary.replace(path)
+
+
+def _load(path: Path) -> EncodedSet:
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        captions = tuple(json.loads(file.metadata()["captions"]))
+    return EncodedSet(captions=captions, **tensors)

@@ -1,0 +1,90 @@
+"""From a study file to a finished run: check everything, run, summarise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from nas import report, results, settings
+from nas.errors import InputError
+from nas.progress import Progress
+from nas.rundir import RunDirectory, open_run
+from nas.space import SearchSpace
+
+
+def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bool) -> None:
+    """Run or continue the study at `path`. Nothing is written before every check has passed."""
+    study = settings.load(path, overrides)
+    space = SearchSpace.load(study.space)
+    from nas import study as studies
+
+    studies.check(study, space)
+    console = Console(highlight=False, soft_wrap=True)
+    if dry_run:
+        console.print(yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
+        return
+    directory, continued = open_run(study, root, new)
+    lock = directory.lock()
+    console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
+    execution = studies.Run(study, space, directory, Progress(console))
+    execution.execute()
+    frame = summarise(directory)
+    execution.tracker.finish(frame, study.search.objectives)
+    lock.close()
+
+
+def summarise(directory: RunDirectory) -> Any:
+    """Write results.csv, best.yaml, front/ and report.html from the records, and print the front."""
+    resolved = yaml.safe_load((directory.path / "resolved.yaml").read_text())
+    objectives = results.objectives(resolved)
+    frame = results.load(directory.path)
+    _write_winner(directory, frame, objectives)
+    page = report.write(directory.path)
+    _print_front(frame, objectives)
+    print(f"report: {page}")
+    return frame
+
+
+def find_run(path: Path) -> RunDirectory:
+    """The run at `path`: a run directory, or a study's folder below runs/ (its latest run)."""
+    runs = [path] if (path / "resolved.yaml").exists() else sorted(p.parent for p in path.glob("*/resolved.yaml"))
+    if not runs:
+        raise InputError(f"{path}: not a run directory (no resolved.yaml in it or in its subfolders)")
+    return RunDirectory(runs[-1])
+
+
+def _write_winner(directory: RunDirectory, frame: Any, objectives: dict[str, str]) -> None:
+    """best.yaml: the front's knee, its architecture, cost and scores; front/: the samples and weights of its members."""
+    front = frame[frame.on_front]
+    if front.empty:
+        return
+    record = directory.records()[results.knee(frame, objectives)]
+    directory.write_yaml(
+        "best.yaml",
+        {key: record[key] for key in ("trial", "key", "architecture", "cost", "choices", "seed")}
+        | {"scores": record["rungs"][-1]["metrics"], "picked": "knee of the front"},
+    )
+    folder = directory.path / "front"
+    folder.mkdir(exist_ok=True)
+    for link in folder.iterdir():
+        link.unlink()
+    for number in front.trial:
+        (folder / f"{number:04d}").symlink_to(Path("..") / "trials" / f"{number:04d}")
+
+
+def _print_front(frame: Any, objectives: dict[str, str]) -> None:
+    states = frame.state.value_counts()
+    print(", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.items()))
+    table = Table(title="Pareto front", title_justify="left")
+    columns = ["trial", *objectives, *(c for c in ("params",) if c not in objectives)]
+    for column in columns:
+        table.add_column(column, justify="right")
+    front = frame[frame.on_front].sort_values(next(iter(objectives)))
+    for _, row in front.iterrows():
+        table.add_row(*(f"{row[column]:.4g}" if column != "trial" else str(row[column]) for column in columns))
+    Console(soft_wrap=True).print(table)

@@ -1,0 +1,83 @@
+"""Denoising score matching: the plain diffusion loss E ||f(x_t, t, c) - target||^2 (Ho et al. 2020, eq. 14).
+
+The target is the noise, or v = a_t e - s_t x_0 (Salimans & Ho 2022, section 4), with x_t = a_t x_0 + s_t e and t uniform.
+Where we differ from Stable Diffusion: v is the default, because a brief training reaches usable samples sooner with it
+(assumption; `prediction: epsilon` is one setting away).
+"""
+
+from typing import Any, Literal
+
+from diffusers import DDPMScheduler
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from nas.conditioning import Text
+from nas.objectives import LatentBatch
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    prediction: Literal["v", "epsilon"] = "v"
+    """What the network predicts."""
+    zero_terminal_snr: bool = False
+    """Rescale the schedule so that the last step is pure noise (Lin et al. 2024, algorithm 1); needs prediction v."""
+
+
+class Objective(nn.Module):
+    """The denoising loss over one network; no critic, no teacher."""
+
+    requires: frozenset[str] = frozenset()
+    critic_updates = 0
+
+    def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
+        super().__init__()
+        self.generator = generator
+        self.critic: nn.Module | None = None
+        self.schedule = noise_schedule(settings)
+
+    @property
+    def schedule_config(self) -> dict[str, Any]:
+        return dict(self.schedule.config)
+
+    def generator_loss(self, batch: LatentBatch) -> Tensor:
+        """Mean squared error over the batch and all elements, at uniform random times."""
+        time, noise = batch.draw(self.schedule.config["num_train_timesteps"])
+        return denoising_error(self.generator, self.schedule, batch.latents, batch.text, time, noise).mean()
+
+    def critic_loss(self, batch: LatentBatch) -> Tensor:
+        raise TypeError("the denoising objective has no critic")
+
+    def after_step(self) -> None:
+        """Nothing moves besides the generator."""
+
+
+def noise_schedule(settings: Settings) -> DDPMScheduler:
+    """Stable Diffusion's schedule: 1,000 steps, sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012)."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction" if settings.prediction == "v" else "epsilon",
+        rescale_betas_zero_snr=settings.zero_terminal_snr,
+        clip_sample=False,
+    )
+
+
+def denoising_error(
+    network: nn.Module, schedule: DDPMScheduler, latents: Tensor, text: Text, time: Tensor, noise: Tensor
+) -> Tensor:
+    """Squared error of each element, shape (B, C, H, W), for given times (B,) and noise (B, C, H, W)."""
+    noisy, target = corrupted(schedule, latents, time, noise)
+    prediction: Tensor = network(noisy, time, text)
+    return (prediction.float() - target).square()
+
+
+def corrupted(schedule: DDPMScheduler, latents: Tensor, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The noisy latents at the given times, and what the network should predict from them; both (B, C, H, W)."""
+    noisy: Tensor = schedule.add_noise(latents, noise, time)
+    target: Tensor = noise
+    if schedule.config["prediction_type"] == "v_prediction":
+        target = schedule.get_velocity(latents, noise, time)
+    return noisy, target

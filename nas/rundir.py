@@ -1,0 +1,133 @@
+"""`runs/<study>/<time>/`: what a study writes, where, and which earlier run the same command continues."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.errors import InputError
+from nas.settings import Study
+
+EXTENDABLE = ("workers", "tracking", "question")  # settings that do not change what a finished trial means
+VERSIONED = ("torch", "optuna", "lightning", "torchmetrics", "diffusers", "open_clip_torch", "timm", "transformers")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunDirectory:
+    """Paths inside one run, and atomic writes to them."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def cache(self) -> Path:
+        """Latents and embeddings, shared by all runs below the same root."""
+        return self.path.parent.parent / ".cache"
+
+    def trial(self, number: int) -> Path:
+        folder = self.path / "trials" / f"{number:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def records(self) -> dict[int, dict[str, Any]]:
+        """Every trial's record by number."""
+        found = [json.loads(path.read_text()) for path in sorted(self.path.glob("trials/*/record.json"))]
+        return {record["trial"]: record for record in found}
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        self.trial(record["trial"])
+        self.write_json(f"trials/{record['trial']:04d}/record.json", record)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self._write(name, json.dumps(value, indent=1))
+
+    def write_yaml(self, name: str, value: Any) -> None:
+        self._write(name, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+    def _write(self, name: str, text: str) -> None:
+        """Whole or not at all: a killed process leaves the old file."""
+        temporary = self.path / f"{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.path / name)
+
+    def lock(self) -> Any:
+        """Hold this run until the process ends, however it ends. Raises InputError when another process holds it."""
+        handle = (self.path / "lock").open("w")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{self.path}: another process is running this study; wait for it or start with --new") from None
+        return handle
+
+
+def open_run(study: Study, root: Path, new: bool = False) -> tuple[RunDirectory, bool]:
+    """The directory to run in, and whether it continues an earlier run.
+
+    The latest run of the study is continued when it is unfinished, or when the study now asks for more trials; its
+    settings must be the same otherwise. Anything else starts a new directory.
+    """
+    resolved = study.resolved()
+    earlier = sorted(path for path in (root / study.name).glob("*") if (path / "resolved.yaml").exists())
+    if earlier and not new:
+        directory = RunDirectory(earlier[-1])
+        before = yaml.safe_load((directory.path / "resolved.yaml").read_text())
+        finished = (directory.path / "report.html").exists()
+        more = resolved["search"]["trials"] > before["search"]["trials"]
+        if _identity(before) == _identity(resolved) and (more or not finished):
+            _describe(directory, resolved)
+            return directory, True
+    directory = RunDirectory(root / study.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    try:
+        directory.path.mkdir(parents=True, exist_ok=False)
+    except OSError as error:
+        raise InputError(f"{directory.path}: cannot make the run directory: {error.strerror}") from None
+    _describe(directory, resolved)
+    return directory, False
+
+
+def _identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings two runs must share to be one run."""
+    kept = {key: value for key, value in resolved.items() if key not in (*EXTENDABLE, "provenance")}
+    return kept | {"search": {key: value for key, value in resolved["search"].items() if key != "trials"}}
+
+
+def _describe(directory: RunDirectory, resolved: Mapping[str, Any]) -> None:
+    directory.write_yaml("resolved.yaml", {**resolved, "provenance": provenance()})
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and device of this process."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    return {
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
+        "device": device,
+        "started": now(),
+    }
+
+
+def _commit() -> str:
+    """The package's git commit, marked when the working tree differs; empty outside a checkout."""
+    folder = Path(__file__).parent
+    described = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip()

@@ -1,0 +1,280 @@
+"""The study file as typed settings. Whatever is wrong in it becomes one line: file, line, key, value, what was expected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from nas import conditioning, menu, sampling, stopping, tracking, training
+from nas.errors import InputError
+
+SUFFIXES = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+Location = tuple[int | str, ...]
+
+
+class Section(BaseModel):
+    """Base of every part of a study file: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Entry(BaseModel):
+    """A choice from a menu folder: its name, and the settings its file defines."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+    def settings(self, folder: str) -> Any:
+        """The file's own `Settings`, validated."""
+        return menu.pick(folder, self.name).Settings.model_validate(self.options)
+
+
+def count(value: Any) -> float:
+    """A positive number, optionally with a suffix: 400M, 200G, 4.0e+8."""
+    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([KMGT]?)\s*", str(value))
+    try:
+        number = float(match[1]) * SUFFIXES.get(match[2], 1.0) if match else None
+    except ValueError:
+        number = None
+    if number is None or not 0 < number < float("inf"):
+        raise ValueError(f"expected a positive number such as 400M, 200G or 4.0e+8, got {value!r}")
+    return number
+
+
+class Proxy(Section):
+    """How the deploy-scale architecture is trained cheaply."""
+
+    width_divisor: int = Field(8, ge=1)
+    """Every width of the deploy-scale network is divided by this."""
+
+
+class Deploy(Section):
+    """The scale at which costs and budgets are counted."""
+
+    image_size: int = Field(512, ge=64)
+    """Pixels along one side of the generated image."""
+    downsampling: int = Field(8, ge=1)
+    """Pixels per latent position along one side."""
+    text_tokens: int = Field(77, ge=1)
+    """Text tokens the cross-attention reads."""
+
+    @property
+    def latent_size(self) -> int:
+        return self.image_size // self.downsampling
+
+
+class Evaluation(Section):
+    """What every trial of the study draws and is scored on; the same captions and noise for all."""
+
+    images: int = Field(256, ge=2)
+    """Images sampled at each rung."""
+    split: Literal["train", "held_out"] = "train"
+    """Which captions are drawn."""
+    seed: int = 0
+    """Chooses the captions and the initial noise."""
+
+
+class Search(Section):
+    """Which architectures are asked for, and what a good one is."""
+
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    """`random` is the honest baseline: the same study, seeds and budget without a model of the space."""
+    trials: int = Field(16, ge=1)
+    """Architectures to train, in total, over all resumptions. Refused and repeated candidates are not counted."""
+    minimise: tuple[str, ...] = ()
+    """Columns to make small: any metric or cost."""
+    maximise: tuple[str, ...] = ()
+    """Columns to make large."""
+    repeats: int = Field(0, ge=0)
+    """Times an architecture that is suggested again is trained again with another seed; after that its result is reused."""
+    max_refusals: int = Field(1_000, ge=1)
+    """Candidates in a row that may be refused or repeated before the search gives up."""
+
+    @model_validator(mode="after")
+    def _has_objectives(self) -> Search:
+        columns = self.minimise + self.maximise
+        if not columns:
+            raise ValueError("expected at least one column in minimise or maximise")
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"a column is named twice: {', '.join(columns)}")
+        return self
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """Column -> 'minimise' or 'maximise'."""
+        return {column: "minimise" for column in self.minimise} | {column: "maximise" for column in self.maximise}
+
+
+class Study(Section):
+    """One study: everything that decides its result."""
+
+    name: str
+    """Names the run directory; the study's folder unless given."""
+    question: str = ""
+    """What the study asks, in one sentence."""
+    space: str
+    """A search space: a name in search_spaces/ or a path to a YAML file."""
+    dataset: Entry
+    autoencoder: Entry = Entry(name="kl")
+    conditioning: conditioning.Settings = conditioning.Settings()
+    proxy: Proxy = Proxy()
+    deploy: Deploy = Deploy()
+    objective: Entry = Entry(name="denoising")
+    training: training.Settings = training.Settings()
+    sampling: sampling.Plan = sampling.Plan()
+    evaluation: Evaluation = Evaluation()
+    metrics: tuple[Entry, ...] = (Entry(name="fid"), Entry(name="clip_score"))
+    budget: dict[str, Annotated[float, BeforeValidator(count)]] = {}
+    """Upper limits on deploy-scale costs, for example params: 400M. A candidate over budget is never trained."""
+    search: Search
+    stopping: stopping.Settings = stopping.Settings()
+    tracking: tracking.Settings = tracking.Settings()
+    workers: int | None = Field(None, ge=1)
+    """Trials that run side by side, one thread each on a CPU. None: one per core, or one per GPU."""
+    seed: int = 0
+
+    def menu_entries(self) -> Iterable[tuple[Location, str, Entry]]:
+        """(location, folder, entry) of every menu choice in the study."""
+        yield ("dataset",), "datasets", self.dataset
+        yield ("autoencoder",), "autoencoders", self.autoencoder
+        yield ("objective",), "objectives", self.objective
+        for index, metric in enumerate(self.metrics):
+            yield ("metrics", index), "metrics", metric
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting with its default filled in, as plain YAML-able values."""
+        plain: dict[Any, Any] = self.model_dump(mode="json")
+        for location, folder, entry in self.menu_entries():
+            full = {"name": entry.name, **entry.settings(folder).model_dump(mode="json")}
+            if len(location) == 1:
+                plain[location[0]] = full
+            else:
+                plain[location[0]][location[1]] = full
+        return plain
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """The study file at `path` with `key.path=value` overrides.
+
+    Raises InputError naming file, line, key and value for anything a study cannot be.
+    """
+    path = path / "study.yaml" if path.is_dir() else path
+    document = Document.read(path)
+    for override in overrides:
+        document.override(override)
+    document.content.setdefault("name", path.resolve().parent.name)
+    study = document.validate(Study, document.content)
+    for location, folder, entry in study.menu_entries():
+        try:
+            module = menu.pick(folder, entry.name)
+        except InputError as error:
+            raise document.error((*location, "name"), str(error)) from None
+        document.validate(module.Settings, entry.options, location)
+    checked: Study = study
+    return checked
+
+
+class Document:
+    """A YAML mapping that remembers on which line each key stands."""
+
+    def __init__(self, name: str, content: dict[str, Any], lines: dict[Location, int]):
+        self.name, self.content, self.lines = name, content, lines
+
+    @classmethod
+    def read(cls, path: Path) -> Document:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
+        try:
+            content = yaml.safe_load(text)
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f":{mark.line + 1}" if mark else ""
+            raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
+        return cls(str(path), content, dict(_lines(node)))
+
+    def override(self, text: str) -> None:
+        """Apply one `a.b.c=value` (value in YAML) on top of the file."""
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            raise InputError(f"--set {text}: expected key=value, for example search.trials=4")
+        *parents, last = key.split(".")
+        place = self.content
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--set {text}: {parent!r} is not a section of {self.name}")
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"--set {text}: the value is not valid YAML") from None
+
+    def validate(self, model: type[Any], content: Mapping[str, Any], location: Location = ()) -> Any:
+        """`content` as a `model`; the first thing wrong is an InputError that says how many more there are."""
+        try:
+            return model.model_validate(content)
+        except ValidationError as error:
+            first, *others = error.errors()
+            more = f" (and {len(others)} more)" if others else ""
+            raise self.error(location + first["loc"], _expected(model, first) + more) from None
+
+    def error(self, location: Location, message: str) -> InputError:
+        known = next((location[:n] for n in range(len(location), 0, -1) if location[:n] in self.lines), None)
+        where = f"{self.name}:{self.lines[known]}" if known else self.name
+        return InputError(f"{where}: {'.'.join(map(str, location))}: {message}")
+
+
+def _lines(node: Any, location: Location = ()) -> Iterable[tuple[Location, int]]:
+    """(location, line number) of every key and list item below a composed YAML node."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*location, key.value)
+            yield here, key.start_mark.line + 1
+            yield from _lines(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            here = (*location, index)
+            yield here, value.start_mark.line + 1
+            yield from _lines(value, here)
+
+
+def _expected(model: type[BaseModel], error: Any) -> str:
+    """What pydantic found wrong, in words for the author of the file."""
+    if error["type"] == "extra_forbidden":
+        return f"unknown key{menu.nearest(str(error['loc'][-1]), _keys_at(model, error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return "required, but not given"
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    if error["type"] == "value_error":
+        return message
+    return f"expected {message}, got {error['input']!r}"
+
+
+def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
+    """The keys a section at `location` may have."""
+    for step in location:
+        field = model.model_fields.get(str(step))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)

@@ -1,0 +1,318 @@
+"""The study: ask for an architecture, refuse what is over budget, train the rest rung by rung, tell the sampler.
+
+The coordinator owns the Optuna journal and one `record.json` per trial; workers only compute. A trial that was
+interrupted goes on from its last finished rung when the same command is run again.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+import warnings
+from collections import deque
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import Trial, TrialState
+
+from nas import stopping, trial
+from nas.backbones.unet import Config
+from nas.errors import InputError
+from nas.progress import Progress
+from nas.rundir import RunDirectory, now
+from nas.settings import Study
+from nas.space import SearchSpace
+from nas.tracking import Tracker
+from nas.training import Diverged
+from nas.workers import Workers, default_count
+
+Record = dict[str, Any]
+SPACE_PROBES = 2_000  # candidates counted on paper before a study starts, to catch a budget nothing meets
+PATIENCE = 20  # refused or repeated suggestions in a row before a fresh architecture is drawn at random instead
+ATTEMPTS = 2  # times a rung is tried when its worker process dies
+PREPARATION = (-1, 0)  # the tag of the job that makes the shared caches
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "stopped": TrialState.PRUNED,
+    "over_budget": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+class Run:
+    """One study in one run directory, from the first ask to the last tell."""
+
+    def __init__(self, study: Study, space: SearchSpace, directory: RunDirectory, progress: Progress):
+        self.study, self.space, self.directory, self.progress = study, space, directory, progress
+        self.records: dict[int, Record] = directory.records()
+        self.continuations: deque[tuple[int, int]] = deque()  # (trial, next rung)
+        self.twins: dict[int, list[Trial]] = {}  # running trial -> later trials that asked for its architecture
+        self.deaths: dict[tuple[int, int], int] = {}
+        self.tracker = Tracker(study.tracking, directory.path, study.name)
+        self.optuna = self._open_journal()
+        self._resume()
+
+    def execute(self) -> None:
+        """Run the study to its end. An interrupt leaves everything on disk; the same command goes on from there."""
+        workers = Workers(self.study.workers or default_count(), self.study, self.directory.cache)
+        try:
+            with self.progress.live(self.records, self.study):
+                self._prepare(workers)
+                self._loop(workers)
+        finally:
+            workers.stop()
+
+    def _prepare(self, workers: Workers) -> None:
+        """Make the caches every trial shares, and check the objectives against the columns that exist."""
+        self.progress.say("preparing latents, text embeddings and metric references (cached after the first time)")
+        workers.submit(PREPARATION, trial.prepare)
+        while not (ended := workers.finished(1.0)):
+            self.progress.refresh(0)
+        conditions, captions = ended[0][1].result()
+        self.directory.write_json("conditions.json", conditions)
+        self.directory.write_json("captions.json", captions)
+
+    def _loop(self, workers: Workers) -> None:
+        asking = True
+        while True:
+            while workers.free and (self.continuations or asking):
+                job = self.continuations.popleft() if self.continuations else self._ask()
+                asking = job is not None
+                if job is not None:
+                    workers.submit(job, trial.run_rung, self._job(*job))
+            if not workers.busy:
+                return
+            for (number, rung), future in workers.finished(1.0):
+                self._take(number, rung, future)
+            self.progress.refresh(len(workers.busy))
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> tuple[int, int] | None:
+        """The next architecture to train, as (trial, rung 0); None when the study has all it asked for."""
+        if self._trained() >= self.study.search.trials:
+            return None
+        for refusals in range(self.study.search.max_refusals):
+            if refusals and refusals % PATIENCE == 0 and not self._enqueue_fresh():
+                self.progress.say("every architecture within budget has been tried; stopping here")
+                return None
+            number = self._consider(self.optuna.ask())
+            if number is not None:
+                return number, 0
+        self.progress.say(f"gave up after {self.study.search.max_refusals} refused or repeated candidates in a row")
+        return None
+
+    def _trained(self) -> int:
+        return sum(record["state"] not in ("over_budget", "duplicate") for record in self.records.values())
+
+    def _consider(self, asked: Trial) -> int | None:
+        """The trial's number if it is to be trained; None if it was refused or repeats an architecture."""
+        choices = self.space.suggest(asked)
+        config = self.space.architecture(choices)
+        cost = config.cost(self.study.deploy.latent_size, self.study.deploy.text_tokens)
+        record = self._new_record(asked, choices, config, asdict(cost))
+        over = over_budget(record["cost"], self.study.budget)
+        for name, limit in self.study.budget.items():
+            asked.set_constraint(name, record["cost"][name] / limit - 1)
+        earlier = [r for r in self.records.values() if r["key"] == config.key and "duplicate_of" not in r]
+        if over:
+            self._conclude(record, "over_budget", over)
+        elif len(earlier) > self.study.search.repeats:
+            self._reuse(asked, record, earlier[0])
+        else:
+            record["repeat"] = len(earlier)
+            record["seed"] = trial_seed(self.study.seed, config.key, len(earlier))
+            self._save(record)
+            self.progress.started(record)
+            return asked.number
+        return None
+
+    def _new_record(self, asked: Trial, choices: dict[str, Any], config: Config, cost: dict[str, Any]) -> Record:
+        return {
+            "trial": asked.number,
+            "key": config.key,
+            "state": "running",
+            "reason": "",
+            "init": self.study.training.init,
+            "choices": choices,
+            "architecture": config.to_dict(),
+            "cost": {name: value for name, value in cost.items() if isinstance(value, int | float)},
+            "rungs": [],
+            "started": now(),
+        }
+
+    def _reuse(self, asked: Trial, record: Record, earlier: Record) -> None:
+        """A repeated architecture takes the earlier one's result, now or when it is there."""
+        record["duplicate_of"] = earlier["trial"]
+        if earlier["state"] == "running":
+            self.twins.setdefault(earlier["trial"], []).append(asked)
+            record["state"] = "duplicate"
+            self._save(record)
+        else:
+            self._tell(asked.number, earlier)
+            self._conclude(record, "duplicate", f"same network as trial {earlier['trial']}", tell=False)
+
+    def _enqueue_fresh(self) -> bool:
+        """Put an untried architecture within budget next in line; False if random drawing finds none."""
+        known = {record["key"] for record in self.records.values()}
+        rng = random.Random(trial_seed(self.study.seed, "fresh", len(self.records)))
+        for _ in range(SPACE_PROBES):
+            choices = self.space.sample(rng)
+            config = self.space.architecture(choices)
+            cost = asdict(config.cost(self.study.deploy.latent_size, self.study.deploy.text_tokens))
+            if config.key not in known and not over_budget(cost, self.study.budget):
+                self.optuna.enqueue_trial(self.space.parameters(choices))
+                return True
+        return False
+
+    # -- taking results ------------------------------------------------------------------------------------------
+
+    def _job(self, number: int, rung: int) -> trial.Job:
+        record = self.records[number]
+        rungs = self.study.stopping.rungs
+        return trial.Job(
+            trial=number,
+            architecture=record["architecture"],
+            seed=record["seed"],
+            rung=rung,
+            images_seen=round(rungs[rung] * self.study.training.images_seen),
+            last=rung == len(rungs) - 1,
+            folder=self.directory.trial(number),
+        )
+
+    def _take(self, number: int, rung: int, future: Future[Any]) -> None:
+        """Record what a rung gave, and decide whether its trial goes on."""
+        record = self.records[number]
+        error = future.exception()
+        if isinstance(error, BrokenProcessPool):
+            return self._retry(record, rung)
+        if error is not None:
+            reason = str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
+            return self._conclude(record, "failed", reason)
+        record["proxy_cost"], result = future.result()
+        peers = [self._values(other, rung) for other in self.records.values() if len(other["rungs"]) > rung]
+        record["rungs"].append(result)
+        if rung == len(self.study.stopping.rungs) - 1:
+            self._conclude(record, "complete", "")
+        elif stopping.goes_on(self._values(record, rung), peers, self.study.stopping):
+            self._save(record)
+            self.continuations.append((number, rung + 1))
+        else:
+            self._conclude(record, "stopped", f"not among the best {self.study.stopping.keep:.0%} at rung {rung}")
+
+    def _retry(self, record: Record, rung: int) -> None:
+        """A worker process died under a trial: once more from the last rung, then give it up."""
+        job = (record["trial"], rung)
+        self.deaths[job] = self.deaths.get(job, 0) + 1
+        if self.deaths[job] < ATTEMPTS:
+            self.continuations.append(job)
+        else:
+            self._conclude(record, "failed", f"its worker process died {ATTEMPTS} times (out of memory?)")
+
+    def _values(self, record: Record, rung: int) -> list[float]:
+        """The objectives at a rung, all to be minimised."""
+        row = {**record["cost"], **record["rungs"][rung]["metrics"]}
+        return [row[c] if way == "minimise" else -row[c] for c, way in self.study.search.objectives.items()]
+
+    def _conclude(self, record: Record, state: str, reason: str, tell: bool = True) -> None:
+        """A trial's last word: on disk first, then to the sampler, the tracker and the screen."""
+        record.update(state=state, reason=reason, finished=now())
+        self._save(record)
+        if tell:
+            self._tell(record["trial"], record)
+        for twin in self.twins.pop(record["trial"], []):
+            self._tell(twin.number, record)
+            self._conclude(self.records[twin.number], "duplicate", f"same network as trial {record['trial']}", False)
+        if state not in ("over_budget", "duplicate"):
+            self.tracker.trial(record, self.directory.trial(record["trial"]))
+        self.progress.concluded(record)
+
+    def _tell(self, number: int, outcome: Record) -> None:
+        """Tell Optuna a trial's outcome (its own or its twin's)."""
+        state = STATES[outcome["state"]]
+        row = {**outcome["cost"], **(outcome["rungs"][-1]["metrics"] if outcome["rungs"] else {})}
+        values = [row[column] for column in self.study.search.objectives] if state == TrialState.COMPLETE else None
+        self.optuna.tell(number, values, state)
+
+    def _save(self, record: Record) -> None:
+        self.records[record["trial"]] = record
+        self.directory.write_record(record)
+
+    # -- opening and resuming ------------------------------------------------------------------------------------
+
+    def _open_journal(self) -> optuna.Study:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        journal = JournalStorage(JournalFileBackend(str(self.directory.path / "journal.log")))
+        return optuna.create_study(
+            storage=journal,
+            study_name=self.study.name,
+            load_if_exists=True,
+            sampler=sampler(self.study, len(self.records)),
+            directions=["minimize" if way == "minimise" else "maximize" for way in self.study.search.objectives.values()],
+        )
+
+    def _resume(self) -> None:
+        """Line up what an interrupted run left unfinished."""
+        for asked in self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            record = self.records.get(asked.number)
+            if record is None or record["state"] == "duplicate":
+                self.records.pop(asked.number, None)
+                self.optuna.tell(asked.number, state=TrialState.FAIL)
+            elif record["state"] == "running":
+                self.continuations.append((asked.number, len(record["rungs"])))
+            else:
+                self._tell(asked.number, record)
+
+
+def sampler(study: Study, told: int) -> BaseSampler:
+    """The study's Optuna sampler; a resumed study does not replay its first suggestions."""
+    seed = trial_seed(study.seed, "sampler", told) % 2**32
+    if study.search.sampler == "random":
+        return RandomSampler(seed=seed)
+    if study.search.sampler == "nsga2":
+        return NSGAIISampler(seed=seed, population_size=max(4, min(50, study.search.trials // 2)))
+    return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=min(10, study.search.trials // 2))
+
+
+def trial_seed(seed: int, key: str, repeat: int) -> int:
+    """A 63-bit seed from (study seed, architecture key, repeat): workers and order don't matter."""
+    from hashlib import sha256
+
+    return int.from_bytes(sha256(f"{seed}/{key}/{repeat}".encode()).digest()[:8], "big") >> 1
+
+
+def over_budget(cost: dict[str, Any], budget: dict[str, float]) -> str:
+    """Why a cost breaks the budget, or an empty string."""
+    broken = [f"{name} {cost[name]:.3g} > {limit:.3g}" for name, limit in budget.items() if cost[name] > limit]
+    return ", ".join(broken)
+
+
+def check(study: Study, space: SearchSpace) -> None:
+    """Refuse, before anything is written, a study whose budget or objectives cannot work. Raises InputError."""
+    rng = random.Random(study.seed)
+    costs = [
+        asdict(space.architecture(space.sample(rng)).cost(study.deploy.latent_size, study.deploy.text_tokens))
+        for _ in range(SPACE_PROBES)
+    ]
+    from nas.menu import nearest
+
+    columns = [name for name, value in costs[0].items() if isinstance(value, int | float)]
+    for name in study.budget:
+        if name not in columns:
+            raise InputError(f"budget: unknown cost {name!r}{nearest(name, columns)}")
+    if all(over_budget(cost, study.budget) for cost in costs):
+        refused = {name: sum(cost[name] > limit for cost in costs) for name, limit in study.budget.items()}
+        why = ", ".join(f"{name} > {study.budget[name]:.3g}: {n}" for name, n in refused.items() if n)
+        least = ", ".join(f"{name} {min(cost[name] for cost in costs):.3g}" for name in study.budget)
+        raise InputError(
+            f"budget: none of {SPACE_PROBES} candidates of space {space.name!r} meets it ({why}); the least seen: {least}"
+        )

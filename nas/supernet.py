@@ -1,0 +1,236 @@
+"""One set of weights for a whole search space: every member's weights are slices of it.
+
+A member keeps the leading channels of every width, the leading hidden units of every FFN, the leading blocks of every
+stack, and the weights of the kinds of layer it has (full and separable convolutions have their own). Nothing here knows
+the backbone: two networks of one space share the names of what they share (`nas.backbones`), and a layer whose axis is
+several tensors side by side says so with `in_parts` / `out_parts`, so that each part is sliced on its own. After
+once-for-all (Cai et al. 2020) and slimmable networks (Yu & Huang 2019); there is no elastic layer, because a member is
+an ordinary network called with sliced weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nas.backbones import Proxy
+from nas.backbones.unet import Config
+from nas.conditioning import Text
+from nas.errors import InputError
+from nas.objectives import LatentBatch
+from nas.objectives.denoising import Settings as DenoisingSettings
+from nas.objectives.denoising import corrupted, noise_schedule
+from nas.space import SearchSpace
+
+Shape = tuple[tuple[int, ...], ...]  # sizes of the parts of each axis
+
+
+class Supernet(nn.Module):
+    """The shared weights of a space at a proxy. `weights_of(member)` are a member's, as differentiable slices."""
+
+    def __init__(self, shapes: Mapping[str, Shape]):
+        super().__init__()
+        self.shapes = dict(shapes)
+        self.weights = nn.ParameterDict()
+        for name, shape in shapes.items():
+            self.weights[_flat(name)] = nn.Parameter(torch.empty([sum(parts) for parts in shape]))
+
+    @classmethod
+    def of(cls, space: SearchSpace, proxy: Proxy, seed: int = 0) -> Supernet:
+        """A fresh supernet: as large as the largest member, with the weights of every kind of layer in the space."""
+        shapes: dict[str, Shape] = {}
+        members = list(corners(space))
+        for config in members:
+            for name, shape in shapes_of(skeleton(config.scaled(proxy))).items():
+                shapes[name] = _union(shapes[name], shape) if name in shapes else shape
+        supernet = cls(shapes)
+        torch.manual_seed(seed)
+        for config in reversed(members):  # the largest last, so that what members share starts as it does there
+            supernet.assign(config.scaled(proxy).build())
+        return supernet
+
+    @torch.no_grad()
+    def assign(self, member: nn.Module) -> None:
+        """Write a member's weights into its slices."""
+        own = member.state_dict()
+        for name, shape in shapes_of(member).items():
+            whole = self.weights[_flat(name)]
+            index = torch.arange(whole.numel()).view(whole.shape)
+            whole.view(-1)[_slice(index, self.shapes[name], shape).reshape(-1)] = own[name].reshape(-1)
+
+    def weights_of(self, member: nn.Module) -> dict[str, Tensor]:
+        """A member's weights by name. Raises InputError naming the first layer the supernet does not have."""
+        shapes = shapes_of(member)
+        for name, shape in shapes.items():
+            if name not in self.shapes or not _covers(self.shapes[name], shape):
+                have = self.shapes.get(name, "nothing")
+                raise InputError(f"supernet: does not cover {name}: has {have}, the network needs {shape}")
+        return {name: _slice(self.weights[_flat(name)], self.shapes[name], shape) for name, shape in shapes.items()}
+
+    def call(self, member: nn.Module, latents: Tensor, time: Tensor, text: Text) -> Tensor:
+        """A member's prediction with the shared weights; gradients flow into them."""
+        prediction: Tensor = functional_call(member, self.weights_of(member), (latents, time, text))
+        return prediction
+
+    def save(self, path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        """Half-precision `weights` (by this module's parameter names) with the shapes needed to slice them."""
+        tensors = {name: value.detach().half().contiguous() for name, value in weights.items()}
+        save_file(tensors, path, {**metadata, "shapes": json.dumps(self.shapes)})
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Supernet, dict[str, str]]:
+        """A saved supernet and its metadata."""
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = dict(file.metadata() or {})
+                shapes = {name: tuple(map(tuple, parts)) for name, parts in json.loads(metadata.pop("shapes")).items()}
+                supernet = cls(shapes)
+                supernet.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as supernet weights: {error}") from None
+        return supernet, metadata
+
+
+def initialise(network: nn.Module, path: Path, space: str, width_divisor: int) -> None:
+    """Give `network` its slices of the weights at `path`. Raises InputError when they belong to something else."""
+    supernet, metadata = Supernet.load(path)
+    made_for = (metadata.get("space"), metadata.get("width_divisor"))
+    if made_for != (space, str(width_divisor)):
+        raise InputError(
+            f"training.init: {path} holds weights for space {made_for[0]!r} at width divisor {made_for[1]}, "
+            f"not {space!r} at {width_divisor}"
+        )
+    network.load_state_dict(supernet.weights_of(network))
+
+
+def skeleton(config: Config) -> nn.Module:
+    """A network without storage: its layers' shapes and its forward pass."""
+    with torch.device("meta"):
+        return config.build()
+
+
+def corners(space: SearchSpace) -> Iterator[Config]:
+    """The largest member, then every member that differs from it in one axis: together they have every layer."""
+    largest = space.largest()
+    yield space.architecture(largest)
+    for name, axis in space.axes.items():
+        for choice in axis.choices:
+            if choice != largest.get(name):
+                yield space.architecture({**largest, name: choice})
+
+
+def shapes_of(network: nn.Module) -> dict[str, Shape]:
+    """For each parameter the sizes of the parts of each of its axes."""
+    shapes: dict[str, Shape] = {}
+    for prefix, module in network.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            parts = (_parts(module, axis, size) for axis, size in enumerate(parameter.shape))
+            shapes[f"{prefix}.{name}" if prefix else name] = tuple(parts)
+    return shapes
+
+
+def _parts(module: nn.Module, axis: int, size: int) -> tuple[int, ...]:
+    """Axis 0 is a layer's output (for a norm its input too), axis 1 its input."""
+    marked = "in_parts" if axis == 1 or isinstance(module, nn.GroupNorm) else "out_parts"
+    parts: tuple[int, ...] = getattr(module, marked, (size,))
+    return parts if sum(parts) == size else (size,)
+
+
+def _union(a: Shape, b: Shape) -> Shape:
+    return tuple(tuple(map(max, x, y)) for x, y in zip(a, b, strict=True))
+
+
+def _covers(whole: Shape, part: Shape) -> bool:
+    return all(
+        len(w) == len(p) and all(a >= b for a, b in zip(w, p, strict=True)) for w, p in zip(whole, part, strict=True)
+    )
+
+
+def _slice(tensor: Tensor, whole: Shape, part: Shape) -> Tensor:
+    """The leading entries of every part of every axis; of a convolution's kernel (axes 2 and 3) the middle."""
+    for axis, (sizes, wanted) in enumerate(zip(whole, part, strict=True)):
+        if sizes == wanted:
+            continue
+        if axis >= 2:
+            tensor = tensor.narrow(axis, (sizes[0] - wanted[0]) // 2, wanted[0])
+            continue
+        pieces = [p.narrow(axis, 0, n) for p, n in zip(tensor.split(sizes, axis), wanted, strict=True)]
+        tensor = torch.cat(pieces, axis) if len(pieces) > 1 else pieces[0]
+    return tensor
+
+
+def _flat(name: str) -> str:
+    """Parameter names as ParameterDict keys, which may not contain dots."""
+    return name.replace(".", "/")
+
+
+class Sandwich(nn.Module):
+    """The denoising objective over a supernet: which members an update trains is drawn from the update's own generator.
+
+    With `members=1` an update trains one member: the largest, the smallest or, three times in four, a random one.
+    With `members=4` it is the sandwich rule (Yu & Huang 2019): the largest, the smallest and two random ones, the
+    smaller three also distilled from the largest's prediction.
+    """
+
+    requires: frozenset[str] = frozenset()
+    critic_updates = 0
+
+    def __init__(self, supernet: Supernet, space: SearchSpace, proxy: Proxy, members: int = 1):
+        super().__init__()
+        self.generator = supernet
+        self.critic: nn.Module | None = None
+        self.space, self.proxy, self.members = space, proxy, members
+        self.schedule = noise_schedule(DenoisingSettings())
+        self._skeletons: dict[str, nn.Module] = {}
+
+    @property
+    def schedule_config(self) -> dict[str, Any]:
+        return dict(self.schedule.config)
+
+    def generator_loss(self, batch: LatentBatch) -> Tensor:
+        time, noise = batch.draw(self.schedule.config["num_train_timesteps"])
+        noisy, target = corrupted(self.schedule, batch.latents, time, noise)
+        losses: list[Tensor] = []
+        teacher: Tensor | None = None
+        for member in self._drawn(batch.generator):
+            prediction = self.generator.call(member, noisy, time, batch.text)
+            losses.append(F.mse_loss(prediction, target))
+            if teacher is not None:
+                losses[-1] = 0.5 * losses[-1] + 0.5 * F.mse_loss(prediction, teacher)
+            elif self.members > 1:
+                teacher = prediction.detach()
+        return torch.stack(losses).mean()
+
+    def critic_loss(self, batch: LatentBatch) -> Tensor:
+        raise TypeError("a supernet has no critic")
+
+    def after_step(self) -> None:
+        """Nothing moves besides the weights."""
+
+    def _drawn(self, generator: torch.Generator) -> list[nn.Module]:
+        """This update's members, the largest first if it is one of them."""
+        import random
+
+        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+        ends = [self.space.largest(), self.space.smallest()]
+        if self.members > 1:
+            choices = ends + [self.space.sample(rng) for _ in range(self.members - 2)]
+        else:
+            choices = [self.space.sample(rng) if rng.random() < 0.75 else rng.choice(ends)]
+        return [self._skeleton(self.space.architecture(choice)) for choice in choices]
+
+    def _skeleton(self, config: Config) -> nn.Module:
+        if config.key not in self._skeletons:
+            if len(self._skeletons) >= 256:
+                self._skeletons.clear()
+            self._skeletons[config.key] = skeleton(config.scaled(self.proxy))
+        return self._skeletons[config.key]

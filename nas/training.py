@@ -1,0 +1,243 @@
+"""One LightningModule carries any objective. Update i of a trial is a pure function of (seed, i), so a resumed trial
+repeats nothing and skips nothing, and no generator state needs saving."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from nas.encoded import EncodedSet
+from nas.errors import InputError
+from nas.objectives import LatentBatch, Objective
+
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+FINITE_CHECK_EVERY = 20  # updates; reading the loss waits for the device
+
+
+class Settings(BaseModel):
+    """How a proxy network is trained. Lengths are in images seen, so that batch sizes compare."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    images_seen: int = Field(16_384, ge=1)
+    """Images of the last rung."""
+    batch: int = Field(64, ge=1)
+    """Images per update."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """AdamW's, reached after the warm-up and then held: rungs stay comparable (MobileDiffusion trains with 1e-3)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_images: int = Field(1_024, ge=0)
+    """Linear warm-up of the learning rate."""
+    gradient_clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Moving average of the weights, which is what is sampled; warmed up as min(decay, (1 + i) / (10 + i))."""
+    caption_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of captions replaced by the empty one, for classifier-free guidance."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    init: str = "scratch"
+    """`scratch`, `supernet` (the weights shipped for this space and proxy), or a path to supernet weights."""
+
+    def updates(self, images: int) -> int:
+        """Updates after which `images` have been seen."""
+        return math.ceil(images / self.batch)
+
+
+class Diverged(Exception):
+    """The loss stopped being a finite number."""
+
+
+class Batches(IterableDataset[LatentBatch]):
+    """Updates `start` .. `stop` - 1. An epoch is a fresh permutation; all that is random derives from (seed, update)."""
+
+    def __init__(self, data: EncodedSet, settings: Settings, seed: int, start: int, stop: int):
+        self.data, self.settings, self.seed, self.start, self.stop = data, settings, seed, start, stop
+
+    def __iter__(self) -> Iterator[LatentBatch]:
+        for update in range(self.start, self.stop):
+            generator = torch.Generator().manual_seed(stream_seed(self.seed, update))
+            rows = self._rows(update)
+            dropped = torch.rand(len(rows), generator=generator) < self.settings.caption_dropout
+            yield LatentBatch(self.data.latents[rows], self.data.text(rows, dropped), generator)
+
+    def _rows(self, update: int) -> Tensor:
+        """Row numbers of an update: the next `batch` entries of the endless sequence of permutations."""
+        size, batch = len(self.data), self.settings.batch
+        first = update * batch
+        epochs = range(first // size, (first + batch - 1) // size + 1)
+        sequence = torch.cat([self._permutation(epoch) for epoch in epochs])
+        offset = first - epochs[0] * size
+        return sequence[offset : offset + batch]
+
+    def _permutation(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, -1 - epoch))
+        return torch.randperm(len(self.data), generator=generator)
+
+
+def stream_seed(seed: int, position: int) -> int:
+    """Independent 63-bit seeds for the positions of a stream (splitmix64's finaliser)."""
+    z = (seed * 0x9E3779B97F4A7C15 + position * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return (z ^ (z >> 31)) >> 1
+
+
+class Ema:
+    """Exponential moving average of a network's parameters, held in fp32."""
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.decay = decay
+        self.network = network
+        self.average = {name: p.detach().clone() for name, p in network.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = [p.detach() for p in self.network.parameters()]
+        torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
+
+    def swap(self) -> None:
+        """Exchange the network's weights with the average; a second call undoes it."""
+        for name, parameter in self.network.named_parameters():
+            parameter.data, self.average[name] = self.average[name], parameter.data
+
+
+class DenoiserTraining(L.LightningModule):
+    """Alternates the objective's critic and generator updates; optimisation is manual because critics need it."""
+
+    def __init__(self, objective: Objective, settings: Settings, images_seen: int = 0):
+        super().__init__()
+        self.automatic_optimization = False
+        self.objective = objective
+        self.settings = settings
+        self.step = settings.updates(images_seen)
+        self.ema = Ema(objective.generator, settings.ema_decay)
+        self.adam = [self._adamw(network) for network in self._networks().values()]
+        self.loss = torch.tensor(math.nan)
+
+    def _networks(self) -> dict[str, nn.Module]:
+        critic = self.objective.critic
+        return {"generator": self.objective.generator} | ({"critic": critic} if critic is not None else {})
+
+    def _adamw(self, network: nn.Module) -> torch.optim.AdamW:
+        s = self.settings
+        trained = [p for p in network.parameters() if p.requires_grad]
+        return torch.optim.AdamW(trained, lr=s.learning_rate, betas=s.betas, weight_decay=s.weight_decay)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return list(self.adam)
+
+    def training_step(self, batch: LatentBatch, batch_index: int) -> None:
+        optimizers = self.optimizers()
+        generator, *critics = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in critics:
+            for _ in range(self.objective.critic_updates):
+                self._update(optimizer, self.objective.critic_loss, batch)
+        self.loss = self._update(generator, self.objective.generator_loss, batch)
+        self.objective.after_step()
+        self.step += 1
+        self.ema.update(self.step)
+        if self.step % FINITE_CHECK_EVERY == 0 and not math.isfinite(self.loss):
+            raise Diverged(f"the loss is {self.loss.item()} after {self.step * self.settings.batch:,} images")
+
+    def _update(self, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
+        for group in optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * self._warmup()
+        loss: Tensor = loss_of(batch)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients(optimizer, self.settings.gradient_clip, "norm")
+        optimizer.step()
+        return loss.detach()
+
+    def _warmup(self) -> float:
+        warmup = self.settings.updates(self.settings.warmup_images)
+        return min(1.0, (self.step + 1) / warmup) if warmup else 1.0
+
+    @property
+    def images_seen(self) -> int:
+        return self.step * self.settings.batch
+
+    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Weights, averaged weights and optimiser moments in one safetensors file, replaced atomically."""
+        tensors = {f"ema.{name}": value for name, value in self.ema.average.items()}
+        for (role, network), adam in zip(self._networks().items(), self.adam, strict=True):
+            tensors |= {f"{role}.{name}": value for name, value in network.state_dict().items()}
+            for index, state in adam.state_dict()["state"].items():
+                tensors |= {f"adam.{role}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        temporary = path.with_suffix(".tmp")
+        contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(contiguous, temporary, {**metadata, "images_seen": str(self.images_seen)})
+        temporary.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Continue from `save`'s file."""
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            self.step = self.settings.updates(int(file.metadata()["images_seen"]))
+        self.ema.average = {name: tensors[f"ema.{name}"] for name in self.ema.average}
+        for (role, network), adam in zip(self._networks().items(), self.adam, strict=True):
+            network.load_state_dict(_below(tensors, f"{role}."))
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in _below(tensors, f"adam.{role}.").items():
+                index, _, name = key.partition(".")
+                state.setdefault(int(index), {})[name] = value
+            adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a training went."""
+
+    images: int
+    seconds: float
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+def train(module: DenoiserTraining, data: EncodedSet, seed: int, images_seen: int) -> Pace:
+    """Train until `images_seen` images in total. Raises Diverged."""
+    start, stop = module.step, module.settings.updates(images_seen)
+    if stop <= start:
+        return Pace(0, 0.0)
+    if len(data) == 0:
+        raise InputError("dataset: the training split is empty")
+    batches = Batches(data, module.settings, seed, start, stop)
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")  # few workers, no scheduler: both are meant
+        trainer = L.Trainer(
+            max_epochs=1,
+            accelerator="auto",
+            devices=1,
+            precision="bf16-mixed" if module.settings.precision == "bf16" else "32-true",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, DataLoader(batches, batch_size=None))
+    if not math.isfinite(module.loss):
+        raise Diverged(f"the loss is {module.loss.item()} after {module.images_seen:,} images")
+    return Pace((stop - start) * module.settings.batch, time.perf_counter() - began)
