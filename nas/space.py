@@ -17,8 +17,8 @@
           one: {levels.1.down: [1], levels.1.up: [1, 1]}
           two: {levels.1.down: [1, 1], levels.1.up: [1, 1, 1]}
 
-`when` maps axes to the value, or the list of values, they must have; a list of such mappings holds if one of them does. A member
-of the space is a dict of choices, one per active axis; `architecture` turns it into a canonical, hashable Config.
+`when` maps axes to the value, or the list of values, they must have; a list of such mappings holds if one of them does.
+A member of the space is a dict of choices, one per active axis; `architecture` makes it a canonical, hashable Config.
 
 Reading, sampling and counting import neither torch nor numpy; `nas.screen` evaluates whole spaces.
 """
@@ -84,7 +84,7 @@ class AxisFile(BaseModel):
     range: Range | None = None
     """Evenly spaced integers, instead of `choices`; a sampler may use their order."""
     when: Clause | list[Clause] = []
-    """The axis counts only if these other axes have these values (a value or a list); of a list of mappings one must hold."""
+    """The axis counts only if these other axes have these values (one or a list); of a list of mappings, one must hold."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -156,7 +156,7 @@ class SearchSpace:
 
         Raises InputError naming file, axis, value and rule for whatever the space cannot be.
         """
-        from nas.settings import Document
+        from nas.document import Document
 
         path = find(name_or_path)
         document = Document.read(path)
@@ -191,7 +191,7 @@ class SearchSpace:
         return {a.name: a.labels[a.choices.index(choices[a.name])] for a in self.axes if a.name in choices}
 
     def architecture(self, choices: Mapping[str, Any]) -> Config:
-        """The member's canonical network. Choices of inactive axes are ignored; an active axis without one keeps the base.
+        """The member's canonical network. Choices of inactive axes are ignored; active axes without one keep the base.
 
         Raises InputError for an axis or choice the space doesn't have, or a combination the network refuses.
         """
