@@ -277,6 +277,6 @@ def _spelled(config: Config) -> dict[str, Any]:
 
 def presets() -> dict[str, Config]:
     """Published networks this one can express, by name."""
-    from nas.backbones.unet.presets import PRESETS
+    from nas.backbones.unet.published import PRESETS
 
     return PRESETS

@@ -1,0 +1,59 @@
+"""What the rest relies on in every backbone; a new file in nas/backbones is tested without being asked."""
+
+import pytest
+import torch
+
+from nas import menu
+from nas.backbones import Proxy
+from nas.conditioning import Text
+from nas.cost import second_opinion, traced
+
+PROXY = Proxy(width_divisor=8, latent_channels=4, text_width=16, pooled_width=12)
+CASES = [
+    pytest.param(menu.pick("backbones", backbone), name, id=f"{backbone}-{name}")
+    for backbone in menu.names("backbones")
+    for name in menu.pick("backbones", backbone).presets()
+]
+
+
+def inputs(config, size, batch):
+    text = Text(torch.randn(batch, 7, config.text_width), torch.randn(batch, config.pooled_width or 1))
+    return torch.randn(batch, config.latent_channels, size, size), torch.randint(0, 1000, (batch,)), text
+
+
+@pytest.mark.parametrize(("backbone", "name"), CASES)
+def test_description_is_plain_canonical_and_hashable(backbone, name):
+    config = backbone.presets()[name]
+    assert backbone.Config.from_dict(config.to_dict()) == config
+    assert config.canonical().canonical() == config.canonical()
+    assert config.key == config.canonical().key
+    assert len({config, config.canonical(), config}) <= 2
+
+
+@pytest.mark.parametrize(("backbone", "name"), CASES)
+def test_cost_is_what_tracing_counts(backbone, name):
+    config = backbone.presets()[name].scaled(PROXY)
+    network = config.build()
+    total = config.cost(16, 7)
+    assert total == traced(network, *inputs(config, 16, batch=1))
+    with torch.device("meta"):
+        assert total.macs == second_opinion(config.build(), *inputs(config, 16, batch=1))
+
+
+@pytest.mark.parametrize(("backbone", "name"), CASES)
+def test_prediction_has_the_shape_of_latents_and_the_same_seed_builds_the_same_network(backbone, name):
+    config = backbone.presets()[name].scaled(PROXY)
+    torch.manual_seed(0)
+    first = config.build()
+    torch.manual_seed(0)
+    second = config.build()
+    latents, time, text = inputs(config, 8, batch=2)
+    prediction = first(latents, time, text)
+    assert prediction.shape == latents.shape
+    assert torch.equal(prediction, second(latents, time, text))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_proxy_refuses_sizes_below_one():
+    with pytest.raises(ValueError, match="width_divisor=0"):
+        Proxy(0, 4, 16, 16)
