@@ -5,7 +5,7 @@ InputError that names the file.
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,9 +17,12 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from nas.errors import InputError
+
 Split = Literal["train", "held_out"]
 Item = TypeVar("Item")
 BATCH = 64
+CORRUPT = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
 
 @dataclass(frozen=True)
@@ -51,26 +54,41 @@ class Captioned:
     key: str
     caption: str
     encoded: bytes
+    source: str  # where it lies, for error messages
+
+
+def refuse(message: str) -> None:
+    """What is done about a corrupt picture unless a data set says otherwise."""
+    raise InputError(message)
 
 
 class Pictures:
-    """An image set: decodes and batches what `items` yields, in its order."""
+    """An image set: decodes and batches what `items` yields, in its order; `unreadable` is told of corrupt pictures."""
 
-    def __init__(self, items: "Items", image_size: int):
-        self.items, self.image_size = items, image_size
+    def __init__(self, items: "Items", image_size: int, unreadable: Callable[[str], None] = refuse):
+        self.items, self.image_size, self.unreadable = items, image_size, unreadable
 
     def __iter__(self) -> Iterator[Batch]:
-        for group in groups(self.items, BATCH):
-            images = torch.stack([decode(item.encoded, self.image_size) for item in group])
-            yield Batch(images, [item.caption for item in group], [item.key for item in group])
+        for group in groups(self._decoded(), BATCH):
+            images = torch.stack([image for image, _ in group])
+            yield Batch(images, [item.caption for _, item in group], [item.key for _, item in group])
+
+    def _decoded(self) -> Iterator[tuple[Tensor, Captioned]]:
+        for item in self.items:
+            try:
+                image = decode(item.encoded, self.image_size)
+            except CORRUPT as error:
+                self.unreadable(f"{item.source}: not a readable picture: {error}")
+            else:
+                yield image, item
 
 
 Items = Iterable[Captioned]
 
 
 def decode(encoded: bytes, size: int) -> Tensor:
-    """An encoded picture as (3, size, size) float32 in [-1, 1]; transparency becomes white. Raises OSError if corrupt."""
-    image = Image.open(io.BytesIO(encoded))
+    """An encoded picture as (3, size, size) float32 in [-1, 1]; transparency becomes white. Raises one of CORRUPT."""
+    image: Image.Image = Image.open(io.BytesIO(encoded))
     if image.mode in ("RGBA", "LA", "P"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

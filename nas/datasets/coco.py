@@ -31,9 +31,11 @@ class Coco:
                 continue
             path = self.settings.path / name
             try:
-                yield Captioned(name, caption, path.read_bytes())
+                yield Captioned(name, caption, path.read_bytes(), str(path))
             except OSError as error:
-                raise InputError(f"{path}: named in {self.settings.annotations}, cannot be read: {error.strerror}") from None
+                raise InputError(
+                    f"{path}: named in {self.settings.annotations}, cannot be read: {error.strerror}"
+                ) from None
 
 
 def _read(path: Path) -> tuple[dict[int, str], dict[int, str]]:

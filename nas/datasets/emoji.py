@@ -47,7 +47,7 @@ class Emoji:
             if seen == self.settings.limit:
                 return
             seen += 1
-            yield Captioned(key, caption(record, self.settings.captions), sample["webp"])
+            yield Captioned(key, caption(record, self.settings.captions), sample["webp"], f"{SHARD}: sample {key!r}")
 
 
 def caption(record: dict[str, Any], fields: tuple[CaptionField, ...]) -> str:

@@ -27,28 +27,39 @@ class Folder:
             raise InputError(f"dataset.path: {self.metadata} does not exist; expected one JSON object a line")
 
     def __iter__(self) -> Iterator[Captioned]:
-        for number, line in enumerate(self.metadata.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(self._lines(), 1):
             if line.strip():
                 record = self._record(number, line)
                 if split_of(record[self.settings.caption_key], self.settings.held_out) == self.split:
                     yield self._item(number, record)
+
+    def _lines(self) -> Iterator[str]:
+        """Lines end at line feeds only: a caption may hold what `str.splitlines` takes for a line's end."""
+        try:
+            with self.metadata.open(encoding="utf-8") as lines:
+                yield from lines
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"dataset.path: {self.metadata} cannot be read: {error}") from None
 
     def _record(self, number: int, line: str) -> dict[str, Any]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{self.metadata}:{number}: not JSON: {error.msg}") from None
-        missing = [key for key in ("file_name", self.settings.caption_key) if key not in record]
-        if missing:
-            raise InputError(f"{self.metadata}:{number}: no {missing[0]!r}; the line has: {', '.join(record)}")
-        return dict(record)
+        if not isinstance(record, dict):
+            raise InputError(f"{self.metadata}:{number}: expected an object, got {line.strip()}")
+        for key in ("file_name", self.settings.caption_key):
+            if not isinstance(record.get(key), str):
+                raise InputError(f"{self.metadata}:{number}: no text under {key!r}; the line has: {', '.join(record)}")
+        return record
 
     def _item(self, number: int, record: dict[str, Any]) -> Captioned:
         path = self.settings.path / record["file_name"]
+        source = f"{self.metadata}:{number}: {path}"
         try:
-            return Captioned(record["file_name"], record[self.settings.caption_key], path.read_bytes())
+            return Captioned(record["file_name"], record[self.settings.caption_key], path.read_bytes(), source)
         except OSError as error:
-            raise InputError(f"{self.metadata}:{number}: {path} cannot be read: {error.strerror}") from None
+            raise InputError(f"{source} cannot be read: {error.strerror}") from None
 
 
 def load(settings: Settings, split: str) -> Pictures:

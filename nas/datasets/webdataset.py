@@ -57,17 +57,21 @@ class Shards:
         try:
             yield from samples(path)
         except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-            self._unreadable(f"{path}: missing or corrupt shard: {error}")
+            reason = str(error).partition("\n")[0]
+            self.unreadable(f"{path}: missing or corrupt shard: {reason}")
 
     def _item(self, path: Path, key: str, sample: Sample) -> Captioned | None:
         image = next((content for extension, content in sample.items() if extension in IMAGES), None)
         caption = caption_of(sample, self.settings.caption_key)
+        source = f"{path}: sample {key!r}"
         if image is None or caption is None:
-            what = "picture" if image is None else f"caption ({self.settings.caption_key!r} in .json, or .txt)"
-            return self._unreadable(f"{path}: sample {key!r} has no {what}")
-        return Captioned(key, caption, image)
+            what = "picture" if image is None else f"readable caption ({self.settings.caption_key!r} in .json, or .txt)"
+            self.unreadable(f"{source} has no {what}")
+            return None
+        return Captioned(key, caption, image, source)
 
-    def _unreadable(self, message: str) -> None:
+    def unreadable(self, message: str) -> None:
+        """Raises InputError, unless what cannot be read is to be skipped and counted."""
         if not self.settings.skip_corrupt:
             raise InputError(f"{message} (dataset.skip_corrupt: true goes on without it)")
         self.skipped += 1
@@ -76,7 +80,8 @@ class Shards:
 
 def load(settings: Settings, split: str) -> Pictures:
     """The split's pictures. Raises InputError when no shard matches the path."""
-    return Pictures(Shards(settings, split), settings.image_size)
+    shards = Shards(settings, split)
+    return Pictures(shards, settings.image_size, shards.unreadable)
 
 
 def shard_paths(path: Path) -> list[Path]:
@@ -106,13 +111,26 @@ def samples(path: Path) -> Iterator[tuple[str, Sample]]:
                 sample = Sample()
             key = stem
             sample[extension.lower()] = file.read()
+        _check_end(tar)
     if sample:
         yield key, sample
 
 
+def _check_end(tar: tarfile.TarFile) -> None:
+    """TarError if what follows the last member is neither the end mark nor the file's end: tarfile stops there silently."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"damaged header at byte {tar.offset:,}")
+
+
 def caption_of(sample: Sample, key: str) -> str | None:
-    """The caption in the sample's JSON or text file, None if it has neither."""
-    if "json" in sample:
-        value = json.loads(sample["json"]).get(key)
-        return str(value).strip() if value is not None else None
-    return sample["txt"].decode().strip() if "txt" in sample else None
+    """The caption in the sample's JSON or text file, None if neither has a readable one."""
+    try:
+        if "json" in sample:
+            record = json.loads(sample["json"])
+            value = record.get(key) if isinstance(record, dict) else None
+            return str(value).strip() if value is not None else None
+        return sample["txt"].decode().strip() if "txt" in sample else None
+    except ValueError:  # not JSON, not UTF-8
+        return None
