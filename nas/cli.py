@@ -18,9 +18,12 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 Overrides = Annotated[
-    list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting of the study file; repeatable.")
+    list[str],
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting of the study file; repeatable."),
 ]
-Run_ = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a study's folder in runs/ (its latest run).")]
+Run_ = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run directory, or a study's folder in runs/ (its latest run).")
+]
 
 
 @app.command()
@@ -29,7 +32,9 @@ def run(
     set_: Overrides = [],  # noqa: B006 (typer reads the default)
     root: Annotated[Path, typer.Option(help="Where run directories go.")] = Path("runs"),
     new: Annotated[bool, typer.Option("--new", help="Start afresh instead of continuing an unfinished run.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the resolved settings; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and print the resolved settings; write nothing.")
+    ] = False,
 ) -> None:
     """Run a study, or continue it where it was interrupted.
 

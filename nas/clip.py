@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nas.errors import InputError
@@ -73,7 +72,9 @@ def _by_name(model: str, pretrained: str | None) -> tuple[Any, Tokenizer]:
 
     known = open_clip.list_models()
     if model not in known:
-        raise InputError(f"open_clip model {model!r} is neither a folder nor a known name{nearest(model, known[:12])}, ...")
+        raise InputError(
+            f"open_clip model {model!r} is neither a folder nor a known name{nearest(model, known[:12])}, ..."
+        )
     if pretrained is None:
         raise InputError(f"open_clip model {model!r} needs pretrained: a checkpoint file or one of its tags")
     try:

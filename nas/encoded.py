@@ -54,7 +54,7 @@ def encode_images(batches: Iterable[Batch], autoencoder: Autoencoder) -> tuple[T
     for batch in batches:
         latents.append(autoencoder.encode(batch.images))
         captions += batch.captions
-    return torch.cat(latents) if latents else torch.empty(0), captions
+    return torch.cat(latents).contiguous() if latents else torch.empty(0), captions
 
 
 def encode_captions(captions: Iterable[str], encoder: TextEncoder) -> tuple[tuple[str, ...], Tensor, Tensor]:

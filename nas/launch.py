@@ -58,7 +58,7 @@ def find_run(path: Path) -> RunDirectory:
     return RunDirectory(runs[-1])
 
 
-def _write_winner(directory: RunDirectory, frame: Any, objectives: dict[str, str]) -> None:
+def _write_winner(directory: RunDirectory, frame: Any, objectives: results.Objectives) -> None:
     """best.yaml: the front's knee, its architecture, cost and scores; front/: the samples and weights of its members."""
     front = frame[frame.on_front]
     if front.empty:
@@ -77,7 +77,7 @@ def _write_winner(directory: RunDirectory, frame: Any, objectives: dict[str, str
         (folder / f"{number:04d}").symlink_to(Path("..") / "trials" / f"{number:04d}")
 
 
-def _print_front(frame: Any, objectives: dict[str, str]) -> None:
+def _print_front(frame: Any, objectives: results.Objectives) -> None:
     states = frame.state.value_counts()
     print(", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.items()))
     table = Table(title="Pareto front", title_justify="left")

@@ -44,12 +44,19 @@ class Progress:
 
     def started(self, record: Record) -> None:
         changed = ", ".join(f"{axis}={value}" for axis, value in record["choices"].items())
-        self._print(record, "start", f"{_count(record['cost']['params'])} params, {_count(record['cost']['macs'])} MACs", changed)
+        self._print(
+            record,
+            "start",
+            f"{_count(record['cost']['params'])} params, {_count(record['cost']['macs'])} MACs",
+            changed,
+        )
 
     def concluded(self, record: Record) -> None:
         scores = record["rungs"][-1]["metrics"] if record["rungs"] else {}
         told = ", ".join(f"{name} {scores[name]:.4g}" for name in scores)
-        self._print(record, record["state"].replace("_", " "), told or record["reason"], record["reason"] if told else "")
+        self._print(
+            record, record["state"].replace("_", " "), told or record["reason"], record["reason"] if told else ""
+        )
 
     def refresh(self, running: int) -> None:
         self._running = running
@@ -68,7 +75,8 @@ class Progress:
 
     def _picture(self) -> RenderableType:
         total, ended = self._study.search.trials, self._trained("complete", "stopped", "failed")
-        status = f" {ended}/{total} trials, {self._running} running, {self._trained('over_budget')} over budget{self._left(total, ended)}"
+        over = self._trained("over_budget")
+        status = f" {ended}/{total} trials, {self._running} running, {over} over budget{self._left(total, ended)}"
         bar = Table.grid()
         bar.add_row(ProgressBar(total, ended, width=30), Text(status))
         return Group(bar, self._front())

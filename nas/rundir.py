@@ -69,7 +69,9 @@ class RunDirectory:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"{self.path}: another process is running this study; wait for it or start with --new") from None
+            raise InputError(
+                f"{self.path}: another process is running this study; wait for it or start with --new"
+            ) from None
         return handle
 
 

@@ -44,7 +44,7 @@ def sample(
     if plan.branches == 2:
         size = len(noise)
         both = Text(*(torch.cat([n.expand(size, *n.shape[1:]), t]) for n, t in zip(null, text, strict=True)))
-    latents = noise * solver.init_noise_sigma
+    latents: Tensor = noise * solver.init_noise_sigma
     for step in solver.timesteps:
         model_input = solver.scale_model_input(latents, step)
         if plan.branches == 1:

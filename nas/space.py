@@ -350,6 +350,7 @@ class _Loader:
         axes = [self._axis(name, axis) for name, axis in self.file.axes.items()]
         space = SearchSpace(self.path.stem, str(self.path), base, tuple(self._ordered(axes)))
         self._check_fields(space)
+        self._check_overlaps(space)
         self._check_pairs(space)
         return space
 
@@ -435,6 +436,15 @@ class _Loader:
             for choice, settings in zip(axis.choices, axis.settings, strict=True):
                 self._tried(space.base, settings, f"axes.{axis.name}: {choice!r}")
 
+    def _check_overlaps(self, space: SearchSpace) -> None:
+        """No two axes set one field at a time; an axis for a whole tuple comes before those for its entries."""
+        for a, b in combinations(space.axes, 2):
+            fields = {path: concrete(space.base, path) for axis in (a, b) for c in axis.settings for path, _ in c}
+            mine, theirs = ({p for c in axis.settings for path, _ in c for p in fields[path]} for axis in (a, b))
+            shared = mine & theirs | {path for path in mine if path.rpartition(".")[0] in theirs}
+            if shared and any(a.active(decided) and b.active(decided) for decided in space.decided()):
+                raise self._error(f"axes.{a.name} and axes.{b.name} both set {min(shared)}")
+
     def _check_pairs(self, space: SearchSpace) -> None:
         """Every pair of choices that can be active together, so that a clash is found before a search is under way."""
         for a, b in combinations(space.axes, 2):
@@ -458,6 +468,27 @@ def _possible(axis: Axis, choices: Mapping[str, Any]) -> bool:
         all(name not in choices or choices[name] in values for name, values in condition.items())
         for condition in axis.when
     )
+
+
+def concrete(config: Config, path: str) -> list[str]:
+    """The paths that a path with `*` stands for."""
+    found = [""]
+    for step in path.split("."):
+        found = [f"{p}.{s}".lstrip(".") for p in found for s in (_steps(config, p) if step == "*" else [step])]
+    return found
+
+
+def _steps(config: Config, path: str) -> range:
+    """The indices below a path: of the levels, or of the entries of a level's tuple."""
+    if path == "levels":
+        return range(len(config.levels))
+    _, index, name = path.split(".")
+    return range(len(getattr(config.levels[int(index)], name)))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of space files, which editors read."""
+    return SpaceFile.model_json_schema()
 
 
 def paths(config: Config) -> list[str]:

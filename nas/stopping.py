@@ -59,13 +59,13 @@ def order(points: Points) -> list[int]:
 
 def nondominated_ranks(points: Points) -> NDArray[np.int64]:
     """Rank 0 is the front, rank 1 the front without rank 0, and so on. Equal points share a rank."""
-    no_worse = (points[:, None] <= points[None]).all(-1)
-    dominates = no_worse & (points[:, None] < points[None]).any(-1)
+    no_worse = np.all(points[:, None] <= points[None], axis=-1)
+    dominates = np.asarray(no_worse & np.any(points[:, None] < points[None], axis=-1))
     ranks = np.full(len(points), -1)
     left = np.ones(len(points), dtype=bool)
     rank = 0
     while left.any():
-        front = left & ~dominates[left].any(0)
+        front = left & ~np.any(dominates[left], axis=0)
         ranks[front] = rank
         left &= ~front
         rank += 1

@@ -6,15 +6,12 @@ interrupted goes on from its last finished rung when the same command is run aga
 
 from __future__ import annotations
 
-import math
 import random
-import time
 import warnings
 from collections import deque
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -197,9 +194,10 @@ class Run:
         if error is not None:
             reason = str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
             return self._conclude(record, "failed", reason)
-        record["proxy_cost"], result = future.result()
+        result = future.result()
+        record.update(proxy=result["proxy"], proxy_cost=result["proxy_cost"])
         peers = [self._values(other, rung) for other in self.records.values() if len(other["rungs"]) > rung]
-        record["rungs"].append(result)
+        record["rungs"].append(result["rung"])
         if rung == len(self.study.stopping.rungs) - 1:
             self._conclude(record, "complete", "")
         elif stopping.goes_on(self._values(record, rung), peers, self.study.stopping):
@@ -257,7 +255,9 @@ class Run:
             study_name=self.study.name,
             load_if_exists=True,
             sampler=sampler(self.study, len(self.records)),
-            directions=["minimize" if way == "minimise" else "maximize" for way in self.study.search.objectives.values()],
+            directions=[
+                "minimize" if way == "minimise" else "maximize" for way in self.study.search.objectives.values()
+            ],
         )
 
     def _resume(self) -> None:

@@ -11,7 +11,9 @@ an ordinary network called with sliced weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from nas.objectives.denoising import Settings as DenoisingSettings
 from nas.objectives.denoising import corrupted, noise_schedule
 from nas.space import SearchSpace
 
+ASSETS = Path(__file__).parent / "assets"
 Shape = tuple[tuple[int, ...], ...]  # sizes of the parts of each axis
 
 
@@ -100,16 +103,33 @@ class Supernet(nn.Module):
         return supernet, metadata
 
 
-def initialise(network: nn.Module, path: Path, space: str, width_divisor: int) -> None:
-    """Give `network` its slices of the weights at `path`. Raises InputError when they belong to something else."""
-    supernet, metadata = Supernet.load(path)
-    made_for = (metadata.get("space"), metadata.get("width_divisor"))
-    if made_for != (space, str(width_divisor)):
-        raise InputError(
-            f"training.init: {path} holds weights for space {made_for[0]!r} at width divisor {made_for[1]}, "
-            f"not {space!r} at {width_divisor}"
+def weights_path(init: str, space: str) -> Path:
+    """Where `training.init` points: `supernet` is the weights shipped for the space. InputError if there is no such file."""
+    path = ASSETS / f"supernet_{space}.safetensors" if init == "supernet" else Path(init)
+    if not path.is_file():
+        shipped = sorted(p.stem.removeprefix("supernet_") for p in ASSETS.glob("supernet_*.safetensors"))
+        what = (
+            f"no supernet is shipped for space {space!r} (only for: {', '.join(shipped)})"
+            if init == "supernet"
+            else "no such file"
         )
+        raise InputError(f"training.init: {init}: {what}; expected scratch, supernet or a path to supernet weights")
+    return path
+
+
+def initialise(network: nn.Module, path: Path, space: str, proxy: Proxy) -> None:
+    """Give `network` its slices of the weights at `path`. Raises InputError when they belong to something else."""
+    supernet, metadata = _loaded(path)
+    made_for = {"space": metadata.get("space"), **json.loads(metadata.get("proxy", "{}"))}
+    for name, value in {"space": space, **asdict(proxy)}.items():
+        if made_for.get(name) != value:
+            raise InputError(f"training.init: {path} holds weights for {name} {made_for.get(name)!r}, not {value!r}")
     network.load_state_dict(supernet.weights_of(network))
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path) -> tuple[Supernet, dict[str, str]]:
+    return Supernet.load(path)
 
 
 def skeleton(config: Config) -> nn.Module:
@@ -122,10 +142,10 @@ def corners(space: SearchSpace) -> Iterator[Config]:
     """The largest member, then every member that differs from it in one axis: together they have every layer."""
     largest = space.largest()
     yield space.architecture(largest)
-    for name, axis in space.axes.items():
+    for axis in space.axes:
         for choice in axis.choices:
-            if choice != largest.get(name):
-                yield space.architecture({**largest, name: choice})
+            if choice != largest.get(axis.name):
+                yield space.architecture({**largest, axis.name: choice})
 
 
 def shapes_of(network: nn.Module) -> dict[str, Shape]:
@@ -163,7 +183,7 @@ def _slice(tensor: Tensor, whole: Shape, part: Shape) -> Tensor:
         if axis >= 2:
             tensor = tensor.narrow(axis, (sizes[0] - wanted[0]) // 2, wanted[0])
             continue
-        pieces = [p.narrow(axis, 0, n) for p, n in zip(tensor.split(sizes, axis), wanted, strict=True)]
+        pieces = [p.narrow(axis, 0, n) for p, n in zip(torch.split(tensor, list(sizes), axis), wanted, strict=True)]
         tensor = torch.cat(pieces, axis) if len(pieces) > 1 else pieces[0]
     return tensor
 
@@ -176,21 +196,24 @@ def _flat(name: str) -> str:
 class Sandwich(nn.Module):
     """The denoising objective over a supernet: which members an update trains is drawn from the update's own generator.
 
-    With `members=1` an update trains one member: the largest, the smallest or, three times in four, a random one.
-    With `members=4` it is the sandwich rule (Yu & Huang 2019): the largest, the smallest and two random ones, the
-    smaller three also distilled from the largest's prediction.
+    `pool` are the architectures to draw from, at proxy scale; its largest and smallest (by parameters) are the ends. With
+    `members=1` an update trains one member: the largest (15 %), the smallest (5 %) or any. With `members` > 1 it is the
+    sandwich rule (Yu & Huang 2019): both ends and `members - 2` others, all but the largest also distilled from the
+    largest's prediction.
     """
 
     requires: frozenset[str] = frozenset()
     critic_updates = 0
 
-    def __init__(self, supernet: Supernet, space: SearchSpace, proxy: Proxy, members: int = 1):
+    def __init__(self, supernet: Supernet, pool: Sequence[Config], members: int = 1):
         super().__init__()
         self.generator = supernet
         self.critic: nn.Module | None = None
-        self.space, self.proxy, self.members = space, proxy, members
+        self.members = members
         self.schedule = noise_schedule(DenoisingSettings())
-        self._skeletons: dict[str, nn.Module] = {}
+        skeletons = [skeleton(config) for config in pool]
+        skeletons.sort(key=lambda network: sum(p.numel() for p in network.parameters()))
+        self._pool = tuple(skeletons)  # a tuple, so that the meta networks are not registered as submodules
 
     @property
     def schedule_config(self) -> dict[str, Any]:
@@ -218,19 +241,10 @@ class Sandwich(nn.Module):
 
     def _drawn(self, generator: torch.Generator) -> list[nn.Module]:
         """This update's members, the largest first if it is one of them."""
-        import random
-
-        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        ends = [self.space.largest(), self.space.smallest()]
+        smallest, *_, largest = self._pool
+        index = int(torch.randint(len(self._pool), (), generator=generator))
         if self.members > 1:
-            choices = ends + [self.space.sample(rng) for _ in range(self.members - 2)]
-        else:
-            choices = [self.space.sample(rng) if rng.random() < 0.75 else rng.choice(ends)]
-        return [self._skeleton(self.space.architecture(choice)) for choice in choices]
-
-    def _skeleton(self, config: Config) -> nn.Module:
-        if config.key not in self._skeletons:
-            if len(self._skeletons) >= 256:
-                self._skeletons.clear()
-            self._skeletons[config.key] = skeleton(config.scaled(self.proxy))
-        return self._skeletons[config.key]
+            others = torch.randint(len(self._pool), (self.members - 2,), generator=generator)
+            return [largest, smallest, *(self._pool[int(other)] for other in others)]
+        which = float(torch.rand((), generator=generator))
+        return [largest if which < 0.15 else smallest if which < 0.2 else self._pool[index]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import resource
@@ -19,11 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from nas import autoencoders, conditioning, encoded, menu, sampling, training
+from nas import autoencoders, conditioning, encoded, menu, sampling, supernet, training
 from nas.backbones import Proxy, unet
 from nas.conditioning import Text
 from nas.errors import InputError
 from nas.objectives.denoising import denoising_error
+from nas.pictures import save_grid
 from nas.settings import Study
 
 SCORE_BATCH = 64  # images decoded and scored at a time
@@ -156,11 +158,19 @@ class Bench:
         }
         return described
 
-    def network(self, architecture: dict[str, Any], seed: int) -> nn.Module:
-        """The proxy of an architecture, initialised from `seed`."""
+    def scaled(self, architecture: dict[str, Any]) -> unet.Config:
+        """The proxy of a deploy-scale architecture."""
+        return unet.Config.from_dict(architecture).scaled(self.proxy)
+
+    def network(self, proxy: unet.Config, seed: int) -> nn.Module:
+        """A proxy network, initialised as training.init says."""
+        init, space = self.study.training.init, self.study.space
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return unet.Config.from_dict(architecture).scaled(self.proxy).build()
+            network: nn.Module = proxy.build()
+        if init != "scratch":
+            supernet.initialise(network, supernet.weights_path(init, space), space, self.proxy)
+        return network
 
     def objective(self, network: nn.Module) -> Any:
         entry = self.study.objective
@@ -223,7 +233,8 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
     timings = Timings()
     with timings.phase("load_s"):
         bench.prepare()
-        network = bench.network(job.architecture, job.seed)
+        proxy = bench.scaled(job.architecture)
+        network = bench.network(proxy, job.seed)
         objective = bench.objective(network)
         module = training.DenoiserTraining(objective, bench.study.training)
         checkpoint = job.folder / "checkpoint.safetensors"
@@ -246,7 +257,8 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         else:
             module.save(checkpoint, {"trial": str(job.trial)})
     timings.seconds["total_s"] = time.perf_counter() - began
-    return {
+    cost = proxy.cost(bench.train_data.latents.shape[-1], bench.train_data.tokens.shape[1])
+    rung = {
         "rung": job.rung,
         "images_seen": module.images_seen,
         "metrics": metrics,
@@ -255,6 +267,7 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "worker": os.getpid(),
     }
+    return {"rung": rung, "proxy": proxy.to_dict(), "proxy_cost": dataclasses.asdict(cost)}
 
 
 def _score(
@@ -280,12 +293,5 @@ def _score(
     with timings.phase("score_s"):
         values = {str(metric.name): float(metric.compute()) for metric in bench.metrics}
         values["denoising_loss"] = bench.denoising_loss(network, schedule)
-    save_grid(torch.cat(shown), folder / "samples.png")
+    save_grid(torch.cat(shown), folder / "samples.png", GRID_COLUMNS)
     return values
-
-
-def save_grid(images: Tensor, path: Path, columns: int = GRID_COLUMNS) -> None:
-    """Images (B, 3, H, W) in [-1, 1] as one PNG, row by row, with a white gap of 2 px."""
-    from torchvision.utils import save_image
-
-    save_image(images.clamp(-1, 1) / 2 + 0.5, path, nrow=columns, padding=2, pad_value=1.0)

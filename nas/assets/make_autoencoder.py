@@ -54,14 +54,15 @@ def loss_of(model: AutoencoderKL, x: Tensor, generator: torch.Generator) -> Tens
     with torch.autocast("cpu", torch.bfloat16):
         posterior = model.encode(x).latent_dist
         y = model.decode(posterior.sample(generator)).sample
-    return F.l1_loss(y.float(), x) + F.mse_loss(y.float(), x) + KL_WEIGHT * posterior.kl().mean()
+    loss: Tensor = F.l1_loss(y.float(), x) + F.mse_loss(y.float(), x) + KL_WEIGHT * posterior.kl().mean()
+    return loss
 
 
 @torch.no_grad()
 def psnr(model: AutoencoderKL, pictures: Tensor, factor: int) -> float:
     """Mean over pictures of the PSNR at 64 px (peak-to-peak 2), reconstructing from the posterior mean."""
     values = []
-    for x in pictures.split(64):
+    for x in torch.split(pictures, 64):
         y = model.decode(model.encode(shrink(x, factor)).latent_dist.mean).sample.clamp(-1, 1)
         y = F.interpolate(y, size=x.shape[-1], mode="bicubic", antialias=True).clamp(-1, 1)
         values.append(10 * torch.log10(4 / (y - x).square().mean((1, 2, 3))))
@@ -90,10 +91,12 @@ def train(factor: int, steps: int, batch: int, learning_rate: float, seed: int, 
         x = shrink(train_set[rows], factor)
         x = torch.where(torch.rand(batch, 1, 1, 1, generator=generator) < 0.5, x.flip(-1), x)
         warm, progress = min(1.0, (step + 1) / 100), step / steps
-        optimizer.param_groups[0]["lr"] = learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        optimizer.param_groups[0]["lr"] = (
+            learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        )
         loss = loss_of(model, x, generator)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
@@ -109,7 +112,7 @@ def _finish(
     model: AutoencoderKL, factor: int, train_set: Tensor, held_out: Tensor, out: Path, facts: dict[str, float]
 ) -> None:
     with torch.no_grad():
-        latents = torch.cat([model.encode(shrink(x, factor)).latent_dist.mean for x in train_set.split(64)])
+        latents = torch.cat([model.encode(shrink(x, factor)).latent_dist.mean for x in torch.split(train_set, 64)])
     facts |= {
         "held_out_psnr_db": round(psnr(model, held_out, factor), 3),
         "train_psnr_db": round(psnr(model, train_set[:570], factor), 3),

@@ -160,7 +160,9 @@ def locked_features(trunk: nn.Module, images: Tensor, seed: int) -> Tensor:
     """Features (VIEWS, N, F) of augmented pictures."""
     trunk.eval()
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.cat([trunk(augmented(x, generator)) for x in images.split(64)]) for _ in range(VIEWS)])
+    return torch.stack(
+        [torch.cat([trunk(augmented(x, generator)) for x in torch.split(images, 64)]) for _ in range(VIEWS)]
+    )
 
 
 @torch.no_grad()
@@ -178,8 +180,12 @@ def retrieval(
     found: dict[str, float] = {}
     for group, rows in groups.items():
         names = sorted({captions[i]["caption"] for i in rows})
-        text = torch.cat([model.encode_text(tokenizer(names[i : i + 256]), normalize=True) for i in range(0, len(names), 256)])
-        features = torch.cat([model.encode_image(images[rows[i : i + 64]], normalize=True) for i in range(0, len(rows), 64)])
+        text = torch.cat(
+            [model.encode_text(tokenizer(names[i : i + 256]), normalize=True) for i in range(0, len(names), 256)]
+        )
+        features = torch.cat(
+            [model.encode_image(images[rows[i : i + 64]], normalize=True) for i in range(0, len(rows), 64)]
+        )
         right = torch.tensor([names.index(captions[i]["caption"]) for i in rows])
         similarity = features @ text.T
         rank = (similarity > similarity.gather(1, right[:, None])).sum(1)

@@ -40,7 +40,9 @@ WEBP = {"quality": 82, "method": 6, "use_sharp_yuv": True}  # sharp: flat satura
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--from", dest="packages", type=Path, help="a node_modules folder that holds the three packages")
+    parser.add_argument(
+        "--from", dest="packages", type=Path, help="a node_modules folder that holds the three packages"
+    )
     parser.add_argument("--to", type=Path, default=FOLDER / "emoji.tar.gz")
     arguments = parser.parse_args()
     if arguments.packages is not None:

@@ -38,7 +38,9 @@ class KlAutoencoder:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         if images.shape[-1] % self.factor:
-            raise InputError(f"dataset.image_size: {images.shape[-1]} is not divisible by the autoencoder's {self.factor}")
+            raise InputError(
+                f"dataset.image_size: {images.shape[-1]} is not divisible by the autoencoder's {self.factor}"
+            )
         latents: Tensor = self.model.encode(images).latent_dist.mean
         return (latents - self.mean) / self.std
 
@@ -75,4 +77,6 @@ def _from_folder(path: Path) -> KlAutoencoder:
         raise InputError(f"autoencoder.path: {path} cannot be read: {str(error).splitlines()[0]}") from None
     channels = model.config["latent_channels"]
     shift = model.config.get("shift_factor") or 0.0
-    return KlAutoencoder(model, torch.full((channels,), shift), torch.full((channels,), 1 / model.config["scaling_factor"]))
+    return KlAutoencoder(
+        model, torch.full((channels,), shift), torch.full((channels,), 1 / model.config["scaling_factor"])
+    )

@@ -97,5 +97,3 @@ class ClipScore(Metric):
         if new:
             self._known |= dict(zip(new, self.judge.captions(new), strict=True))
         return torch.stack([self._known[caption] for caption in captions])
-
-

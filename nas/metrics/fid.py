@@ -82,7 +82,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
     traces = sum(z.square().sum() for z in centred)
     small, large = sorted(centred, key=len)
     cross = torch.linalg.svdvals(small @ _compact(large).T).sum()
-    return (x.mean(0) - y.mean(0)).square().sum() + traces - 2 * cross
+    distance: Tensor = (x.mean(0) - y.mean(0)).square().sum() + traces - 2 * cross
+    return distance
 
 
 def _compact(centred: Tensor) -> Tensor:
@@ -90,7 +91,8 @@ def _compact(centred: Tensor) -> Tensor:
     if len(centred) <= centred.shape[1]:
         return centred
     values, vectors = torch.linalg.eigh(centred.T @ centred)
-    return values.clamp_min(0).sqrt()[:, None] * vectors.T
+    compact: Tensor = values.clamp_min(0).sqrt()[:, None] * vectors.T
+    return compact
 
 
 class _EfficientNet(nn.Module):

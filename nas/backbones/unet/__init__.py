@@ -33,7 +33,8 @@ class Level:
     channels: int
     """Width of this level."""
     down: tuple[int, ...]
-    """One conv block per entry on the way down; the entry is the number of transformer blocks that follow it."""
+    """One conv block per entry on the way down; the entry is the number of transformer blocks that follow it. A bottleneck
+    without any is left out, and the level above is the bottleneck."""
     up: tuple[int, ...]
     """The same on the way up."""
     self_attention: bool = False
@@ -55,9 +56,9 @@ class Level:
     def __post_init__(self) -> None:
         if self.channels < 1 or self.ffn_ratio < 1:
             raise ValueError(f"channels={self.channels} and ffn_ratio={self.ffn_ratio} must be at least 1")
-        if not self.down or not self.up:
-            raise ValueError(f"down={self.down} and up={self.up} need at least one conv block each")
-        if min(self.down + self.up) < 0:
+        if bool(self.down) != bool(self.up):
+            raise ValueError(f"down={self.down} and up={self.up} need at least one conv block each, or none both")
+        if min(self.down + self.up, default=0) < 0:
             raise ValueError(f"down={self.down} and up={self.up} count transformer blocks and cannot be negative")
         if self.conv not in ("full", "separable"):
             raise ValueError(f"conv={self.conv!r} must be 'full' or 'separable'")
@@ -103,6 +104,7 @@ class Config:
     """Inner width of a separable block over its output width."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", _without_empty_bottleneck(tuple(self.levels)))
         self._check_numbers()
         self._check_words()
         for index, level in enumerate(self.levels):
@@ -134,6 +136,8 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(valid)}")
 
     def _check_level(self, index: int, level: Level) -> None:
+        if not level.down:
+            raise ValueError(f"levels.{index}.down=() leaves a hole; only the innermost levels may have no conv blocks")
         if level.channels % self.groups:
             raise ValueError(f"levels.{index}.channels={level.channels} is not divisible by groups={self.groups}")
         divisor, name = (self.head_dim, "head_dim") if self.head_dim is not None else (self.heads, "heads")
@@ -173,16 +177,21 @@ class Config:
     def canonical(self) -> "Config":
         """The one spelling of this network: fields that build nothing take their defaults."""
         levels = tuple(self._canonical_level(index) for index in range(len(self.levels)))
+        mid = self.mid if levels[-1].attends else (0,) * len(self.mid)
+        if (
+            self.skips == "outer"
+        ):  # without skips the bottleneck is one row of blocks, and where it is cut means nothing
+            row = levels[-1].down + mid + levels[-1].up
+            half = len(row) // 2
+            levels, mid = (*levels[:-1], replace(levels[-1], down=row[:half], up=row[half:])), ()
         stacks = [index for index in range(len(levels)) if self.has_stack(index)]
-        changes: dict[str, Any] = {"levels": levels}
-        if not levels[-1].attends:
-            changes["mid"] = (0,) * len(self.mid)
+        changes: dict[str, Any] = {"levels": levels, "mid": mid}
         unused = ["activation", "attention", "head_dim", "heads"] if not stacks else []
         if not any(level.self_attention for level in levels):
             unused.append("shared_kv")
         if not any(level.conv == "separable" for level in levels):
             unused.append("expansion")
-        if max(depth for level in levels for depth in level.down + level.up + changes.get("mid", self.mid)) < 2:
+        if max(depth for level in levels for depth in level.down + level.up + mid) < 2:
             unused.append("projections")
         changes |= {name: DEFAULTS[name] for name in unused}
         widths = {levels[index].channels // self.head_count(levels[index].channels) for index in stacks}
@@ -258,6 +267,12 @@ class Config:
 SIZES = ("latent_channels", "text_width", "time_width", "groups", "expansion", "pooled_width", "head_dim", "heads")
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Config)}
 LEVEL_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Level)}
+
+
+def _without_empty_bottleneck(levels: tuple[Level, ...]) -> tuple[Level, ...]:
+    while levels and not levels[-1].down:
+        levels = levels[:-1]
+    return levels
 
 
 def _divided(name: str, width: int, divisor: int) -> int:

@@ -1,0 +1,28 @@
+# Two commands on a fresh machine: `make run` and `make test`. Needs Python 3.11+, pip and make.
+PYTHON ?= python3
+STUDY ?= studies/quickstart/study.yaml
+export OMP_WAIT_POLICY = PASSIVE
+
+.PHONY: run test check setup clean
+
+run: .venv/ready
+	.venv/bin/nas run $(STUDY) $(ARGS)
+
+test: .venv/ready
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q $(ARGS)
+
+check: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+setup: .venv/ready
+
+# Set-up is done once, and again when what is installed changes.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch .venv/ready
+
+clean:
+	rm -rf .venv
