@@ -146,6 +146,8 @@ class SearchSpace:
     name: str
     source: str
     """The file, for messages."""
+    backbone: str
+    """The family of its networks: a name in nas/backbones."""
     base: Config
     """The architecture with all held values."""
     axes: tuple[Axis, ...]
@@ -197,7 +199,7 @@ class SearchSpace:
         """
         self._check(choices)
         try:
-            return self._built(choices).canonical()
+            return self.built(choices).canonical()
         except ValueError as error:
             raise InputError(f"{self.source}: {_spelled(choices)} is refused: {error}") from None
 
@@ -207,7 +209,7 @@ class SearchSpace:
 
     def size(self) -> int:
         """Number of members: distinct combinations of active choices."""
-        return sum(self._multiplicity(choices) for choices in self.decided())
+        return sum(self.multiplicity(choices) for choices in self.decided())
 
     def largest(self) -> Choices:
         """The member that takes in each axis the choice with most parameters (of equals the one with most MACs)."""
@@ -216,6 +218,11 @@ class SearchSpace:
     def smallest(self) -> Choices:
         """The member that takes in each axis the choice with fewest parameters (of equals the one with fewest MACs)."""
         return self._greedy(min)
+
+    def presets(self) -> dict[str, Config]:
+        """Published networks of the space's backbone, by name."""
+        presets: dict[str, Config] = menu.pick("backbones", self.backbone).presets()
+        return presets
 
     def axis(self, name: str) -> Axis:
         """The axis of this name."""
@@ -233,7 +240,8 @@ class SearchSpace:
         """Every assignment of the deciding axes; which of the other axes are active depends on nothing else."""
         yield from self._extend({}, self.deciding)
 
-    def _multiplicity(self, decided: Choices) -> int:
+    def multiplicity(self, decided: Choices) -> int:
+        """Number of members with these choices of the deciding axes."""
         others = [axis for axis in self.axes if axis not in self.deciding]
         return prod(len(axis.choices) for axis in others if axis.active(decided))
 
@@ -259,7 +267,8 @@ class SearchSpace:
                 offered = ", ".join(map(str, axis.choices))
                 raise InputError(f"{self.source}: axes.{name}: {choice!r} is not one of its choices: {offered}")
 
-    def _built(self, choices: Mapping[str, Any]) -> Config:
+    def built(self, choices: Mapping[str, Any]) -> Config:
+        """The member's network as the file spells it, neither checked nor canonical. May raise ValueError."""
         settings: list[tuple[str, Any]] = []
         seen: Choices = {}
         for axis in self.axes:
@@ -341,14 +350,17 @@ class _Loader:
 
     def __init__(self, path: Path, file: SpaceFile):
         self.path, self.file = path, file
-        self.backbone = menu.pick("backbones", file.backbone)
+        try:
+            self.backbone = menu.pick("backbones", file.backbone)
+        except InputError as error:
+            raise self._error(str(error)) from None
 
     def space(self) -> SearchSpace:
         base = self._base()
         for path, value in self.file.hold.items():
             base = self._tried(base, [(path, value)], f"hold.{path}: {value!r}")
         axes = [self._axis(name, axis) for name, axis in self.file.axes.items()]
-        space = SearchSpace(self.path.stem, str(self.path), base, tuple(self._ordered(axes)))
+        space = SearchSpace(self.path.stem, str(self.path), self.file.backbone, base, tuple(self._ordered(axes)))
         self._check_fields(space)
         self._check_overlaps(space)
         self._check_pairs(space)

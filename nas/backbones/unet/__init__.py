@@ -10,7 +10,7 @@ input. `levels[0]` is the outermost (64x64 for 512 px images), `levels[-1]` the 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -256,6 +256,12 @@ class Config:
         from nas.backbones.unet.cost import cost
 
         return cost(self, latent_size, text_tokens)
+
+    def cost_terms(self, latent_size: int, text_tokens: int) -> "Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]":
+        """The terms that `cost` sums: functions and arguments, each argument a field as it stands (see `nas.screen`)."""
+        from nas.backbones.unet.cost import terms
+
+        return terms(self, latent_size, text_tokens)
 
     def build(self) -> "UNet":
         """The network with fresh weights, on torch's default device."""
