@@ -37,6 +37,8 @@ def _from_folder(path: Path) -> tuple[Any, Tokenizer]:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not an open_clip folder: {error}") from None
     network = build(config)
+    if not any(name.startswith("visual.") for name in weights):
+        network.visual = nn.Identity()  # a text tower alone
     network.load_state_dict({name: w.float() if w.is_floating_point() else w for name, w in weights.items()})
     bpe = path / BPE
     if bpe.exists():

@@ -42,9 +42,13 @@ class Objective(Protocol):
     """What the training loop relies on (see the module docstring)."""
 
     requires: frozenset[str]
-    generator: nn.Module
-    critic: nn.Module | None
     critic_updates: int
+
+    @property
+    def generator(self) -> nn.Module: ...
+
+    @property
+    def critic(self) -> nn.Module | None: ...
 
     @property
     def schedule_config(self) -> dict[str, Any]: ...
