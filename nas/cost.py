@@ -220,6 +220,13 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter(macs=macs, attention=macs, activations=prod(_shape(outputs[0])))
 
 
+def _einsum(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """Of one tensor it only moves numbers."""
+    if len(list(inputs[1].node().inputs())) > 1:
+        raise UncountedOperator("no rule counts the operator einsum of several tensors")
+    return Counter()
+
+
 def _shape(value: Any) -> list[int]:
     shape: list[int] = value.type().sizes()
     return shape
@@ -231,5 +238,6 @@ RULES = {
     "aten::addmm": _addmm,
     "aten::matmul": _product,
     "aten::bmm": _product,
+    "aten::einsum": _einsum,
     "aten::scaled_dot_product_attention": _attention,
 }

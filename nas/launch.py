@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,19 @@ from rich.console import Console
 from rich.table import Table
 
 from nas import report, results, settings
+from nas.check import check
 from nas.errors import InputError
 from nas.progress import Progress
 from nas.rundir import RunDirectory, open_run
 from nas.space import SearchSpace
+from nas.study import Run
 
 
 def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bool) -> None:
     """Run or continue the study at `path`. Nothing is written before every check has passed."""
     study = settings.load(path, overrides)
     space = SearchSpace.load(study.space)
-    from nas import study as studies
-
-    studies.check(study, space)
+    check(study, space)
     console = Console(highlight=False, soft_wrap=True)
     if dry_run:
         console.print(yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
@@ -31,8 +32,13 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bo
     directory, continued = open_run(study, root, new)
     lock = directory.lock()
     console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
-    execution = studies.Run(study, space, directory, Progress(console))
-    execution.execute()
+    execution = Run(study, space, directory, Progress(console))
+    try:
+        execution.execute()
+    except InputError:
+        if not directory.records():  # found while reading the data: leave nothing behind
+            shutil.rmtree(directory.path)
+        raise
     frame = summarise(directory)
     execution.tracker.finish(frame, study.search.objectives)
     lock.close()

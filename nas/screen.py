@@ -321,7 +321,7 @@ def picture(seen: Survey) -> Figure:
     """Where the members lie: parameters against MACs, the budget, and the published networks."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
-    from matplotlib.patheffects import withStroke
+    from matplotlib.patheffects import AbstractPathEffect, withStroke
 
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     axes = figure.add_subplot()
@@ -332,7 +332,7 @@ def picture(seen: Survey) -> Figure:
     for name, line in (("params", axes.axvline), ("macs", axes.axhline)):
         if name in seen.budget:
             line(seen.budget[name] / (1e6 if name == "params" else 1e9), color="#0b6fa4", linewidth=1.2, linestyle="--")
-    halo = [withStroke(linewidth=3, foreground="white")]
+    halo: list[AbstractPathEffect] = [withStroke(linewidth=3, foreground="white")]
     for index, (name, cost) in enumerate(sorted(seen.presets.items(), key=lambda item: item[1].params)):
         point, above = (cost.params / 1e6, cost.macs / 1e9), 9 if index % 2 else -17
         axes.plot(*point, "o", color="#c8102e", markeredgecolor="white", markersize=8)

@@ -22,7 +22,6 @@ from optuna.trial import Trial, TrialState
 
 from nas import stopping, trial
 from nas.backbones.unet import Config
-from nas.errors import InputError
 from nas.progress import Progress
 from nas.rundir import RunDirectory, now
 from nas.settings import Study
@@ -32,7 +31,7 @@ from nas.training import Diverged
 from nas.workers import Workers, default_count
 
 Record = dict[str, Any]
-SPACE_PROBES = 2_000  # candidates counted on paper before a study starts, to catch a budget nothing meets
+FRESH_TRIES = 2_000  # random candidates looked at to find one that is new and within budget
 PATIENCE = 20  # refused or repeated suggestions in a row before a fresh architecture is drawn at random instead
 ATTEMPTS = 2  # times a rung is tried when its worker process dies
 PREPARATION = (-1, 0)  # the tag of the job that makes the shared caches
@@ -161,7 +160,7 @@ class Run:
         """Put an untried architecture within budget next in line; False if random drawing finds none."""
         known = {record["key"] for record in self.records.values()}
         rng = random.Random(trial_seed(self.study.seed, "fresh", len(self.records)))
-        for _ in range(SPACE_PROBES):
+        for _ in range(FRESH_TRIES):
             choices = self.space.sample(rng)
             config = self.space.architecture(choices)
             cost = asdict(config.cost(self.study.deploy.latent_size, self.study.deploy.text_tokens))
@@ -294,25 +293,3 @@ def over_budget(cost: dict[str, Any], budget: dict[str, float]) -> str:
     """Why a cost breaks the budget, or an empty string."""
     broken = [f"{name} {cost[name]:.3g} > {limit:.3g}" for name, limit in budget.items() if cost[name] > limit]
     return ", ".join(broken)
-
-
-def check(study: Study, space: SearchSpace) -> None:
-    """Refuse, before anything is written, a study whose budget or objectives cannot work. Raises InputError."""
-    rng = random.Random(study.seed)
-    costs = [
-        asdict(space.architecture(space.sample(rng)).cost(study.deploy.latent_size, study.deploy.text_tokens))
-        for _ in range(SPACE_PROBES)
-    ]
-    from nas.menu import nearest
-
-    columns = [name for name, value in costs[0].items() if isinstance(value, int | float)]
-    for name in study.budget:
-        if name not in columns:
-            raise InputError(f"budget: unknown cost {name!r}{nearest(name, columns)}")
-    if all(over_budget(cost, study.budget) for cost in costs):
-        refused = {name: sum(cost[name] > limit for cost in costs) for name, limit in study.budget.items()}
-        why = ", ".join(f"{name} > {study.budget[name]:.3g}: {n}" for name, n in refused.items() if n)
-        least = ", ".join(f"{name} {min(cost[name] for cost in costs):.3g}" for name in study.budget)
-        raise InputError(
-            f"budget: none of {SPACE_PROBES} candidates of space {space.name!r} meets it ({why}); the least seen: {least}"
-        )

@@ -24,6 +24,7 @@ from nas import autoencoders, conditioning, encoded, menu, sampling, supernet, t
 from nas.backbones import Proxy, unet
 from nas.conditioning import Text
 from nas.errors import InputError
+from nas.metrics import Reference
 from nas.objectives.denoising import denoising_error
 from nas.pictures import save_grid
 from nas.settings import Study
@@ -127,9 +128,13 @@ class Bench:
     @cached_property
     def metrics(self) -> list[Metric]:
         """The study's metrics, their references prepared from the training split."""
+        reference = Reference(
+            batches=lambda: self.images("train"),
+            captions=list(self.train_data.captions[:-1]),
+            cache=encoded.cache_path(self.cache, dataset=self.study.resolved()["dataset"]),
+        )
         return [
-            menu.pick("metrics", entry.name).build(entry.settings("metrics"), lambda: self.images("train"))
-            for entry in self.study.metrics
+            menu.pick("metrics", entry.name).build(entry.settings("metrics"), reference) for entry in self.study.metrics
         ]
 
     def prepare(self) -> None:

@@ -25,7 +25,7 @@ def column(settings: Settings) -> str:
 
 def build(settings: Settings, reference: Reference) -> CaptionAccuracy:
     """The metric, with its pool of captions drawn from the real pictures' captions."""
-    return CaptionAccuracy(Judge(settings), [caption for batch in reference() for caption in batch.captions])
+    return CaptionAccuracy(Judge(settings), reference.captions)
 
 
 class CaptionAccuracy(Metric):
