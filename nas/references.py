@@ -116,10 +116,15 @@ def _sdxl_inputs(size: int, tokens: int) -> Call:
 
 # PixArt-alpha/PixArt-XL-2-512x512, transformer/config.json
 def _pixart(latent_size: int, text_tokens: int) -> nn.Module:
-    settings: dict[str, Any] = dict(sample_size=latent_size, norm_type="ada_norm_single", caption_channels=4096)
-    return _diffusers("PixArtTransformer2DModel", **settings, cross_attention_dim=1152, out_channels=8)(
-        latent_size, text_tokens
-    )
+    return _diffusers(
+        "PixArtTransformer2DModel",
+        sample_size=latent_size,
+        norm_type="ada_norm_single",
+        caption_channels=4096,
+        cross_attention_dim=1152,
+        out_channels=8,
+        use_additional_conditions=False,
+    )(latent_size, text_tokens)
 
 
 def _pixart_inputs(size: int, tokens: int) -> Call:
