@@ -7,10 +7,11 @@ Candidates are held as columns: for each axis an array with the index of the cho
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import combinations, product
 from pathlib import Path
@@ -362,3 +363,82 @@ def save_picture(seen: Survey, path: Path) -> None:
     """The picture as a file; the suffix (png, svg, pdf) chooses the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture(seen).savefig(path, dpi=150)
+
+
+# -- printing --------------------------------------------------------------------------------------------------------
+
+SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def limits(text: str) -> dict[str, float]:
+    """A budget as the command line spells it: params=400M,macs=200G."""
+    budget: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.strip().partition("=")
+        _check_cost(name, "budget")
+        number, scale = (value[:-1], SUFFIXES[value[-1]]) if value[-1:] in SUFFIXES else (value, 1.0)
+        try:
+            budget[name] = float(number) * scale
+        except ValueError:
+            raise InputError(f"budget: {part!r}: expected a limit such as {name}=400M") from None
+    return budget
+
+
+def axes_grid(space: SearchSpace) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells: each axis, its choices, what it sets and when it counts."""
+    cells = [[a.name, ", ".join(map(_word, a.choices)), ", ".join(_fields(a)), _when(a)] for a in space.axes]
+    return ["axis", "choices", "sets", "when"], cells
+
+
+def _word(choice: Any) -> str:
+    return {True: "yes", False: "no"}[choice] if isinstance(choice, bool) else str(choice)
+
+
+def _fields(axis: Axis) -> list[str]:
+    return list(dict.fromkeys(path for choice in axis.settings for path, _ in choice))
+
+
+def _when(axis: Axis) -> str:
+    conditions = [
+        " and ".join(f"{name} = {'|'.join(map(_word, values))}" for name, values in condition.items())
+        for condition in axis.when
+    ]
+    return " or ".join(conditions) if len(conditions) < 4 else f"{conditions[0]} or {len(conditions) - 1} alternatives"
+
+
+def summary(seen: Survey) -> str:
+    """Size, share within budget, and the published networks inside, as a few lines."""
+    text = [f"{seen.space.name}: {seen.size:,} networks"]
+    if not seen.exhaustive:
+        text[0] += f" (the numbers below are from {len(seen.within):,} drawn at random, all equally likely)"
+    if seen.budget:
+        budget = ", ".join(f"{name} <= {shown(limit)}" for name, limit in seen.budget.items())
+        text.append(f"within {budget}: {share_text(seen)}")
+    for name, cost in seen.presets.items():
+        less = float((seen.costs["macs"] <= cost.macs).mean())
+        text.append(f"{name}: {shown(cost.params)} params, {shown(cost.macs)} MACs; {less:.0%} have no more MACs")
+    return "\n".join(text)
+
+
+def quantile_grid(seen: Survey) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells: how the costs are distributed."""
+    levels = [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]
+    headings = ["cost", "least", "5 %", "25 %", "median", "75 %", "95 %", "most"]
+    names = ("params", "macs", "macs_padding_free", "activation_bytes")
+    return headings, [[name, *(shown(float(q)) for q in np.quantile(seen.costs[name], levels))] for name in names]
+
+
+def candidate_grid(space: SearchSpace, found: list[Candidate]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells: one candidate a row; a dot for an axis that does not count."""
+    names = [axis.name for axis in space.axes]
+    cells = [
+        [c.key, shown(c.cost.params), shown(c.cost.macs)]
+        + [_word(c.choices[name]) if name in c.choices else "." for name in names]
+        for c in found
+    ]
+    return ["key", "params", "macs", *names], cells
+
+
+def lines(found: list[Candidate]) -> list[str]:
+    """One JSON object a candidate."""
+    return [json.dumps({"key": c.key, **asdict(c.cost), "choices": c.choices}) for c in found]
