@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from nas.errors import InputError
+from nas.errors import InputError, brief
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 BPE = "bpe.txt.gz"  # a folder's own vocabulary, beside open_clip_config.json and open_clip_model.safetensors
@@ -29,17 +31,21 @@ def load(model: str | Path, pretrained: str | None = None) -> tuple[Any, Tokeniz
 
 def _from_folder(path: Path) -> tuple[Any, Tokenizer]:
     import open_clip
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        config = json.loads((path / "open_clip_config.json").read_text())["model_cfg"]
+        content = json.loads((path / "open_clip_config.json").read_text())
+        config, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
         weights = load_file(path / "open_clip_model.safetensors")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not an open_clip folder: {error}") from None
-    network = build(config)
-    if not any(name.startswith("visual.") for name in weights):
-        network.visual = nn.Identity()  # a text tower alone
-    network.load_state_dict({name: w.float() if w.is_floating_point() else w for name, w in weights.items()})
+        network = build(config)
+        if not any(name.startswith("visual.") for name in weights):
+            network.visual = nn.Identity()  # a text tower alone
+        network.load_state_dict({name: w.float() if w.is_floating_point() else w for name, w in weights.items()})
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{path}: not an open_clip folder: {brief(error)}") from None
+    defaults = asdict(open_clip.transform.PreprocessCfg())
+    open_clip.model.set_model_preprocess_cfg(network, defaults | preprocess)  # the pictures' mean and std
     bpe = path / BPE
     if bpe.exists():
         return frozen(network), tokenizer(bpe, config["text_cfg"]["context_length"])
@@ -70,12 +76,12 @@ def tokenizer(bpe: Path, length: int) -> Tokenizer:
 def _by_name(model: str, pretrained: str | None) -> tuple[Any, Tokenizer]:
     import open_clip
 
-    from nas.menu import nearest
-
     known = open_clip.list_models()
     if model not in known:
+        close = difflib.get_close_matches(model, known, n=5) or known[:5]
         raise InputError(
-            f"open_clip model {model!r} is neither a folder nor a known name{nearest(model, known[:12])}, ..."
+            f"open_clip model {model!r} is neither a folder nor a known name; expected a folder or one of its "
+            f"{len(known)} names, for example {', '.join(close)}"
         )
     if pretrained is None:
         raise InputError(f"open_clip model {model!r} needs pretrained: a checkpoint file or one of its tags")
@@ -83,7 +89,7 @@ def _by_name(model: str, pretrained: str | None) -> tuple[Any, Tokenizer]:
         network = open_clip.create_model(model, pretrained=pretrained, output_dict=True)
     except Exception as error:  # open_clip raises many kinds when a hub cannot be reached
         raise InputError(
-            f"open_clip weights {pretrained!r} for {model} could not be fetched ({str(error).splitlines()[0]}); download "
+            f"open_clip weights {pretrained!r} for {model} could not be fetched ({brief(error)}); download "
             f"the checkpoint elsewhere and set pretrained to its path (open_clip_pytorch_model.bin or a .safetensors file)"
         ) from None
     return frozen(network), open_clip.get_tokenizer(model)

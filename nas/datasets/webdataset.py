@@ -15,7 +15,7 @@ from pydantic import Field
 from webdataset.shardlists import expand_urls
 
 from nas.datasets import ByPath, Captioned, Pictures, split_of
-from nas.errors import InputError
+from nas.errors import InputError, brief
 
 IMAGES = {"jpg", "jpeg", "png", "webp"}
 Sample = dict[str, bytes]  # extension -> content
@@ -57,8 +57,7 @@ class Shards:
         try:
             yield from samples(path)
         except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-            reason = str(error).partition("\n")[0]
-            self.unreadable(f"{path}: missing or corrupt shard: {reason}")
+            self.unreadable(f"{path}: missing or corrupt shard: {brief(error)}")
 
     def _item(self, path: Path, key: str, sample: Sample) -> Captioned | None:
         image = next((content for extension, content in sample.items() if extension in IMAGES), None)

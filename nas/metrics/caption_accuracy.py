@@ -40,8 +40,8 @@ class CaptionAccuracy(Metric):
     def __init__(self, judge: Judge, pool: list[str], others: int = OTHERS):
         super().__init__()
         different = sorted(set(pool))
-        self.judge, self.conditions = judge, {**judge.conditions, "others": others}
         self.pool = random.Random(0).sample(different, min(others, len(different)))
+        self.judge, self.conditions = judge, {**judge.conditions, "others": len(self.pool)}
         self.pool_features = judge.captions(self.pool)
         self.right: Tensor
         self.count: Tensor

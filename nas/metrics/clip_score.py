@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from nas import clip
+from nas.errors import InputError
 from nas.metrics import Reference
 from nas.metrics.fid import resized
 
@@ -42,11 +43,11 @@ class Judge:
     def __init__(self, settings: Settings):
         where = SHIPPED if settings.judge == "shipped" else settings.judge
         self.model, self.tokenizer = clip.load(where, settings.pretrained)
-        size = self.model.visual.image_size
+        size = getattr(self.model.visual, "image_size", None)
+        if size is None:
+            raise InputError(f"metrics.judge: {settings.judge} has no picture tower")
         self.size = size[0] if isinstance(size, tuple | list) else int(size)
-        mean, std = (getattr(self.model.visual, f"image_{key}", None) or (0.5,) * 3 for key in ("mean", "std"))
-        if settings.judge == "shipped":
-            mean = std = (0.5, 0.5, 0.5)  # what it was trained with
+        mean, std = self.model.visual.image_mean, self.model.visual.image_std
         self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
         self.conditions = {"judge": settings.judge, "pretrained": settings.pretrained}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from nas import efficientnet
-from nas.errors import InputError
+from nas.errors import InputError, brief
 from nas.metrics import Reference
 
 FEATURES_SIZE = {"efficientnet_lite0": 64, "inception": 299}
@@ -124,7 +124,7 @@ def _inception(weights: Path | None) -> nn.Module:
         path = None if weights is None else str(weights)
         network: nn.Module = NoTrainInceptionV3("inception-v3-compat", ["2048"], path)
     except Exception as error:  # torch-fidelity and urllib raise many kinds when a download fails
-        raise InputError(f"metrics.fid: the Inception weights could not be had ({error}); {where}") from None
+        raise InputError(f"metrics.fid: the Inception weights could not be had ({brief(error)}); {where}") from None
     return _Inception(network)
 
 
