@@ -113,6 +113,7 @@ def cost(
     ] = False,
     by: Annotated[str | None, typer.Option(help="component: break each network's cost down.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a network, one a line.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the rows to this file as well.")] = None,
     image_size: Annotated[int, typer.Option(help="Pixels along a side of the image.")] = 512,
     text_tokens: Annotated[int | None, typer.Option(help="Text tokens; default as each network is published.")] = None,
 ) -> None:
@@ -134,6 +135,8 @@ def cost(
             _print_grid(*published.part_grid(published.parts_table(network, image_size, text_tokens)))
         return
     rows = published.cost_table(networks, image_size, text_tokens)
+    if csv:
+        published.write_csv(rows, csv)
     if json:
         typer.echo("\n".join(published.lines(rows)))
     else:
