@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from pydantic import BaseModel, ConfigDict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nas.errors import InputError
+from nas.errors import InputError, brief
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "autoencoder.safetensors"
 
@@ -37,10 +37,9 @@ class KlAutoencoder:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        if images.shape[-1] % self.factor:
-            raise InputError(
-                f"dataset.image_size: {images.shape[-1]} is not divisible by the autoencoder's {self.factor}"
-            )
+        for side in images.shape[2:]:
+            if side % self.factor:
+                raise InputError(f"dataset.image_size: {side} is not divisible by the autoencoder's {self.factor}")
         latents: Tensor = self.model.encode(images).latent_dist.mean
         return (latents - self.mean) / self.std
 
@@ -61,9 +60,10 @@ def load(settings: Settings) -> KlAutoencoder:
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
         model = AutoencoderKL.from_config(json.loads(metadata["config"]))
         model.load_state_dict(weights)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"autoencoder.path: {path} cannot be read as autoencoder weights: {error}") from None
-    mean, std = (torch.tensor(json.loads(metadata[name])) for name in ("latent_mean", "latent_std"))
+        shape = (model.config["latent_channels"],)
+        mean, std = (torch.tensor(json.loads(metadata[name])).view(shape) for name in ("latent_mean", "latent_std"))
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"autoencoder.path: {path} cannot be read as autoencoder weights: {brief(error)}") from None
     return KlAutoencoder(model, mean, std)
 
 
@@ -73,8 +73,8 @@ def _from_folder(path: Path) -> KlAutoencoder:
         raise InputError(f"autoencoder.path: {path} has no config.json; expected a folder in diffusers' format")
     try:
         model = AutoencoderKL.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"autoencoder.path: {path} cannot be read: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"autoencoder.path: {path} cannot be read: {brief(error)}") from None
     channels = model.config["latent_channels"]
     shift = model.config.get("shift_factor") or 0.0
     return KlAutoencoder(
