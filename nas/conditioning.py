@@ -100,7 +100,7 @@ def _minilm_folder() -> Path:
 
 
 class OpenClip:
-    """The text tower of an open_clip model; token states after the final norm, pooled is the tower's text feature."""
+    """The text tower of an open_clip model: the last layer's token states, before the final norm; pooled is its text feature."""
 
     def __init__(self, settings: Settings):
         from nas import clip
