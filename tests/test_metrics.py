@@ -8,6 +8,7 @@ import scipy.linalg
 import tiny_clip
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -297,8 +298,6 @@ def test_unknown_models_are_refused_with_the_nearest():
 
 
 def test_a_text_tower_is_no_judge(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     folder = tiny_clip.save(tmp_path / "tiny")
     path = folder / "open_clip_model.safetensors"
     save_file({name: value for name, value in load_file(path).items() if not name.startswith("visual.")}, path)
