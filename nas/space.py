@@ -1,6 +1,6 @@
 """Search spaces: a YAML file names fields of an architecture and the values each may take.
 
-    backbone: unet                # a name in nas/backbones
+    backbone: unet                # a name in nas/backbones; or `decoder:` and a name in nas/decoders
     base: mobilediffusion         # fields no axis names keep this preset's values; or a mapping, a whole architecture
     hold:                         # optional: held at other values than the base's
       levels.0.down: [1]
@@ -102,14 +102,27 @@ class SpaceFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    backbone: str = "unet"
-    """The family of networks: a name in nas/backbones."""
+    backbone: str | None = None
+    """The family of denoisers: a name in nas/backbones."""
+    decoder: str | None = None
+    """Or the family of image decoders: a name in nas/decoders."""
     base: str | dict[str, Any]
     """Where the other fields come from: the name of a preset, or a whole architecture."""
     hold: dict[str, Any] = {}
     """Fields held at other values than the base's, by path."""
     axes: dict[str, AxisFile] = Field(min_length=1)
     """What is searched: a name for each decision."""
+
+    @model_validator(mode="after")
+    def _one_family(self) -> Self:
+        if (self.backbone is None) == (self.decoder is None):
+            raise ValueError("give one of backbone and decoder")
+        return self
+
+    @property
+    def family(self) -> tuple[str, str]:
+        """The menu folder and the name in it."""
+        return ("backbones", self.backbone) if self.backbone is not None else ("decoders", self.decoder or "")
 
 
 @dataclass(frozen=True)
@@ -146,8 +159,8 @@ class SearchSpace:
     name: str
     source: str
     """The file, for messages."""
-    backbone: str
-    """The family of its networks: a name in nas/backbones."""
+    family: tuple[str, str]
+    """The menu folder of its networks and the name in it: ("backbones", "unet")."""
     base: Config
     """The architecture with all held values."""
     axes: tuple[Axis, ...]
@@ -220,8 +233,8 @@ class SearchSpace:
         return self._greedy(min)
 
     def presets(self) -> dict[str, Config]:
-        """Published networks of the space's backbone, by name."""
-        presets: dict[str, Config] = menu.pick("backbones", self.backbone).presets()
+        """Published networks of the space's family, by name."""
+        presets: dict[str, Config] = menu.pick(*self.family).presets()
         return presets
 
     def axis(self, name: str) -> Axis:
@@ -351,7 +364,7 @@ class _Loader:
     def __init__(self, path: Path, file: SpaceFile):
         self.path, self.file = path, file
         try:
-            self.backbone = menu.pick("backbones", file.backbone)
+            self.menu = menu.pick(*file.family)
         except InputError as error:
             raise self._error(str(error)) from None
 
@@ -360,7 +373,7 @@ class _Loader:
         for path, value in self.file.hold.items():
             base = self._tried(base, [(path, value)], f"hold.{path}: {value!r}")
         axes = [self._axis(name, axis) for name, axis in self.file.axes.items()]
-        space = SearchSpace(self.path.stem, str(self.path), self.file.backbone, base, tuple(self._ordered(axes)))
+        space = SearchSpace(self.path.stem, str(self.path), self.file.family, base, tuple(self._ordered(axes)))
         self._check_fields(space)
         self._check_overlaps(space)
         self._check_pairs(space)
@@ -372,11 +385,11 @@ class _Loader:
     def _base(self) -> Config:
         if isinstance(self.file.base, dict):
             try:
-                config: Config = self.backbone.Config.from_dict(self.file.base)
+                config: Config = self.menu.Config.from_dict(self.file.base)
                 return config
             except ValueError as error:
                 raise self._error(f"base: {error}") from None
-        presets: dict[str, Config] = self.backbone.presets()
+        presets: dict[str, Config] = self.menu.presets()
         if self.file.base not in presets:
             raise self._error(f"base: unknown preset {self.file.base!r}{menu.nearest(self.file.base, list(presets))}")
         return presets[self.file.base]
@@ -431,7 +444,7 @@ class _Loader:
         """The base with these fields; InputError `what is refused: rule` if there is no such field or value."""
         try:
             changed = with_fields(copy.copy(base), settings)
-            config: Config = self.backbone.Config.from_dict(changed.to_dict())
+            config: Config = self.menu.Config.from_dict(changed.to_dict())
             return config
         except KeyError as error:
             raise self._error(f"{what}: no field {error.args[0]!r}{_nearest_path(base, error.args[0])}") from None
@@ -508,7 +521,8 @@ def paths(config: Config) -> list[str]:
     plain = config.to_dict()
     top = [name for name in plain if name != "levels"]
     levels = [f"levels.{i}.{name}" for i, level in enumerate(plain["levels"]) for name in level]
-    entries = [f"levels.{i}.{name}.*" for i in range(len(plain["levels"])) for name in ("down", "up")]
+    lists = [(i, name) for i, level in enumerate(plain["levels"]) for name, v in level.items() if isinstance(v, list)]
+    entries = [f"levels.{i}.{name}.*" for i, name in lists]
     return top + levels + [f"levels.*.{name}" for name in plain["levels"][0]] + entries
 
 

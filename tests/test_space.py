@@ -20,6 +20,7 @@ PRESETS = unet.presets()
 MEMBERS = {
     "mobilediffusion": ["mobilediffusion", "mobilediffusion-lite"],
     "mobilediffusion_full": ["mobilediffusion", "mobilediffusion-lite"],
+    "vae_decoder": ["sd15-decoder"],
     "sd_pruning": ["sd15", "bk-sdm-base", "bk-sdm-small", "bk-sdm-tiny", "snapfusion"],
 }
 MD = SPACES["mobilediffusion"]
@@ -97,9 +98,9 @@ def test_ends_of_the_space(name):
 def test_published_networks_are_members(space, preset):
     from nas.screen import position
 
-    choices = position(SPACES[space], PRESETS[preset])
+    choices = position(SPACES[space], SPACES[space].presets()[preset])
     assert choices is not None
-    assert SPACES[space].architecture(choices).key == PRESETS[preset].key
+    assert SPACES[space].architecture(choices).key == SPACES[space].presets()[preset].key
 
 
 def test_size_counts_distinct_networks():
@@ -153,6 +154,7 @@ WIDTH = SMALL["axes"]["width"]
 WRONG = {
     "unknown preset": ({**SMALL, "base": "mobilediffusio"}, "base: unknown preset .* did you mean 'mobilediffusion'"),
     "unknown backbone": ({**SMALL, "backbone": "unett"}, "unknown name 'unett'; did you mean 'unet'"),
+    "no family": ({k: v for k, v in SMALL.items() if k != "backbone"}, "give one of backbone and decoder"),
     "no axes": ({**SMALL, "axes": {}}, "axes"),
     "unknown key": ({**SMALL, "axis": {}}, "axis: unknown key"),
     "unknown field": (

@@ -13,7 +13,12 @@ and the module it builds is called as `network(latents, time, text) -> predictio
 0..999, text a `nas.conditioning.Text`, prediction of the shape of latents.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+Description = TypeVar("Description")
 
 
 @dataclass(frozen=True)
@@ -33,3 +38,16 @@ class Proxy:
         for name, value in vars(self).items():
             if value < 1:
                 raise ValueError(f"proxy: {name}={value} must be at least 1")
+
+
+def strictly(kind: type[Description], values: Mapping[str, Any]) -> Description:
+    """A `kind` (a dataclass) from plain values. Unknown fields and wrong types raise ValueError with their path."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{path}: {message}" if path else message) from None

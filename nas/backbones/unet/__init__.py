@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from nas.backbones import Proxy
+from nas.backbones import Proxy, strictly
 
 if TYPE_CHECKING:
     from nas.backbones.unet.network import UNet
@@ -241,15 +241,7 @@ class Config:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
         """The network `to_dict` or a person wrote. Unknown fields and wrong types raise ValueError with their path."""
-        from pydantic import TypeAdapter, ValidationError
-
-        try:
-            return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            path = ".".join(map(str, first["loc"]))
-            message = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{path}: {message}" if path else message) from None
+        return strictly(cls, values)
 
     def cost(self, latent_size: int, text_tokens: int) -> "Cost":
         """Closed-form cost of one call on one image: latents latent_size x latent_size, text_tokens tokens."""

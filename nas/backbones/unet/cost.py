@@ -49,7 +49,7 @@ def parts(config: Config, latent_size: int, text_tokens: int) -> list[Part]:
     sums: dict[tuple[str, int], Count] = {}
     for function, fields in terms(config, latent_size, text_tokens):
         for component, side, count in function(*fields).pieces:
-            sums[component, side] = _sum([sums.get((component, side), Count()), count])
+            sums[component, side] = total([sums.get((component, side), Count()), count])
     ordered = sorted(sums.items(), key=lambda item: (COMPONENTS.index(item[0][0]), -item[0][1]))
     return [
         Part(component, side, Cost(c.params, c.macs, c.macs - c.attention, c.macs - c.padding, BYTES * c.activations))
@@ -109,23 +109,23 @@ def convolutions(
     for width in inputs:
         pieces += _conv_block(side, width, channels, conv, kernel, expansion, time_width)
     if not last:
-        pieces.append(("downsample", side // 2, _conv(side, channels, channels, 3, stride=2)))
+        pieces.append(("downsample", side // 2, conv2d(side, channels, channels, 3, stride=2)))
     if not first:
-        pieces.append(("upsample", side * 2, _conv(side * 2, channels, channels, 3)))
+        pieces.append(("upsample", side * 2, conv2d(side * 2, channels, channels, 3)))
     return _term(pieces)
 
 
 def _conv_block(n: int, i: int, o: int, conv: str, kernel: int, expansion: int, time_width: int) -> Pieces:
     if conv == "full":
-        body = [_conv(n, i, o, kernel), _conv(n, o, o, kernel)]
-        norms = _norm(i + o)
+        body = [conv2d(n, i, o, kernel), conv2d(n, o, o, kernel)]
+        norms = norm(i + o)
     else:
         inner = expansion * o
-        body = [_depthwise(n, i, kernel), _conv(n, i, inner, 1), _conv(n, inner, o, 1)]
-        norms = _norm(i)
+        body = [depthwise2d(n, i, kernel), conv2d(n, i, inner, 1), conv2d(n, inner, o, 1)]
+        norms = norm(i)
     if i != o:
-        body.append(_conv(n, i, o, 1))
-    return [(f"{conv} conv", n, _sum(body)), ("time projection", n, _linear(1, time_width, o)), ("norm", n, norms)]
+        body.append(conv2d(n, i, o, 1))
+    return [(f"{conv} conv", n, total(body)), ("time projection", n, linear(1, time_width, o)), ("norm", n, norms)]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -157,32 +157,32 @@ def transformers(
     n, inner = side * side, ffn_ratio * c
     weights = 0 if head_dim == 1 else (heads or c // (head_dim or c)) * n
     pieces: Pieces = [
-        ("projections", side, _times(stacks, _sum([_linear(n, c, c), _linear(n, c, c)]))),
-        ("ffn", side, _times(blocks, _sum([_linear(n, c, 2 * inner), _linear(n, inner, c)]))),
-        ("norm", side, _norm((stacks + blocks * (1 + self_attention + cross_attention)) * c)),
+        ("projections", side, _times(stacks, total([linear(n, c, c), linear(n, c, c)]))),
+        ("ffn", side, _times(blocks, total([linear(n, c, 2 * inner), linear(n, inner, c)]))),
+        ("norm", side, norm((stacks + blocks * (1 + self_attention + cross_attention)) * c)),
     ]
     if self_attention:
-        keys = [_linear(n, c, c, bias=False)] * (1 if shared_kv else 2)
+        keys = [linear(n, c, c, bias=False)] * (1 if shared_kv else 2)
         products = Count(0, 2 * n * n * c, 2 * n * n * c, 0, n * c + n * weights)
-        parts_ = [_linear(n, c, c, bias=False), *keys, products, _linear(n, c, c)]
-        pieces.append(("self-attention", side, _times(blocks, _sum(parts_))))
+        parts_ = [linear(n, c, c, bias=False), *keys, products, linear(n, c, c)]
+        pieces.append(("self-attention", side, _times(blocks, total(parts_))))
     if cross_attention:
-        keys = [_linear(text_tokens, text_width, c, bias=False)] * 2
+        keys = [linear(text_tokens, text_width, c, bias=False)] * 2
         products = Count(0, 2 * n * text_tokens * c, 2 * n * text_tokens * c, 0, n * c + text_tokens * weights)
-        parts_ = [_linear(n, c, c, bias=False), *keys, products, _linear(n, c, c)]
-        pieces.append(("cross-attention", side, _times(blocks, _sum(parts_))))
+        parts_ = [linear(n, c, c, bias=False), *keys, products, linear(n, c, c)]
+        pieces.append(("cross-attention", side, _times(blocks, total(parts_))))
     return _term(pieces)
 
 
 @lru_cache(maxsize=1 << 16)
 def ends(side: int, channels: int, latent_channels: int, time_width: int, pooled_width: int | None) -> Term:
     """First and last convolution, and the embedding of time and pooled text."""
-    embedding = [_linear(1, channels, time_width), _linear(1, time_width, time_width)]
+    embedding = [linear(1, channels, time_width), linear(1, time_width, time_width)]
     if pooled_width:
-        embedding += [_linear(1, pooled_width, time_width), _linear(1, time_width, time_width)]
-    convs = [_conv(side, latent_channels, channels, 3), _conv(side, channels, latent_channels, 3)]
-    pieces = [("embedding", side, _sum(embedding)), ("first and last conv", side, _sum(convs))]
-    return _term([*pieces, ("norm", side, _norm(channels))])
+        embedding += [linear(1, pooled_width, time_width), linear(1, time_width, time_width)]
+    convs = [conv2d(side, latent_channels, channels, 3), conv2d(side, channels, latent_channels, 3)]
+    pieces = [("embedding", side, total(embedding)), ("first and last conv", side, total(convs))]
+    return _term([*pieces, ("norm", side, norm(channels))])
 
 
 COMPONENTS = [
@@ -202,10 +202,11 @@ COMPONENTS = [
 
 
 def _term(pieces: Pieces) -> Term:
-    return Term(_sum([count for _, _, count in pieces]), pieces)
+    return Term(total([count for _, _, count in pieces]), pieces)
 
 
-def _sum(counts: list[Count]) -> Count:
+def total(counts: list[Count]) -> Count:
+    """The sum of counts."""
     return Count(*map(sum, zip(*counts, strict=True))) if counts else Count()
 
 
@@ -213,20 +214,24 @@ def _times(number: int, count: Count) -> Count:
     return Count(*(number * value for value in count))
 
 
-def _linear(tokens: int, i: int, o: int, bias: bool = True) -> Count:
+def linear(tokens: int, i: int, o: int, bias: bool = True) -> Count:
+    """A linear layer on a number of tokens."""
     return Count(i * o + o * bias, i * o * tokens, 0, 0, o * tokens)
 
 
-def _conv(n: int, i: int, o: int, kernel: int, stride: int = 1) -> Count:
+def conv2d(n: int, i: int, o: int, kernel: int, stride: int = 1) -> Count:
+    """A convolution that puts out an image of side n / stride."""
     out = n // stride
     padded, valid = (kernel * out) ** 2, taps(n, kernel, stride, kernel // 2) ** 2
     return Count(kernel**2 * i * o + o, padded * i * o, 0, (padded - valid) * i * o, o * out**2)
 
 
-def _depthwise(n: int, c: int, kernel: int) -> Count:
+def depthwise2d(n: int, c: int, kernel: int) -> Count:
+    """A depthwise convolution."""
     padded, valid = (kernel * n) ** 2, taps(n, kernel, 1, kernel // 2) ** 2
     return Count((kernel**2 + 1) * c, padded * c, 0, (padded - valid) * c, c * n**2)
 
 
-def _norm(c: int) -> Count:
+def norm(c: int) -> Count:
+    """A group or layer norm."""
     return Count(params=2 * c)
