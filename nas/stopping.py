@@ -33,7 +33,8 @@ class Settings(BaseModel):
     @field_validator("rungs")
     @classmethod
     def _rising_to_one(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
-        if not rungs or rungs[-1] != 1 or rungs[0] < 0 or any(a >= b for a, b in zip(rungs, rungs[1:], strict=False)):
+        rising = all(a < b for a, b in zip(rungs, rungs[1:], strict=False))
+        if not rungs or not rising or rungs[0] < 0 or rungs[-1] != 1:
             raise ValueError(f"expected rising fractions that end with 1, got {list(rungs)}")
         return rungs
 
