@@ -226,11 +226,11 @@ class SearchSpace:
 
     def largest(self) -> Choices:
         """The member that takes in each axis the choice with most parameters (of equals the one with most MACs)."""
-        return self._greedy(max)
+        return dict(self._ends[1])
 
     def smallest(self) -> Choices:
         """The member that takes in each axis the choice with fewest parameters (of equals the one with fewest MACs)."""
-        return self._greedy(min)
+        return dict(self._ends[0])
 
     def presets(self) -> dict[str, Config]:
         """Published networks of the space's family, by name."""
@@ -289,6 +289,10 @@ class SearchSpace:
                 seen[axis.name] = choices[axis.name]
                 settings += axis.settings[axis.choices.index(choices[axis.name])]
         return with_fields(self.base, settings)
+
+    @cached_property
+    def _ends(self) -> tuple[Choices, Choices]:
+        return self._greedy(min), self._greedy(max)
 
     def _greedy(self, pick: Any) -> Choices:
         def weight(choices: Choices) -> tuple[int, int]:
