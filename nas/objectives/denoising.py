@@ -5,10 +5,10 @@ Where we differ from Stable Diffusion: v is the default, because a brief trainin
 (assumption; `prediction: epsilon` is one setting away).
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from diffusers import DDPMScheduler
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from nas.conditioning import Text
@@ -22,6 +22,12 @@ class Settings(BaseModel):
     """What the network predicts."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that the last step is pure noise (Lin et al. 2024, algorithm 1); needs prediction v."""
+
+    @model_validator(mode="after")
+    def _learnable(self) -> Self:
+        if self.zero_terminal_snr and self.prediction != "v":
+            raise ValueError(f"zero_terminal_snr needs prediction v, got {self.prediction}")
+        return self
 
 
 class Objective(nn.Module):
