@@ -1,0 +1,200 @@
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from nas import menu
+from nas.conditioning import Text
+from nas.objectives import LatentBatch, denoising
+
+SHAPE = (3, 4, 4)
+
+
+class Denoiser(nn.Module):
+    """A small network that reads all of its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(SHAPE[0], SHAPE[0], 3, padding=1)
+        self.text = nn.Linear(5, SHAPE[0])
+        self.time = nn.Linear(1, SHAPE[0])
+
+    def forward(self, latents, time, text):
+        given = self.text(text.tokens.mean(1) + text.pooled) + self.time(time[:, None] / 1000)
+        return self.convolution(latents) + given[:, :, None, None]
+
+
+def batch_of(size=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(size, *SHAPE, generator=generator)
+    text = Text(torch.randn(size, 2, 5, generator=generator), torch.randn(size, 5, generator=generator))
+    return LatentBatch(latents, text, generator)
+
+
+# --- every objective -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=menu.names("objectives"))
+def made(request):
+    """An objective with a generator and, where it asks for one, a teacher that is frozen."""
+    module = menu.pick("objectives", request.param)
+    torch.manual_seed(0)
+    teacher = Denoiser().requires_grad_(False) if "teacher" in module.Objective.requires else None
+    return module.Objective(Denoiser(), teacher, module.Settings())
+
+
+def gradients(network):
+    return [parameter.grad for parameter in network.parameters()]
+
+
+def test_the_contract(made):
+    assert isinstance(made, nn.Module) and isinstance(made.requires, frozenset)
+    assert made.requires <= {"teacher", "prompts", "pairs"}
+    assert isinstance(made.generator, Denoiser) and made.critic is not made.generator
+    assert (made.critic is None) == (made.critic_updates == 0)
+    assert list(inspect.signature(type(made)).parameters) == ["generator", "teacher", "settings"]
+    assert made.schedule_config["num_train_timesteps"] == 1000
+    made.after_step()
+
+
+def test_the_generators_loss_is_a_finite_scalar_that_trains_all_of_it(made):
+    loss = made.generator_loss(batch_of())
+    assert loss.shape == () and loss.isfinite()
+    loss.backward()
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients(made.generator))
+
+
+def test_other_networks_keep_their_weights_and_the_teacher_gets_no_gradient(made):
+    made.generator_loss(batch_of()).backward()
+    mine = set(map(id, made.generator.parameters())) | set(map(id, made.critic.parameters() if made.critic else ()))
+    assert all(parameter.grad is None for parameter in made.parameters() if id(parameter) not in mine)
+
+
+def test_the_critics_loss_leaves_the_generator_alone(made):
+    if made.critic is None:
+        with pytest.raises(TypeError, match="no critic"):
+            made.critic_loss(batch_of())
+        return
+    loss = made.critic_loss(batch_of())
+    assert loss.shape == () and loss.isfinite()
+    loss.backward()
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients(made.critic))
+    assert all(gradient is None for gradient in gradients(made.generator))
+
+
+def test_the_batchs_generator_is_the_only_randomness(made):
+    torch.manual_seed(1)
+    first = made.generator_loss(batch_of())
+    torch.manual_seed(2)
+    assert torch.equal(first, made.generator_loss(batch_of()))
+    assert not torch.equal(first, made.generator_loss(batch_of(seed=1)))
+
+
+def test_a_few_updates_lower_the_loss(made):
+    adam = torch.optim.Adam(made.generator.parameters(), lr=3e-2)
+    losses = []
+    for _ in range(40):
+        loss = made.generator_loss(batch_of(16))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        made.after_step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_times_are_uniform_and_noise_is_normal():
+    time, noise = batch_of(8000).draw(10)
+    assert time.shape == (8000,) and noise.shape == (8000, *SHAPE)
+    counts = torch.bincount(time, minlength=10)
+    assert len(counts) == 10 and (counts - 800).abs().max() < 5 * 27  # standard deviation of a count: 27
+    assert noise.mean().abs() < 0.01 and (noise.std() - 1).abs() < 0.01
+
+
+def test_a_batch_moves_with_its_text_and_keeps_its_generator():
+    batch = batch_of()
+    moved = batch.to("cpu")
+    assert moved.generator is batch.generator and torch.equal(moved.latents, batch.latents)
+    assert torch.equal(moved.text.tokens, batch.text.tokens) and torch.equal(moved.text.pooled, batch.text.pooled)
+
+
+# --- denoising -------------------------------------------------------------------------------------------------------
+
+
+class Knows(nn.Module):
+    """The answer, from the clean latents; it must invert the noising by itself."""
+
+    def __init__(self, clean, made, prediction):
+        super().__init__()
+        self.clean, self.made, self.prediction = clean, made, prediction
+
+    def forward(self, latents, time, text):
+        alpha = self.made.alphas_cumprod[time].view(-1, 1, 1, 1)
+        noise = (latents - alpha.sqrt() * self.clean) / (1 - alpha).sqrt()
+        return noise if self.prediction == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * self.clean
+
+
+@pytest.mark.parametrize("prediction", ["v", "epsilon"])
+def test_who_knows_the_answer_has_no_loss(prediction):
+    settings, batch = denoising.Settings(prediction=prediction), batch_of(64)
+    network = Knows(batch.latents, denoising.noise_schedule(settings), prediction)
+    assert denoising.Objective(network, None, settings).generator_loss(batch) < 1e-6
+
+
+def test_stable_diffusions_schedule():
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    made = denoising.noise_schedule(denoising.Settings())
+    torch.testing.assert_close(made.alphas_cumprod, torch.cumprod(1 - betas, 0))
+    assert made.alphas_cumprod[-1] == pytest.approx(0.00466, abs=1e-5)  # its known terminal signal
+
+
+def test_zero_terminal_snr_ends_in_pure_noise():
+    made = denoising.noise_schedule(denoising.Settings(zero_terminal_snr=True))
+    plain = denoising.noise_schedule(denoising.Settings())
+    assert made.alphas_cumprod[-1] == 0
+    torch.testing.assert_close(made.alphas_cumprod[0], plain.alphas_cumprod[0])
+    root = plain.alphas_cumprod.sqrt()  # Lin et al. 2024, algorithm 1
+    expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    torch.testing.assert_close(made.alphas_cumprod.sqrt(), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_zero_terminal_snr_needs_v():
+    """At the last step x = e, so a network that predicts e learns nothing and nothing can be drawn from it."""
+    with pytest.raises(ValueError, match="zero_terminal_snr"):
+        denoising.Settings(prediction="epsilon", zero_terminal_snr=True)
+
+
+@pytest.mark.parametrize("prediction", ["v", "epsilon"])
+def test_noisy_latents_and_targets_by_hand(prediction):
+    made = denoising.noise_schedule(denoising.Settings(prediction=prediction))
+    clean, noise = torch.randn(4, *SHAPE), torch.randn(4, *SHAPE)
+    time = torch.tensor([0, 10, 500, 999])
+    noisy, target = denoising.corrupted(made, clean, time, noise)
+    for row, t in enumerate(time):
+        a, s = made.alphas_cumprod[t].sqrt(), (1 - made.alphas_cumprod[t]).sqrt()
+        torch.testing.assert_close(noisy[row], a * clean[row] + s * noise[row])
+        expected = noise[row] if prediction == "epsilon" else a * noise[row] - s * clean[row]
+        torch.testing.assert_close(target[row], expected)
+
+
+def test_the_loss_is_the_mean_of_the_squared_errors():
+    settings = denoising.Settings()
+    made, network = denoising.noise_schedule(settings), Denoiser()
+    batch = batch_of(5)
+    time, noise = batch_of(5).draw(1000)
+    noisy, target = denoising.corrupted(made, batch.latents, time, noise)
+    expected = (network(noisy, time, batch.text) - target).square().mean()
+    torch.testing.assert_close(denoising.Objective(network, None, settings).generator_loss(batch), expected)
+    error = denoising.denoising_error(network, made, batch.latents, batch.text, time, noise)
+    assert error.shape == batch.latents.shape
+    torch.testing.assert_close(error.mean(), expected)
+
+
+@pytest.mark.parametrize("options", [{"prediction": "x0"}, {"predictions": "v"}])
+def test_impossible_settings_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        denoising.Settings(**options)
