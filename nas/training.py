@@ -111,8 +111,14 @@ class Ema:
         current = [p.detach() for p in self.network.parameters()]
         torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
 
+    def follow(self) -> None:
+        """Move the average to where the network is: the Trainer moves parameters to the GPU and back, but not these."""
+        for name, parameter in self.network.named_parameters():
+            self.average[name] = self.average[name].to(parameter.device)
+
     def swap(self) -> None:
         """Exchange the network's weights with the average; a second call undoes it."""
+        self.follow()
         for name, parameter in self.network.named_parameters():
             parameter.data, self.average[name] = self.average[name], parameter.data
 
@@ -141,6 +147,9 @@ class DenoiserTraining(L.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return list(self.adam)
+
+    def on_train_start(self) -> None:
+        self.ema.follow()
 
     def training_step(self, batch: LatentBatch, batch_index: int) -> None:
         optimizers = self.optimizers()

@@ -218,6 +218,16 @@ def test_swapping_the_average_twice_changes_nothing():
     )
 
 
+def test_the_average_follows_the_network_to_another_device():
+    """As the Trainer moves it: parameters stay the same objects. The meta device stands for a GPU."""
+    network = Denoiser()
+    ema = Ema(network, 0.9)
+    network.to("meta")
+    ema.follow()
+    ema.update(1)
+    assert {value.device.type for value in ema.average.values()} == {"meta"}
+
+
 @pytest.mark.parametrize(("images", "batch", "updates"), [(64, 64, 1), (65, 64, 2), (1, 64, 1), (0, 64, 0)])
 def test_lengths_are_in_images(images, batch, updates):
     assert Settings(batch=batch).updates(images) == updates
