@@ -10,15 +10,16 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nas import menu
-from nas.errors import InputError
+from nas.errors import InputError, brief
 
 Location = tuple[int | str, ...]
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: a date such as 2025-13-45
 
 
 class Document:
-    """A YAML mapping that remembers on which line each key stands."""
+    """A YAML mapping that remembers on which line each key stands; `lines` spells locations in strings only."""
 
-    def __init__(self, name: str, content: dict[str, Any], lines: dict[Location, int]):
+    def __init__(self, name: str, content: dict[str, Any], lines: dict[tuple[str, ...], int]):
         self.name, self.content, self.lines = name, content, lines
 
     @classmethod
@@ -29,16 +30,20 @@ class Document:
             raise InputError(f"{path}: no such file") from None
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read: {error}") from None
+        lines: dict[tuple[str, ...], int] = {}
         try:
             content = yaml.safe_load(text)
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.YAMLError as error:
+            for location, line in _lines(yaml.compose(text, Loader=yaml.SafeLoader)):
+                if location in lines:
+                    raise _given_twice(path, location, line, lines[location])
+                lines[location] = line
+        except NOT_YAML as error:
             mark = getattr(error, "problem_mark", None)
             where = f":{mark.line + 1}" if mark else ""
-            raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+            raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', brief(error))}") from None
         if not isinstance(content, dict):
             raise InputError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
-        return cls(str(path), content, dict(_lines(node)))
+        return cls(str(path), content, lines)
 
     def override(self, text: str) -> None:
         """Apply one `a.b.c=value` (value in YAML) on top of the file."""
@@ -53,7 +58,7 @@ class Document:
                 raise InputError(f"--set {text}: {parent!r} is not a section of {self.name}")
         try:
             place[last] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except NOT_YAML:
             raise InputError(f"--set {text}: the value is not valid YAML") from None
 
     def validate(self, model: type[Any], content: Mapping[str, Any], location: Location = ()) -> Any:
@@ -66,28 +71,34 @@ class Document:
             raise self.error(location + first["loc"], _expected(model, first) + more) from None
 
     def error(self, location: Location, message: str) -> InputError:
-        known = next((location[:n] for n in range(len(location), 0, -1) if location[:n] in self.lines), None)
+        steps = tuple(map(str, location))
+        known = next((steps[:n] for n in range(len(steps), 0, -1) if steps[:n] in self.lines), None)
         where = f"{self.name}:{self.lines[known]}" if known else self.name
-        return InputError(f"{where}: {'.'.join(map(str, location))}: {message}")
+        return InputError(f"{where}: {'.'.join(steps)}: {message}")
 
 
-def _lines(node: Any, location: Location = ()) -> Iterable[tuple[Location, int]]:
+def _given_twice(path: Path, location: tuple[str, ...], line: int, first: int) -> InputError:
+    """YAML says that keys are unique, but PyYAML takes the last without a word."""
+    return InputError(f"{path}:{line}: {'.'.join(location)}: given twice, first on line {first}")
+
+
+def _lines(node: Any, location: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], int]]:
     """(location, line number) of every key and list item below a composed YAML node."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            here = (*location, key.value)
+            here = (*location, str(key.value))
             yield here, key.start_mark.line + 1
             yield from _lines(value, here)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            here = (*location, index)
+            here = (*location, str(index))
             yield here, value.start_mark.line + 1
             yield from _lines(value, here)
 
 
 def _expected(model: type[BaseModel], error: Any) -> str:
     """What pydantic found wrong, in words for the author of the file."""
-    if error["type"] == "extra_forbidden":
+    if error["type"] in ("extra_forbidden", "invalid_key"):
         return f"unknown key{menu.nearest(str(error['loc'][-1]), _keys_at(model, error['loc'][:-1]))}"
     if error["type"] == "missing":
         return "required, but not given"
