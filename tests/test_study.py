@@ -1,0 +1,239 @@
+"""The coordinator with workers that answer at once: what is asked, refused, repeated, stopped, failed and resumed."""
+
+import json
+import random
+import shutil
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from io import StringIO
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from rich.console import Console
+
+from nas import check, settings, study, trial
+from nas.errors import InputError
+from nas.progress import Progress
+from nas.rundir import RunDirectory, open_run
+from nas.space import SearchSpace
+from nas.training import Diverged
+
+STUDY = """
+name: small
+space: mobilediffusion
+dataset: emoji
+budget: {params: 400M, macs: 200G}
+search: {sampler: random, trials: 6, minimise: [fid_efficientnet_lite0, macs]}
+stopping: {rungs: [0.5, 1.0], min_peers: 3}
+tracking: {mode: "off"}
+"""
+
+
+class Workers:
+    """Two slots that compute a made-up score at once; `fail` maps trial numbers to exceptions, taken one by one."""
+
+    fail: dict[int, list[BaseException]] = {}
+    ran: list[tuple[int, int]] = []
+
+    def __init__(self, count, study, cache):
+        self._done = []
+
+    @property
+    def free(self):
+        return len(self._done) < 2
+
+    @property
+    def busy(self):
+        return [tag for tag, _ in self._done]
+
+    def submit(self, tag, function, *arguments):
+        future = Future()
+        if function is trial.prepare:
+            future.set_result(({"fid_efficientnet_lite0": {"unit": "", "higher_is_better": False}}, ["a", "b"]))
+        elif self.fail.get(tag[0]):
+            future.set_exception(self.fail[tag[0]].pop(0))
+        else:
+            self.ran.append(tag)
+            future.set_result(rung_of(arguments[0]))
+        self._done.append((tag, future))
+
+    def finished(self, timeout_s):
+        done, self._done = self._done, []
+        return done
+
+    def stop(self):
+        pass
+
+
+def rung_of(job):
+    score = 100.0 + len(json.dumps(job.architecture)) % 50 - 10 * job.rung
+    rung = {
+        "rung": job.rung,
+        "images_seen": job.images_seen,
+        "metrics": {"fid_efficientnet_lite0": score, "denoising_loss": score / 1000},
+        "timings": {"train_s": 1.0},
+        "images_per_s": 10.0,
+        "peak_memory_mib": 1.0,
+    }
+    return {"rung": rung, "proxy": job.architecture, "proxy_cost": {"params": 1, "macs": 2}}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A function that runs the study (with overrides) in one directory and returns its records and the Optuna study."""
+    monkeypatch.setattr(study, "Workers", Workers)
+    monkeypatch.setattr(Workers, "fail", {})
+    monkeypatch.setattr(Workers, "ran", [])
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+
+    def execute(*overrides):
+        loaded = settings.load(path, overrides)
+        directory, _ = open_run(loaded, tmp_path / "runs")
+        running = study.Run(loaded, SearchSpace.load(loaded.space), directory, Progress(Console(file=StringIO())))
+        running.execute()
+        return running
+
+    return execute
+
+
+def trained(running):
+    return [r for r in running.records.values() if r["state"] not in ("over_budget", "duplicate")]
+
+
+def test_trains_what_was_asked_and_refuses_what_is_over_budget_without_training(run):
+    running = run()
+    assert len(trained(running)) == 6
+    refused = [r for r in running.records.values() if r["state"] == "over_budget"]
+    assert refused
+    for record in refused:
+        assert record["rungs"] == []
+        assert record["cost"]["params"] > 4e8 or record["cost"]["macs"] > 2e11
+        assert record["reason"]
+    assert not {r["trial"] for r in refused} & {tag[0] for tag in Workers.ran}
+    assert all(r["cost"]["params"] <= 4e8 and r["cost"]["macs"] <= 2e11 for r in trained(running))
+
+
+def test_refusals_reach_the_sampler_as_constraints(run):
+    running = run()
+    told = {t.number: t for t in running.optuna.get_trials()}
+    for number, record in running.records.items():
+        violated = any(value > 0 for value in told[number].constraints.values())
+        assert violated == (record["state"] == "over_budget")
+        assert told[number].state.is_finished()
+
+
+def test_every_trial_has_another_architecture(run):
+    keys = [record["key"] for record in trained(run())]
+    assert len(set(keys)) == len(keys)
+
+
+def test_stopped_trials_never_reach_the_next_rung(run):
+    running = run("search.trials=12", "stopping.keep=0.34")
+    states = [r["state"] for r in trained(running)]
+    assert "stopped" in states and "complete" in states
+    assert all(len(r["rungs"]) == (2 if r["state"] == "complete" else 1) for r in trained(running))
+
+
+def test_a_diverged_trial_is_recorded_with_its_reason_and_the_study_goes_on(run):
+    before = run()
+    first = min(r["trial"] for r in trained(before))
+    shutil.rmtree(before.directory.path)
+    Workers.fail = {first: [Diverged("the loss is nan after 640 images")]}
+    running = run()
+    assert running.records[first]["state"] == "failed"
+    assert running.records[first]["reason"] == "the loss is nan after 640 images"
+    assert running.optuna.get_trials()[first].state == optuna.trial.TrialState.FAIL
+    assert len(trained(running)) == 6
+    assert sum(r["state"] == "failed" for r in trained(running)) == 1
+
+
+def test_a_dead_worker_is_tried_again_and_then_given_up(run):
+    Workers.fail = {n: [BrokenProcessPool()] for n in range(200)}
+    running = run()
+    assert all(r["state"] != "failed" for r in trained(running))
+    Workers.fail = {n: [BrokenProcessPool(), BrokenProcessPool()] for n in range(200)}
+    running = run("search.trials=8")
+    new = [r for r in trained(running) if r["state"] == "failed"]
+    assert len(new) == 2 and all("died" in r["reason"] for r in new)
+
+
+def test_more_trials_continue_the_same_run(run):
+    before = run()
+    Workers.ran.clear()
+    after = run("search.trials=9")
+    assert after.directory.path == before.directory.path
+    assert len(trained(after)) == 9
+    assert not {tag[0] for tag in Workers.ran} & set(before.records)
+
+
+def test_an_interrupted_trial_goes_on_from_its_last_rung(run, monkeypatch):
+    real = Workers.submit
+
+    def interrupt(self, tag, function, *arguments):
+        if tag[1] == 1:
+            raise KeyboardInterrupt
+        real(self, tag, function, *arguments)
+
+    monkeypatch.setattr(Workers, "submit", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.setattr(Workers, "submit", real)
+    first_rungs = {tag[0] for tag in Workers.ran if tag[1] == 0}
+    Workers.ran.clear()
+    running = run()
+    assert len(trained(running)) == 6
+    assert all(r["state"] in ("complete", "stopped") for r in trained(running))
+    assert not any(tag == (number, 0) for number in first_rungs for tag in Workers.ran)
+
+
+def test_the_journal_and_the_records_agree(run):
+    running = run()
+    backend = JournalStorage(JournalFileBackend(str(running.directory.path / "journal.log")))
+    loaded = optuna.load_study(study_name="small", storage=backend)
+    on_disk = RunDirectory(running.directory.path).records()
+    for told in loaded.get_trials():
+        record = on_disk[told.number]
+        if record["state"] == "complete":
+            scores = record["rungs"][-1]["metrics"]
+            assert told.values == [scores["fid_efficientnet_lite0"], record["cost"]["macs"]]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("budget.params=1M", ["budget", "params", "least seen"]),
+        ("budget.parms=1M", ["budget", "parms", "did you mean 'params'"]),
+        ("search.minimise=[fid]", ["search.minimise", "'fid'", "fid_efficientnet_lite0"]),
+        ("training.init=nothing.safetensors", ["training.init", "nothing.safetensors"]),
+        ("space=mobildiffusion", ["mobildiffusion", "mobilediffusion"]),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, override, words):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    with pytest.raises(InputError) as error:
+        loaded = settings.load(path, [override])
+        check.check(loaded, SearchSpace.load(loaded.space))
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_repeats_train_again_with_another_seed(run, monkeypatch):
+    one = SearchSpace.load("mobilediffusion")
+    choices = one.sample(random.Random(4))
+    monkeypatch.setattr(SearchSpace, "suggest", lambda self, trial: choices)
+    monkeypatch.setattr(SearchSpace, "sample", lambda self, rng: choices)
+    running = run("search.repeats=1", "budget={}")
+    records = trained(running)
+    assert [r["repeat"] for r in records] == [0, 1]
+    assert len({r["seed"] for r in records}) == 2
+    assert any(r["state"] == "duplicate" for r in running.records.values())
+
+
+def test_seeds_depend_on_architecture_and_repeat_only():
+    assert study.trial_seed(0, "a", 0) == study.trial_seed(0, "a", 0)
+    assert len({study.trial_seed(s, k, r) for s in (0, 1) for k in "ab" for r in (0, 1)}) == 8

@@ -1,0 +1,146 @@
+"""Slices: a member read off the supernet is the stand-alone network with the sliced weights."""
+
+import random
+
+import pytest
+import torch
+
+from nas import supernet, training
+from nas.backbones import Proxy
+from nas.conditioning import Text
+from nas.encoded import EncodedSet
+from nas.errors import InputError
+from nas.space import SearchSpace
+
+PROXY = Proxy(width_divisor=16, latent_channels=4, text_width=24, pooled_width=16)
+
+
+@pytest.fixture(scope="module")
+def space():
+    return SearchSpace.load("mobilediffusion")
+
+
+@pytest.fixture(scope="module")
+def whole(space):
+    net = supernet.Supernet.of(space, PROXY, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.normal_(0, 0.05, generator=generator)
+    return net
+
+
+def inputs(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    text = Text(torch.randn(2, 5, 24, generator=generator), torch.randn(2, 16, generator=generator))
+    return torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([3, 700]), text
+
+
+def test_a_member_gives_exactly_the_outputs_of_the_network_with_its_sliced_weights(space, whole):
+    rng = random.Random(0)
+    for _ in range(100):
+        config = space.architecture(space.sample(rng)).scaled(PROXY)
+        member = supernet.skeleton(config)
+        alone = config.build().eval()
+        alone.load_state_dict(whole.weights_of(member))
+        with torch.no_grad():
+            assert torch.equal(whole.call(member, *inputs()), alone(*inputs()))
+
+
+def test_a_members_parameters_are_the_closed_forms(space, whole):
+    rng = random.Random(1)
+    for _ in range(50):
+        config = space.architecture(space.sample(rng)).scaled(PROXY)
+        sliced = whole.weights_of(supernet.skeleton(config))
+        assert sum(weight.numel() for weight in sliced.values()) == config.cost(8, 5).params
+
+
+def test_narrower_members_take_the_leading_channels_of_each_part():
+    whole = supernet.Supernet({"w": ((4,), (3, 5))})
+    with torch.no_grad():
+        whole.weights["w"].copy_(torch.arange(32.0).view(4, 8))
+    got = supernet._slice(whole.weights["w"], whole.shapes["w"], ((2,), (2, 1)))
+    assert got.tolist() == [[0, 1, 3], [8, 9, 11]]
+
+
+def test_smaller_kernels_are_the_middle_of_larger_ones():
+    kernel = torch.arange(25.0).view(1, 1, 5, 5)
+    got = supernet._slice(kernel, ((1,), (1,), (5,), (5,)), ((1,), (1,), (3,), (3,)))
+    assert got.tolist() == kernel[:, :, 1:4, 1:4].tolist()
+
+
+def test_assigning_a_member_and_reading_it_back_is_the_identity(space):
+    whole = supernet.Supernet.of(space, PROXY, seed=3)
+    config = space.architecture(space.sample(random.Random(5))).scaled(PROXY)
+    torch.manual_seed(9)
+    network = config.build()
+    whole.assign(network)
+    back = whole.weights_of(supernet.skeleton(config))
+    assert all(torch.equal(back[name], weight) for name, weight in network.state_dict().items())
+
+
+def test_gradients_reach_the_slices_of_the_member_and_nothing_else(space, whole):
+    config = space.architecture(space.smallest()).scaled(PROXY)
+    member = supernet.skeleton(config)
+    whole.zero_grad()
+    whole.call(member, *inputs()).square().mean().backward()
+    own = {supernet._flat(name) for name in supernet.shapes_of(member)}
+    touched = {name for name, weight in whole.weights.items() if weight.grad is not None}
+    assert touched == own
+    width = whole.weights["levels/2/down/1/conv/separable/depthwise/weight"]
+    if width.grad is not None:
+        assert width.grad[48:].abs().sum() == 0  # 768 / 16 leading channels of 80
+
+
+def test_saved_weights_come_back_in_half_precision(space, whole, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    whole.save(path, whole.state_dict(), {"space": "mobilediffusion"})
+    loaded, metadata = supernet.Supernet.load(path)
+    assert metadata == {"space": "mobilediffusion"}
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight.half().float())
+
+
+def test_weights_of_another_space_or_proxy_are_refused(space, whole, tmp_path):
+    import json
+    from dataclasses import asdict
+
+    path = tmp_path / "weights.safetensors"
+    whole.save(path, whole.state_dict(), {"space": "mobilediffusion", "proxy": json.dumps(asdict(PROXY))})
+    network = space.architecture(space.smallest()).scaled(PROXY).build()
+    supernet.initialise(network, path, "mobilediffusion", PROXY)
+    with pytest.raises(InputError, match="width_divisor 16, not 8"):
+        supernet.initialise(network, path, "mobilediffusion", Proxy(8, 4, 24, 16))
+    with pytest.raises(InputError, match="space 'mobilediffusion', not 'other'"):
+        supernet.initialise(network, path, "other", PROXY)
+
+
+def test_a_network_the_supernet_does_not_cover_is_named(whole):
+    from nas.backbones.unet import presets
+
+    with pytest.raises(InputError, match="does not cover"):
+        whole.weights_of(supernet.skeleton(presets()["sd15"].scaled(Proxy(8, 4, 24, 16))))
+
+
+@pytest.mark.parametrize("members", [1, 4])
+def test_sandwich_updates_are_reproducible_and_lower_the_loss(space, members):
+    data = EncodedSet(
+        latents=torch.ones(8, 4, 8, 8),
+        caption_of=torch.zeros(8, dtype=torch.int64),
+        captions=("a", ""),
+        tokens=torch.zeros(2, 5, 24).half(),
+        pooled=torch.zeros(2, 16).half(),
+    )
+    pool = [space.architecture(space.sample(random.Random(seed))).scaled(PROXY) for seed in range(4)]
+    settings = training.Settings(batch=8, warmup_images=0, ema_decay=0.5)
+
+    def loss_after(images):
+        objective = supernet.Sandwich(supernet.Supernet.of(space, PROXY, 0), pool, members)
+        module = training.DenoiserTraining(objective, settings)
+        training.train(module, data, 0, images)
+        batches = training.Batches(data, settings, 1, 0, 8)
+        return sum(float(objective.generator_loss(batch).detach()) for batch in batches)
+
+    untrained, trained = loss_after(0), loss_after(96)
+    assert trained == loss_after(96)
+    assert trained < 0.8 * untrained
