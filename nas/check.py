@@ -18,6 +18,8 @@ PROBES = 2_000  # candidates counted on paper, to catch a budget nothing meets
 
 def check(study: Study, space: SearchSpace) -> None:
     """Raises InputError naming the setting, its value and what was expected."""
+    if space.family[0] != "backbones":
+        raise InputError(f"space: {space.name!r} holds {space.family[0]}, not denoisers; a study trains denoisers")
     costs = probe(study, space)
     known = [name for name, value in costs[0].items() if isinstance(value, int | float)]
     _named("budget", study.budget, known)

@@ -67,7 +67,6 @@ class Bench:
 
     def __init__(self, study: Study, cache: Path):
         self.study, self.cache = study, cache
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def autoencoder(self) -> autoencoders.Autoencoder:

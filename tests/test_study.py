@@ -208,6 +208,7 @@ def test_the_journal_and_the_records_agree(run):
         ("budget.parms=1M", ["budget", "parms", "did you mean 'params'"]),
         ("search.minimise=[fid]", ["search.minimise", "'fid'", "fid_efficientnet_lite0"]),
         ("training.init=nothing.safetensors", ["training.init", "nothing.safetensors"]),
+        ("space=vae_decoder", ["vae_decoder", "decoders"]),
         ("space=mobildiffusion", ["mobildiffusion", "mobilediffusion"]),
     ],
 )
