@@ -20,7 +20,7 @@ SMALL = [
     "training.images_seen=64",
     "training.batch=16",
     "sampling.steps=2",
-    "dataset.limit=96",
+    "dataset={name: emoji, limit: 96}",
     "metrics=[fid, clip_score]",
     "stopping.keep=1.0",
 ]
@@ -34,7 +34,7 @@ def nas(*arguments, cwd=ROOT):
 
 def study(root, *overrides):
     options = [part for setting in (*SMALL, *overrides) for part in ("--set", setting)]
-    return nas("run", "studies/quickstart", "--root", str(root), "--set", "dataset.name=emoji", *options)
+    return nas("run", "studies/quickstart", "--root", str(root), *options)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_an_exported_model_draws_what_its_trial_drew(finished, tmp_path):
         (["training.learning_rat=1"], ["training.learning_rat", "learning_rate"]),
         (["metrics=[fidd]"], ["metrics.0", "fidd", "fid"]),
         (["budget.macs=1"], ["budget", "macs"]),
-        (["dataset.name=webdataset", "dataset={name: webdataset, path: none.tar}"], ["none.tar"]),
+        (["dataset={name: webdataset, path: none.tar}"], ["none.tar"]),
         (["evaluation.images=500"], ["evaluation.images", "500", "96"]),
     ],
 )
