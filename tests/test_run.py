@@ -111,8 +111,6 @@ def test_an_exported_model_draws_what_its_trial_drew(finished, tmp_path):
     ("overrides", "words"),
     [
         (["training.learning_rat=1"], ["training.learning_rat", "learning_rate"]),
-        (["metrics=[fidd]"], ["metrics.0", "fidd", "fid"]),
-        (["budget.macs=1"], ["budget", "macs"]),
         (["dataset={name: webdataset, path: none.tar}"], ["none.tar"]),
         (["evaluation.images=500"], ["evaluation.images", "500", "96"]),
     ],
