@@ -17,6 +17,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
+supernets = typer.Typer(help="Shared weights of a whole search space, for warm starts.", no_args_is_help=True)
+app.add_typer(supernets, name="supernet")
 Overrides = Annotated[
     list[str],
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting of the study file; repeatable."),
@@ -202,6 +204,33 @@ def screen(
         typer.echo("\n".join(screening.lines(found)))
     else:
         _print_grid(*screening.candidate_grid(loaded, found))
+
+
+@supernets.command("train")
+def supernet_train(
+    space: Annotated[str, typer.Argument(help="A name in search_spaces/, or a YAML file.")],
+    study: Annotated[
+        Path, typer.Option(help="The study whose data, autoencoder, text encoder, proxy and budget are used.")
+    ] = Path("studies/quickstart/study.yaml"),
+    images: Annotated[int, typer.Option(help="Images seen in total.")] = 900_000,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's; falls to a tenth in three stages.")] = 1e-3,
+    sandwich_from: Annotated[
+        float, typer.Option(help="Share of the images after which each update trains four members; before, one.")
+    ] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="Default runs/supernets/SPACE.safetensors.")] = None,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Train one set of weights whose slices are the members of a space. The same command continues an interrupted one.
+
+    Examples:
+
+        nas supernet train mobilediffusion --images 900000
+
+        nas run my-study --set training.init=runs/supernets/mobilediffusion.safetensors
+    """
+    from nas import launch
+
+    launch.train_supernet(space, study, set_, images, learning_rate, sandwich_from, out)
 
 
 def _print_grid(headings: list[str], cells: list[list[str]]) -> None:

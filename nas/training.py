@@ -46,7 +46,8 @@ class Settings(BaseModel):
     gradient_clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    """Moving average of the weights, which is what is sampled; warmed up as min(decay, (1 + i) / (10 + i))."""
+    """Moving average of the weights, which is what is sampled. From scratch it is warmed up as min(decay, (1 + i) / (10 + i)),
+    to forget the random start; after a warm start it is not, because the start is already good."""
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, for classifier-free guidance."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -100,14 +101,14 @@ def stream_seed(seed: int, position: int) -> int:
 class Ema:
     """Exponential moving average of a network's parameters, held in fp32."""
 
-    def __init__(self, network: nn.Module, decay: float):
-        self.decay = decay
+    def __init__(self, network: nn.Module, decay: float, warmup: bool = True):
+        self.decay, self.warmup = decay, warmup
         self.network = network
         self.average = {name: p.detach().clone() for name, p in network.named_parameters()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
         current = [p.detach() for p in self.network.parameters()]
         torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
 
@@ -132,7 +133,7 @@ class DenoiserTraining(L.LightningModule):
         self.objective = objective
         self.settings = settings
         self.step = settings.updates(images_seen)
-        self.ema = Ema(objective.generator, settings.ema_decay)
+        self.ema = Ema(objective.generator, settings.ema_decay, warmup=settings.init == "scratch")
         self.adam = [self._adamw(network) for network in self._networks().values()]
         self.loss = torch.tensor(math.nan)
 

@@ -28,6 +28,7 @@ from nas.metrics import Reference
 from nas.objectives.denoising import denoising_error
 from nas.pictures import save_grid
 from nas.settings import Study
+from nas.space import SearchSpace
 
 SCORE_BATCH = 64  # images decoded and scored at a time
 GRID_COLUMNS, GRID_ROWS = 8, 4
@@ -140,6 +141,12 @@ class Bench:
         """Make every cache that trials share."""
         _ = self.train_data, self.held_out_data, self.metrics, self.drawn
 
+    def check_weights(self) -> None:
+        """Raises InputError when the weights that trials start from do not fit the space or the proxy."""
+        init, space = self.study.training.init, self.study.space
+        if init != "scratch":
+            supernet.require_covers(supernet.weights_path(init, space), SearchSpace.load(space), self.proxy)
+
     def conditions(self) -> dict[str, dict[str, Any]]:
         """What each score depends on, by column."""
         evaluation = self.study.evaluation
@@ -194,19 +201,50 @@ class Bench:
             yield self.autoencoder.decode(latents)
 
     @torch.no_grad()
-    def denoising_loss(self, network: nn.Module, schedule_config: dict[str, Any]) -> float:
-        """Paired loss: the same held-out images, times and noise for every network, captions given."""
+    def denoising_losses(self, network: nn.Module, schedule_config: dict[str, Any]) -> list[float]:
+        """Paired loss at each of LOSS_TIMES times: the same held-out images and noise for every network, captions given."""
         data = self.held_out_data
         schedule: Any = DDPMScheduler.from_config(schedule_config)
         generator = torch.Generator().manual_seed(training.stream_seed(self.study.evaluation.seed, 2))
         rows = torch.arange(min(len(data), 256))
-        steps = schedule.config["num_train_timesteps"]
         losses = []
-        for index in range(LOSS_TIMES):
-            time = torch.full((len(rows),), round((index + 0.5) * steps / LOSS_TIMES))
+        for level in loss_times(schedule.config["num_train_timesteps"]):
+            time = torch.full((len(rows),), level)
             noise = torch.randn((len(rows), *data.latents.shape[1:]), generator=generator)
-            losses.append(denoising_error(network, schedule, data.latents[rows], data.text(rows), time, noise).mean())
-        return float(torch.stack(losses).mean())
+            error = denoising_error(network, schedule, data.latents[rows], data.text(rows), time, noise)
+            losses.append(float(error.mean()))
+        return losses
+
+    def score(
+        self, network: nn.Module, schedule: dict[str, Any], timings: Timings | None = None, picture: Path | None = None
+    ) -> dict[str, float]:
+        """Every metric of the study; the first pictures as a grid at `picture`."""
+        timings, captions = timings or Timings(), self.drawn[0]
+        for metric in self.metrics:
+            metric.reset()
+        done = 0
+        shown: list[Tensor] = []
+        pictures = self.draw(network, schedule)
+        while True:
+            with timings.phase("sample_s"):
+                images = next(pictures, None)
+            if images is None:
+                break
+            with timings.phase("score_s"):
+                for metric in self.metrics:
+                    metric.update(images, captions[done : done + len(images)])
+            done += len(images)
+            shown.append(images[: max(0, GRID_COLUMNS * GRID_ROWS - sum(map(len, shown)))])
+        with timings.phase("score_s"):
+            values = {str(metric.name): float(metric.compute()) for metric in self.metrics}
+        if picture:
+            save_grid(torch.cat(shown), picture, GRID_COLUMNS)
+        return values
+
+
+def loss_times(steps: int) -> list[int]:
+    """The times of the paired denoising loss, of `steps`: the middles of LOSS_TIMES equal parts."""
+    return [round((index + 0.5) * steps / LOSS_TIMES) for index in range(LOSS_TIMES)]
 
 
 _bench: Bench | None = None
@@ -222,6 +260,7 @@ def start_worker(study: Study, cache: Path, threads: int) -> None:
 def prepare() -> tuple[dict[str, dict[str, Any]], list[str]]:
     """In a worker: make the shared caches; returns the conditions of each score, and the captions that are drawn."""
     assert _bench is not None
+    _bench.check_weights()
     _bench.prepare()
     return _bench.conditions(), _bench.drawn[0]
 
@@ -248,7 +287,10 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         pace = training.train(module, bench.train_data, job.seed, job.images_seen)
     module.ema.swap()
     network.eval()
-    metrics = _score(bench, network, objective.schedule_config, job.folder, timings)
+    metrics = bench.score(network, objective.schedule_config, timings, job.folder / "samples.png")
+    with timings.phase("score_s"):
+        losses = bench.denoising_losses(network, objective.schedule_config)
+    metrics["denoising_loss"] = sum(losses) / len(losses)
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
         raise training.Diverged(f"{', '.join(bad)} is not a finite number after {job.images_seen:,} images")
@@ -266,36 +308,10 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         "rung": job.rung,
         "images_seen": module.images_seen,
         "metrics": metrics,
+        "denoising_losses": losses,
         "timings": timings.seconds,
         "images_per_s": pace.images_per_s,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "worker": os.getpid(),
     }
     return {"rung": rung, "proxy": proxy.to_dict(), "proxy_cost": dataclasses.asdict(cost)}
-
-
-def _score(
-    bench: Bench, network: nn.Module, schedule: dict[str, Any], folder: Path, timings: Timings
-) -> dict[str, float]:
-    """Every metric of the study, and the paired denoising loss."""
-    captions = bench.drawn[0]
-    for metric in bench.metrics:
-        metric.reset()
-    done = 0
-    shown: list[Tensor] = []
-    pictures = bench.draw(network, schedule)
-    while True:
-        with timings.phase("sample_s"):
-            images = next(pictures, None)
-        if images is None:
-            break
-        with timings.phase("score_s"):
-            for metric in bench.metrics:
-                metric.update(images, captions[done : done + len(images)])
-        done += len(images)
-        shown.append(images[: max(0, GRID_COLUMNS * GRID_ROWS - sum(map(len, shown)))])
-    with timings.phase("score_s"):
-        values = {str(metric.name): float(metric.compute()) for metric in bench.metrics}
-        values["denoising_loss"] = bench.denoising_loss(network, schedule)
-    save_grid(torch.cat(shown), folder / "samples.png", GRID_COLUMNS)
-    return values
