@@ -228,9 +228,47 @@ def supernet_train(
 
         nas run my-study --set training.init=runs/supernets/mobilediffusion.safetensors
     """
-    from nas import launch
+    from nas import supernet_training
 
-    launch.train_supernet(space, study, set_, images, learning_rate, sandwich_from, out)
+    recipe = supernet_training.Recipe(images, learning_rate, sandwich_from)
+    supernet_training.run(space, study, set_, recipe, out)
+
+
+@app.command()
+def trust(
+    study: Annotated[Path, typer.Argument(help="A study file, or the folder that holds study.yaml.")],
+    anchors: Annotated[int, typer.Option(help="Architectures, spread over the space by multiply-adds.")] = 16,
+    seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 2,
+    long: Annotated[
+        int, typer.Option(help="Length of the long trainings from scratch, in the study's brief trials.")
+    ] = 10,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables; default runs/trust/STUDY.")] = None,
+    store: Annotated[Path, typer.Option(help="Where reports of studies on this proxy find the result.")] = Path(
+        "runs/.cache"
+    ),
+    workers: Annotated[int, typer.Option(help="Trainings side by side; 0 is one a core.")] = 0,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Measure how well brief trials, supernet slices and scores on paper order architectures as long trainings do.
+
+    The same command goes on where it was interrupted, and adds anchors or seeds to a finished table.
+
+    Examples:
+
+        nas trust studies/quickstart
+
+        nas trust studies/quickstart --anchors 24 --seeds 3 --long 20
+    """
+    from nas import preload
+
+    preload.start()
+    from nas import anchors as measuring
+    from nas import trust as trusting
+
+    plan = measuring.Plan(anchors, seeds, long)
+    folder = study if study.is_dir() else study.parent
+    found = measuring.run(study, set_, plan, out or Path("runs/trust") / folder.name, store, workers)
+    _print_grid(*trusting.summary(found))
 
 
 def _print_grid(headings: list[str], cells: list[list[str]]) -> None:

@@ -44,35 +44,6 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bo
     lock.close()
 
 
-def train_supernet(
-    space: str,
-    path: Path,
-    overrides: Sequence[str],
-    images: int,
-    learning_rate: float,
-    sandwich_from: float,
-    out: Path | None,
-) -> None:
-    """Train a supernet of a space with a study's data and proxy, and say what its largest member reaches."""
-    import torch
-
-    from nas import supernet_training
-
-    torch.set_num_threads(1)
-    study = settings.load(path, [f"space={space}", *overrides])
-    loaded = SearchSpace.load(study.space)
-    check(study.model_copy(update={"training": study.training.model_copy(update={"init": "scratch"})}), loaded)
-    recipe = supernet_training.Recipe(images, learning_rate, sandwich_from)
-    to = out or Path("runs/supernets") / f"{loaded.name}.safetensors"
-    quality = supernet_training.train(study, loaded, recipe, to, Path("runs/.cache"), print)
-    for split, scores in quality["largest_member"].items():
-        print(
-            f"largest member, {split} captions: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        )
-    print(f"wrote {to} ({to.stat().st_size / 1e6:.1f} MB) and {to.with_suffix('.png')}; use it with:")
-    print(f"  nas run {path.parent} --set training.init={to}")
-
-
 def summarise(directory: RunDirectory) -> Any:
     """Write results.csv, best.yaml, front/ and report.html from the records, and print the front."""
     resolved = yaml.safe_load((directory.path / "resolved.yaml").read_text())

@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas import training, trial
+from nas import settings, training, trial
 from nas.backbones.unet import Config
+from nas.check import check
 from nas.errors import InputError
 from nas.objectives import LatentBatch
 from nas.objectives.denoising import Settings as DenoisingSettings
@@ -56,6 +57,21 @@ class Recipe:
             raise InputError(
                 f"supernet: expected images >= 1, a learning rate above 0, sandwich_from from 0 to 1 and members >= 2, got {self}"
             )
+
+
+def run(space: str, path: Path, overrides: Sequence[str], recipe: Recipe, out: Path | None) -> None:
+    """Train a supernet of a space with a study's data and proxy, and say what its largest member reaches."""
+    torch.set_num_threads(1)
+    study = settings.load(path, [f"space={space}", *overrides, "training.init=scratch"])
+    loaded = SearchSpace.load(study.space)
+    check(study, loaded)
+    to = out or Path("runs/supernets") / f"{loaded.name}.safetensors"
+    quality = train(study, loaded, recipe, to, Path("runs/.cache"), print)
+    for split, scores in quality["largest_member"].items():
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        print(f"largest member, {split} captions: {shown}")
+    print(f"wrote {to} ({to.stat().st_size / 1e6:.1f} MB) and {to.with_suffix('.png')}; use it with:")
+    print(f"  nas run {path} --set training.init={to}")
 
 
 class Sandwich(nn.Module):

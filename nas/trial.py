@@ -257,18 +257,22 @@ def start_worker(study: Study, cache: Path, threads: int) -> None:
     _bench = Bench(study, cache)
 
 
+def bench() -> Bench:
+    """In a worker: the study's bench."""
+    assert _bench is not None
+    return _bench
+
+
 def prepare() -> tuple[dict[str, dict[str, Any]], list[str]]:
     """In a worker: make the shared caches; returns the conditions of each score, and the captions that are drawn."""
-    assert _bench is not None
-    _bench.check_weights()
-    _bench.prepare()
-    return _bench.conditions(), _bench.drawn[0]
+    bench().check_weights()
+    bench().prepare()
+    return bench().conditions(), bench().drawn[0]
 
 
 def run_rung(job: Job) -> dict[str, Any]:
     """In a worker: train to the rung's length and score. Raises training.Diverged; returns the rung's record."""
-    assert _bench is not None
-    return _run_rung(_bench, job)
+    return _run_rung(bench(), job)
 
 
 def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
