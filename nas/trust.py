@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,9 @@ def agreement(signal: str, target: str, scores: Values, truth: Values) -> Agreem
     """Scores and truth (n,) by architecture, both the larger the better. ValueError below LEAST_ANCHORS."""
     if len(scores) < LEAST_ANCHORS:
         raise ValueError(f"an interval needs at least {LEAST_ANCHORS} architectures, got {len(scores)}")
-    rng = np.random.default_rng(0)
-    drawn = [rows for rows in rng.integers(0, len(scores), (RESAMPLES, len(scores))) if len(np.unique(truth[rows])) > 1]
-    tau_low, tau_high = _interval(tau, scores, truth, drawn)
-    regret_low, regret_high = _interval(regret, scores, truth, drawn)
-    measured = tau(scores, truth), tau_low, tau_high, regret(scores, truth), regret_low, regret_high
+    drawn = np.random.default_rng(0).integers(0, len(scores), (RESAMPLES, len(scores)))
+    regrets = [regret(scores[rows], truth[rows]) for rows in drawn]
+    measured = tau(scores, truth), *_interval(taus(scores, truth, drawn)), regret(scores, truth), *_interval(regrets)
     return Agreement(signal, target, len(scores), *(round(float(value), 4) for value in measured))
 
 
@@ -88,10 +86,17 @@ def regret(scores: Values, truth: Values, k: int = TOP) -> float:
     return float((truth.max() - truth[chosen].max()) / span) if span else 0.0
 
 
-def _interval(
-    statistic: Callable[[Values, Values], float], scores: Values, truth: Values, drawn: Sequence[NDArray[np.int64]]
-) -> tuple[float, float]:
-    low, high = np.percentile([statistic(scores[rows], truth[rows]) for rows in drawn], [2.5, 97.5])
+def taus(scores: Values, truth: Values, drawn: NDArray[np.int64]) -> Values:
+    """Tau-b of every resample, rows of indices (resamples, n), by the pairs' signs weighted with how often each was drawn."""
+    often = np.stack([(drawn == index).sum(1) for index in range(len(scores))], axis=1).astype(float)
+    x, y = (np.sign(values[:, None] - values[None]) for values in (scores, truth))
+    agreeing, untied_x, untied_y = (((often @ signs) * often).sum(1) for signs in (x * y, abs(x), abs(y)))
+    both = np.sqrt(untied_x * untied_y)
+    return np.asarray(np.divide(agreeing, both, out=np.zeros_like(both), where=both > 0))
+
+
+def _interval(values: Sequence[float] | Values) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
