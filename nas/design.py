@@ -174,9 +174,7 @@ FIRST = SECTIONS[0]
 
 def cells(settings: Settings) -> list[Cell]:
     """Every cell of the design, in a fixed order; in one_factor and leave_one_out the reference is the first."""
-    return [
-        Cell(_cell_name(settings, levels), levels, _merged(settings, levels)) for levels in _combinations(settings)
-    ]
+    return [Cell(_cell_name(settings, levels), levels, _merged(settings, levels)) for levels in _combinations(settings)]
 
 
 def reference_cell(settings: Settings) -> Cell:

@@ -74,7 +74,7 @@ class Document:
         steps = tuple(map(str, location))
         known = next((steps[:n] for n in range(len(steps), 0, -1) if steps[:n] in self.lines), None)
         where = f"{self.name}:{self.lines[known]}" if known else self.name
-        return InputError(": ".join([where, *filter(None, ['.'.join(steps)]), message]))
+        return InputError(": ".join([where, *filter(None, [".".join(steps)]), message]))
 
 
 def _given_twice(path: Path, location: tuple[str, ...], line: int, first: int) -> InputError:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas import report, results, settings
+from nas.cells import CellRun
 from nas.check import check
 from nas.errors import InputError
 from nas.progress import Progress
@@ -23,7 +24,7 @@ from nas.study import Run
 def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bool) -> None:
     """Run or continue the study at `path`. Nothing is written before every check has passed."""
     study = settings.load(path, overrides)
-    space = SearchSpace.load(study.space)
+    space = SearchSpace.load(study.space) if study.space is not None else None
     check(study, space)
     console = Console(highlight=False, soft_wrap=True)
     if dry_run:
@@ -32,7 +33,7 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bo
     directory, continued = open_run(study, root, new)
     lock = directory.lock()
     console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
-    execution = Run(study, space, directory, Progress(console))
+    execution = (CellRun if study.ablation else Run)(study, space, directory, Progress(console))
     try:
         execution.execute()
     except InputError:
@@ -40,7 +41,7 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bo
             shutil.rmtree(directory.path)
         raise
     frame = summarise(directory)
-    execution.tracker.finish(frame, study.search.objectives)
+    execution.tracker.finish(frame, study.objectives)
     lock.close()
 
 

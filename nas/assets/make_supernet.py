@@ -44,7 +44,7 @@ def pool(study: Study, space: SearchSpace) -> list[Config]:
 
 
 def train(study: Study, images: int, learning_rate: float, out: Path) -> None:
-    space = SearchSpace.load(study.space)
+    space = SearchSpace.load(str(study.space))
     bench = Bench(study, Path("runs/.cache"))
     proxy, data = bench.proxy, bench.train_data
     supernet = Supernet.of(space, proxy, SEED)
@@ -67,7 +67,7 @@ def train(study: Study, images: int, learning_rate: float, out: Path) -> None:
             flush=True,
         )
     metadata = {
-        "space": study.space,
+        "space": str(study.space),
         "proxy": json.dumps(asdict(proxy)),
         "quality": json.dumps({"images_seen": module.images_seen, "seed": SEED, "pool": POOL}),
         "made_by": "python -m nas.assets.make_supernet",
