@@ -90,7 +90,10 @@ class Settings(BaseModel):
     repeats: int = Field(3, ge=1)
     """Times every cell is trained, each time with another seed; the seeds are the same in every cell."""
     confidence: float | None = Field(0.95, gt=0, lt=1)
-    """Of the intervals; null asks for none, which one repeat is enough for."""
+    """Of the intervals; null lets one repeat be enough, whose tables have none."""
+    variance: Literal["separate", "pooled"] = "separate"
+    """separate: every difference by its own scatter over the repeats. pooled: one scatter for all cells, which is sharper
+    with few repeats, and wrong where cells scatter unequally."""
     minimise: tuple[str, ...] = ()
     """Metric columns whose effects are wanted, and where less is better."""
     maximise: tuple[str, ...] = ()
