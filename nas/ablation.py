@@ -34,7 +34,7 @@ from nas.menu import nearest
 
 Array = NDArray[np.float64]
 Variance = Literal["separate", "pooled"]
-Style = Literal["markdown", "latex", "html"]
+Style = Literal["markdown", "latex", "html", "plain"]
 FILES: dict[Style, tuple[str, str]] = {
     "markdown": ("md", "## {}\n\n"),
     "latex": ("tex", "% {}\n"),
@@ -177,7 +177,7 @@ def interactions(seen: Responses) -> pd.DataFrame:
                 told.append({"factor": a, "level": level, "with_factor": b, "with_level": other})
                 weights.append(found)
     names = ["factor", "level", "with_factor", "with_level"]
-    return _titled(_joined(told, names, seen, weights), "interactions", seen)
+    return _titled(_joined(told, names, replace(seen, goal=None), weights), "interactions", seen)
 
 
 def against(seen: Responses, value: float) -> pd.DataFrame:
@@ -198,6 +198,29 @@ def tables(seen: Responses) -> dict[str, pd.DataFrame]:
     makers: tuple[Callable[[Responses], pd.DataFrame], ...] = (cells, differences, main_effects, interactions)
     made = {kind: make(seen) for kind, make in zip(KINDS, makers, strict=True)}
     return {kind: table for kind, table in made.items() if len(table)}
+
+
+def answer(found: Mapping[str, Mapping[str, pd.DataFrame]]) -> str:
+    """What `of_run`'s tables come to, in a sentence per column."""
+    return " ".join(_said(column, kinds["differences"]) for column, kinds in found.items() if "differences" in kinds)
+
+
+def _said(column: str, table: pd.DataFrame) -> str:
+    text = readable(table)
+    settled = [row for row, verdict in enumerate(table["verdict"]) if verdict in ("better", "worse", "higher", "lower")]
+    if not table["p"].notna().any():
+        return f"{column}: one repeat says nothing about chance."
+    if not settled:
+        return f"{column}: no cell is settled to differ from {table['against'].iloc[0]!r}."
+    interval = text.columns[list(text.columns).index("estimate") + 1]
+    parts = [
+        f"{table['cell'].iloc[row]} is {table['verdict'].iloc[row]} by {text['estimate'].iloc[row].removeprefix('-')}"
+        f" ({text[interval].iloc[row]})"
+        for row in settled
+    ]
+    left = len(table) - len(settled)
+    rest = f"; {left} not settled" if left else ""
+    return f"{column}, against {table['against'].iloc[0]!r}: {', '.join(parts)}{rest}."
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
@@ -405,8 +428,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def render(table: pd.DataFrame, style: Style) -> str:
-    """A table of this file as Markdown, LaTeX (booktabs) or HTML, everything escaped."""
+    """A table of this file as Markdown, LaTeX (booktabs), HTML, everything escaped, or as plain text."""
     text = readable(table)
+    if style == "plain":
+        return text.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
     if style == "html":
         return text.to_html(index=False, border=0)
     if style == "latex":
