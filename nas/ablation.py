@@ -43,6 +43,7 @@ FILES: dict[Style, tuple[str, str]] = {
 KINDS = ("cells", "differences", "main_effects", "interactions")
 POWER = 0.8
 MOST_REPEATS = 10_000  # more than this is no plan
+MOST_TOLD = 4  # settled differences spelled out in the answer's sentence
 FACTOR = "factor."
 
 
@@ -214,13 +215,12 @@ def _said(column: str, table: pd.DataFrame) -> str:
         return f"{column}: no cell is settled to differ from {table['against'].iloc[0]!r}."
     interval = text.columns[list(text.columns).index("estimate") + 1]
     parts = [
-        f"{table['cell'].iloc[row]} is {table['verdict'].iloc[row]} by {text['estimate'].iloc[row].removeprefix('-')}"
-        f" ({text[interval].iloc[row]})"
-        for row in settled
+        f"{table['cell'].iloc[row]} is {table['verdict'].iloc[row]}, {text['estimate'].iloc[row]} ({text[interval].iloc[row]})"
+        for row in settled[:MOST_TOLD]
     ]
-    left = len(table) - len(settled)
-    rest = f"; {left} not settled" if left else ""
-    return f"{column}, against {table['against'].iloc[0]!r}: {', '.join(parts)}{rest}."
+    counts = {"more settled": len(settled) - len(parts), "not settled": len(table) - len(settled)}
+    rest = "".join(f"; {count} {what}" for what, count in counts.items() if count)
+    return f"{column}, against {table['against'].iloc[0]!r}: {'; '.join(parts)}{rest}."
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
@@ -252,8 +252,8 @@ def _tested(seen: Responses, weights: Array) -> pd.DataFrame:
     """Contrasts (k, cells) tested against 0: n, estimate, low, high, p, p_holm, verdict, repeats_needed.
 
     n counts the repeats in which all cells of the contrast are there. `repeats_needed` is for rows that are not settled:
-    how many repeats would find an effect of the estimated size, at the estimated scatter, with probability 0.8 at this
-    row's step of Holm's procedure. An estimate that is itself uncertain makes it a rough plan.
+    how many repeats, in total and at least one more, would find an effect of the estimated size, at the estimated
+    scatter, with probability 0.8 at this row's step of Holm's procedure. The estimates are uncertain, so it is a rough plan.
     """
     estimate, error, counts, freedom, spread = _errors(seen, weights)
     half = _quantile(seen.confidence, freedom) * error
@@ -264,8 +264,8 @@ def _tested(seen: Responses, weights: Array) -> pd.DataFrame:
     step = alpha / _holm_factor(p)
     cells_used = len(seen.levels) if seen.variance == "pooled" else 2
     needed = [
-        math.nan if done or not math.isfinite(s) else repeats_needed(e, s, level, cells=cells_used)
-        for done, e, s, level in zip(settled, estimate, spread, step, strict=True)
+        math.nan if done or not math.isfinite(s) else max(n + 1.0, repeats_needed(e, s, level, cells=cells_used))
+        for done, n, e, s, level in zip(settled, counts, estimate, spread, step, strict=True)
     ]
     return pd.DataFrame(
         {
@@ -355,7 +355,8 @@ def power(effect: float, spread: float, repeats: int, alpha: float, cells: int =
     freedom = (cells - 1) * (repeats - 1)
     critical = stats.t.ppf(1 - alpha / 2, freedom)
     shift = abs(effect) / spread * math.sqrt(repeats)
-    return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
+    far = stats.nct.cdf(-critical, freedom, shift)  # scipy 1.17 gives NaN where this is below 1e-20
+    return float(stats.nct.sf(critical, freedom, shift) + np.nan_to_num(far))
 
 
 def repeats_needed(effect: float, spread: float, alpha: float = 0.05, wanted: float = POWER, cells: int = 2) -> float:
@@ -364,15 +365,12 @@ def repeats_needed(effect: float, spread: float, alpha: float = 0.05, wanted: fl
         return 2.0 if effect else math.inf
     ratio = abs(effect) / spread
     normal = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(wanted)
-    if ratio == 0 or (normal / ratio) ** 2 > MOST_REPEATS:  # t needs more than the normal does
+    if ratio == 0 or (normal / ratio) ** 2 > MOST_REPEATS:
         return math.inf
-    low, high = 1, 2
-    while power(ratio, 1.0, high, alpha, cells) < wanted:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(ratio, 1.0, middle, alpha, cells) >= wanted else (middle, high)
-    return float(high)
+    repeats = max(2, math.floor((normal / ratio) ** 2))  # what a known scatter would need; Student's t needs a few more
+    while power(ratio, 1.0, repeats, alpha, cells) < wanted:
+        repeats += 1
+    return float(repeats)
 
 
 def _verdict(estimate: float, p: float, settled: bool, goal: str | None) -> str:
