@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from nas import results
 from nas.errors import InputError
@@ -67,10 +68,20 @@ class Responses:
     def factors(self) -> list[str]:
         return [str(column) for column in self.levels if column != "cell"]
 
+    @cached_property
+    def rows(self) -> list[dict[str, str]]:
+        """Each cell's level of each factor."""
+        columns = [list(map(str, self.levels[factor])) for factor in self.factors]
+        return [dict(zip(self.factors, row, strict=True)) for row in zip(*columns, strict=True)]
+
     @property
     def base_levels(self) -> dict[str, str]:
         """The reference's level of each factor."""
-        return {factor: str(self.levels[factor].iloc[self.reference]) for factor in self.factors}
+        return self.rows[self.reference]
+
+    def levels_of(self, factor: str) -> list[str]:
+        """A factor's levels, in the order of the cells."""
+        return list(dict.fromkeys(row[factor] for row in self.rows))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -157,7 +168,7 @@ def main_effects(seen: Responses) -> pd.DataFrame:
     that factor alone: factor, level, against, and the columns of `_tested`."""
     told, weights = [], []
     for factor, base in seen.base_levels.items():
-        for level in _levels(seen, factor):
+        for level in seen.levels_of(factor):
             found = _contrast(seen, {factor: (level, base)}) if level != base else None
             if found is not None:
                 told.append({"factor": factor, "level": level, "against": base})
@@ -170,7 +181,7 @@ def interactions(seen: Responses) -> pd.DataFrame:
     reference's levels: factor, level, with_factor, with_level, and the columns of `_tested`. Empty unless factorial."""
     told, weights = [], []
     for (a, a0), (b, b0) in combinations(seen.base_levels.items(), 2):
-        for level, other in product(_levels(seen, a), _levels(seen, b)):
+        for level, other in product(seen.levels_of(a), seen.levels_of(b)):
             if level == a0 or other == b0:
                 continue
             found = _contrast(seen, {a: (level, a0), b: (other, b0)})
@@ -232,14 +243,14 @@ def _contrast(seen: Responses, changes: Mapping[str, tuple[str, str]]) -> Array 
     With two factors: of the difference of differences. Averaged over every setting of the other factors for which all
     cells exist; None if there is none.
     """
-    others = [factor for factor in seen.factors if factor not in changes]
-    row_of = {tuple(row): index for index, row in enumerate(seen.levels[seen.factors].itertuples(index=False))}
-    sums, sets = np.zeros(len(seen.levels)), 0
-    for setting in seen.levels[others].drop_duplicates().to_dict("records"):
+    row_of = {tuple(row.values()): index for index, row in enumerate(seen.rows)}
+    others = [{factor: level for factor, level in row.items() if factor not in changes} for row in seen.rows]
+    sums, sets = np.zeros(len(seen.rows)), 0
+    for setting in {tuple(row.values()): row for row in others}.values():
         corners = []
         for signs in product((0, 1), repeat=len(changes)):
             chosen = {factor: pair[sign] for (factor, pair), sign in zip(changes.items(), signs, strict=True)}
-            levels = {**{str(name): level for name, level in setting.items()}, **chosen}
+            levels = {**setting, **chosen}
             corners.append((row_of.get(tuple(levels[factor] for factor in seen.factors)), (-1.0) ** sum(signs)))
         if all(row is not None for row, _ in corners):
             sets += 1
@@ -317,7 +328,7 @@ def _moments(values: Array) -> tuple[Array, Array]:
 def _quantile(confidence: float, freedom: Any) -> Array:
     """Student's two-sided quantile; NaN without degrees of freedom."""
     degrees = np.asarray(freedom, dtype=float)
-    return np.asarray(stats.t.ppf((1 + confidence) / 2, np.where(degrees > 0, degrees, np.nan)), dtype=float)
+    return np.asarray(special.stdtrit(np.where(degrees > 0, degrees, np.nan), (1 + confidence) / 2), dtype=float)
 
 
 def _p_values(estimate: Array, error: Array, freedom: Any) -> Array:
@@ -325,7 +336,7 @@ def _p_values(estimate: Array, error: Array, freedom: Any) -> Array:
     degrees = np.where(np.asarray(freedom) > 0, freedom, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where((error == 0) & (estimate == 0), 0.0, np.abs(estimate) / error)
-    return np.asarray(2 * stats.t.sf(t, degrees), dtype=float)
+    return np.asarray(2 * special.stdtr(degrees, -t), dtype=float)
 
 
 def holm(p: Array) -> Array:
@@ -353,10 +364,10 @@ def power(effect: float, spread: float, repeats: int, alpha: float, cells: int =
     effect / spread x sqrt(repeats). `cells` is 2 for a paired difference, all of them where the variance is pooled.
     """
     freedom = (cells - 1) * (repeats - 1)
-    critical = stats.t.ppf(1 - alpha / 2, freedom)
+    critical = special.stdtrit(freedom, 1 - alpha / 2)
     shift = abs(effect) / spread * math.sqrt(repeats)
-    far = stats.nct.cdf(-critical, freedom, shift)  # scipy 1.17 gives NaN where this is below 1e-20
-    return float(stats.nct.sf(critical, freedom, shift) + np.nan_to_num(far))
+    far = special.nctdtr(freedom, shift, -critical)  # scipy 1.17 gives NaN where this is tiny
+    return float(1 - special.nctdtr(freedom, shift, critical) + np.nan_to_num(far))
 
 
 def repeats_needed(effect: float, spread: float, alpha: float = 0.05, wanted: float = POWER, cells: int = 2) -> float:
@@ -364,7 +375,7 @@ def repeats_needed(effect: float, spread: float, alpha: float = 0.05, wanted: fl
     if spread == 0:
         return 2.0 if effect else math.inf
     ratio = abs(effect) / spread
-    normal = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(wanted)
+    normal = special.ndtri(1 - alpha / 2) + special.ndtri(wanted)
     if ratio == 0 or (normal / ratio) ** 2 > MOST_REPEATS:
         return math.inf
     repeats = max(2, math.floor((normal / ratio) ** 2))  # what a known scatter would need; Student's t needs a few more
@@ -381,10 +392,6 @@ def _verdict(estimate: float, p: float, settled: bool, goal: str | None) -> str:
     if goal is None:
         return "higher" if estimate > 0 else "lower"
     return "better" if (estimate > 0) == (goal == "maximise") else "worse"
-
-
-def _levels(seen: Responses, factor: str) -> list[str]:
-    return [str(level) for level in seen.levels[factor].drop_duplicates()]
 
 
 def _joined(told: list[dict[str, str]], names: list[str], seen: Responses, weights: list[Array]) -> pd.DataFrame:

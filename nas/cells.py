@@ -7,7 +7,7 @@ Nothing is stopped early, nothing is refused. A cell that failed is enqueued aga
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
@@ -82,12 +82,14 @@ class CellRun(Run):
         return True
 
     def _conditions(self, conditions: Record) -> Record:
-        """Conditions that a factor varies are part of the question, and said to be so."""
-        paths = [path for path in design.varied(self.design) if path.partition(".")[0] != design.FIRST]
-        told: dict[str, Any] = {path: "as the cell says" for path in paths}
-        short = {path.removeprefix("sampling."): "as the cell says" for path in paths if path.startswith("sampling.")}
-        drawn = {column: {**found, **told, **short} for column, found in conditions.items() if "images" in found}
-        return {**conditions, **drawn}
+        return conditions_of(design.varied(self.design), conditions)
+
+
+def conditions_of(varied: Sequence[str], conditions: Record) -> Record:
+    """What each score depends on, by column, where the fields of the sampling plan that some factor sets are the cell's."""
+    told = {path.removeprefix("sampling."): "as the cell says" for path in varied if path.startswith("sampling.")}
+    drawn = {column: {**found, **told} for column, found in conditions.items() if "images" in found}
+    return {**conditions, **drawn}
 
 
 def cell_seed(seed: int, repeat: int) -> int:

@@ -2,18 +2,29 @@
 
 import json
 import math
+import pickle
+from concurrent.futures import Future
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from scipy import stats
 
-from nas import ablation, check, design, results, stages
+import nas.study
+from nas import ablation, cells, check, design, export, launch, results, space, stages, trial
 from nas import settings as study_file
+from nas.backbones import Proxy
+from nas.backbones.unet import Config, presets
 from nas.errors import InputError
+from nas.objectives import denoising
+from nas.rundir import RunDirectory
 
 REFERENCE = {"a": "0", "b": "0"}
 
@@ -44,8 +55,7 @@ def simulated(rng, cells, repeats, effects, seed_sd=5.0, noise_sd=1.0):
 # --- coverage --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variance", ["separate", "pooled"])
-def test_intervals_cover_their_truth_in_2000_simulated_ablations(variance):
+def test_intervals_cover_their_truth_in_2000_simulated_ablations():
     rng = np.random.default_rng(7)
     levels = grid(2, 2)
     truth = np.array([10.0, 12.0, 9.0, 14.0])  # 00, 01, 10, 11
@@ -55,28 +65,29 @@ def test_intervals_cover_their_truth_in_2000_simulated_ablations(variance):
         "main_effects": [(9 + 14) / 2 - (10 + 12) / 2, (12 + 14) / 2 - (10 + 9) / 2],
         "interactions": [14 - 9 - 12 + 10],
     }
-    seen = ablation.read(frame(np.zeros((4, 3)), levels, REFERENCE), "fid", variance=variance)
-    makers = (ablation.cells, ablation.differences, ablation.main_effects, ablation.interactions)
-    covered = {kind: [] for kind in true}
-    # many ablations at once: cells are independent blocks, so statistics of each come from the real functions below
+    seen = ablation.read(frame(np.zeros((4, 3)), levels, REFERENCE), "fid")
+    makers = [(kind, getattr(ablation, kind), "separate") for kind in true]
+    makers += [(kind, getattr(ablation, kind), "pooled") for kind in ("differences", "main_effects")]
+    covered = {(kind, variance): [] for kind, _, variance in makers}
     for _ in range(2_000):
-        values = simulated(rng, 4, 3, truth)
-        drawn = ablation.Responses(**{**vars(seen), "values": values})
-        for kind, make in zip(true, makers, strict=True):
-            table = make(drawn)
-            covered[kind].append(((table["low"] <= true[kind]) & (true[kind] <= table["high"])).to_numpy())
+        drawn = replace(seen, values=simulated(rng, 4, 3, truth))
+        for kind, make, variance in makers:
+            table = make(replace(drawn, variance=variance))
+            inside = (table["low"] <= true[kind]) & (true[kind] <= table["high"])
+            covered[kind, variance].append(inside.to_numpy())
     for kind, hits in covered.items():
         share = np.mean(hits, axis=0)
         assert ((share >= 0.93) & (share <= 0.97)).all(), (kind, share)
 
 
 def test_pairing_finds_what_the_unpaired_test_misses():
-    """Power of both tests over 300 ablations with a planted difference of one noise sd and seeds that add ten."""
+    """Power of both tests over 300 ablations with a planted difference of three noise sd and seeds that add ten."""
     rng = np.random.default_rng(3)
     paired = unpaired = 0
+    seen = ablation.read(frame(np.zeros((2, 5)), grid(2), {"a": "0"}), "fid")
     for _ in range(300):
         values = simulated(rng, 2, 5, np.array([0.0, 3.0]), seed_sd=10.0, noise_sd=1.0)
-        table = ablation.differences(ablation.read(frame(values, grid(2), {"a": "0"}), "fid"))
+        table = ablation.differences(replace(seen, values=values))
         paired += table["verdict"].iloc[0] == "worse"
         unpaired += stats.ttest_ind(values[1], values[0]).pvalue < 0.05
     assert paired > 250 and unpaired < 30, (paired, unpaired)
@@ -86,9 +97,10 @@ def test_no_effect_is_settled_no_more_often_than_five_percent():
     """Holm holds the family: the share of ablations with any false finding."""
     rng = np.random.default_rng(11)
     wrong = 0
+    seen = ablation.read(frame(np.zeros((4, 4)), grid(4), {"a": "0"}), "fid")
     for _ in range(1_000):
-        seen = ablation.read(frame(simulated(rng, 4, 4, np.zeros(4)), grid(4), {"a": "0"}), "fid")
-        wrong += (ablation.differences(seen)["p_holm"] < 0.05).any()
+        drawn = replace(seen, values=simulated(rng, 4, 4, np.zeros(4)))
+        wrong += (ablation.differences(drawn)["p_holm"] < 0.05).any()
     assert wrong / 1_000 < 0.065, wrong  # 0.05 plus two standard errors
 
 
@@ -136,8 +148,9 @@ def test_pooled_effects_are_ordinary_least_squares_with_blocks():
     table = ablation.main_effects(ablation.read(frame(values, levels, REFERENCE), "fid", variance="pooled"))
     for _, row in table.iterrows():
         weights = np.zeros(design_matrix.shape[1])
-        for cell, given in enumerate(levels):
-            sign = (given[row["factor"]] == row["level"]) - (given[row["factor"]] == row["against"])
+        for cell, of_cell in enumerate(levels):
+            level = of_cell[row["factor"]]
+            sign = (level == row["level"]) - (level == row["against"])
             weights[cell] = sign / (3 if row["factor"] == "a" else 2)
         error = math.sqrt(weights @ covariance @ weights)
         half = stats.t.ppf(0.975, freedom) * error
@@ -378,8 +391,10 @@ def factor(text):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        (factor("{field: architecture.levels.2.chanels, levels: [768, 1024]}"), ["factors.x.field", "chanels", "did you mean 'levels.2.channels'"]),
-        (factor("{field: architecture.levels.2.channels, levels: [1024, 1000]}"), ["factors.x.levels.1", "1000", "divisible by groups=32"]),
+        (factor("{field: architecture.levels.2.chanels, levels: [768, 1024]}"),
+         ["factors.x.field", "chanels", "did you mean 'levels.2.channels'"]),
+        (factor("{field: architecture.levels.2.channels, levels: [1024, 1000]}"),
+         ["factors.x.levels.1", "1000", "divisible by groups=32"]),
         (factor("{field: architecture.shared_kv, levels: [true, maybe]}"), ["factors.x.levels.1", "shared_kv", "maybe"]),
         (factor("{field: training.learning_rat, levels: [1, 2]}"), ["factors.x.field", "training.learning_rat", "unknown key"]),
         (factor("{field: training.learning_rate, levels: [1, -2]}"), ["factors.x.levels.1", "greater than 0", "-2"]),
@@ -387,7 +402,8 @@ def factor(text):
         (factor("{field: objective.predicton, levels: [v, w]}"), ["factors.x.field", "did you mean 'prediction'"]),
         (factor("{field: sampling.steps, levels: [1, 0]}"), ["factors.x.levels.1", "sampling.steps", "0"]),
         (factor("{field: trainng.batch, levels: [1, 2]}"), ["factors.x.field", "trainng", "did you mean 'training'"]),
-        (factor("{levels: {p: {training.batch: 8}, q: {training.bach: 8}}}"), ["factors.x.levels.q.training.bach", "unknown key"]),
+        (factor("{levels: {p: {training.batch: 8}, q: {training.bach: 8}}}"),
+         ["factors.x.levels.q.training.bach", "unknown key"]),
         (factor("{field: training.batch, levels: [8]}"), ["factors.x", "1 given, expected at least two"]),
         (factor("{field: training.batch, levels: [8, 8]}"), ["factors.x", "8 is given twice"]),
         (factor("{levels: [8, 16]}"), ["factors.x", "give field"]),
@@ -444,18 +460,45 @@ def test_cells_must_lie_in_the_supernet_they_start_from(tmp_path):
 # --- a real run ------------------------------------------------------------------------------------------------------
 
 
+class InProcess:
+    """One slot that computes at once, here: the real functions without the seconds a process takes to start."""
+
+    def __init__(self, count, study, cache):
+        trial.start_worker(study, cache, 1)
+        self._done = []
+
+    free = property(lambda self: not self._done)
+    busy = property(lambda self: [tag for tag, _ in self._done])
+
+    def submit(self, tag, function, *arguments):
+        future = Future()
+        try:
+            future.set_result(function(*pickle.loads(pickle.dumps(arguments))))
+        except Exception as error:
+            future.set_exception(error)
+        self._done.append((tag, future))
+
+    def finished(self, timeout_s):
+        done, self._done = self._done, []
+        return done
+
+    def stop(self):
+        pass
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The small study in process: workers are real, with one repeat's cell failing once and run again."""
-    from nas import launch
-
+    """The small study over the kind of attention, which starts from a base model; its folder and how to run it again."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(nas.study, "Workers", InProcess)
     root = tmp_path_factory.mktemp("ablation")
     (root / "study.yaml").write_text(STUDY)
     options = ["base={training: {images_seen: 32, batch: 16}}", 'ablation.factors={kv: {field: architecture.attention, '
                'levels: [softmax, relu]}}', "training.init=base"]  # fmt: skip
     launch.run(root / "study.yaml", options, root / "runs", False, False)
     (folder,) = (root / "runs" / "small").iterdir()
-    return root, folder, options
+    yield root, folder, options
+    patch.undo()
 
 
 def test_a_run_trains_every_cell_with_shared_seeds_and_writes_its_tables(finished):
@@ -477,8 +520,6 @@ def test_a_run_trains_every_cell_with_shared_seeds_and_writes_its_tables(finishe
 
 
 def test_a_failed_cell_runs_again_and_more_repeats_continue(finished, capsys):
-    from nas import launch
-
     root, folder, options = finished
     record = folder / "trials" / "0003" / "record.json"
     broken = json.loads(record.read_text()) | {"state": "failed", "reason": "made so by the test"}
@@ -496,35 +537,22 @@ def test_a_failed_cell_runs_again_and_more_repeats_continue(finished, capsys):
 
 
 def test_an_exported_cell_draws_as_its_cell_says(finished, tmp_path):
-    import yaml
-
-    from nas import export
-    from nas.rundir import RunDirectory
-
     _, folder, _ = finished
     export.export(RunDirectory(folder), "trial:0", tmp_path / "model")
     assert yaml.safe_load((tmp_path / "model" / "pipeline.yaml").read_text())["sampling"]["steps"] == 2
     # an exported model is a base checkpoint; one of another architecture is refused
-    network = __import__("nas.backbones.unet", fromlist=["Config"]).Config
-    config = network.from_dict(yaml.safe_load((tmp_path / "model" / "proxy" / "config.yaml").read_text()))
+    config = Config.from_dict(yaml.safe_load((tmp_path / "model" / "proxy" / "config.yaml").read_text()))
     path = stages.checkpoint_file(tmp_path / "model")
     stages.load_weights(config.build(), path, "base.checkpoint")
-    other = network.from_dict({**config.to_dict(), "latent_channels": 16})
+    other = Config.from_dict({**config.to_dict(), "latent_channels": 16})
     with pytest.raises(InputError, match=r"base\.checkpoint: .* holds another architecture: .* expected"):
         stages.load_weights(other.build(), path, "base.checkpoint")
 
 
 def test_initial_weights_agree_where_shapes_do():
-    import torch
-
-    from nas import space
-    from nas.backbones import Proxy
-    from nas.backbones.unet import presets
-    from nas.trial import fresh
-
     proxy = Proxy(16, 8, 16, 16)
     base = presets()["mobilediffusion"]
-    one, two = (fresh(space.changed(base, [("levels.2.channels", w)]).scaled(proxy), 5) for w in (1024, 1280))
+    one, two = (trial.fresh(space.changed(base, [("levels.2.channels", w)]).scaled(proxy), 5) for w in (1024, 1280))
     before = {name: tensor.clone() for name, tensor in two.state_dict().items()}
     stages.copy_agreeing(one, two)
     own, other = two.state_dict(), one.state_dict()
@@ -532,3 +560,49 @@ def test_initial_weights_agree_where_shapes_do():
     assert all(torch.equal(own[name], other[name]) for name in same)
     assert all(torch.equal(own[name], before[name]) for name in own if name not in same)
     assert 0 < len(same) < len(own)
+
+
+def test_an_objective_that_asks_for_a_teacher_gets_its_own_copy_of_the_base(finished, monkeypatch):
+    root, folder, options = finished
+    study = study_file.load(root / "study.yaml", options)
+    bench = trial.Bench(study, RunDirectory(folder).cache)
+    network = bench.network(bench.scaled(presets()["mobilediffusion"].to_dict()), seed=1)
+    taught = []
+    monkeypatch.setattr(denoising.Objective, "requires", frozenset({"teacher"}))
+    monkeypatch.setattr(
+        denoising.Objective, "__init__", lambda self, generator, teacher, settings: taught.append(teacher)
+    )
+    bench.objective(network)
+    bench.objective(network)
+    base = load_file(stages.weights_path(bench))
+    assert taught[0] is not taught[1]
+    assert all(torch.equal(tensor, base[name]) for name, tensor in taught[0].state_dict().items())
+    assert all(torch.equal(tensor, base[name]) for name, tensor in network.state_dict().items())  # init: base
+    assert not any(parameter.requires_grad for parameter in taught[0].parameters())
+
+
+def test_an_objective_that_asks_for_a_teacher_needs_a_base(tmp_path, monkeypatch):
+    monkeypatch.setattr(denoising.Objective, "requires", frozenset({"teacher"}))
+    with pytest.raises(InputError, match=r"^cell '.*': objective: denoising learns from a teacher; .* no base section"):
+        check.check(loaded(tmp_path), None)
+
+
+def test_the_base_is_cached_by_everything_that_went_into_it(tmp_path):
+    def path(*overrides):
+        study = loaded(tmp_path, "base={training: {images_seen: 32, batch: 16}}", *overrides)
+        return stages.weights_path(trial.Bench(study, tmp_path / "cache"))
+
+    changes = ("seed=1", "proxy.width_divisor=8", "base.training.images_seen=48", "architecture=sd15",
+               "base.objective={name: denoising, prediction: epsilon}", "dataset.limit=64")  # fmt: skip
+    paths = [path(), *map(path, changes)]
+    assert len(set(paths)) == len(paths)
+    assert path("training.images_seen=64", "ablation.repeats=4", "evaluation.images=16", "sampling.steps=1") == paths[0]
+
+
+def test_conditions_say_what_the_cells_vary(tmp_path):
+    varied = design.varied(loaded(tmp_path).ablation)
+    assert varied == ["architecture.levels.*.ffn_ratio", "training.learning_rate", "sampling.steps"]
+    fid = {"unit": "", "images": 8, "steps": 2, "guidance": 1.0}
+    told = cells.conditions_of(varied, {"fid": fid, "denoising_loss": {"unit": "", "times": 8}})
+    assert told["fid"] == {"unit": "", "images": 8, "steps": "as the cell says", "guidance": 1.0}
+    assert told["denoising_loss"] == {"unit": "", "times": 8}
