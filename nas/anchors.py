@@ -60,6 +60,8 @@ class Plan:
 def run(path: Path, overrides: Sequence[str], plan: Plan, out: Path, store: Path, workers: int) -> list[Agreement]:
     """Complete the anchor table of a study in `out`, write the trust table and picture beside it, and store the result."""
     study = settings.load(path, overrides)
+    if study.space is None or study.search is None:
+        raise InputError(f"{path}: search: nas trust is about the trials of a search; this study has none")
     space = SearchSpace.load(study.space)
     check(study, space)
     brief = study.training.images_seen

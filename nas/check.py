@@ -7,27 +7,106 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nas import menu, supernet
+from nas import design, menu, stages, supernet
+from nas.backbones import Proxy
+from nas.backbones.unet import Config
 from nas.errors import InputError
 from nas.settings import Study
 from nas.space import SearchSpace
 from nas.study import over_budget
 
+ANY_DATA = {"latent_channels": 4, "text_width": 8, "pooled_width": 8}  # for shapes that don't depend on the data
 PROBES = 2_000  # candidates counted on paper, to catch a budget nothing meets
 
 
-def check(study: Study, space: SearchSpace) -> None:
+def check(study: Study, space: SearchSpace | None) -> None:
     """Raises InputError naming the setting, its value and what was expected."""
-    if space.family[0] != "backbones":
+    if space is not None and space.family[0] != "backbones":
         raise InputError(f"space: {space.name!r} holds {space.family[0]}, not denoisers; a study trains denoisers")
+    if study.ablation is not None:
+        check_cells(study)
+    elif space is not None:
+        _check_search(study, space)
+    menu.pick("datasets", study.dataset.name).load(study.dataset.settings("datasets"), "train")
+
+
+def _check_search(study: Study, space: SearchSpace) -> None:
     costs = probe(study, space)
-    known = [name for name, value in costs[0].items() if isinstance(value, int | float)]
+    known = _numbers(costs[0])
     _named("budget", study.budget, known)
     _columns(study, known)
     _meetable(study, space, costs)
-    if study.training.init != "scratch":
+    _check_start("", study)
+    if study.training.init not in ("scratch", "base"):
         supernet.weights_path(study.training.init, study.space)
-    menu.pick("datasets", study.dataset.name).load(study.dataset.settings("datasets"), "train")
+
+
+def _numbers(cost: dict[str, Any]) -> list[str]:
+    return [name for name, value in cost.items() if isinstance(value, int | float)]
+
+
+def check_cells(study: Study) -> None:
+    """Whether every cell of an ablation can be trained: within budget, divisible by the proxy, and from where it starts."""
+    assert study.ablation is not None
+    networks = design.architectures(study)
+    size, tokens = study.deploy.latent_size, study.deploy.text_tokens
+    costs = {name: asdict(config.cost(size, tokens)) for name, config in networks.items()}
+    known = _numbers(next(iter(costs.values())))
+    _named("budget", study.budget, known)
+    _columns(study, [])
+    if study.base is not None:
+        _check_base(study)
+    for cell in design.cells(study.ablation):
+        over = over_budget(costs[cell.name], study.budget)
+        if over:
+            raise InputError(f"budget: cell {cell.name!r} is over it: {over}")
+        variant = design.changed(study, cell.settings)
+        _check_start(f"cell {cell.name!r}: ", variant)
+        _check_weights(f"cell {cell.name!r}: ", variant, networks[cell.name])
+
+
+def _check_base(study: Study) -> None:
+    """Whether the base model can be trained, and is the same for all cells."""
+    assert study.base is not None
+    data = {path.partition(".")[0] for path in design.varied(study.ablation)} if study.ablation else set()
+    for section in sorted(data & {*design.ENCODED, "proxy"}):
+        raise InputError(f"base: cells that differ in {section} cannot share one base model")
+    if study.base.training.init == "base":
+        raise InputError("base.training.init: the base cannot start from itself; expected scratch or supernet")
+    if "teacher" in menu.pick("objectives", study.base.objective.name).Objective.requires:
+        raise InputError(f"base.objective: {study.base.objective.name} needs a teacher, and the base is the first")
+    if study.base.checkpoint is not None:
+        stages.checkpoint_file(study.base.checkpoint)
+    _check_weights("base: ", stages.as_study(study), stages.architecture(study))
+
+
+def _check_start(who: str, study: Study) -> None:
+    """Whether what asks for a base model has one."""
+    entry = study.objective
+    if study.base is None and study.training.init == "base":
+        raise InputError(f"{who}training.init: base: the study has no base section")
+    if study.base is None and "teacher" in menu.pick("objectives", entry.name).Objective.requires:
+        raise InputError(
+            f"{who}objective: {entry.name} learns from a teacher; the study has no base section to train one"
+        )
+
+
+def _check_weights(who: str, study: Study, config: Config) -> None:
+    """Whether a network divides by the proxy, and has the shapes of the weights it is to start from."""
+    proxy = Proxy(study.proxy.width_divisor, **ANY_DATA)
+    try:
+        wanted = supernet.skeleton(config.scaled(proxy))
+    except ValueError as error:
+        raise InputError(f"{who}{error}") from None
+    init = study.training.init
+    if init == "base":
+        base = supernet.skeleton(stages.architecture(study).scaled(proxy))
+        difference = stages.first_difference(stages.shapes(base), stages.shapes(wanted))
+        if difference:
+            raise InputError(f"{who}training.init: base: the base model is another architecture: {difference}")
+    elif init != "scratch":
+        path = supernet.weights_path(init, study.space)
+        supernet.check_covers(config, path, str(study.space), study.proxy.width_divisor, who)
 
 
 def probe(study: Study, space: SearchSpace) -> list[dict[str, Any]]:
@@ -50,9 +129,17 @@ def _columns(study: Study, costs: list[str]) -> None:
         if column in metrics:
             raise InputError(f"metrics: two of them give the column {column!r}")
         metrics[column] = entry
-    known = [*metrics, "denoising_loss", *costs]
-    _named("search.minimise", study.search.minimise, known)
-    _named("search.maximise", study.search.maximise, known)
+    known = [*metrics, *(["denoising_loss"] if _one_loss(study) else []), *costs]
+    asked, section = (study.search, "search") if study.search else (study.ablation, "ablation")
+    assert asked is not None
+    _named(f"{section}.minimise", asked.minimise, known)
+    _named(f"{section}.maximise", asked.maximise, known)
+
+
+def _one_loss(study: Study) -> bool:
+    """Whether all trials have the same denoising loss: what they predict and from which latents is not varied."""
+    varied = design.varied(study.ablation) if study.ablation else []
+    return not any(path.partition(".")[0] in ("objective", *design.ENCODED) for path in varied)
 
 
 def _meetable(study: Study, space: SearchSpace, costs: list[dict[str, Any]]) -> None:

@@ -68,13 +68,13 @@ class Document:
         except ValidationError as error:
             first, *others = error.errors()
             more = f" (and {len(others)} more)" if others else ""
-            raise self.error(location + first["loc"], _expected(model, first) + more) from None
+            raise self.error(location + first["loc"], expected(model, first) + more) from None
 
     def error(self, location: Location, message: str) -> InputError:
         steps = tuple(map(str, location))
         known = next((steps[:n] for n in range(len(steps), 0, -1) if steps[:n] in self.lines), None)
         where = f"{self.name}:{self.lines[known]}" if known else self.name
-        return InputError(f"{where}: {'.'.join(steps)}: {message}")
+        return InputError(": ".join([where, *filter(None, [".".join(steps)]), message]))
 
 
 def _given_twice(path: Path, location: tuple[str, ...], line: int, first: int) -> InputError:
@@ -96,7 +96,7 @@ def _lines(node: Any, location: tuple[str, ...] = ()) -> Iterable[tuple[tuple[st
             yield from _lines(value, here)
 
 
-def _expected(model: type[BaseModel], error: Any) -> str:
+def expected(model: type[BaseModel], error: Any) -> str:
     """What pydantic found wrong, in words for the author of the file."""
     if error["type"] in ("extra_forbidden", "invalid_key"):
         return f"unknown key{menu.nearest(str(error['loc'][-1]), _keys_at(model, error['loc'][:-1]))}"

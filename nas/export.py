@@ -38,8 +38,19 @@ def export(run: RunDirectory, pick: str, to: Path | None = None) -> Path:
     _write(folder / "deploy.yaml", _deploy(record, run, pick))
     _write(proxy / "config.yaml", record["proxy"])
     (proxy / "weights.safetensors").write_bytes(weights.read_bytes())
-    _write(folder / "pipeline.yaml", {section: resolved[section] for section in PIPELINE})
+    _write(folder / "pipeline.yaml", _pipeline(resolved, record))
     return folder
+
+
+def _pipeline(resolved: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """The sections a drawing depends on, with what the trial's cell changed in them."""
+    if record.get("settings"):
+        from nas import design
+        from nas.settings import Study
+
+        study = Study.model_validate({name: value for name, value in resolved.items() if name != "provenance"})
+        resolved = design.changed(study, record["settings"]).resolved()
+    return {section: resolved[section] for section in PIPELINE}
 
 
 def _deploy(record: dict[str, Any], run: RunDirectory, pick: str) -> dict[str, Any]:

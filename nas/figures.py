@@ -159,6 +159,33 @@ def draw_proposed(proposed: pd.DataFrame, column: str, limit: float) -> go.Figur
     return figure
 
 
+def draw_cells(cells: pd.DataFrame, trials: pd.DataFrame, column: str) -> go.Figure:
+    """A row per cell of an ablation, the frame of `nas.ablation.cells`: its repeats as dots, its mean with the interval."""
+    figure = _figure(label(column), "", "")
+    height_of = {str(cell): -float(place) for place, cell in enumerate(cells["cell"])}
+    done = trials[(trials["state"] == "complete") & trials["cell"].isin(list(height_of))]
+    _strip(figure, scaled(column, done[column]), [height_of[str(cell)] for cell in done["cell"]], False)
+    figure.data[0].hovertext = [
+        f"trial {trial}, repeat {repeat}" for trial, repeat in zip(done["trial"], done["repeat"], strict=True)
+    ]
+    figure.data[0].customdata = [int(trial) for trial in done["trial"]]
+    half = scaled(column, (cells["high"] - cells["low"]) / 2).fillna(0.0)
+    figure.add_scatter(
+        x=scaled(column, cells["mean"]),
+        y=[height_of[str(cell)] for cell in cells["cell"]],
+        error_x={"array": half, "color": FRONT, "thickness": 2, "width": 5},
+        mode="markers",
+        marker={"color": FRONT, "size": 10, "symbol": "diamond"},
+        hovertext=[f"{escape(str(cell))}<br>mean of {n}" for cell, n in zip(cells["cell"], cells["n"], strict=True)],
+        hovertemplate="%{hovertext}: %{x:.5g}<extra></extra>",
+    )
+    names = [escape(str(cell)) for cell in cells["cell"]]
+    figure.update_layout(showlegend=False, height=90 + 28 * len(cells), margin={"t": 4})
+    figure.update_yaxes(tickvals=[*height_of.values()], ticktext=names, range=[-len(cells) + 0.4, 0.6])
+    figure.update_yaxes(showgrid=False, automargin=True, ticks="")
+    return figure
+
+
 def draw_hypervolume(history: pd.DataFrame) -> go.Figure:
     """The share of the box between worst and best that the front dominates, after each trial."""
     figure = _figure("Trial", "Share of the box dominated", "<br>%{y:.3f}")

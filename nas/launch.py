@@ -11,7 +11,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from nas import report, results, settings
+from nas import ablation, report, results, settings
+from nas.cells import CellRun
 from nas.check import check
 from nas.errors import InputError
 from nas.progress import Progress
@@ -23,7 +24,7 @@ from nas.study import Run
 def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bool) -> None:
     """Run or continue the study at `path`. Nothing is written before every check has passed."""
     study = settings.load(path, overrides)
-    space = SearchSpace.load(study.space)
+    space = SearchSpace.load(study.space) if study.space is not None else None
     check(study, space)
     console = Console(highlight=False, soft_wrap=True)
     if dry_run:
@@ -32,7 +33,7 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bo
     directory, continued = open_run(study, root, new)
     lock = directory.lock()
     console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
-    execution = Run(study, space, directory, Progress(console))
+    execution = (CellRun if study.ablation else Run)(study, space, directory, Progress(console))
     try:
         execution.execute()
     except InputError:
@@ -40,18 +41,24 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bo
             shutil.rmtree(directory.path)
         raise
     frame = summarise(directory)
-    execution.tracker.finish(frame, study.search.objectives)
+    execution.tracker.finish(frame, study.objectives)
     lock.close()
 
 
 def summarise(directory: RunDirectory) -> Any:
-    """Write results.csv, best.yaml, front/ and report.html from the records, and print the front."""
+    """Write results.csv, best.yaml, front/ and report.html from the records, and print the front.
+
+    Of an ablation the tables of effects are written and printed instead.
+    """
     resolved = yaml.safe_load((directory.path / "resolved.yaml").read_text())
     objectives = results.objectives(resolved)
     frame = results.load(directory.path)
-    _write_winner(directory, frame, objectives)
+    if resolved.get("ablation"):
+        _print_effects(directory, frame)
+    else:
+        _write_winner(directory, frame, objectives)
+        _print_front(frame, objectives)
     page = report.write(directory.path)
-    _print_front(frame, objectives)
     print(f"report: {page}")
     return frame
 
@@ -83,9 +90,25 @@ def _write_winner(directory: RunDirectory, frame: Any, objectives: results.Objec
         (folder / f"{number:04d}").symlink_to(Path("..") / "trials" / f"{number:04d}")
 
 
-def _print_front(frame: Any, objectives: results.Objectives) -> None:
+def _print_effects(directory: RunDirectory, frame: Any) -> None:
+    """Write and print the tables of an ablation; a line says why when there is nothing to compare."""
+    _print_states(frame)
+    try:
+        found = ablation.write(directory.path)
+    except InputError as error:
+        return print(error)
+    for column, kinds in found.items():
+        for kind, table in kinds.items():
+            print(f"\n{column}: {kind.replace('_', ' ')}\n{ablation.render(table, 'plain')}")
+
+
+def _print_states(frame: Any) -> None:
     states = frame.state.value_counts()
     print(", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.items()))
+
+
+def _print_front(frame: Any, objectives: results.Objectives) -> None:
+    _print_states(frame)
     table = Table(title="Pareto front", title_justify="left")
     columns = ["trial", *objectives, *(c for c in ("params",) if c not in objectives)]
     for column in columns:

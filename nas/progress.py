@@ -74,7 +74,7 @@ class Progress:
         return sum(record["state"] in states for record in self._records.values())
 
     def _picture(self) -> RenderableType:
-        total, ended = self._study.search.trials, self._trained("complete", "stopped", "failed")
+        total, ended = self._study.trials, self._trained("complete", "stopped", "failed")
         over = self._trained("over_budget")
         status = f" {ended}/{total} trials, {self._running} running, {over} over budget{self._left(total, ended)}"
         bar = Table.grid()
@@ -89,9 +89,9 @@ class Progress:
         return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
 
     def _front(self) -> RenderableType:
-        objectives = self._study.search.objectives
+        objectives = self._study.objectives
         complete = [record for record in self._records.values() if record["state"] == "complete"]
-        if not complete:
+        if not complete or self._study.ablation:
             return Text("")
         rows = [{**record["cost"], **record["rungs"][-1]["metrics"]} for record in complete]
         points = [[row[c] if way == "minimise" else -row[c] for c, way in objectives.items()] for row in rows]

@@ -210,7 +210,7 @@ def _on_front(points: Array) -> NDArray[np.bool_]:
     members = np.ones(points.shape[:2], dtype=bool)
     for index in range(points.shape[1]):
         point = points[:, index : index + 1]
-        members[:, index] = ~((points <= point).all(-1) & (points < point).any(-1)).any(1)
+        members[:, index] = ~np.any(np.all(points <= point, axis=-1) & np.any(points < point, axis=-1), axis=1)
     return members
 
 

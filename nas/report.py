@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from nas import figures, results
+from nas import ablation, figures, results
+from nas.errors import InputError
 from nas.results import COSTS, Objectives
 
 Budget = Mapping[str, float]
@@ -246,6 +248,18 @@ class Run:
         return cls(path, settings, trials, drawn, goals, table, results.curves(trials))
 
     @property
+    def is_ablation(self) -> bool:
+        return bool(self.settings.get("ablation"))
+
+    @cached_property
+    def effects(self) -> dict[str, dict[str, pd.DataFrame]]:
+        """The tables of an ablation by column and kind; {} for a search, and while there is nothing to compare."""
+        try:
+            return ablation.of_run(self.path) if self.is_ablation else {}
+        except InputError:
+            return {}
+
+    @property
     def budget(self) -> dict[str, float]:
         return {name: float(limit) for name, limit in (self.settings.get("budget") or {}).items() if name in self.table}
 
@@ -292,6 +306,17 @@ def render(run: Run) -> str:
 
 def _figures(run: Run) -> dict[str, Any]:
     """Every figure of the page by name; the part before the dash is its section."""
+    return {**(_cell_figures(run) if run.is_ablation else _search_figures(run)), **_curve_figures(run)}
+
+
+def _cell_figures(run: Run) -> dict[str, Any]:
+    return {
+        f"cells-{place}": figures.draw_cells(kinds["cells"], run.table, column)
+        for place, (column, kinds) in enumerate(run.effects.items())
+    }
+
+
+def _search_figures(run: Run) -> dict[str, Any]:
     drawn: dict[str, Any] = {}
     points = pareto(run.table, run.goals)
     if len(points):
@@ -304,12 +329,6 @@ def _figures(run: Run) -> dict[str, Any]:
         if axes:
             kept = by_choice[by_choice["axis"].isin(axes)], found[found["axis"].isin(axes)]
             drawn[f"effects-{place}"] = figures.draw_effects(*kept, column)
-    if len(run.curves):
-        on_front = run.table.loc[run.table["on_front"], "trial"].astype(int)
-        for place, column in enumerate(dict.fromkeys([*run.scores, "denoising_loss"])):
-            if column in run.curves:
-                curves = figures.draw_curves(run.curves, column, on_front)
-                drawn[f"curves-{place}"] = curves.update_layout(showlegend=False)
     for place, (column, limit) in enumerate(run.budget.items()):
         proposed = run.table[run.table[column].notna()]
         if len(proposed):
@@ -319,23 +338,34 @@ def _figures(run: Run) -> dict[str, Any]:
     return drawn
 
 
+def _curve_figures(run: Run) -> dict[str, Any]:
+    drawn: dict[str, Any] = {}
+    chosen = run.table["state"] == "complete" if run.is_ablation else run.table["on_front"]
+    columns = [column for column in dict.fromkeys([*run.scores, "denoising_loss"]) if column in run.curves]
+    for place, column in enumerate(columns if len(run.curves) else []):
+        curves = figures.draw_curves(run.curves, column, run.table.loc[chosen, "trial"].astype(int))
+        drawn[f"curves-{place}"] = curves.update_layout(showlegend=False)
+    return drawn
+
+
 def _sections(drawn: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*(name.split("-")[0] for name in drawn), *_ALL_SECTIONS]))
 
 
-_ALL_SECTIONS = ("front", "effects", "curves", "budget", "hypervolume")
+_ALL_SECTIONS = ("cells", "front", "effects", "curves", "budget", "hypervolume")
 
 
 def _contents(run: Run) -> dict[str, Any]:
     """What the template sets out, as text and lists of text."""
     table, goals = run.table, run.goals
-    best = members(table, goals)
-    knee = results.knee(table, goals) if len(best) else None
+    best = _first_of_cells(table) if run.is_ablation else members(table, goals)
+    knee = results.knee(table, goals) if len(best) and not run.is_ablation else None
     provenance = run.settings.get("provenance") or {}
     return {
         "name": run.settings.get("name") or run.path.name,
         "question": run.settings.get("question") or "",
-        "answer": answer(table, goals, run.budget),
+        "answer": _ablation_answer(run) if run.is_ablation else answer(table, goals, run.budget),
+        "ablation": _ablation(run),
         "counts": counts(table),
         "effort": _effort(run),
         "knee": knee,
@@ -343,9 +373,9 @@ def _contents(run: Run) -> dict[str, Any]:
         "winner_choices": _choices(best[best["trial"] == knee].iloc[0]) if knee is not None else [],
         "goals": [(figures.label(column), way) for column, way in goals.items()],
         "colours": {"front": figures.FRONT, "knee": figures.KNEE, "rest": figures.GREY, "stopped": figures.PALE},
-        "front": _front_table(best, run),
+        "front": {"heads": [], "rows": [], "shared": []} if run.is_ablation else _front_table(best, run),
         "pictures": _pictures(best, run),
-        "repeats": _repeats_table(run),
+        "repeats": [] if run.is_ablation else _repeats_table(run),
         "failed": _reasons(table, "failed"),
         "refusals": [(_said(name), count) for name, count in refusals(table, run.budget).items()],
         "conditions": _conditions(table),
@@ -356,6 +386,56 @@ def _contents(run: Run) -> dict[str, Any]:
         "settings": yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True),
         "path": str(run.path),
     }
+
+
+def _first_of_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The first complete repeat of every cell: what the pictures show."""
+    return table[table["state"] == "complete"].sort_values("repeat", kind="stable").drop_duplicates("cell")
+
+
+def _ablation_answer(run: Run) -> str:
+    done = run.table[run.table["state"] == "complete"]
+    trained = f"{done['cell'].nunique()} cells, {_number_of(len(done), 'training')} to the end."
+    return f"{trained} {ablation.answer(run.effects) or 'There is nothing to compare yet.'}"
+
+
+def _ablation(run: Run) -> dict[str, Any] | None:
+    """The tables of an ablation for the page: per column its table of cells, then the effects; and the base's scores."""
+    if not run.is_ablation:
+        return None
+    columns = [
+        {
+            "label": figures.label(column) + _arrow(run.goals[column]),
+            "plot": f"cells-{place}",
+            "tables": [(kind, _page_table(table)) for kind, table in kinds.items()],
+        }
+        for place, (column, kinds) in enumerate(run.effects.items())
+    ]
+    return {
+        "columns": columns,
+        "base": _base_scores(run),
+        "pooled": run.settings["ablation"].get("variance") == "pooled",
+    }
+
+
+def _page_table(table: pd.DataFrame) -> dict[str, Any]:
+    text = ablation.readable(table)
+    words = set(table.columns[: list(table.columns).index("n")]) | {"verdict"}
+    heads = [(str(name), str(name).replace(" ", "_") not in words) for name in text]
+    return {"heads": heads, "rows": text.to_numpy().tolist()}
+
+
+def _base_scores(run: Run) -> list[tuple[str, str]]:
+    """How the base model was drawn, and what it scored."""
+    path = run.path / "base.json"
+    scored = json.loads(path.read_text(encoding="utf-8"))["scores"] if path.is_file() else []
+    return [
+        (
+            ", ".join(f"{name} {_cell(value)}" for name, value in found["sampling"].items()),
+            ", ".join(figures.measured(column, value) for column, value in found["metrics"].items()),
+        )
+        for found in scored
+    ]
 
 
 def _effort(run: Run) -> str:
@@ -380,7 +460,8 @@ def _winner_rows(table: pd.DataFrame, goals: Objectives) -> list[dict[str, Any]]
 
 
 def _choices(row: pd.Series) -> list[tuple[str, str]]:
-    cells = [(str(name)[5:], _cell(value)) for name, value in row.items() if str(name).startswith("arch.")]
+    kinds = ("arch.", "factor.")
+    cells = [(str(n).partition(".")[2], _cell(value)) for n, value in row.items() if str(n).startswith(kinds)]
     return [(axis, value) for axis, value in cells if value]
 
 
@@ -408,7 +489,8 @@ def _pictures(best: pd.DataFrame, run: Run) -> dict[str, Any]:
         trial = int(row["trial"])
         grid = read_grid(run.path / "trials" / f"{trial:04d}" / "samples.png")
         notes = [f"{figures.label(column).split(' ')[0]} {figures.shown(column, row[column])}" for column in columns]
-        drawn.append({"trial": trial, "notes": notes, "grid": grid})
+        name = str(row["cell"]) if run.is_ablation else f"trial {trial}"
+        drawn.append({"trial": trial, "name": name, "notes": notes, "grid": grid})
         tiles = max(tiles, grid.columns * grid.rows if grid else 0)
     captions = list(enumerate(run.captions[:tiles]))
     return {"members": drawn, "captions": captions, "left_out": max(0, len(best) - MOST_MEMBERS_DRAWN)}
@@ -460,7 +542,7 @@ def _trials_table(run: Run) -> dict[str, Any]:
     rows = []
     for _, row in run.table.iterrows():
         cells = [figures.shown(column, row[column]) for column in columns]
-        state = "front" if row["on_front"] else str(row["state"]).replace("_", " ")
+        state = "front" if row["on_front"] and not run.is_ablation else str(row["state"]).replace("_", " ")
         rows.append((int(row["trial"]), state, str(row["reason"] or ""), cells))
     return {"heads": [figures.label(column) for column in columns], "rows": rows}
 

@@ -56,12 +56,15 @@ def records(run_dir: Path) -> list[Record]:
 
 def load(run_dir: Path) -> pd.DataFrame:
     """The run as a frame, one row per trial, with the columns of `frame`; `.attrs["conditions"]` says how it scored."""
-    return frame(records(run_dir), conditions(run_dir), objectives(resolved(run_dir)))
+    settings = resolved(run_dir)
+    table = frame(records(run_dir), conditions(run_dir), objectives(settings))
+    table.attrs["reference"] = dict((settings.get("ablation") or {}).get("reference") or {})
+    return table
 
 
 def objectives(settings: Mapping[str, Any]) -> Objectives:
     """What the study minimises and maximises, by column, in the order of the study file."""
-    search = settings.get("search") or {}
+    search = settings.get("search") or settings.get("ablation") or {}
     goals = {str(column): "minimise" for column in search.get("minimise") or []}
     goals |= {str(column): "maximise" for column in search.get("maximise") or []}
     if not goals:
@@ -74,11 +77,11 @@ def frame(trials: Sequence[Record], scored: Mapping[str, Mapping[str, Any]], goa
 
     Metrics are those of the last rung a trial reached. `*_s` are seconds: summed over the rungs, `wall_s` from start to
     end. `params`, `macs`, ... are at deploy scale, `proxy_*` at the scale that was trained. `arch.*` are the choices (a
-    list as JSON text).
+    list as JSON text). An ablation has `cell` and the levels as `factor.*` instead.
     """
     rows = [_row(record) for record in trials]
     seen = list(dict.fromkeys(column for row in rows for column in row))
-    axes = [column for column in seen if column.startswith("arch.")]
+    axes = [column for column in seen if column == "cell" or column.startswith(("arch.", "factor."))]
     costs = list(dict.fromkeys([*COSTS, *(name for record in trials for name in record.get("cost") or {})]))
     proxy_costs = [f"proxy_{name}" for name in costs]
     described = {*_TEXT, *_INTEGERS, *_SPEEDS, *axes, *costs, *proxy_costs}
@@ -285,7 +288,9 @@ def _row(record: Record) -> dict[str, Any]:
     row |= {name: _total([(rung.get("timings") or {}).get(name) for rung in rungs]) for name in TIMINGS}
     row |= {"peak_memory_mib": max(memory, default=None)}
     row |= {"wall_s": _seconds_between(record.get("started"), record.get("finished"))}
-    return row | {f"arch.{axis}": _plain(value) for axis, value in (record.get("choices") or {}).items()}
+    kind = "factor" if "cell" in record else "arch"
+    row |= {"cell": record["cell"]} if "cell" in record else {}
+    return row | {f"{kind}.{axis}": _plain(value) for axis, value in (record.get("choices") or {}).items()}
 
 
 def _total(seconds: Sequence[float | None]) -> float | None:

@@ -14,10 +14,12 @@ from typing import Any
 
 import yaml
 
+from nas import design
 from nas.errors import InputError
 from nas.settings import Study
 
 EXTENDABLE = ("workers", "tracking", "question")  # settings that do not change what a finished trial means
+MORE = {"search": "trials", "ablation": "repeats"}  # what may grow when a run is continued
 VERSIONED = ("torch", "optuna", "lightning", "torchmetrics", "diffusers", "open_clip_torch", "timm", "transformers")
 
 
@@ -78,16 +80,16 @@ class RunDirectory:
 def open_run(study: Study, root: Path, new: bool = False) -> tuple[RunDirectory, bool]:
     """The directory to run in, and whether it continues an earlier run.
 
-    The latest run of the study is continued when it is unfinished, or when the study now asks for more trials; its
-    settings must be the same otherwise. Anything else starts a new directory.
+    The latest run of the study is continued when it is unfinished (an ablation: when a cell has failed), or when the
+    study now asks for more trials or repeats; its settings must be the same otherwise. Anything else starts a new one.
     """
     resolved = study.resolved()
     earlier = sorted(path for path in (root / study.name).glob("*") if (path / "resolved.yaml").exists())
     if earlier and not new:
         directory = RunDirectory(earlier[-1])
         before = yaml.safe_load((directory.path / "resolved.yaml").read_text())
-        finished = (directory.path / "report.html").exists()
-        more = resolved["search"]["trials"] > before["search"]["trials"]
+        finished = (directory.path / "report.html").exists() and not _outstanding(study, directory)
+        more = _asked(resolved) > _asked(before)
         if _identity(before) == _identity(resolved) and (more or not finished):
             _describe(directory, resolved)
             return directory, True
@@ -103,7 +105,20 @@ def open_run(study: Study, root: Path, new: bool = False) -> tuple[RunDirectory,
 def _identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The settings two runs must share to be one run."""
     kept = {key: value for key, value in resolved.items() if key not in (*EXTENDABLE, "provenance")}
-    return kept | {"search": {key: value for key, value in resolved["search"].items() if key != "trials"}}
+    for section, more in MORE.items():
+        if kept.get(section):
+            kept[section] = {key: value for key, value in kept[section].items() if key != more}
+    return kept
+
+
+def _asked(resolved: Mapping[str, Any]) -> int:
+    """How many trials, or repeats of every cell."""
+    return next(int(resolved[section][more]) for section, more in MORE.items() if resolved.get(section))
+
+
+def _outstanding(study: Study, directory: RunDirectory) -> bool:
+    """Whether an ablation has cells that are not trained to the end."""
+    return study.ablation is not None and bool(design.outstanding(study.ablation, directory.records().values()))
 
 
 def _describe(directory: RunDirectory, resolved: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from nas import menu
+from nas import design, menu
 from nas.conditioning import Settings as Conditioning
 from nas.document import Document, Location
 from nas.errors import InputError
@@ -123,6 +123,21 @@ class Search(Section):
         return {column: "minimise" for column in self.minimise} | {column: "maximise" for column in self.maximise}
 
 
+class Base(Section):
+    """A model that is trained once, before any trial: trials start from it (`training.init: base`) or learn from it."""
+
+    architecture: str | dict[str, Any] | None = None
+    """As the study's `architecture`, which it is unless given."""
+    objective: Entry = Entry(name="denoising")
+    """What its training minimises."""
+    training: Training = Training()
+    """How it is trained; it may itself start from the supernet."""
+    sampling: Plan | None = None
+    """How it is drawn for its own scores, the reference line of the report, beside `sampling` of the study."""
+    checkpoint: Path | None = None
+    """Trained already: a folder that `nas export` wrote, or its weights.safetensors. Nothing is trained then."""
+
+
 class Study(Section):
     """One study: everything that decides its result."""
 
@@ -130,8 +145,12 @@ class Study(Section):
     """Names the run directory; the study's folder unless given."""
     question: str = ""
     """What the study asks, in one sentence."""
-    space: str
-    """A search space: a name in search_spaces/ or a path to a YAML file."""
+    space: str | None = None
+    """A search space: a name in search_spaces/ or a path to a YAML file. An ablation needs one only to start from the
+    supernet of that space."""
+    architecture: str | dict[str, Any] | None = None
+    """For an ablation, the network its cells change: a preset (`nas cost` takes the same names), a YAML file such as a
+    run's best.yaml, or a mapping; the base of `space` unless given."""
     dataset: Entry
     autoencoder: Entry = Entry(name="kl")
     conditioning: Conditioning = Conditioning()
@@ -144,18 +163,34 @@ class Study(Section):
     metrics: tuple[Entry, ...] = (Entry(name="fid"), Entry(name="clip_score"))
     budget: dict[str, Annotated[float, BeforeValidator(count)]] = {}
     """Upper limits on deploy-scale costs, for example params: 400M. A candidate over budget is never trained."""
-    search: Search
+    base: Base | None = None
+    search: Search | None = None
+    """A study has one of `search` and `ablation`."""
+    ablation: design.Settings | None = None
     stopping: Stopping = Stopping()
     tracking: Tracking = Tracking()
     workers: int | None = Field(None, ge=1)
     """Trials that run side by side, one thread each on a CPU. None: one per core, or one per GPU."""
     seed: int = 0
 
+    @property
+    def objectives(self) -> dict[str, str]:
+        """Column -> 'minimise' or 'maximise': what a good trial is."""
+        asked = self.search or self.ablation
+        return asked.objectives if asked else {}
+
+    @property
+    def trials(self) -> int:
+        """Networks to train, in total."""
+        return self.search.trials if self.search else len(design.order(self.ablation)) if self.ablation else 0
+
     def menu_entries(self) -> Iterable[tuple[Location, str, Entry]]:
         """(location, folder, entry) of every menu choice in the study."""
         yield ("dataset",), "datasets", self.dataset
         yield ("autoencoder",), "autoencoders", self.autoencoder
         yield ("objective",), "objectives", self.objective
+        if self.base is not None:
+            yield ("base", "objective"), "objectives", self.base.objective
         for index, metric in enumerate(self.metrics):
             yield ("metrics", index), "metrics", metric
 
@@ -168,6 +203,8 @@ class Study(Section):
                 plain[location[0]] = full
             else:
                 plain[location[0]][location[1]] = full
+        if self.ablation is not None:
+            plain["ablation"]["reference"] = self.ablation.reference_levels
         return plain
 
 
@@ -188,5 +225,25 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
         except InputError as error:
             raise document.error((*location, "name"), str(error)) from None
         document.validate(module.Settings, entry.options, location)
+    _check_sections(study, document)
+    if study.ablation is not None:
+        try:
+            design.check(study)
+        except design.Refused as refused:
+            raise document.error(refused.location, refused.message) from None
     checked: Study = study
     return checked
+
+
+def _check_sections(study: Study, document: Document) -> None:
+    """One design, and the networks it is about."""
+    if study.search is None and study.ablation is None:
+        raise document.error(("search",), "required, but not given (or ablation, for fixed cells)")
+    if study.search is not None and study.ablation is not None:
+        raise document.error(("ablation",), "a study has one of search and ablation, this one has both")
+    if study.search is not None and study.space is None:
+        raise document.error(("space",), "required, but not given")
+    if study.search is not None and study.architecture is not None:
+        raise document.error(("architecture",), "a search takes its networks from space; expected no architecture")
+    if study.space is None and study.architecture is None:
+        raise document.error(("architecture",), "required, but not given (or a space, whose base is taken)")

@@ -338,6 +338,25 @@ def with_fields(config: Config, settings: Sequence[tuple[str, Any]]) -> Config:
     return replace(config, **changes)
 
 
+class NoField(ValueError):
+    """A path that names no field of an architecture."""
+
+
+def changed(base: Config, settings: Sequence[tuple[str, Any]]) -> Config:
+    """`with_fields`, its types checked. NoField names the nearest field there is; ValueError says why a value is refused."""
+    try:
+        config: Config = type(base).from_dict(with_fields(copy.copy(base), settings).to_dict())
+        return config
+    except KeyError as error:
+        raise NoField(f"no field {error.args[0]!r}{_nearest_path(base, error.args[0])}") from None
+    except (ValueError, TypeError) as error:
+        unknown = "unexpected keyword argument" in str(error)
+        path = next((path for path, _ in settings if unknown and path.split(".")[-1] in str(error)), None)
+        if path is not None:
+            raise NoField(f"no field {path!r}{_nearest_path(base, path)}") from None
+        raise ValueError(str(error)) from None
+
+
 def _entry(old: Any, rest: Sequence[str], value: Any, path: str) -> Any:
     """The new value of a field: the given one, or the old tuple with the entry (or all, for *) replaced."""
     if not rest:
@@ -447,16 +466,10 @@ class _Loader:
     def _tried(self, base: Config, settings: Sequence[tuple[str, Any]], what: str) -> Config:
         """The base with these fields; InputError `what is refused: rule` if there is no such field or value."""
         try:
-            changed = with_fields(copy.copy(base), settings)
-            config: Config = self.menu.Config.from_dict(changed.to_dict())
-            return config
-        except KeyError as error:
-            raise self._error(f"{what}: no field {error.args[0]!r}{_nearest_path(base, error.args[0])}") from None
-        except (ValueError, TypeError) as error:
-            unknown = "unexpected keyword argument" in str(error)
-            path = next((path for path, _ in settings if unknown and path.split(".")[-1] in str(error)), None)
-            if path is not None:
-                raise self._error(f"{what}: no field {path!r}{_nearest_path(base, path)}") from None
+            return changed(base, settings)
+        except NoField as error:
+            raise self._error(f"{what}: {error}") from None
+        except ValueError as error:
             raise self._error(f"{what} is refused: {error}") from None
 
     def _check_fields(self, space: SearchSpace) -> None:

@@ -24,7 +24,7 @@ from nas import stopping, trial
 from nas.backbones.unet import Config
 from nas.progress import Progress
 from nas.rundir import RunDirectory, now
-from nas.settings import Study
+from nas.settings import Search, Study
 from nas.space import SearchSpace
 from nas.tracking import Tracker
 from nas.training import Diverged
@@ -46,8 +46,9 @@ STATES = {
 class Run:
     """One study in one run directory, from the first ask to the last tell."""
 
-    def __init__(self, study: Study, space: SearchSpace, directory: RunDirectory, progress: Progress):
-        self.study, self.space, self.directory, self.progress = study, space, directory, progress
+    def __init__(self, study: Study, space: SearchSpace | None, directory: RunDirectory, progress: Progress):
+        self.study, self.directory, self.progress = study, directory, progress
+        self._space = space
         self.records: dict[int, Record] = directory.records()
         self.continuations: deque[tuple[int, int]] = deque()  # (trial, next rung)
         self.twins: dict[int, list[Trial]] = {}  # running trial -> later trials that asked for its architecture
@@ -55,6 +56,16 @@ class Run:
         self.tracker = Tracker(study.tracking, directory.path, study.name)
         self.optuna = self._open_journal()
         self._resume()
+
+    @property
+    def space(self) -> SearchSpace:
+        assert self._space is not None, "only a search asks its space"
+        return self._space
+
+    @property
+    def search(self) -> Search:
+        assert self.study.search is not None, "only a search has a sampler"
+        return self.study.search
 
     def execute(self) -> None:
         """Run the study to its end. An interrupt leaves everything on disk; the same command goes on from there."""
@@ -69,12 +80,23 @@ class Run:
     def _prepare(self, workers: Workers) -> None:
         """Make the caches every trial shares, and check the objectives against the columns that exist."""
         self.progress.say("preparing latents, text embeddings and metric references (cached after the first time)")
-        workers.submit(PREPARATION, trial.prepare)
+        conditions, captions = self._wait_for(workers, trial.prepare)
+        self.directory.write_json("conditions.json", self._conditions(conditions))
+        self.directory.write_json("captions.json", captions)
+        if self.study.base is not None and not (self.directory.path / "base.json").exists():
+            self.progress.say("training the base model (cached after the first time)")
+            self.directory.write_json("base.json", self._wait_for(workers, trial.prepare_base, self.directory.path))
+
+    def _wait_for(self, workers: Workers, function: Any, *arguments: Any) -> Any:
+        """What one job gives, before any trial runs."""
+        workers.submit(PREPARATION, function, *arguments)
         while not (ended := workers.finished(1.0)):
             self.progress.refresh(0)
-        conditions, captions = ended[0][1].result()
-        self.directory.write_json("conditions.json", conditions)
-        self.directory.write_json("captions.json", captions)
+        return ended[0][1].result()
+
+    def _conditions(self, conditions: Record) -> Record:
+        """What each score depends on, by column."""
+        return conditions
 
     def _loop(self, workers: Workers) -> None:
         asking = True
@@ -94,16 +116,16 @@ class Run:
 
     def _ask(self) -> tuple[int, int] | None:
         """The next architecture to train, as (trial, rung 0); None when the study has all it asked for."""
-        if self._trained() >= self.study.search.trials:
+        if self._trained() >= self.search.trials:
             return None
-        for refusals in range(self.study.search.max_refusals):
+        for refusals in range(self.search.max_refusals):
             if refusals and refusals % PATIENCE == 0 and not self._enqueue_fresh():
                 self.progress.say("every architecture within budget has been tried; stopping here")
                 return None
             number = self._consider(self.optuna.ask())
             if number is not None:
                 return number, 0
-        self.progress.say(f"gave up after {self.study.search.max_refusals} refused or repeated candidates in a row")
+        self.progress.say(f"gave up after {self.search.max_refusals} refused or repeated candidates in a row")
         return None
 
     def _trained(self) -> int:
@@ -121,7 +143,7 @@ class Run:
         earlier = [r for r in self.records.values() if r["key"] == config.key and "duplicate_of" not in r]
         if over:
             self._conclude(record, "over_budget", over)
-        elif len(earlier) > self.study.search.repeats:
+        elif len(earlier) > self.search.repeats:
             self._reuse(asked, record, earlier[0])
         else:
             record["repeat"] = len(earlier)
@@ -199,11 +221,14 @@ class Run:
         record["rungs"].append(result["rung"])
         if rung == len(self.study.stopping.rungs) - 1:
             self._conclude(record, "complete", "")
-        elif stopping.goes_on(self._values(record, rung), peers, self.study.stopping):
+        elif self._goes_on(record, rung, peers):
             self._save(record)
             self.continuations.append((number, rung + 1))
         else:
             self._conclude(record, "stopped", f"not among the best {self.study.stopping.keep:.0%} at rung {rung}")
+
+    def _goes_on(self, record: Record, rung: int, peers: list[list[float]]) -> bool:
+        return stopping.goes_on(self._values(record, rung), peers, self.study.stopping)
 
     def _retry(self, record: Record, rung: int) -> None:
         """A worker process died under a trial: once more from the last rung, then give it up."""
@@ -217,7 +242,7 @@ class Run:
     def _values(self, record: Record, rung: int) -> list[float]:
         """The objectives at a rung, all to be minimised."""
         row = {**record["cost"], **record["rungs"][rung]["metrics"]}
-        return [row[c] if way == "minimise" else -row[c] for c, way in self.study.search.objectives.items()]
+        return [row[c] if way == "minimise" else -row[c] for c, way in self.study.objectives.items()]
 
     def _conclude(self, record: Record, state: str, reason: str, tell: bool = True) -> None:
         """A trial's last word: on disk first, then to the sampler, the tracker and the screen."""
@@ -236,7 +261,7 @@ class Run:
         """Tell Optuna a trial's outcome (its own or its twin's)."""
         state = STATES[outcome["state"]]
         row = {**outcome["cost"], **(outcome["rungs"][-1]["metrics"] if outcome["rungs"] else {})}
-        values = [row[column] for column in self.study.search.objectives] if state == TrialState.COMPLETE else None
+        values = [row[column] for column in self.study.objectives] if state == TrialState.COMPLETE else None
         self.optuna.tell(number, values, state)
 
     def _save(self, record: Record) -> None:
@@ -253,11 +278,12 @@ class Run:
             storage=journal,
             study_name=self.study.name,
             load_if_exists=True,
-            sampler=sampler(self.study, len(self.records)),
-            directions=[
-                "minimize" if way == "minimise" else "maximize" for way in self.study.search.objectives.values()
-            ],
+            sampler=self._sampler(),
+            directions=["minimize" if way == "minimise" else "maximize" for way in self.study.objectives.values()],
         )
+
+    def _sampler(self) -> BaseSampler:
+        return sampler(self.search, self.study.seed, len(self.records))
 
     def _resume(self) -> None:
         """Line up what an interrupted run left unfinished."""
@@ -272,14 +298,14 @@ class Run:
                 self._tell(asked.number, record)
 
 
-def sampler(study: Study, told: int) -> BaseSampler:
-    """The study's Optuna sampler; a resumed study does not replay its first suggestions."""
-    seed = trial_seed(study.seed, "sampler", told) % 2**32
-    if study.search.sampler == "random":
+def sampler(search: Search, study_seed: int, told: int) -> BaseSampler:
+    """The search's Optuna sampler; a resumed study does not replay its first suggestions."""
+    seed = trial_seed(study_seed, "sampler", told) % 2**32
+    if search.sampler == "random":
         return RandomSampler(seed=seed)
-    if study.search.sampler == "nsga2":
-        return NSGAIISampler(seed=seed, population_size=max(4, min(50, study.search.trials // 2)))
-    return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=min(10, study.search.trials // 2))
+    if search.sampler == "nsga2":
+        return NSGAIISampler(seed=seed, population_size=max(4, min(50, search.trials // 2)))
+    return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=min(10, search.trials // 2))
 
 
 def trial_seed(seed: int, key: str, repeat: int) -> int:

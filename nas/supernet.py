@@ -98,8 +98,10 @@ class Supernet(nn.Module):
         return supernet, metadata
 
 
-def weights_path(init: str, space: str) -> Path:
+def weights_path(init: str, space: str | None) -> Path:
     """Where `training.init` points: `supernet` is the weights shipped for the space. InputError if there is no such file."""
+    if space is None:
+        raise InputError(f"training.init: {init}: supernet weights belong to a search space; name it under `space`")
     path = ASSETS / f"supernet_{space}.safetensors" if init == "supernet" else Path(init)
     if not path.is_file():
         shipped = sorted(p.stem.removeprefix("supernet_") for p in ASSETS.glob("supernet_*.safetensors"))
@@ -108,7 +110,9 @@ def weights_path(init: str, space: str) -> Path:
             if init == "supernet"
             else "no such file"
         )
-        raise InputError(f"training.init: {init}: {what}; expected scratch, supernet or a path to supernet weights")
+        raise InputError(
+            f"training.init: {init}: {what}; expected scratch, base, supernet or a path to supernet weights"
+        )
     return path
 
 
@@ -141,6 +145,22 @@ def _of(path: Path, space: str, proxy: Proxy) -> Supernet:
         if made_for.get(name) != value:
             raise InputError(f"training.init: {path} holds weights for {name} {made_for.get(name)!r}, not {value!r}")
     return supernet
+
+
+def check_covers(config: Config, path: Path, space: str, width_divisor: int, who: str) -> None:
+    """Raises InputError, beginning with `who`, when the weights at `path` have no slices for a deploy-scale network."""
+    supernet, metadata = _loaded(path)
+    made_for = Proxy(**json.loads(metadata.get("proxy", "{}")))
+    for name, has, wants in (
+        ("space", metadata.get("space"), space),
+        ("width_divisor", made_for.width_divisor, width_divisor),
+    ):
+        if has != wants:
+            raise InputError(f"{who}training.init: {path} holds weights for {name} {has!r}, not {wants!r}")
+    try:
+        supernet.weights_of(skeleton(config.scaled(made_for)))
+    except InputError as error:
+        raise InputError(f"{who}training.init: {path.name}: {error}") from None
 
 
 @lru_cache(maxsize=1)

@@ -63,7 +63,7 @@ def run(space: str, path: Path, overrides: Sequence[str], recipe: Recipe, out: P
     """Train a supernet of a space with a study's data and proxy, and say what its largest member reaches."""
     torch.set_num_threads(1)
     study = settings.load(path, [f"space={space}", *overrides, "training.init=scratch"])
-    loaded = SearchSpace.load(study.space)
+    loaded = SearchSpace.load(space)
     check(study, loaded)
     to = out or Path("runs/supernets") / f"{loaded.name}.safetensors"
     quality = train(study, loaded, recipe, to, Path("runs/.cache"), print)
@@ -145,7 +145,7 @@ def train(
     quality = {"images_seen": module.images_seen, **asdict(recipe), "seed": SEED, "pool": POOL, "member": largest.key}
     quality["largest_member"] = measured(study, objective.generator, largest, cache, out.with_suffix(".png"))
     metadata = {
-        "space": study.space,
+        "space": space.name,
         "proxy": json.dumps(asdict(bench.proxy)),
         "quality": json.dumps(quality),
         "made_by": f"nas supernet train {study.space} --images {recipe.images} --sandwich-from {recipe.sandwich_from}",
@@ -181,7 +181,7 @@ def measured(
         network = member.scaled(bench.proxy).build().eval()
         network.load_state_dict(supernet.weights_of(network))
         schedule = dict(noise_schedule(DenoisingSettings()).config)
-        scores[split] = bench.score(network, schedule)
+        scores[split] = bench.score(network, schedule).metrics
         if split == "train":
             drawn = torch.cat(list(bench.draw(network, schedule, min(evaluation.images, GRID_COLUMNS * GRID_ROWS))))
             save_grid(drawn, picture, GRID_COLUMNS)

@@ -94,17 +94,18 @@ class Tracker:
 
         from nas import figures, results
 
-        front = table[table["on_front"]].dropna(axis="columns", how="all")
+        kind, chosen = ("cells", table["state"] == "complete") if "cell" in table else ("front", table["on_front"])
+        front = table[chosen].dropna(axis="columns", how="all")
         rows = front.drop(columns=["on_front", "reason"], errors="ignore").astype(object)
         cells = [[_plain(value) for value in row] for row in rows.itertuples(index=False)]
         states = {f"trials/{state}": int(count) for state, count in table["state"].value_counts().items()}
-        with self._start("summary", "front", results.resolved(self.run_dir), []) as run:
+        with self._start("summary", kind, results.resolved(self.run_dir), []) as run:
             front_table = wandb.Table(columns=[str(column) for column in rows], data=cells)
-            run.log({"front": front_table})
+            run.log({kind: front_table})
             for x, y in figures.pairs(goals):
                 if x in rows and y in rows:
                     run.log({f"chart/{y} by {x}": wandb.plot.scatter(front_table, x, y, title=f"Front: {y} by {x}")})
-            run.summary.update(states | {"front_size": len(front)})
+            run.summary.update(states | ({"front_size": len(front)} if kind == "front" else {}))
 
     def _start(self, job: str, name: str, config: Mapping[str, Any], tags: list[str]) -> Any:
         import wandb
@@ -154,7 +155,19 @@ def logged_in() -> bool:
 
 def _config(record: Record) -> dict[str, Any]:
     """What a trial was: nested by kind, so that W&B shows `choices.depth`, `cost.macs`, ..."""
-    kept = ("trial", "key", "seed", "repeat", "init", "choices", "cost", "proxy_cost", "architecture")
+    kept = (
+        "trial",
+        "key",
+        "cell",
+        "settings",
+        "seed",
+        "repeat",
+        "init",
+        "choices",
+        "cost",
+        "proxy_cost",
+        "architecture",
+    )
     return {name: record[name] for name in kept if record.get(name) is not None}
 
 

@@ -52,7 +52,8 @@ class Settings(BaseModel):
     """Share of captions replaced by the empty one, for classifier-free guidance."""
     precision: Literal["fp32", "bf16"] = "fp32"
     init: str = "scratch"
-    """`scratch`, `supernet` (the weights shipped for this space and proxy), or a path to supernet weights."""
+    """`scratch`, `base` (the study's base model), `supernet` (the weights shipped for this space and proxy), or a path to
+    supernet weights."""
 
     def updates(self, images: int) -> int:
         """Updates after which `images` have been seen."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
 import math
 import os
 import resource
@@ -20,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from nas import autoencoders, conditioning, encoded, menu, sampling, supernet, training
+from nas import autoencoders, conditioning, design, encoded, menu, sampling, stages, supernet, training
 from nas.backbones import Proxy, unet
 from nas.conditioning import Text
 from nas.errors import InputError
@@ -33,6 +35,13 @@ from nas.space import SearchSpace
 SCORE_BATCH = 64  # images decoded and scored at a time
 GRID_COLUMNS, GRID_ROWS = 8, 4
 LOSS_TIMES = 8  # times per image of the paired denoising loss
+_DATA = ("train_data", "held_out_data", "proxy", "drawn")
+MADE_FROM = {  # what a bench holds that is made from a section of the study
+    "autoencoder": ("autoencoder", *_DATA),
+    "conditioning": ("encoder", *_DATA),
+    "proxy": ("proxy",),
+    "base": ("teacher",),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,8 @@ class Job:
     images_seen: int  # in total, at the end of this rung
     last: bool
     folder: Path
+    settings: dict[str, Any] = field(default_factory=dict)  # this trial's own, by path: `nas.design.changed`
+    like: dict[str, Any] | None = None  # initial weights are those of this architecture where names and shapes agree
 
 
 @dataclass
@@ -63,11 +74,36 @@ class Timings:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a network was found to be worth."""
+
+    metrics: dict[str, float]
+    """By column, `denoising_loss` (the mean over times) among them."""
+    denoising_losses: list[float]
+    """The paired loss at each of LOSS_TIMES times."""
+
+
 class Bench:
     """What all trials of a study share inside one process: encoded data, frozen models, metrics, captions and noise."""
 
     def __init__(self, study: Study, cache: Path):
         self.study, self.cache = study, cache
+        self._variants: dict[str, Bench] = {}
+
+    def variant(self, settings: dict[str, Any]) -> Bench:
+        """The bench of the study with settings replaced by path; it shares all data and models that stay the same."""
+        if not settings:
+            return self
+        key = json.dumps(settings, sort_keys=True, default=str)
+        if key not in self._variants:
+            self.prepare()
+            new = Bench(design.changed(self.study, settings), self.cache)
+            touched = {path.partition(".")[0] for path in settings}
+            dropped = {name for section in touched for name in MADE_FROM.get(section, ())} | {"study", "_variants"}
+            vars(new).update({name: value for name, value in vars(self).items() if name not in dropped})
+            self._variants[key] = new
+        return self._variants[key]
 
     @cached_property
     def autoencoder(self) -> autoencoders.Autoencoder:
@@ -144,8 +180,8 @@ class Bench:
     def check_weights(self) -> None:
         """Raises InputError when the weights that trials start from do not fit the space or the proxy."""
         init, space = self.study.training.init, self.study.space
-        if init != "scratch":
-            supernet.require_covers(supernet.weights_path(init, space), SearchSpace.load(space), self.proxy)
+        if self.study.search and init not in ("scratch", "base"):
+            supernet.require_covers(supernet.weights_path(init, space), SearchSpace.load(str(space)), self.proxy)
 
     def conditions(self) -> dict[str, dict[str, Any]]:
         """What each score depends on, by column."""
@@ -173,19 +209,29 @@ class Bench:
         """The proxy of a deploy-scale architecture."""
         return unet.Config.from_dict(architecture).scaled(self.proxy)
 
-    def network(self, proxy: unet.Config, seed: int) -> nn.Module:
-        """A proxy network, initialised as training.init says."""
+    def network(self, proxy: unet.Config, seed: int, like: unet.Config | None = None) -> nn.Module:
+        """A proxy network, initialised as training.init says; `like` another's weights of this seed where shapes agree."""
         init, space = self.study.training.init, self.study.space
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            network: nn.Module = proxy.build()
-        if init != "scratch":
-            supernet.initialise(network, supernet.weights_path(init, space), space, self.proxy)
+        network = fresh(proxy, seed)
+        if init == "base":
+            stages.load_weights(network, stages.weights_path(self), "training.init: base")
+        elif init != "scratch":
+            supernet.initialise(network, supernet.weights_path(init, space), space or "", self.proxy)
+        elif like is not None and like != proxy:
+            stages.copy_agreeing(fresh(like, seed), network)
         return network
 
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The base model, frozen."""
+        return stages.network(self)
+
     def objective(self, network: nn.Module) -> Any:
+        """The study's objective over a network; one that needs a teacher gets its own copy of the base model."""
         entry = self.study.objective
-        return menu.pick("objectives", entry.name).Objective(network, None, entry.settings("objectives"))
+        made = menu.pick("objectives", entry.name).Objective
+        teacher = copy.deepcopy(self.teacher) if "teacher" in made.requires else None
+        return made(network, teacher, entry.settings("objectives"))
 
     @torch.no_grad()
     def draw(self, network: nn.Module, schedule: dict[str, Any], images: int | None = None) -> Iterator[Tensor]:
@@ -217,8 +263,8 @@ class Bench:
 
     def score(
         self, network: nn.Module, schedule: dict[str, Any], timings: Timings | None = None, picture: Path | None = None
-    ) -> dict[str, float]:
-        """Every metric of the study; the first pictures as a grid at `picture`."""
+    ) -> Scores:
+        """Every metric of the study and the paired denoising loss; the first pictures as a grid at `picture`."""
         timings, captions = timings or Timings(), self.drawn[0]
         for metric in self.metrics:
             metric.reset()
@@ -237,14 +283,23 @@ class Bench:
             shown.append(images[: max(0, GRID_COLUMNS * GRID_ROWS - sum(map(len, shown)))])
         with timings.phase("score_s"):
             values = {str(metric.name): float(metric.compute()) for metric in self.metrics}
+            losses = self.denoising_losses(network, schedule)
         if picture:
             save_grid(torch.cat(shown), picture, GRID_COLUMNS)
-        return values
+        return Scores({**values, "denoising_loss": sum(losses) / len(losses)}, losses)
 
 
 def loss_times(steps: int) -> list[int]:
     """The times of the paired denoising loss, of `steps`: the middles of LOSS_TIMES equal parts."""
     return [round((index + 0.5) * steps / LOSS_TIMES) for index in range(LOSS_TIMES)]
+
+
+def fresh(proxy: unet.Config, seed: int) -> nn.Module:
+    """A network with the initial weights of a seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network: nn.Module = proxy.build()
+    return network
 
 
 _bench: Bench | None = None
@@ -270,6 +325,25 @@ def prepare() -> tuple[dict[str, dict[str, Any]], list[str]]:
     return bench().conditions(), bench().drawn[0]
 
 
+def prepare_base(folder: Path) -> dict[str, Any]:
+    """In a worker: train the base model unless it is cached, and score it as the trials are drawn and as `base.sampling` says.
+
+    Returns its record: architecture, weights, images_seen, and `scores`, each with its sampling plan and metrics.
+    """
+    assert _bench is not None and _bench.study.base is not None
+    path = stages.train(_bench)
+    base = stages.bench_of(_bench)
+    network = stages.network(_bench)
+    schedule = base.objective(network).schedule_config
+    plans = dict.fromkeys([_bench.study.sampling, _bench.study.base.sampling or _bench.study.sampling])
+    scores = []
+    for index, plan in enumerate(plans):
+        picture = folder / "base" / str(index) / "samples.png"
+        drawn = base.variant({"sampling": plan.model_dump()}).score(network, schedule, picture=picture)
+        scores.append({"sampling": plan.model_dump(mode="json"), "metrics": drawn.metrics})
+    return {"weights": str(path), "images_seen": stages.images_seen(path), "scores": scores}
+
+
 def run_rung(job: Job) -> dict[str, Any]:
     """In a worker: train to the rung's length and score. Raises training.Diverged; returns the rung's record."""
     return _run_rung(bench(), job)
@@ -279,9 +353,10 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
     began = time.perf_counter()
     timings = Timings()
     with timings.phase("load_s"):
+        bench = bench.variant(job.settings)
         bench.prepare()
         proxy = bench.scaled(job.architecture)
-        network = bench.network(proxy, job.seed)
+        network = bench.network(proxy, job.seed, bench.scaled(job.like) if job.like else None)
         objective = bench.objective(network)
         module = training.DenoiserTraining(objective, bench.study.training)
         checkpoint = job.folder / "checkpoint.safetensors"
@@ -291,11 +366,8 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         pace = training.train(module, bench.train_data, job.seed, job.images_seen)
     module.ema.swap()
     network.eval()
-    metrics = bench.score(network, objective.schedule_config, timings, job.folder / "samples.png")
-    with timings.phase("score_s"):
-        losses = bench.denoising_losses(network, objective.schedule_config)
-    metrics["denoising_loss"] = sum(losses) / len(losses)
-    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    scores = bench.score(network, objective.schedule_config, timings, job.folder / "samples.png")
+    bad = [name for name, value in scores.metrics.items() if not math.isfinite(value)]
     if bad:
         raise training.Diverged(f"{', '.join(bad)} is not a finite number after {job.images_seen:,} images")
     with timings.phase("save_s"):
@@ -311,8 +383,8 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
     rung = {
         "rung": job.rung,
         "images_seen": module.images_seen,
-        "metrics": metrics,
-        "denoising_losses": losses,
+        "metrics": scores.metrics,
+        "denoising_losses": scores.denoising_losses,
         "timings": timings.seconds,
         "images_per_s": pace.images_per_s,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

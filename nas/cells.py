@@ -1,0 +1,97 @@
+"""An ablation as a run: the cells of a design times its repeats, through the same loop as a search.
+
+Optuna's journal is the queue: every (cell, repeat) is enqueued with its levels, and asked for in the order of the design.
+Nothing is stopped early, nothing is refused. A cell that failed is enqueued again when the same command is run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import TrialState
+
+from nas import design, trial
+from nas.progress import Progress
+from nas.rundir import RunDirectory
+from nas.settings import Study
+from nas.space import SearchSpace
+from nas.study import Record, Run, trial_seed
+
+
+class CellRun(Run):
+    """One ablation in one run directory."""
+
+    def __init__(self, study: Study, space: SearchSpace | None, directory: RunDirectory, progress: Progress):
+        assert study.ablation is not None
+        self.design = study.ablation
+        self.cells = {cell.name: cell for cell in design.cells(self.design)}
+        self.variants = {name: design.changed(study, cell.settings) for name, cell in self.cells.items()}
+        self.architectures = design.architectures(study)
+        self.reference = design.reference_cell(self.design).name
+        super().__init__(study, space, directory, progress)
+
+    def _sampler(self) -> BaseSampler:
+        return RandomSampler(seed=0)  # asked for nothing: every trial comes with its parameters
+
+    def _resume(self) -> None:
+        super()._resume()
+        self._enqueue()
+
+    def _enqueue(self) -> None:
+        """Put every (cell, repeat) in line that is neither trained, nor running, nor waiting."""
+        waiting = self.optuna.get_trials(deepcopy=False, states=[TrialState.WAITING])
+        held = {(asked.user_attrs["cell"], asked.user_attrs["repeat"]) for asked in waiting}
+        held |= {(record["cell"], record["repeat"]) for record in self._running()}
+        for cell, repeat in design.outstanding(self.design, self.records.values()):
+            if (cell, repeat) not in held:
+                self.optuna.enqueue_trial(self.cells[cell].levels, {"cell": cell, "repeat": repeat})
+
+    def _running(self) -> list[Record]:
+        return [record for record in self.records.values() if record["state"] == "running"]
+
+    def _ask(self) -> tuple[int, int] | None:
+        """The next cell to train, as (trial, rung 0); None when all were asked for."""
+        if not self.optuna.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+            return None
+        asked = self.optuna.ask()
+        for name, factor in self.design.factors.items():
+            asked.suggest_categorical(name, factor.names)
+        cell, repeat = self.cells[asked.user_attrs["cell"]], int(asked.user_attrs["repeat"])
+        config = self.architectures[cell.name]
+        cost = dataclasses.asdict(config.cost(self.study.deploy.latent_size, self.study.deploy.text_tokens))
+        record = self._new_record(asked, dict(cell.levels), config, cost)
+        record |= {"cell": cell.name, "repeat": repeat, "settings": cell.settings}
+        record |= {"init": self.variants[cell.name].training.init, "seed": cell_seed(self.study.seed, repeat)}
+        self._save(record)
+        self.progress.started(record)
+        return asked.number, 0
+
+    def _job(self, number: int, rung: int) -> trial.Job:
+        record = self.records[number]
+        variant = self.variants[record["cell"]]
+        return dataclasses.replace(
+            super()._job(number, rung),
+            images_seen=round(variant.stopping.rungs[rung] * variant.training.images_seen),
+            settings=record["settings"],
+            like=self.architectures[self.reference].to_dict(),
+        )
+
+    def _goes_on(self, record: Record, rung: int, peers: list[list[float]]) -> bool:
+        return True
+
+    def _conditions(self, conditions: Record) -> Record:
+        return conditions_of(design.varied(self.design), conditions)
+
+
+def conditions_of(varied: Sequence[str], conditions: Record) -> Record:
+    """What each score depends on, by column, where the fields of the sampling plan that some factor sets are the cell's."""
+    told = {path.removeprefix("sampling."): "as the cell says" for path in varied if path.startswith("sampling.")}
+    drawn = {column: {**found, **told} for column, found in conditions.items() if "images" in found}
+    return {**conditions, **drawn}
+
+
+def cell_seed(seed: int, repeat: int) -> int:
+    """The seed of a repeat: the same in every cell, so that cells see the same batches, times and noise."""
+    return trial_seed(seed, "ablation", repeat)
