@@ -25,9 +25,25 @@ def check(study: Study, space: SearchSpace) -> None:
     _named("budget", study.budget, known)
     _columns(study, known)
     _meetable(study, space, costs)
-    if study.training.init != "scratch":
+    if study.training.init == "scratch":
+        _start(study)
+    else:
         supernet.weights_path(study.training.init, study.space)
     menu.pick("datasets", study.dataset.name).load(study.dataset.settings("datasets"), "train")
+
+
+def _start(study: Study) -> None:
+    """An objective with a teacher starts from trained weights, and so do adapters."""
+    if "teacher" in menu.pick("objectives", study.objective.name).Objective.requires:
+        raise InputError(
+            f"objective: {study.objective.name} starts from a trained network, but training.init is scratch; "
+            "expected supernet or a path to supernet weights"
+        )
+    if study.training.lora is not None:
+        raise InputError(
+            "training.lora: adapters of a network that was never trained, training.init is scratch; expected supernet or a "
+            "path to supernet weights"
+        )
 
 
 def probe(study: Study, space: SearchSpace) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from nas import autoencoders, conditioning, encoded, menu, sampling, supernet, training
+from nas import autoencoders, conditioning, encoded, lora, menu, sampling, supernet, training
 from nas.backbones import Proxy, unet
 from nas.conditioning import Text
 from nas.errors import InputError
@@ -176,9 +177,17 @@ class Bench:
             supernet.initialise(network, supernet.weights_path(init, space), space, self.proxy)
         return network
 
-    def objective(self, network: nn.Module) -> Any:
-        entry = self.study.objective
-        return menu.pick("objectives", entry.name).Objective(network, None, entry.settings("objectives"))
+    def objective(self, network: nn.Module, seed: int) -> Any:
+        """The study's objective over a network that has just been initialised, which is given its adapters here.
+
+        The teacher, where one is needed, is the network as it was initialised.
+        """
+        entry, adapters = self.study.objective, self.study.training.lora
+        made = menu.pick("objectives", entry.name).Objective
+        teacher = copy.deepcopy(network).requires_grad_(False) if "teacher" in made.requires else None
+        if adapters is not None:
+            lora.adapt(network, adapters, seed)
+        return made(network, teacher, entry.settings("objectives"))
 
     @torch.no_grad()
     def draw(self, network: nn.Module, schedule: dict[str, Any], images: int | None = None) -> Iterator[Tensor]:
@@ -239,7 +248,7 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         bench.prepare()
         proxy = bench.scaled(job.architecture)
         network = bench.network(proxy, job.seed)
-        objective = bench.objective(network)
+        objective = bench.objective(network, job.seed)
         module = training.DenoiserTraining(objective, bench.study.training)
         checkpoint = job.folder / "checkpoint.safetensors"
         if job.rung > 0:
@@ -248,13 +257,16 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         pace = training.train(module, bench.train_data, job.seed, job.images_seen)
     module.ema.swap()
     network.eval()
-    metrics = _score(bench, network, objective.schedule_config, job.folder, timings)
+    plain = lora.merged(network) if bench.study.training.lora is not None else network
+    metrics = _score(bench, plain, objective.schedule_config, job.folder, timings)
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
         raise training.Diverged(f"{', '.join(bad)} is not a finite number after {job.images_seen:,} images")
     with timings.phase("save_s"):
-        weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        weights = {name: value.detach().cpu().contiguous() for name, value in plain.state_dict().items()}
         save_file(weights, job.folder / "weights.safetensors", {"images_seen": str(module.images_seen)})
+        if plain is not network:
+            lora.save(network, job.folder / "adapters.safetensors", {"images_seen": str(module.images_seen)})
         module.ema.swap()
         if job.last:
             checkpoint.unlink(missing_ok=True)
@@ -266,6 +278,7 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         "rung": job.rung,
         "images_seen": module.images_seen,
         "metrics": metrics,
+        "training": module.logged(),
         "timings": timings.seconds,
         "images_per_s": pace.images_per_s,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -9,7 +9,7 @@ from nas import training
 from nas.conditioning import Text
 from nas.encoded import EncodedSet
 from nas.errors import InputError
-from nas.objectives import denoising
+from nas.objectives import CriticTraining, denoising
 from nas.training import Batches, DenoiserTraining, Diverged, Ema, Settings, train
 
 SHAPE = (2, 4, 4)
@@ -56,7 +56,7 @@ def weights(module):
     """Everything a trial is continued from."""
     tensors = {f"network.{name}": value for name, value in module.objective.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in module.ema.average.items()}
-    for index, adam in enumerate(module.adam):
+    for index, adam in enumerate(module.adam.values()):
         for row, state in adam.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{row}.{name}": torch.as_tensor(value) for name, value in state.items()}
     return {name: value.clone() for name, value in tensors.items()}
@@ -247,8 +247,9 @@ class Duel(nn.Module):
     """A toy with two networks: the critic tells latents from what the generator makes of noise; the generator fools it."""
 
     requires = frozenset()
-    critic_updates = 2
+    critic_training = CriticTraining(updates=2)
     schedule_config = {}
+    logged = {}
 
     def __init__(self):
         super().__init__()
