@@ -235,7 +235,6 @@ class DenoiserTraining(L.LightningModule):
                 state.setdefault(int(index), {})[name] = value
             adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
 
-
     def _moving(self) -> dict[str, nn.Module]:
         """The objective's submodules but the teacher."""
         return {role: network for role, network in self.objective.named_children() if role != "teacher"}

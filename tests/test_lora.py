@@ -122,7 +122,9 @@ def test_targets_choose_layers(network):
 
 
 def test_no_match_is_one_line(network):
-    with pytest.raises(InputError, match=r"training\.lora\.targets: 'attention' matches none .* for example [a-z]") as error:
+    with pytest.raises(
+        InputError, match=r"training\.lora\.targets: 'attention' matches none .* for example [a-z]"
+    ) as error:
         lora.adapt(network, lora.Settings(targets="attention"), seed=0)
     assert "\n" not in str(error.value)
     assert not any("lora" in name for name, _ in network.named_parameters())

@@ -25,7 +25,7 @@ class Denoiser(nn.Module):
 
     def forward(self, latents, time, text):
         given = self.text(text.tokens.mean(1) + text.pooled) + self.time(time[:, None] / 1000)
-        return self.output(self.convolution(latents) + given[:, :, None, None])
+        return self.output(torch.tanh(self.convolution(latents) + given[:, :, None, None]))
 
 
 def batch_of(size=6, seed=0):

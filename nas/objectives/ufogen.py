@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -226,7 +225,9 @@ def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
 def discriminator(teacher: nn.Module) -> nn.Module:
     """A trainable copy of the teacher whose last layer is zero, so that it starts undecided."""
     if not isinstance(getattr(teacher, "output", None), nn.Module):
-        raise InputError(f"objective: ufogen: the backbone {type(teacher).__name__} does not name its last layer `output`")
+        raise InputError(
+            f"objective: ufogen: the backbone {type(teacher).__name__} does not name its last layer `output`"
+        )
     critic = deepcopy(teacher).float().requires_grad_(True)
     for parameter in critic.output.parameters():
         nn.init.zeros_(parameter)
