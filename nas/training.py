@@ -149,8 +149,9 @@ class DenoiserTraining(L.LightningModule):
     def _adamw(self, network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.AdamW:
         """AdamW whose learning rate is `rate` times that of the settings."""
         trained = [p for p in network.parameters() if p.requires_grad]
-        group = {"params": trained, "peak": self.settings.learning_rate * rate}
-        return torch.optim.AdamW([group], lr=group["peak"], betas=betas, weight_decay=self.settings.weight_decay)
+        peak = self.settings.learning_rate * rate
+        groups = [{"params": trained, "peak": peak}]
+        return torch.optim.AdamW(groups, lr=peak, betas=betas, weight_decay=self.settings.weight_decay)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return list(self.adam.values())
@@ -177,7 +178,8 @@ class DenoiserTraining(L.LightningModule):
     def _update(self, role: str, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
         (group,) = optimizer.param_groups
         group["lr"] = group["peak"] * self._warmup()
-        torch.clear_autocast_cache()  # type: ignore[no-untyped-call]  # weights cast before the other network's update, or without gradients
+        # weights that were cast before another network's update, or without gradients, must not be used again
+        torch.clear_autocast_cache()
         loss: Tensor = loss_of(batch)
         optimizer.zero_grad()
         self.manual_backward(loss)

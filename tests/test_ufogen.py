@@ -529,8 +529,9 @@ def test_in_2d_two_steps_are_as_good_as_many(plane_teacher, reconstruction):
 
 @pytest.mark.slow
 def test_in_2d_one_step_is_enough_for_the_game_on_clean_points(plane_teacher):
-    """Delta = T. Measured: 0.66, and 8 modes after 2,000 updates."""
-    good, modes = quality(distilled(plane_teacher, 2000, delta=1000), 1)
+    """Delta = T. The penalty keeps modes that are lost without it."""
+    options = {"delta": 1000, "gradient_penalty": 0.1, "gradient_penalty_every": 1}
+    good, modes = quality(distilled(plane_teacher, 3000, **options), 1)
     assert good >= 0.6 and modes >= 6
 
 

@@ -229,7 +229,9 @@ def discriminator(teacher: nn.Module) -> nn.Module:
             f"objective: ufogen: the backbone {type(teacher).__name__} does not name its last layer `output`"
         )
     critic = deepcopy(teacher).float().requires_grad_(True)
-    for parameter in critic.output.parameters():
+    last = critic.output
+    assert isinstance(last, nn.Module)
+    for parameter in last.parameters():
         nn.init.zeros_(parameter)
     return critic
 
