@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nas import menu, supernet
+from nas import lora, menu, supernet
+from nas.backbones import Proxy
 from nas.errors import InputError
 from nas.settings import Study
 from nas.space import SearchSpace
@@ -28,6 +29,8 @@ def check(study: Study, space: SearchSpace) -> None:
     if study.training.init == "scratch":
         _start(study)
     else:
+        if study.training.lora is not None:
+            _adapters(study, space, study.training.lora)
         supernet.weights_path(study.training.init, study.space)
     menu.pick("datasets", study.dataset.name).load(study.dataset.settings("datasets"), "train")
 
@@ -44,6 +47,12 @@ def _start(study: Study) -> None:
             "training.lora: adapters of a network that was never trained, training.init is scratch; expected supernet or a "
             "path to supernet weights"
         )
+
+
+def _adapters(study: Study, space: SearchSpace, settings: lora.Settings) -> None:
+    """The adapters fit the largest network, of whose proxy only the names of layers matter here."""
+    proxy = Proxy(study.proxy.width_divisor, latent_channels=4, text_width=8, pooled_width=8)
+    lora.targets(supernet.skeleton(space.architecture(space.largest()).scaled(proxy)), settings)
 
 
 def probe(study: Study, space: SearchSpace) -> list[dict[str, Any]]:

@@ -91,8 +91,7 @@ def draw(
     autoencoder = menu.pick("autoencoders", entry.name).load(entry.settings("autoencoders"))
     entry = Entry(**pipeline["objective"])
     schedule = menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives"))
-    changed = {key: value for key, value in (("steps", steps), ("guidance", guidance)) if value is not None}
-    plan = sampling.Plan(**{**pipeline["sampling"], **changed})
+    plan = sampling.Plan(**pipeline["sampling"]).changed(steps, guidance)
     side = autoencoder.image_size // autoencoder.factor
     shape = (autoencoder.channels, side, side)
     generators = (torch.Generator().manual_seed(stream_seed(seed, index)) for index in range(len(captions)))

@@ -41,6 +41,14 @@ class Plan(BaseModel):
             raise ValueError(f"steps: solver one_step has 1 step, got {self.steps}; several are solver renoise")
         return self
 
+    def changed(self, steps: int | None = None, guidance: float | None = None) -> Plan:
+        """The plan with other steps or guidance; a one-step plan that is given several steps renoises between them."""
+        given = {"steps": steps, "guidance": guidance}
+        values = self.model_dump() | {key: value for key, value in given.items() if value is not None}
+        if self.solver == "one_step" and values["steps"] != 1:
+            values["solver"] = "renoise"
+        return Plan(**values)
+
     @property
     def branches(self) -> int:
         return 1 if self.guidance == 1 else 2

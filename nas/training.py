@@ -178,8 +178,6 @@ class DenoiserTraining(L.LightningModule):
     def _update(self, role: str, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
         (group,) = optimizer.param_groups
         group["lr"] = group["peak"] * self._warmup()
-        # weights that were cast before another network's update, or without gradients, must not be used again
-        torch.clear_autocast_cache()
         loss: Tensor = loss_of(batch)
         optimizer.zero_grad()
         self.manual_backward(loss)

@@ -206,6 +206,12 @@ def test_one_step_plans_have_their_own_defaults():
         Plan(solver="one_step", steps=4)
 
 
+def test_a_plan_is_changed_from_the_command_line():
+    assert Plan(steps=10).changed(guidance=2.0) == Plan(steps=10, guidance=2)
+    assert Plan(solver="one_step").changed() == Plan(solver="one_step")
+    assert Plan(solver="one_step", guidance=2).changed(steps=4) == Plan(solver="renoise", steps=4, guidance=2)
+
+
 def test_the_cost_is_what_is_really_called():
     made = schedule()
     for plan in (

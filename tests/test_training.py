@@ -389,7 +389,7 @@ def test_a_checkpoint_with_adapters_holds_them_alone(tmp_path):
 
 @pytest.mark.parametrize("options", UFOGEN, ids=lambda options: options["reconstruction"])
 def test_adversarial_training_in_bf16_moves_every_weight(options):
-    """Weights cast for one phase must not serve the next: the generator's are cast without gradients in the critic's."""
+    """Weights cast to bf16 without gradients, in the critic's phase, must not serve the generator's (Lightning caches none)."""
     module = adversarial(options, settings=QUICK.model_copy(update={"precision": "bf16"}))
     before = weights(module)
     train(module, encoded(), 5, 40)
