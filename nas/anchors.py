@@ -215,7 +215,7 @@ def zero_cost_scores(bench: trial.Bench, job: trial.Job) -> dict[str, Any]:
     built = bench.network(network, job.seed)
     zero_cost.wake(built, torch.Generator().manual_seed(job.seed))
     batches = list(training.Batches(bench.train_data, bench.study.training, SEED, 0, ZERO_COST_BATCHES))
-    return {"images_seen": 0, **zero_cost.scores(built, bench.objective(built).generator_loss, batches)}
+    return {"images_seen": 0, **zero_cost.scores(built, bench.objective(built, job.seed).generator_loss, batches)}
 
 
 def _done(out: Path) -> set[tuple[str, str, int]]:

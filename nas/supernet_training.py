@@ -23,7 +23,7 @@ from nas import settings, training, trial
 from nas.backbones.unet import Config
 from nas.check import check
 from nas.errors import InputError
-from nas.objectives import LatentBatch
+from nas.objectives import CriticTraining, LatentBatch
 from nas.objectives.denoising import Settings as DenoisingSettings
 from nas.objectives.denoising import corrupted, noise_schedule
 from nas.pictures import save_grid
@@ -84,12 +84,13 @@ class Sandwich(nn.Module):
     """
 
     requires: frozenset[str] = frozenset()
-    critic_updates = 0
+    critic_training = CriticTraining(updates=0)
 
     def __init__(self, supernet: Supernet, pool: Sequence[Config], members: int = 1):
         super().__init__()
         self.generator = supernet
         self.critic: nn.Module | None = None
+        self.logged: dict[str, Tensor] = {}
         self.members = members
         self.schedule = noise_schedule(DenoisingSettings())
         skeletons = [skeleton(config) for config in pool]

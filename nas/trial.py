@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from nas import autoencoders, conditioning, design, encoded, menu, sampling, stages, supernet, training
+from nas import autoencoders, conditioning, design, encoded, lora, menu, sampling, stages, supernet, training
 from nas.backbones import Proxy, unet
 from nas.conditioning import Text
 from nas.errors import InputError
@@ -226,11 +226,18 @@ class Bench:
         """The base model, frozen."""
         return stages.network(self)
 
-    def objective(self, network: nn.Module) -> Any:
-        """The study's objective over a network; one that needs a teacher gets its own copy of the base model."""
-        entry = self.study.objective
+    def objective(self, network: nn.Module, seed: int) -> Any:
+        """The study's objective over a network that has just been initialised, which is given its adapters here.
+
+        The teacher, where one is needed, is the study's base model, or else the network as it was initialised.
+        """
+        entry, adapters = self.study.objective, self.study.training.lora
         made = menu.pick("objectives", entry.name).Objective
-        teacher = copy.deepcopy(self.teacher) if "teacher" in made.requires else None
+        teacher = None
+        if "teacher" in made.requires:
+            teacher = copy.deepcopy(self.teacher if self.study.base else network).requires_grad_(False)
+        if adapters is not None:
+            lora.adapt(network, adapters, seed)
         return made(network, teacher, entry.settings("objectives"))
 
     @torch.no_grad()
@@ -334,7 +341,7 @@ def prepare_base(folder: Path) -> dict[str, Any]:
     path = stages.train(_bench)
     base = stages.bench_of(_bench)
     network = stages.network(_bench)
-    schedule = base.objective(network).schedule_config
+    schedule = base.objective(network, bench().study.seed).schedule_config
     plans = dict.fromkeys([_bench.study.sampling, _bench.study.base.sampling or _bench.study.sampling])
     scores = []
     for index, plan in enumerate(plans):
@@ -357,7 +364,7 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         bench.prepare()
         proxy = bench.scaled(job.architecture)
         network = bench.network(proxy, job.seed, bench.scaled(job.like) if job.like else None)
-        objective = bench.objective(network)
+        objective = bench.objective(network, job.seed)
         module = training.DenoiserTraining(objective, bench.study.training)
         checkpoint = job.folder / "checkpoint.safetensors"
         if job.rung > 0:
@@ -366,13 +373,16 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         pace = training.train(module, bench.train_data, job.seed, job.images_seen)
     module.ema.swap()
     network.eval()
-    scores = bench.score(network, objective.schedule_config, timings, job.folder / "samples.png")
+    plain = lora.merged(network) if bench.study.training.lora is not None else network
+    scores = bench.score(plain, objective.schedule_config, timings, job.folder / "samples.png")
     bad = [name for name, value in scores.metrics.items() if not math.isfinite(value)]
     if bad:
         raise training.Diverged(f"{', '.join(bad)} is not a finite number after {job.images_seen:,} images")
     with timings.phase("save_s"):
-        weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        weights = {name: value.detach().cpu().contiguous() for name, value in plain.state_dict().items()}
         save_file(weights, job.folder / "weights.safetensors", {"images_seen": str(module.images_seen)})
+        if plain is not network:
+            lora.save(network, job.folder / "adapters.safetensors", {"images_seen": str(module.images_seen)})
         module.ema.swap()
         if job.last:
             checkpoint.unlink(missing_ok=True)
@@ -385,6 +395,7 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         "images_seen": module.images_seen,
         "metrics": scores.metrics,
         "denoising_losses": scores.denoising_losses,
+        "training": module.logged(),
         "timings": timings.seconds,
         "images_per_s": pace.images_per_s,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
