@@ -142,7 +142,7 @@ def train(
     out.parent.mkdir(parents=True, exist_ok=True)
     _run(module, objective, recipe, bench, out.with_suffix(".partial"), say)
     module.ema.swap()
-    largest = max(members, key=lambda config: config.scaled(bench.proxy).cost(1, 1).params)
+    largest = max(members, key=lambda config: config.cost(study.deploy.latent_size, study.deploy.text_tokens).params)
     quality = {"images_seen": module.images_seen, **asdict(recipe), "seed": SEED, "pool": POOL, "member": largest.key}
     quality["largest_member"] = measured(study, objective.generator, largest, cache, out.with_suffix(".png"))
     metadata = {

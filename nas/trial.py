@@ -367,7 +367,7 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         objective = bench.objective(network, job.seed)
         module = training.DenoiserTraining(objective, bench.study.training)
         checkpoint = job.folder / "checkpoint.safetensors"
-        if job.rung > 0:
+        if checkpoint.exists():
             module.restore(checkpoint)
     with timings.phase("train_s"):
         pace = training.train(module, bench.train_data, job.seed, job.images_seen)
