@@ -201,7 +201,7 @@ class Trust:
 
 def proxy_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a study's resolved settings that decides what a trial's scores mean."""
-    return {name: resolved[name] for name in PROXY_SETTINGS}
+    return {name: resolved.get(name) for name in PROXY_SETTINGS}
 
 
 def summary(found: Sequence[Agreement]) -> tuple[list[str], list[list[str]]]:
