@@ -6,9 +6,11 @@ minimised, one array (repeats, objectives) per architecture. Objectives that nev
 multiply-adds) have no noise and are taken as they are.
 
 Assumptions: noise is normal, equal for all architectures, independent between objectives, and nothing is known about
-the means beforehand. With the last one, draws scatter around measurements that scatter already: who is declared sure is
-sure (tests/test_racing.py counts it), but where noise is as large as the differences between architectures, members of a
-crowded front get too low a probability. Repeats cure that.
+the means beforehand. With the last one, draws scatter around measurements that scatter already. Counted over simulated
+problems (tests/test_racing.py): while the noise of one measurement is at most 0.6 of the spread between architectures,
+94 to 99 % of those declared sure are on the front; where it is as large as that spread few are declared (1 in 5 to 10
+problems), of which 80 to 92 % are. Members of a crowded front get too low a probability, and with noise as large as the
+spread a third of those declared out are on it. Repeats cure both.
 """
 
 from collections.abc import Mapping
@@ -112,7 +114,7 @@ def hypervolume_interval(
     The front of noisy means looks better than the true one, and that of draws around them better still by about as
     much. So the interval is the basic one (Davison & Hinkley 1997, chapter 5), 2 H - the quantiles over draws, with
     H the hypervolume of the means: it is corrected for that bias and need not contain H. (Over simulated fronts the
-    quantiles themselves covered the truth in 26 to 93 % of cases, these in 88 to 95 %.) Volumes are at least 0.
+    quantiles themselves covered the truth in 26 to 93 % of cases, these in 88 to 97 %.) Volumes are at least 0.
     """
     measured = _checked(values)
     corner = np.asarray(reference, dtype=np.float64)
