@@ -37,6 +37,7 @@ GRID_COLUMNS, GRID_ROWS = 8, 4
 LOSS_TIMES = 8  # times per image of the paired denoising loss
 _DATA = ("train_data", "held_out_data", "proxy", "drawn")
 MADE_FROM = {  # what a bench holds that is made from a section of the study
+    "dataset": ("metrics", *_DATA),
     "autoencoder": ("autoencoder", *_DATA),
     "conditioning": ("encoder", *_DATA),
     "proxy": ("proxy",),
