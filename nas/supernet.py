@@ -102,7 +102,7 @@ def weights_path(init: str, space: str | None) -> Path:
     """Where `training.init` points: `supernet` is the weights shipped for the space. InputError if there is no such file."""
     if space is None:
         raise InputError(f"training.init: {init}: supernet weights belong to a search space; name it under `space`")
-    path = ASSETS / f"supernet_{space}.safetensors" if init == "supernet" else Path(init)
+    path = ASSETS / f"supernet_{Path(space).stem}.safetensors" if init == "supernet" else Path(init)
     if not path.is_file():
         shipped = sorted(p.stem.removeprefix("supernet_") for p in ASSETS.glob("supernet_*.safetensors"))
         what = (
@@ -141,7 +141,7 @@ def _of(path: Path, space: str, proxy: Proxy) -> Supernet:
     """The supernet at `path`, which must have been trained for this space and proxy."""
     supernet, metadata = _loaded(path)
     made_for = {"space": metadata.get("space"), **json.loads(metadata.get("proxy", "{}"))}
-    for name, value in {"space": space, **asdict(proxy)}.items():
+    for name, value in {"space": Path(space).stem, **asdict(proxy)}.items():
         if made_for.get(name) != value:
             raise InputError(f"training.init: {path} holds weights for {name} {made_for.get(name)!r}, not {value!r}")
     return supernet
@@ -152,7 +152,7 @@ def check_covers(config: Config, path: Path, space: str, width_divisor: int, who
     supernet, metadata = _loaded(path)
     made_for = Proxy(**json.loads(metadata.get("proxy", "{}")))
     for name, has, wants in (
-        ("space", metadata.get("space"), space),
+        ("space", metadata.get("space"), Path(space).stem),
         ("width_divisor", made_for.width_divisor, width_divisor),
     ):
         if has != wants:
