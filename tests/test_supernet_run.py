@@ -42,7 +42,7 @@ def weights(folder):
 
 
 def overrides(folder, weights):
-    return [*SMALL, f"space={folder / 'small.yaml'}", f"training.init={weights}"]
+    return [*SMALL, "budget={params: 900M}", f"space={folder / 'small.yaml'}", f"training.init={weights}"]
 
 
 def test_a_trained_supernet_says_what_it_is_and_what_it_reached(folder, weights):
@@ -109,10 +109,8 @@ def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_
 
 def test_the_front_is_raced_with_new_seeds_after_the_search(folder, weights):
     root = folder / "raced"
-    for racing in (0, 2):
-        options = _set([*overrides(folder, weights), f"racing.trials={racing}"])
-        result = nas("run", str(STUDY), "--root", str(root), *options)
-        assert result.returncode == 0, result.stderr
+    result = nas("run", str(STUDY), "--root", str(root), *_set([*overrides(folder, weights), "racing.trials=2"]))
+    assert result.returncode == 0, result.stderr
     (run,) = (root / "quickstart").iterdir()
     records = [json.loads(path.read_text()) for path in sorted(run.glob("trials/*/record.json"))]
     raced = [record for record in records if record.get("race")]
