@@ -92,8 +92,8 @@ def sample(
     captions: Annotated[list[str], typer.Argument(help="What to draw, one picture each.")],
     seed: Annotated[int, typer.Option(help="Chooses the initial noise.")] = 0,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
-    steps: Annotated[int | None, typer.Option(help="Solver steps; default as in the study.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default as in the study.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Solver steps; default as in the study.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default as in the study.")] = None,
 ) -> None:
     """Draw captions with an exported model.
 
