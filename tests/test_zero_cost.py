@@ -11,6 +11,7 @@ from torch import nn
 
 from nas import zero_cost
 from nas.backbones.unet import Config, Level
+from nas.backbones.unet.network import FeedForward
 from nas.conditioning import Text
 from nas.objectives import LatentBatch, denoising
 from nas.zero_cost import NAMES, grad_norm, naswot, scores, snip, synflow, wake, zico
@@ -195,6 +196,16 @@ def test_synflow_of_convolutions_counts_paths():
         nn.init.zeros_(layer.bias)
     first, second = (layer.weight.detach().double().abs() for layer in zero_cost.layers(network).values())
     total = float((second.sum((2, 3)) @ first.sum((1, 2, 3))).sum())
+    assert synflow(network, batches_of(1)[0]) == pytest.approx(2 * total, rel=1e-9)
+
+
+@pytest.mark.parametrize("activation", ["swish", "gelu"])
+def test_synflow_of_a_gated_ffn_in_closed_form(activation):
+    """Value and gate are two paths of which the mean goes on."""
+    network = Net(lambda: nn.Flatten(), lambda: FeedForward(48, 2, activation))
+    without_biases(network)
+    expand, project = (layer.weight.detach().double().abs() for layer in zero_cost.layers(network).values())
+    total = float((project @ (expand[:96] + expand[96:]) / 2).sum())
     assert synflow(network, batches_of(1)[0]) == pytest.approx(2 * total, rel=1e-9)
 
 
