@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nas import design, menu, stages, supernet
+from nas import design, lora, menu, stages, supernet
 from nas.backbones import Proxy
 from nas.backbones.unet import Config
 from nas.errors import InputError
@@ -37,6 +37,8 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     _columns(study, known)
     _meetable(study, space, costs)
     _check_start("", study)
+    if study.training.lora is not None:
+        _check_adapters("", study, space.architecture(space.largest()))
     if study.training.init not in ("scratch", "base"):
         supernet.weights_path(study.training.init, study.space)
 
@@ -63,6 +65,8 @@ def check_cells(study: Study) -> None:
         variant = design.changed(study, cell.settings)
         _check_start(f"cell {cell.name!r}: ", variant)
         _check_weights(f"cell {cell.name!r}: ", variant, networks[cell.name])
+        if variant.training.lora is not None:
+            _check_adapters(f"cell {cell.name!r}: ", variant, networks[cell.name])
 
 
 def _check_base(study: Study) -> None:
@@ -85,9 +89,14 @@ def _check_start(who: str, study: Study) -> None:
     entry = study.objective
     if study.base is None and study.training.init == "base":
         raise InputError(f"{who}training.init: base: the study has no base section")
-    if study.base is None and "teacher" in menu.pick("objectives", entry.name).Objective.requires:
+    if (
+        study.base is None
+        and study.training.init == "scratch"
+        and "teacher" in menu.pick("objectives", entry.name).Objective.requires
+    ):
         raise InputError(
-            f"{who}objective: {entry.name} learns from a teacher; the study has no base section to train one"
+            f"{who}objective: {entry.name} starts from a trained network, but training.init is scratch and the study has no "
+            "base section; expected base, supernet or a path to supernet weights"
         )
 
 
@@ -107,6 +116,17 @@ def _check_weights(who: str, study: Study, config: Config) -> None:
     elif init != "scratch":
         path = supernet.weights_path(init, study.space)
         supernet.check_covers(config, path, str(study.space), study.proxy.width_divisor, who)
+
+
+def _check_adapters(who: str, study: Study, config: Config) -> None:
+    """Whether adapters fit a network, of whose proxy only the names of layers matter here."""
+    assert study.training.lora is not None
+    if study.training.init == "scratch":
+        raise InputError(
+            f"{who}training.lora: adapters of a network that was never trained, training.init is scratch; expected base, "
+            "supernet or a path to supernet weights"
+        )
+    lora.targets(supernet.skeleton(config.scaled(Proxy(study.proxy.width_divisor, **ANY_DATA))), study.training.lora)
 
 
 def probe(study: Study, space: SearchSpace) -> list[dict[str, Any]]:

@@ -17,6 +17,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
+supernets = typer.Typer(help="Shared weights of a whole search space, for warm starts.", no_args_is_help=True)
+app.add_typer(supernets, name="supernet")
 Overrides = Annotated[
     list[str],
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting of the study file; repeatable."),
@@ -90,8 +92,8 @@ def sample(
     captions: Annotated[list[str], typer.Argument(help="What to draw, one picture each.")],
     seed: Annotated[int, typer.Option(help="Chooses the initial noise.")] = 0,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
-    steps: Annotated[int | None, typer.Option(help="Solver steps; default as in the study.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default as in the study.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Solver steps; default as in the study.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default as in the study.")] = None,
 ) -> None:
     """Draw captions with an exported model.
 
@@ -202,6 +204,71 @@ def screen(
         typer.echo("\n".join(screening.lines(found)))
     else:
         _print_grid(*screening.candidate_grid(loaded, found))
+
+
+@supernets.command("train")
+def supernet_train(
+    space: Annotated[str, typer.Argument(help="A name in search_spaces/, or a YAML file.")],
+    study: Annotated[
+        Path, typer.Option(help="The study whose data, autoencoder, text encoder, proxy and budget are used.")
+    ] = Path("studies/quickstart/study.yaml"),
+    images: Annotated[int, typer.Option(help="Images seen in total.")] = 900_000,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's; falls to a tenth in three stages.")] = 1e-3,
+    sandwich_from: Annotated[
+        float, typer.Option(help="Share of the images after which each update trains four members; before, one.")
+    ] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="Default runs/supernets/SPACE.safetensors.")] = None,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Train one set of weights whose slices are the members of a space. The same command continues an interrupted one.
+
+    Examples:
+
+        nas supernet train mobilediffusion --images 900000
+
+        nas run my-study --set training.init=runs/supernets/mobilediffusion.safetensors
+    """
+    from nas import supernet_training
+
+    recipe = supernet_training.Recipe(images, learning_rate, sandwich_from)
+    supernet_training.run(space, study, set_, recipe, out)
+
+
+@app.command()
+def trust(
+    study: Annotated[Path, typer.Argument(help="A study file, or the folder that holds study.yaml.")],
+    anchors: Annotated[int, typer.Option(help="Architectures, spread over the space by multiply-adds.")] = 16,
+    seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 2,
+    long: Annotated[
+        int, typer.Option(help="Length of the long trainings from scratch, in the study's brief trials.")
+    ] = 10,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables; default runs/trust/STUDY.")] = None,
+    store: Annotated[Path, typer.Option(help="Where reports of studies on this proxy find the result.")] = Path(
+        "runs/.cache"
+    ),
+    workers: Annotated[int, typer.Option(help="Trainings side by side; 0 is one a core.")] = 0,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Measure how well brief trials, supernet slices and scores on paper order architectures as long trainings do.
+
+    The same command goes on where it was interrupted, and adds anchors or seeds to a finished table.
+
+    Examples:
+
+        nas trust studies/quickstart
+
+        nas trust studies/quickstart --anchors 24 --seeds 3 --long 20
+    """
+    from nas import preload
+
+    preload.start()
+    from nas import anchors as measuring
+    from nas import trust as trusting
+
+    plan = measuring.Plan(anchors, seeds, long)
+    folder = study if study.is_dir() else study.parent
+    found = measuring.run(study, set_, plan, out or Path("runs/trust") / folder.name, store, workers)
+    _print_grid(*trusting.summary(found))
 
 
 def _print_grid(headings: list[str], cells: list[list[str]]) -> None:

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 Location = tuple[int | str, ...]
 Overrides = dict[str, Any]  # path -> value
-SECTIONS = ("architecture", "objective", "training", "sampling", "conditioning", "autoencoder", "proxy")
-ENCODED = ("conditioning", "autoencoder")  # sections that decide what the cached data is
+SECTIONS = ("architecture", "objective", "training", "sampling", "dataset", "conditioning", "autoencoder", "proxy")
+ENCODED = ("dataset", "conditioning", "autoencoder")  # sections that decide what the cached data is
 MOST_CELLS = 1_000
 
 

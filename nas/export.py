@@ -101,15 +101,14 @@ def draw(
     entry = Entry(**pipeline["autoencoder"])
     autoencoder = menu.pick("autoencoders", entry.name).load(entry.settings("autoencoders"))
     entry = Entry(**pipeline["objective"])
-    objective = menu.pick("objectives", entry.name).Objective(network, None, entry.settings("objectives"))
-    changed = {key: value for key, value in (("steps", steps), ("guidance", guidance)) if value is not None}
-    plan = sampling.Plan(**{**pipeline["sampling"], **changed})
+    schedule = menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives"))
+    plan = sampling.Plan(**pipeline["sampling"]).changed(steps, guidance)
     side = autoencoder.image_size // autoencoder.factor
     shape = (autoencoder.channels, side, side)
     generators = (torch.Generator().manual_seed(stream_seed(seed, index)) for index in range(len(captions)))
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     text, null = encoder.encode(captions), encoder.encode([""])
-    latents = sampling.sample(network, plan, objective.schedule_config, noise, text, Text(*null))
+    latents = sampling.sample(network, plan, dict(schedule.config), noise, text, Text(*null))
     pictures: Tensor = autoencoder.decode(latents)
     return pictures
 

@@ -327,6 +327,28 @@ def save_front(
     figure.savefig(path)
 
 
+def save_agreement(pairs: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """What a brief trial said of each anchor against what a long training says: one panel per score, 150 dots an inch."""
+    from matplotlib.figure import Figure
+
+    styles = {"warm": (FRONT, "o"), "slice": (KNEE, "*"), "scratch": (GREY, "x")}
+    figure = Figure(figsize=(3.6 * len(pairs) + 0.4, 3.9), dpi=150, layout="constrained")
+    for place, (column, frame) in enumerate(pairs.items()):
+        axes = figure.add_subplot(1, len(pairs), place + 1)
+        for kind, (colour, marker) in styles.items():
+            if kind in frame:
+                axes.scatter(frame[kind].rank(), frame["long"].rank(), color=colour, marker=marker, s=30, label=kind)
+        axes.set_title(label(column), fontsize=10)
+        axes.set_xlabel("rank by a brief trial", fontsize=9)
+        axes.set_ylabel("rank by long training" if place == 0 else "", fontsize=9)
+        axes.grid(color=_GRID)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=10)
+    figure.savefig(path)
+
+
 def _panel(axes: Any, points: pd.DataFrame, x: str, y: str) -> None:
     complete, front = points["state"] == "complete", points["on_front"]
     groups = (

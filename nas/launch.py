@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from nas import ablation, report, results, settings
+from nas import ablation, certainty, report, results, settings
 from nas.cells import CellRun
 from nas.check import check
 from nas.errors import InputError
@@ -58,6 +58,7 @@ def summarise(directory: RunDirectory) -> Any:
     else:
         _write_winner(directory, frame, objectives)
         _print_front(frame, objectives)
+        _print_certainty(directory, resolved, frame, objectives)
     page = report.write(directory.path)
     print(f"report: {page}")
     return frame
@@ -105,6 +106,21 @@ def _print_effects(directory: RunDirectory, frame: Any) -> None:
 def _print_states(frame: Any) -> None:
     states = frame.state.value_counts()
     print(", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.items()))
+
+
+def _print_certainty(
+    directory: RunDirectory, resolved: dict[str, Any], frame: Any, objectives: results.Objectives
+) -> None:
+    """A line on who is on the front for sure, if anything was repeated, and a warning where the signal is weak."""
+    found = certainty.of_front(frame, objectives)
+    if found.degrees:
+        by_place = {
+            place: ", ".join(str(one.trial) for one in found.contenders if one.place == place) or "none"
+            for place in ("sure", "perhaps")
+        }
+        print(f"on the front for sure: {by_place['sure']}; perhaps: {by_place['perhaps']}")
+    if warning := certainty.warning(resolved, directory.cache):
+        print(warning)
 
 
 def _print_front(frame: Any, objectives: results.Objectives) -> None:

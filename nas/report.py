@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from nas import ablation, figures, results
+from nas import ablation, certainty, figures, results
 from nas.errors import InputError
 from nas.results import COSTS, Objectives
 
@@ -375,7 +375,10 @@ def _contents(run: Run) -> dict[str, Any]:
         "colours": {"front": figures.FRONT, "knee": figures.KNEE, "rest": figures.GREY, "stopped": figures.PALE},
         "front": {"heads": [], "rows": [], "shared": []} if run.is_ablation else _front_table(best, run),
         "pictures": _pictures(best, run),
-        "repeats": [] if run.is_ablation else _repeats_table(run),
+        "certainty": None if run.is_ablation else _certainty(run),
+        "trust": None
+        if run.is_ablation
+        else certainty.proxy_page(run.settings, run.path.resolve().parent.parent / ".cache"),
         "failed": _reasons(table, "failed"),
         "refusals": [(_said(name), count) for name, count in refusals(table, run.budget).items()],
         "conditions": _conditions(table),
@@ -496,13 +499,9 @@ def _pictures(best: pd.DataFrame, run: Run) -> dict[str, Any]:
     return {"members": drawn, "captions": captions, "left_out": max(0, len(best) - MOST_MEMBERS_DRAWN)}
 
 
-def _repeats_table(run: Run) -> list[dict[str, Any]]:
-    repeated = results.repeats(run.table, run.scores)
-    told = []
-    for _, row in repeated.iterrows():
-        spread = [f"{figures.shown(c, row[c])} ± {figures.shown(c, row[f'{c}_sd'])}" for c in run.scores]
-        told.append({"trials": row["trials"], "n": int(row["n"]), "cells": spread})
-    return [{"heads": [figures.label(column) for column in run.scores], "rows": told}] if told else []
+def _certainty(run: Run) -> dict[str, Any]:
+    confidence = float((run.settings.get("racing") or {}).get("confidence", 0.95))
+    return certainty.front_page(run.table, run.goals, confidence)
 
 
 def _reasons(table: pd.DataFrame, state: str) -> list[tuple[int, str, str]]:

@@ -137,21 +137,6 @@ def write_csv(run_dir: Path) -> Path:
     return path
 
 
-def repeats(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Architectures trained to the end more than once: key, trials, n and, per column, its mean and `<column>_sd`."""
-    rows = []
-    for key, group in table[table["state"] == "complete"].groupby("key", sort=False):
-        if len(group) < 2:
-            continue
-        row: dict[str, Any] = {"key": key, "trials": ", ".join(map(str, group["trial"])), "n": len(group)}
-        for column in columns:
-            values = group[column].astype(float)
-            row |= {column: values.mean(), f"{column}_sd": values.std(ddof=1)}
-        rows.append(row)
-    spread = [name for column in columns for name in (column, f"{column}_sd")]
-    return pd.DataFrame(rows, columns=["key", "trials", "n", *spread])
-
-
 # --- fronts ----------------------------------------------------------------------------------------------------------
 
 
@@ -164,16 +149,37 @@ def minimised(table: pd.DataFrame, goals: Objectives) -> np.ndarray:
     return np.asarray(np.stack(columns, axis=1) * _signs(goals))
 
 
-def front(table: pd.DataFrame, goals: Objectives) -> pd.Series:
-    """Which complete trials no other one dominates (as good everywhere, better somewhere). Exact ties both stay.
-
-    A complete trial with a missing objective is not on the front. Boolean, aligned with the frame.
-    """
+def pooled(table: pd.DataFrame, goals: Objectives) -> np.ndarray:
+    """As `minimised`, but an architecture trained to the end more than once has the mean over its repeats, in the row of
+    the first; its other rows are NaN."""
     values = minimised(table, goals)
+    complete = np.flatnonzero((table["state"] == "complete").to_numpy(dtype=bool))
+    for _, rows in pd.Series(complete).groupby(table["key"].to_numpy()[complete], sort=False):
+        values[rows.iloc[0]] = values[rows].mean(axis=0)
+        values[rows.iloc[1:]] = math.nan
+    return values
+
+
+def front(table: pd.DataFrame, goals: Objectives) -> pd.Series:
+    """Which complete architectures no other one dominates (as good everywhere, better somewhere). Exact ties both stay.
+
+    An architecture with repeats counts with their mean, and its first trial stands for it. A complete trial with a missing
+    objective is not on the front. Boolean, aligned with the frame.
+    """
+    values = pooled(table, goals)
     eligible = (table["state"] == "complete").to_numpy(dtype=bool) & np.isfinite(values).all(axis=1)
     members = np.zeros(len(table), dtype=bool)
     members[eligible] = nondominated(values[eligible])
     return pd.Series(members, index=table.index, name="on_front")
+
+
+def measurements(table: pd.DataFrame, goals: Objectives) -> dict[str, np.ndarray]:
+    """Every architecture's complete trials as an array (repeats, objectives), all minimised: what `nas.racing` reads."""
+    values = minimised(table, goals)
+    usable = (table["state"] == "complete").to_numpy(dtype=bool) & np.isfinite(values).all(axis=1)
+    rows = pd.Series(np.flatnonzero(usable))
+    keys = table["key"].to_numpy()[usable]
+    return {str(key): values[part.to_numpy()] for key, part in rows.groupby(keys, sort=False)}
 
 
 def nondominated(points: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
@@ -239,10 +245,12 @@ def knee(table: pd.DataFrame, goals: Objectives) -> int:
     axis alike, so the knee has the smallest sum of scaled objectives. The earlier trial wins a tie. The scale comes
     from the ends of the front, so look at those too.
     """
-    members = table[front(table, goals)].sort_values("trial")
+    on_front = front(table, goals)
+    members = table[on_front]
     if not len(members):
         raise InputError("results: no trial was trained to the end, so there is no front to pick from")
-    values = minimised(members, goals)
+    order = np.argsort(members["trial"].to_numpy(dtype=int), kind="stable")
+    members, values = members.iloc[order], pooled(table, goals)[on_front.to_numpy()][order]
     low, high = values.min(axis=0), values.max(axis=0)
     scaled = (values - low) / np.where(high > low, high - low, 1.0)
     return int(members["trial"].iloc[int(np.argmin(scaled.sum(axis=1).round(12)))])

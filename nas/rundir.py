@@ -19,7 +19,7 @@ from nas.errors import InputError
 from nas.settings import Study
 
 EXTENDABLE = ("workers", "tracking", "question")  # settings that do not change what a finished trial means
-MORE = {"search": "trials", "ablation": "repeats"}  # what may grow when a run is continued
+MORE = {"search": "trials", "ablation": "repeats", "racing": "trials"}  # what may grow when a run is continued
 VERSIONED = ("torch", "optuna", "lightning", "torchmetrics", "diffusers", "open_clip_torch", "timm", "transformers")
 
 
@@ -112,8 +112,8 @@ def _identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _asked(resolved: Mapping[str, Any]) -> int:
-    """How many trials, or repeats of every cell."""
-    return next(int(resolved[section][more]) for section, more in MORE.items() if resolved.get(section))
+    """How many trials or repeats of every cell, and how many repeats after a search."""
+    return sum(int(resolved[section][more]) for section, more in MORE.items() if resolved.get(section))
 
 
 def _outstanding(study: Study, directory: RunDirectory) -> bool:

@@ -1,10 +1,13 @@
 """From noise to latents. How is data: a `Plan` says which solver, how many steps and how much guidance."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from nas.conditioning import Text
@@ -15,12 +18,36 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    solver: Literal["ddim", "dpm++"] = "ddim"
-    """DDIM (Song et al. 2021) or second-order multistep DPM-Solver++ (Lu et al. 2022)."""
+    solver: Literal["ddim", "dpm++", "one_step", "renoise"] = "ddim"
+    """DDIM (Song et al. 2021) or second-order multistep DPM-Solver++ (Lu et al. 2022). For one-step generators: `one_step`,
+    the clean latents predicted from pure noise, or `renoise`, which noises them again to a lower time, predicts again, and
+    so on (UFOGen, Xu et al. 2023)."""
     steps: int = Field(25, ge=1, le=1000)
-    """Network evaluations per branch. One step takes the clean latents predicted from pure noise."""
+    """Network evaluations per branch. One step takes the clean latents predicted from pure noise. `one_step` has 1."""
     guidance: float = Field(3.0, ge=0)
-    """Classifier-free guidance scale w in null + w (cond - null); 1 evaluates only the conditional branch."""
+    """Classifier-free guidance scale w in null + w (cond - null); 1 evaluates only the conditional branch, and is what
+    one-step generators are made for: with `one_step` and `renoise` it is 1 unless given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_step_defaults(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("solver") not in ("one_step", "renoise"):
+            return given
+        return {"guidance": 1.0} | ({"steps": 1} if given["solver"] == "one_step" else {}) | given
+
+    @model_validator(mode="after")
+    def _one_step_is_one(self) -> Plan:
+        if self.solver == "one_step" and self.steps != 1:
+            raise ValueError(f"steps: solver one_step has 1 step, got {self.steps}; several are solver renoise")
+        return self
+
+    def changed(self, steps: int | None = None, guidance: float | None = None) -> Plan:
+        """The plan with other steps or guidance; a one-step plan that is given several steps renoises between them."""
+        given = {"steps": steps, "guidance": guidance}
+        values = self.model_dump() | {key: value for key, value in given.items() if value is not None}
+        if self.solver == "one_step" and values["steps"] != 1:
+            values["solver"] = "renoise"
+        return Plan(**values)
 
     @property
     def branches(self) -> int:
@@ -37,24 +64,64 @@ def sample(
 ) -> Tensor:
     """Latents (B, C, H, W) drawn from `noise` of the same shape under `text` (B rows); `null` has one row.
 
-    Deterministic: the noise is the only randomness.
+    Deterministic: the noise is the only randomness, and rows are independent.
     """
+    predict = _guided(network, plan, text, null, len(noise))
+    if plan.solver in ("one_step", "renoise"):
+        return _renoise(predict, plan.steps, schedule_config, noise)
     solver = _solver(plan, schedule_config)
     solver.set_timesteps(plan.steps, device=noise.device)
-    if plan.branches == 2:
-        size = len(noise)
-        both = Text(*(torch.cat([n.expand(size, *n.shape[1:]), t]) for n, t in zip(null, text, strict=True)))
     latents: Tensor = noise * solver.init_noise_sigma
     for step in solver.timesteps:
-        model_input = solver.scale_model_input(latents, step)
-        if plan.branches == 1:
-            prediction = network(model_input, step.expand(len(noise)), text).float()
-        else:
-            doubled = torch.cat([model_input, model_input])
-            unconditional, conditional = network(doubled, step.expand(len(doubled)), both).float().chunk(2)
-            prediction = unconditional + plan.guidance * (conditional - unconditional)
+        prediction = predict(solver.scale_model_input(latents, step), step)
         latents = solver.step(prediction, step, latents).prev_sample
     return latents
+
+
+Predict = Callable[[Tensor, Tensor], Tensor]  # latents (B, C, H, W), one time () -> prediction (B, C, H, W), float32
+
+
+def _guided(network: nn.Module, plan: Plan, text: Text, null: Text, size: int) -> Predict:
+    """The network's prediction under the text, guided away from `null` where the plan says so."""
+    if plan.branches == 1:
+        return lambda latents, time: network(latents, time.expand(size), text).float()
+    both = Text(*(torch.cat([n.expand(size, *n.shape[1:]), t]) for n, t in zip(null, text, strict=True)))
+
+    def predict(latents: Tensor, time: Tensor) -> Tensor:
+        doubled = torch.cat([latents, latents])
+        unconditional, conditional = network(doubled, time.expand(len(doubled)), both).float().chunk(2)
+        guided: Tensor = unconditional + plan.guidance * (conditional - unconditional)
+        return guided
+
+    return predict
+
+
+def _renoise(predict: Predict, steps: int, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
+    """UFOGen's sampler: from t_i = floor(i / k (T - 1)) the clean latents, noised afresh to t_(i-1), i = k .. 1."""
+    from diffusers import DDPMScheduler
+
+    from nas.objectives.denoising import clean
+
+    schedule: Any = DDPMScheduler.from_config(dict(schedule_config))
+    last = schedule.config["num_train_timesteps"] - 1
+    times = [torch.tensor(i * last // steps, device=noise.device) for i in range(steps, 0, -1)]
+    fresh = _fresh_noise(noise, steps - 1)
+    latents = noise
+    for index, time in enumerate(times):
+        if index:
+            latents = schedule.add_noise(latents, next(fresh), time.expand(len(noise)))
+        latents = clean(schedule, latents, time.expand(len(noise)), predict(latents, time))
+    return latents
+
+
+def _fresh_noise(noise: Tensor, count: int) -> Iterator[Tensor]:
+    """Noise that is independent of `noise`, yet a function of it, row by row: its bytes are the seed."""
+    rows = [row.tobytes() for row in noise.cpu().numpy()] if count else []
+    seeds = [int.from_bytes(blake2b(row, digest_size=7).digest(), "big") for row in rows]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    for _ in range(count):
+        drawn = [torch.randn(noise.shape[1:], generator=generator) for generator in generators]
+        yield torch.stack(drawn).to(noise.device)
 
 
 def _solver(plan: Plan, schedule_config: Mapping[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from nas import design, menu
 from nas.conditioning import Settings as Conditioning
 from nas.document import Document, Location
 from nas.errors import InputError
+from nas.racing import Settings as Racing
 from nas.sampling import Plan
 from nas.stopping import Settings as Stopping
 from nas.tracking import Settings as Tracking
@@ -168,6 +169,8 @@ class Study(Section):
     """A study has one of `search` and `ablation`."""
     ablation: design.Settings | None = None
     stopping: Stopping = Stopping()
+    racing: Racing = Racing()
+    """Repeats after the search, of architectures whose place on the front is undecided."""
     tracking: Tracking = Tracking()
     workers: int | None = Field(None, ge=1)
     """Trials that run side by side, one thread each on a CPU. None: one per core, or one per GPU."""

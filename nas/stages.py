@@ -105,7 +105,7 @@ def _train(bench: Bench, proxy: Config, path: Path) -> None:
     settings = bench.study.training
     seed = trial_seed(bench.study.seed, "base", 0)
     trained = bench.network(proxy, seed)
-    module = training.DenoiserTraining(bench.objective(trained), settings)
+    module = training.DenoiserTraining(bench.objective(trained, bench.study.seed), settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = path.with_suffix(".checkpoint")
     if checkpoint.exists():

@@ -20,7 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
-from nas import stopping, trial
+from nas import racing, stopping, trial
 from nas.backbones.unet import Config
 from nas.progress import Progress
 from nas.rundir import RunDirectory, now
@@ -102,7 +102,7 @@ class Run:
         asking = True
         while True:
             while workers.free and (self.continuations or asking):
-                job = self.continuations.popleft() if self.continuations else self._ask()
+                job = self.continuations.popleft() if self.continuations else self._ask() or self._race()
                 asking = job is not None
                 if job is not None:
                     workers.submit(job, trial.run_rung, self._job(*job))
@@ -110,6 +110,7 @@ class Run:
                 return
             for (number, rung), future in workers.finished(1.0):
                 self._take(number, rung, future)
+                asking = True  # what was learnt may ask for a repeat
             self.progress.refresh(len(workers.busy))
 
     # -- asking --------------------------------------------------------------------------------------------------
@@ -129,7 +130,45 @@ class Run:
         return None
 
     def _trained(self) -> int:
-        return sum(record["state"] not in ("over_budget", "duplicate") for record in self.records.values())
+        return sum(record["state"] not in ("over_budget", "duplicate") for record in self._searched())
+
+    def _race(self) -> tuple[int, int] | None:
+        """A repeat, with a new seed, of an architecture whose place on the front is undecided, as (trial, last rung).
+
+        None while the search still runs, when all repeats are spent, and when nothing is left to decide.
+        """
+        raced = sum(bool(record.get("race")) for record in self.records.values())
+        if raced >= self.study.racing.trials or any(record["state"] == "running" for record in self._searched()):
+            return None
+        values = self._repeated_values()
+        undecided = racing.next_repeats(values, confidence=self.study.racing.confidence) if values else []
+        running = {record["key"] for record in self.records.values() if record["state"] == "running"}
+        key = next((key for key in undecided if key not in running), None)
+        return self._repeat(key) if key is not None else None
+
+    def _repeat(self, key: str) -> tuple[int, int]:
+        """Train an architecture once more, straight to the last rung."""
+        first, *others = [record for record in self.records.values() if record["key"] == key and "seed" in record]
+        self.optuna.enqueue_trial(self.space.parameters(first["choices"]))
+        asked = self.optuna.ask()
+        self.space.suggest(asked)
+        for name, limit in self.study.budget.items():
+            asked.set_constraint(name, first["cost"][name] / limit - 1)
+        repeat = 1 + len(others)
+        copied = {name: first[name] for name in ("key", "init", "choices", "architecture", "cost")}
+        record = {"trial": asked.number, **copied, "state": "running", "reason": "", "rungs": [], "started": now()}
+        record |= {"race": True, "repeat": repeat, "seed": trial_seed(self.study.seed, key, repeat)}
+        self._save(record)
+        self.progress.started(record)
+        return asked.number, len(self.study.stopping.rungs) - 1
+
+    def _repeated_values(self) -> dict[str, list[list[float]]]:
+        """The objectives of every complete trial, all to be minimised, by architecture."""
+        values: dict[str, list[list[float]]] = {}
+        for record in self.records.values():
+            if record["state"] == "complete":
+                values.setdefault(record["key"], []).append(self._values(record, -1))
+        return values
 
     def _consider(self, asked: Trial) -> int | None:
         """The trial's number if it is to be trained; None if it was refused or repeats an architecture."""
@@ -217,7 +256,7 @@ class Run:
             return self._conclude(record, "failed", reason)
         result = future.result()
         record.update(proxy=result["proxy"], proxy_cost=result["proxy_cost"])
-        peers = [self._values(other, rung) for other in self.records.values() if len(other["rungs"]) > rung]
+        peers = [self._values(other, rung) for other in self._searched() if len(other["rungs"]) > rung]
         record["rungs"].append(result["rung"])
         if rung == len(self.study.stopping.rungs) - 1:
             self._conclude(record, "complete", "")
@@ -226,6 +265,10 @@ class Run:
             self.continuations.append((number, rung + 1))
         else:
             self._conclude(record, "stopped", f"not among the best {self.study.stopping.keep:.0%} at rung {rung}")
+
+    def _searched(self) -> list[Record]:
+        """The trials the sampler asked for; a repeat has no earlier rungs."""
+        return [record for record in self.records.values() if not record.get("race")]
 
     def _goes_on(self, record: Record, rung: int, peers: list[list[float]]) -> bool:
         return stopping.goes_on(self._values(record, rung), peers, self.study.stopping)
@@ -293,7 +336,8 @@ class Run:
                 self.records.pop(asked.number, None)
                 self.optuna.tell(asked.number, state=TrialState.FAIL)
             elif record["state"] == "running":
-                self.continuations.append((asked.number, len(record["rungs"])))
+                last = len(self.study.stopping.rungs) - 1
+                self.continuations.append((asked.number, last if record.get("race") else len(record["rungs"])))
             else:
                 self._tell(asked.number, record)
 

@@ -5,20 +5,18 @@ stack, and the weights of the kinds of layer it has (full and separable convolut
 the backbone: two networks of one space share the names of what they share (`nas.backbones`), and a layer whose axis is
 several tensors side by side says so with `in_parts` / `out_parts`, so that each part is sliced on its own. After
 once-for-all (Cai et al. 2020) and slimmable networks (Yu & Huang 2019); there is no elastic layer, because a member is
-an ordinary network called with sliced weights.
+an ordinary network called with sliced weights. `nas.supernet_training` trains one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,9 +26,6 @@ from nas.backbones import Proxy
 from nas.backbones.unet import Config
 from nas.conditioning import Text
 from nas.errors import InputError
-from nas.objectives import LatentBatch
-from nas.objectives.denoising import Settings as DenoisingSettings
-from nas.objectives.denoising import corrupted, noise_schedule
 from nas.space import SearchSpace
 
 ASSETS = Path(__file__).parent / "assets"
@@ -107,7 +102,7 @@ def weights_path(init: str, space: str | None) -> Path:
     """Where `training.init` points: `supernet` is the weights shipped for the space. InputError if there is no such file."""
     if space is None:
         raise InputError(f"training.init: {init}: supernet weights belong to a search space; name it under `space`")
-    path = ASSETS / f"supernet_{space}.safetensors" if init == "supernet" else Path(init)
+    path = ASSETS / f"supernet_{Path(space).stem}.safetensors" if init == "supernet" else Path(init)
     if not path.is_file():
         shipped = sorted(p.stem.removeprefix("supernet_") for p in ASSETS.glob("supernet_*.safetensors"))
         what = (
@@ -121,14 +116,35 @@ def weights_path(init: str, space: str | None) -> Path:
     return path
 
 
+def require_covers(path: Path, space: SearchSpace, proxy: Proxy) -> None:
+    """Raises InputError when the weights at `path` are for something else, or lack a choice of the space (named)."""
+    supernet = _of(path, space.name, proxy)
+    largest = space.largest()
+    for axis in space.axes:
+        for choice in axis.choices:
+            config = space.architecture({**largest, axis.name: choice})
+            try:
+                supernet.weights_of(skeleton(config.scaled(proxy)))
+            except InputError as error:
+                raise InputError(
+                    f"training.init: {path} does not cover axis {axis.name!r} of space {space.name!r} at {choice!r} "
+                    f"({str(error).removeprefix('supernet: ')}); train one with: nas supernet train {space.name}"
+                ) from None
+
+
 def initialise(network: nn.Module, path: Path, space: str, proxy: Proxy) -> None:
     """Give `network` its slices of the weights at `path`. Raises InputError when they belong to something else."""
+    network.load_state_dict(_of(path, space, proxy).weights_of(network))
+
+
+def _of(path: Path, space: str, proxy: Proxy) -> Supernet:
+    """The supernet at `path`, which must have been trained for this space and proxy."""
     supernet, metadata = _loaded(path)
     made_for = {"space": metadata.get("space"), **json.loads(metadata.get("proxy", "{}"))}
-    for name, value in {"space": space, **asdict(proxy)}.items():
+    for name, value in {"space": Path(space).stem, **asdict(proxy)}.items():
         if made_for.get(name) != value:
             raise InputError(f"training.init: {path} holds weights for {name} {made_for.get(name)!r}, not {value!r}")
-    network.load_state_dict(supernet.weights_of(network))
+    return supernet
 
 
 def check_covers(config: Config, path: Path, space: str, width_divisor: int, who: str) -> None:
@@ -136,7 +152,7 @@ def check_covers(config: Config, path: Path, space: str, width_divisor: int, who
     supernet, metadata = _loaded(path)
     made_for = Proxy(**json.loads(metadata.get("proxy", "{}")))
     for name, has, wants in (
-        ("space", metadata.get("space"), space),
+        ("space", metadata.get("space"), Path(space).stem),
         ("width_divisor", made_for.width_divisor, width_divisor),
     ):
         if has != wants:
@@ -211,60 +227,3 @@ def _slice(tensor: Tensor, whole: Shape, part: Shape) -> Tensor:
 def _flat(name: str) -> str:
     """Parameter names as ParameterDict keys, which may not contain dots."""
     return name.replace(".", "/")
-
-
-class Sandwich(nn.Module):
-    """The denoising objective over a supernet: which members an update trains is drawn from the update's own generator.
-
-    `pool` are the architectures to draw from, at proxy scale; its largest and smallest (by parameters) are the ends. With
-    `members=1` an update trains one member: the largest (15 %), the smallest (5 %) or any. With `members` > 1 it is the
-    sandwich rule (Yu & Huang 2019): both ends and `members - 2` others, all but the largest also distilled from the
-    largest's prediction.
-    """
-
-    requires: frozenset[str] = frozenset()
-    critic_updates = 0
-
-    def __init__(self, supernet: Supernet, pool: Sequence[Config], members: int = 1):
-        super().__init__()
-        self.generator = supernet
-        self.critic: nn.Module | None = None
-        self.members = members
-        self.schedule = noise_schedule(DenoisingSettings())
-        skeletons = [skeleton(config) for config in pool]
-        skeletons.sort(key=lambda network: sum(p.numel() for p in network.parameters()))
-        self._pool = tuple(skeletons)  # a tuple, so that the meta networks are not registered as submodules
-
-    @property
-    def schedule_config(self) -> dict[str, Any]:
-        return dict(self.schedule.config)
-
-    def generator_loss(self, batch: LatentBatch) -> Tensor:
-        time, noise = batch.draw(self.schedule.config["num_train_timesteps"])
-        noisy, target = corrupted(self.schedule, batch.latents, time, noise)
-        losses: list[Tensor] = []
-        teacher: Tensor | None = None
-        for member in self._drawn(batch.generator):
-            prediction = self.generator.call(member, noisy, time, batch.text)
-            losses.append(F.mse_loss(prediction, target))
-            if teacher is not None:
-                losses[-1] = 0.5 * losses[-1] + 0.5 * F.mse_loss(prediction, teacher)
-            elif self.members > 1:
-                teacher = prediction.detach()
-        return torch.stack(losses).mean()
-
-    def critic_loss(self, batch: LatentBatch) -> Tensor:
-        raise TypeError("a supernet has no critic")
-
-    def after_step(self) -> None:
-        """Nothing moves besides the weights."""
-
-    def _drawn(self, generator: torch.Generator) -> list[nn.Module]:
-        """This update's members, the largest first if it is one of them."""
-        smallest, *_, largest = self._pool
-        index = int(torch.randint(len(self._pool), (), generator=generator))
-        if self.members > 1:
-            others = torch.randint(len(self._pool), (self.members - 2,), generator=generator)
-            return [largest, smallest, *(self._pool[int(other)] for other in others)]
-        which = float(torch.rand((), generator=generator))
-        return [largest if which < 0.15 else smallest if which < 0.2 else self._pool[index]]

@@ -173,7 +173,8 @@ def _config(record: Record) -> dict[str, Any]:
 
 def _numbers(rung: Mapping[str, Any]) -> dict[str, float]:
     speed = {name: rung[name] for name in ("images_per_s", "peak_memory_mib") if rung.get(name) is not None}
-    return dict(rung.get("metrics") or {}) | dict(rung.get("timings") or {}) | speed
+    training = {f"training/{name}": value for name, value in (rung.get("training") or {}).items()}
+    return dict(rung.get("metrics") or {}) | training | dict(rung.get("timings") or {}) | speed
 
 
 def _plain(value: Any) -> Any:

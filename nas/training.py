@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nas.encoded import EncodedSet
 from nas.errors import InputError
+from nas.lora import Settings as Lora
 from nas.objectives import LatentBatch, Objective
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -46,13 +47,16 @@ class Settings(BaseModel):
     gradient_clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    """Moving average of the weights, which is what is sampled; warmed up as min(decay, (1 + i) / (10 + i))."""
+    """Moving average of the weights, which is what is sampled. From scratch it is warmed up as min(decay, (1 + i) / (10 + i)),
+    to forget the random start; after a warm start it is not, because the start is already good."""
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, for classifier-free guidance."""
     precision: Literal["fp32", "bf16"] = "fp32"
     init: str = "scratch"
     """`scratch`, `base` (the study's base model), `supernet` (the weights shipped for this space and proxy), or a path to
     supernet weights."""
+    lora: Lora | None = None
+    """Train low-rank adapters of the network instead of its weights, for example {rank: 8}."""
 
     def updates(self, images: int) -> int:
         """Updates after which `images` have been seen."""
@@ -74,7 +78,7 @@ class Batches(IterableDataset[LatentBatch]):
             generator = torch.Generator().manual_seed(stream_seed(self.seed, update))
             rows = self._rows(update)
             dropped = torch.rand(len(rows), generator=generator) < self.settings.caption_dropout
-            yield LatentBatch(self.data.latents[rows], self.data.text(rows, dropped), generator)
+            yield LatentBatch(self.data.latents[rows], self.data.text(rows, dropped), generator, update)
 
     def _rows(self, update: int) -> Tensor:
         """Row numbers of an update: the next `batch` entries of the endless sequence of permutations."""
@@ -99,28 +103,31 @@ def stream_seed(seed: int, position: int) -> int:
 
 
 class Ema:
-    """Exponential moving average of a network's parameters, held in fp32."""
+    """Exponential moving average of a network's trained parameters, held in fp32."""
 
-    def __init__(self, network: nn.Module, decay: float):
-        self.decay = decay
+    def __init__(self, network: nn.Module, decay: float, warmup: bool = True):
+        self.decay, self.warmup = decay, warmup
         self.network = network
-        self.average = {name: p.detach().clone() for name, p in network.named_parameters()}
+        self.average = {name: p.detach().clone() for name, p in self._trained()}
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        current = [p.detach() for p in self.network.parameters()]
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        current = [p.detach() for _, p in self._trained()]
         torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
 
     def follow(self) -> None:
         """Move the average to where the network is: the Trainer moves parameters to the GPU and back, but not these."""
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self._trained():
             self.average[name] = self.average[name].to(parameter.device)
 
     def swap(self) -> None:
         """Exchange the network's weights with the average; a second call undoes it."""
         self.follow()
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self._trained():
             parameter.data, self.average[name] = self.average[name], parameter.data
 
 
@@ -133,21 +140,23 @@ class DenoiserTraining(L.LightningModule):
         self.objective = objective
         self.settings = settings
         self.step = settings.updates(images_seen)
-        self.ema = Ema(objective.generator, settings.ema_decay)
-        self.adam = [self._adamw(network) for network in self._networks().values()]
+        self.ema = Ema(objective.generator, settings.ema_decay, warmup=settings.init == "scratch")
+        self.adam = {"generator": self._adamw(objective.generator, 1.0, settings.betas)}
+        if objective.critic is not None:
+            how = objective.critic_training
+            self.adam["critic"] = self._adamw(objective.critic, how.learning_rate, how.betas or settings.betas)
         self.loss = torch.tensor(math.nan)
+        self.log_sums: dict[str, tuple[int, Tensor]] = {}
 
-    def _networks(self) -> dict[str, nn.Module]:
-        critic = self.objective.critic
-        return {"generator": self.objective.generator} | ({"critic": critic} if critic is not None else {})
-
-    def _adamw(self, network: nn.Module) -> torch.optim.AdamW:
-        s = self.settings
+    def _adamw(self, network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+        """AdamW whose learning rate is `rate` times that of the settings."""
         trained = [p for p in network.parameters() if p.requires_grad]
-        return torch.optim.AdamW(trained, lr=s.learning_rate, betas=s.betas, weight_decay=s.weight_decay)
+        peak = self.settings.learning_rate * rate
+        groups = [{"params": trained, "peak": peak}]
+        return torch.optim.AdamW(groups, lr=peak, betas=betas, weight_decay=self.settings.weight_decay)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return list(self.adam)
+        return list(self.adam.values())
 
     def on_train_start(self) -> None:
         self.ema.follow()
@@ -156,24 +165,40 @@ class DenoiserTraining(L.LightningModule):
         optimizers = self.optimizers()
         generator, *critics = optimizers if isinstance(optimizers, list) else [optimizers]
         for optimizer in critics:
-            for _ in range(self.objective.critic_updates):
-                self._update(optimizer, self.objective.critic_loss, batch)
-        self.loss = self._update(generator, self.objective.generator_loss, batch)
+            turn = self.step % self.objective.critic_training.every == 0
+            for _ in range(self.objective.critic_training.updates if turn else 0):
+                self._update("critic", optimizer, self.objective.critic_loss, batch)
+        self.loss = self._update("generator", generator, self.objective.generator_loss, batch)
         self.objective.after_step()
+        self._log(self.objective.logged)
+        self.objective.logged.clear()
         self.step += 1
         self.ema.update(self.step)
         if self.step % FINITE_CHECK_EVERY == 0 and not math.isfinite(self.loss):
             raise Diverged(f"the loss is {self.loss.item()} after {self.step * self.settings.batch:,} images")
 
-    def _update(self, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
-        for group in optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * self._warmup()
+    def _update(self, role: str, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
+        (group,) = optimizer.param_groups
+        group["lr"] = group["peak"] * self._warmup()
         loss: Tensor = loss_of(batch)
         optimizer.zero_grad()
         self.manual_backward(loss)
-        self.clip_gradients(optimizer, self.settings.gradient_clip, "norm")
+        norm = nn.utils.clip_grad_norm_(group["params"], self.settings.gradient_clip)
         optimizer.step()
+        self._log({f"{role}_loss": loss.detach(), f"{role}_gradient_norm": norm.detach()})
         return loss.detach()
+
+    def _log(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            count, total = self.log_sums.get(name, (0, torch.zeros_like(value)))
+            self.log_sums[name] = (count + 1, total + value)
+
+    def logged(self) -> dict[str, float]:
+        """Means since the last call, over the updates that had them: both losses, gradient norms before clipping, and what
+        the objective logs."""
+        means = {name: float(total / count) for name, (count, total) in self.log_sums.items()}
+        self.log_sums.clear()
+        return means
 
     def _warmup(self) -> float:
         warmup = self.settings.updates(self.settings.warmup_images)
@@ -184,10 +209,12 @@ class DenoiserTraining(L.LightningModule):
         return self.step * self.settings.batch
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """Weights, averaged weights and optimiser moments in one safetensors file, replaced atomically."""
+        """All that moves in one safetensors file, replaced atomically: weights that are trained, averaged weights and
+        optimiser moments."""
         tensors = {f"ema.{name}": value for name, value in self.ema.average.items()}
-        for (role, network), adam in zip(self._networks().items(), self.adam, strict=True):
-            tensors |= {f"{role}.{name}": value for name, value in network.state_dict().items()}
+        for role, network in self._moving().items():
+            tensors |= {f"{role}.{name}": value for name, value in _state(network, frozen=False).items()}
+        for role, adam in self.adam.items():
             for index, state in adam.state_dict()["state"].items():
                 tensors |= {f"adam.{role}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
         temporary = path.with_suffix(".tmp")
@@ -196,18 +223,29 @@ class DenoiserTraining(L.LightningModule):
         temporary.replace(path)
 
     def restore(self, path: Path) -> None:
-        """Continue from `save`'s file."""
+        """Continue from `save`'s file, in a module made as the saved one was."""
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             self.step = self.settings.updates(int(file.metadata()["images_seen"]))
         self.ema.average = {name: tensors[f"ema.{name}"] for name in self.ema.average}
-        for (role, network), adam in zip(self._networks().items(), self.adam, strict=True):
-            network.load_state_dict(_below(tensors, f"{role}."))
+        for role, network in self._moving().items():
+            network.load_state_dict(_state(network, frozen=True) | _below(tensors, f"{role}."))
+        for role, adam in self.adam.items():
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in _below(tensors, f"adam.{role}.").items():
                 index, _, name = key.partition(".")
                 state.setdefault(int(index), {})[name] = value
             adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
+
+    def _moving(self) -> dict[str, nn.Module]:
+        """The objective's submodules but the teacher."""
+        return {role: network for role, network in self.objective.named_children() if role != "teacher"}
+
+
+def _state(network: nn.Module, frozen: bool) -> dict[str, Tensor]:
+    """Frozen parameters, or everything else: parameters that are trained, and buffers."""
+    never = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in network.state_dict().items() if (name in never) == frozen}
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from nas import autoencoders, conditioning, design, encoded, menu, sampling, stages, supernet, training
+from nas import autoencoders, conditioning, design, encoded, lora, menu, sampling, stages, supernet, training
 from nas.backbones import Proxy, unet
 from nas.conditioning import Text
 from nas.errors import InputError
@@ -30,12 +30,14 @@ from nas.metrics import Reference
 from nas.objectives.denoising import denoising_error
 from nas.pictures import save_grid
 from nas.settings import Study
+from nas.space import SearchSpace
 
 SCORE_BATCH = 64  # images decoded and scored at a time
 GRID_COLUMNS, GRID_ROWS = 8, 4
 LOSS_TIMES = 8  # times per image of the paired denoising loss
 _DATA = ("train_data", "held_out_data", "proxy", "drawn")
 MADE_FROM = {  # what a bench holds that is made from a section of the study
+    "dataset": ("metrics", *_DATA),
     "autoencoder": ("autoencoder", *_DATA),
     "conditioning": ("encoder", *_DATA),
     "proxy": ("proxy",),
@@ -71,6 +73,16 @@ class Timings:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network was found to be worth."""
+
+    metrics: dict[str, float]
+    """By column, `denoising_loss` (the mean over times) among them."""
+    denoising_losses: list[float]
+    """The paired loss at each of LOSS_TIMES times."""
 
 
 class Bench:
@@ -166,6 +178,12 @@ class Bench:
         """Make every cache that trials share."""
         _ = self.train_data, self.held_out_data, self.metrics, self.drawn
 
+    def check_weights(self) -> None:
+        """Raises InputError when the weights that trials start from do not fit the space or the proxy."""
+        init, space = self.study.training.init, self.study.space
+        if self.study.search and init not in ("scratch", "base"):
+            supernet.require_covers(supernet.weights_path(init, space), SearchSpace.load(str(space)), self.proxy)
+
     def conditions(self) -> dict[str, dict[str, Any]]:
         """What each score depends on, by column."""
         evaluation = self.study.evaluation
@@ -209,11 +227,18 @@ class Bench:
         """The base model, frozen."""
         return stages.network(self)
 
-    def objective(self, network: nn.Module) -> Any:
-        """The study's objective over a network; one that needs a teacher gets its own copy of the base model."""
-        entry = self.study.objective
+    def objective(self, network: nn.Module, seed: int) -> Any:
+        """The study's objective over a network that has just been initialised, which is given its adapters here.
+
+        The teacher, where one is needed, is the study's base model, or else the network as it was initialised.
+        """
+        entry, adapters = self.study.objective, self.study.training.lora
         made = menu.pick("objectives", entry.name).Objective
-        teacher = copy.deepcopy(self.teacher) if "teacher" in made.requires else None
+        teacher = None
+        if "teacher" in made.requires:
+            teacher = copy.deepcopy(self.teacher if self.study.base else network).requires_grad_(False)
+        if adapters is not None:
+            lora.adapt(network, adapters, seed)
         return made(network, teacher, entry.settings("objectives"))
 
     @torch.no_grad()
@@ -230,19 +255,51 @@ class Bench:
             yield self.autoencoder.decode(latents)
 
     @torch.no_grad()
-    def denoising_loss(self, network: nn.Module, schedule_config: dict[str, Any]) -> float:
-        """Paired loss: the same held-out images, times and noise for every network, captions given."""
+    def denoising_losses(self, network: nn.Module, schedule_config: dict[str, Any]) -> list[float]:
+        """Paired loss at each of LOSS_TIMES times: the same held-out images and noise for every network, captions given."""
         data = self.held_out_data
         schedule: Any = DDPMScheduler.from_config(schedule_config)
         generator = torch.Generator().manual_seed(training.stream_seed(self.study.evaluation.seed, 2))
         rows = torch.arange(min(len(data), 256))
-        steps = schedule.config["num_train_timesteps"]
         losses = []
-        for index in range(LOSS_TIMES):
-            time = torch.full((len(rows),), round((index + 0.5) * steps / LOSS_TIMES))
+        for level in loss_times(schedule.config["num_train_timesteps"]):
+            time = torch.full((len(rows),), level)
             noise = torch.randn((len(rows), *data.latents.shape[1:]), generator=generator)
-            losses.append(denoising_error(network, schedule, data.latents[rows], data.text(rows), time, noise).mean())
-        return float(torch.stack(losses).mean())
+            error = denoising_error(network, schedule, data.latents[rows], data.text(rows), time, noise)
+            losses.append(float(error.mean()))
+        return losses
+
+    def score(
+        self, network: nn.Module, schedule: dict[str, Any], timings: Timings | None = None, picture: Path | None = None
+    ) -> Scores:
+        """Every metric of the study and the paired denoising loss; the first pictures as a grid at `picture`."""
+        timings, captions = timings or Timings(), self.drawn[0]
+        for metric in self.metrics:
+            metric.reset()
+        done = 0
+        shown: list[Tensor] = []
+        pictures = self.draw(network, schedule)
+        while True:
+            with timings.phase("sample_s"):
+                images = next(pictures, None)
+            if images is None:
+                break
+            with timings.phase("score_s"):
+                for metric in self.metrics:
+                    metric.update(images, captions[done : done + len(images)])
+            done += len(images)
+            shown.append(images[: max(0, GRID_COLUMNS * GRID_ROWS - sum(map(len, shown)))])
+        with timings.phase("score_s"):
+            values = {str(metric.name): float(metric.compute()) for metric in self.metrics}
+            losses = self.denoising_losses(network, schedule)
+        if picture:
+            save_grid(torch.cat(shown), picture, GRID_COLUMNS)
+        return Scores({**values, "denoising_loss": sum(losses) / len(losses)}, losses)
+
+
+def loss_times(steps: int) -> list[int]:
+    """The times of the paired denoising loss, of `steps`: the middles of LOSS_TIMES equal parts."""
+    return [round((index + 0.5) * steps / LOSS_TIMES) for index in range(LOSS_TIMES)]
 
 
 def fresh(proxy: unet.Config, seed: int) -> nn.Module:
@@ -263,11 +320,17 @@ def start_worker(study: Study, cache: Path, threads: int) -> None:
     _bench = Bench(study, cache)
 
 
+def bench() -> Bench:
+    """In a worker: the study's bench."""
+    assert _bench is not None
+    return _bench
+
+
 def prepare() -> tuple[dict[str, dict[str, Any]], list[str]]:
     """In a worker: make the shared caches; returns the conditions of each score, and the captions that are drawn."""
-    assert _bench is not None
-    _bench.prepare()
-    return _bench.conditions(), _bench.drawn[0]
+    bench().check_weights()
+    bench().prepare()
+    return bench().conditions(), bench().drawn[0]
 
 
 def prepare_base(folder: Path) -> dict[str, Any]:
@@ -279,22 +342,19 @@ def prepare_base(folder: Path) -> dict[str, Any]:
     path = stages.train(_bench)
     base = stages.bench_of(_bench)
     network = stages.network(_bench)
-    schedule = base.objective(network).schedule_config
+    schedule = base.objective(network, bench().study.seed).schedule_config
     plans = dict.fromkeys([_bench.study.sampling, _bench.study.base.sampling or _bench.study.sampling])
     scores = []
     for index, plan in enumerate(plans):
-        place = folder / "base" / str(index)
-        place.mkdir(parents=True, exist_ok=True)
-        drawing = base.variant({"sampling": plan.model_dump()})
-        metrics = _score(drawing, network, schedule, place, Timings())
-        scores.append({"sampling": plan.model_dump(mode="json"), "metrics": metrics})
+        picture = folder / "base" / str(index) / "samples.png"
+        drawn = base.variant({"sampling": plan.model_dump()}).score(network, schedule, picture=picture)
+        scores.append({"sampling": plan.model_dump(mode="json"), "metrics": drawn.metrics})
     return {"weights": str(path), "images_seen": stages.images_seen(path), "scores": scores}
 
 
 def run_rung(job: Job) -> dict[str, Any]:
     """In a worker: train to the rung's length and score. Raises training.Diverged; returns the rung's record."""
-    assert _bench is not None
-    return _run_rung(_bench, job)
+    return _run_rung(bench(), job)
 
 
 def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
@@ -305,22 +365,25 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         bench.prepare()
         proxy = bench.scaled(job.architecture)
         network = bench.network(proxy, job.seed, bench.scaled(job.like) if job.like else None)
-        objective = bench.objective(network)
+        objective = bench.objective(network, job.seed)
         module = training.DenoiserTraining(objective, bench.study.training)
         checkpoint = job.folder / "checkpoint.safetensors"
-        if job.rung > 0:
+        if checkpoint.exists():
             module.restore(checkpoint)
     with timings.phase("train_s"):
         pace = training.train(module, bench.train_data, job.seed, job.images_seen)
     module.ema.swap()
     network.eval()
-    metrics = _score(bench, network, objective.schedule_config, job.folder, timings)
-    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    plain = lora.merged(network) if bench.study.training.lora is not None else network
+    scores = bench.score(plain, objective.schedule_config, timings, job.folder / "samples.png")
+    bad = [name for name, value in scores.metrics.items() if not math.isfinite(value)]
     if bad:
         raise training.Diverged(f"{', '.join(bad)} is not a finite number after {job.images_seen:,} images")
     with timings.phase("save_s"):
-        weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        weights = {name: value.detach().cpu().contiguous() for name, value in plain.state_dict().items()}
         save_file(weights, job.folder / "weights.safetensors", {"images_seen": str(module.images_seen)})
+        if plain is not network:
+            lora.save(network, job.folder / "adapters.safetensors", {"images_seen": str(module.images_seen)})
         module.ema.swap()
         if job.last:
             checkpoint.unlink(missing_ok=True)
@@ -331,37 +394,12 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
     rung = {
         "rung": job.rung,
         "images_seen": module.images_seen,
-        "metrics": metrics,
+        "metrics": scores.metrics,
+        "denoising_losses": scores.denoising_losses,
+        "training": module.logged(),
         "timings": timings.seconds,
         "images_per_s": pace.images_per_s,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "worker": os.getpid(),
     }
     return {"rung": rung, "proxy": proxy.to_dict(), "proxy_cost": dataclasses.asdict(cost)}
-
-
-def _score(
-    bench: Bench, network: nn.Module, schedule: dict[str, Any], folder: Path, timings: Timings
-) -> dict[str, float]:
-    """Every metric of the study, and the paired denoising loss."""
-    captions = bench.drawn[0]
-    for metric in bench.metrics:
-        metric.reset()
-    done = 0
-    shown: list[Tensor] = []
-    pictures = bench.draw(network, schedule)
-    while True:
-        with timings.phase("sample_s"):
-            images = next(pictures, None)
-        if images is None:
-            break
-        with timings.phase("score_s"):
-            for metric in bench.metrics:
-                metric.update(images, captions[done : done + len(images)])
-        done += len(images)
-        shown.append(images[: max(0, GRID_COLUMNS * GRID_ROWS - sum(map(len, shown)))])
-    with timings.phase("score_s"):
-        values = {str(metric.name): float(metric.compute()) for metric in bench.metrics}
-        values["denoising_loss"] = bench.denoising_loss(network, schedule)
-    save_grid(torch.cat(shown), folder / "samples.png", GRID_COLUMNS)
-    return values

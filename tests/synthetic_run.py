@@ -169,7 +169,7 @@ def _resolved(trials):
             "maximise": ["clip_score"],
         },
         "budget": BUDGET,
-        "training": {"images_seen": 20480, "batch": 64},
+        "training": {"init": "supernet", "images_seen": 20480, "batch": 64},
         "provenance": {
             "commit": "0123456789abcdef0123456789abcdef01234567",
             "versions": {"python": "3.11.7", "torch": "2.15.0", "optuna": "5.0.0"},

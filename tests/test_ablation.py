@@ -574,8 +574,8 @@ def test_an_objective_that_asks_for_a_teacher_gets_its_own_copy_of_the_base(fini
     monkeypatch.setattr(
         denoising.Objective, "__init__", lambda self, generator, teacher, settings: taught.append(teacher)
     )
-    bench.objective(network)
-    bench.objective(network)
+    bench.objective(network, 0)
+    bench.objective(network, 0)
     base = load_file(stages.weights_path(bench))
     assert taught[0] is not taught[1]
     assert all(torch.equal(tensor, base[name]) for name, tensor in taught[0].state_dict().items())

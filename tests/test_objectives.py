@@ -1,4 +1,6 @@
+import copy
 import inspect
+from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -19,10 +21,11 @@ class Denoiser(nn.Module):
         self.convolution = nn.Conv2d(SHAPE[0], SHAPE[0], 3, padding=1)
         self.text = nn.Linear(5, SHAPE[0])
         self.time = nn.Linear(1, SHAPE[0])
+        self.output = nn.Conv2d(SHAPE[0], SHAPE[0], 1)
 
     def forward(self, latents, time, text):
         given = self.text(text.tokens.mean(1) + text.pooled) + self.time(time[:, None] / 1000)
-        return self.convolution(latents) + given[:, :, None, None]
+        return self.output(torch.tanh(self.convolution(latents) + given[:, :, None, None]))
 
 
 def batch_of(size=6, seed=0):
@@ -35,13 +38,28 @@ def batch_of(size=6, seed=0):
 # --- every objective -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=menu.names("objectives"))
+def variants():
+    """Every objective with its default settings, and once with each other value that a choice among its settings has."""
+    for name in menu.names("objectives"):
+        yield name, {}
+        for field, info in menu.pick("objectives", name).Settings.model_fields.items():
+            if get_origin(info.annotation) is Literal:
+                yield from ((name, {field: value}) for value in get_args(info.annotation) if value != info.default)
+
+
+@pytest.fixture(params=variants(), ids=lambda variant: "-".join((variant[0], *map(str, variant[1].values()))))
 def made(request):
     """An objective with a generator and, where it asks for one, a teacher that is frozen."""
-    module = menu.pick("objectives", request.param)
+    name, options = request.param
+    module = menu.pick("objectives", name)
     torch.manual_seed(0)
     teacher = Denoiser().requires_grad_(False) if "teacher" in module.Objective.requires else None
-    return module.Objective(Denoiser(), teacher, module.Settings())
+    made = module.Objective(Denoiser(), teacher, module.Settings(**options))
+    made.given_teacher = [teacher]  # in a list, so that it is not registered
+    with torch.no_grad():
+        for parameter in made.generator.parameters():  # as if trained: some objectives start at a minimum
+            parameter += 0.1 * torch.randn_like(parameter)
+    return made
 
 
 def gradients(network):
@@ -52,10 +70,19 @@ def test_the_contract(made):
     assert isinstance(made, nn.Module) and isinstance(made.requires, frozenset)
     assert made.requires <= {"teacher", "prompts", "pairs"}
     assert isinstance(made.generator, Denoiser) and made.critic is not made.generator
-    assert (made.critic is None) == (made.critic_updates == 0)
+    assert (made.critic is None) == (made.critic_training.updates == 0)
     assert list(inspect.signature(type(made)).parameters) == ["generator", "teacher", "settings"]
     assert made.schedule_config["num_train_timesteps"] == 1000
+    assert made.logged == {}
     made.after_step()
+
+
+def test_the_schedule_can_be_had_without_a_network():
+    for name in menu.names("objectives"):
+        module = menu.pick("objectives", name)
+        teacher = Denoiser() if "teacher" in module.Objective.requires else None
+        made = module.Objective(Denoiser(), teacher, module.Settings())
+        assert dict(module.noise_schedule(module.Settings()).config) == made.schedule_config
 
 
 def test_the_generators_loss_is_a_finite_scalar_that_trains_all_of_it(made):
@@ -65,22 +92,51 @@ def test_the_generators_loss_is_a_finite_scalar_that_trains_all_of_it(made):
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients(made.generator))
 
 
-def test_other_networks_keep_their_weights_and_the_teacher_gets_no_gradient(made):
-    made.generator_loss(batch_of()).backward()
-    mine = set(map(id, made.generator.parameters())) | set(map(id, made.critic.parameters() if made.critic else ()))
-    assert all(parameter.grad is None for parameter in made.parameters() if id(parameter) not in mine)
+def undecided_no_more(made):
+    """One update of the critic, whose last layer may start at zero and let no gradient through."""
+    adam = torch.optim.Adam(made.critic.parameters(), lr=1e-2)
+    made.critic_loss(batch_of()).backward()
+    adam.step()
+    adam.zero_grad()
 
 
-def test_the_critics_loss_leaves_the_generator_alone(made):
-    if made.critic is None:
+@pytest.mark.parametrize("phase", ["generator", "critic"])
+@pytest.mark.parametrize("update", [0, 1])
+def test_only_the_network_whose_turn_it_is_receives_gradients(made, phase, update):
+    """The gradient-flow matrix: rows are phases, columns are the objective's networks and the teacher it was given."""
+    if made.critic is None and phase == "critic":
         with pytest.raises(TypeError, match="no critic"):
             made.critic_loss(batch_of())
         return
-    loss = made.critic_loss(batch_of())
+    if made.critic is not None:
+        undecided_no_more(made)
+    flags = [parameter.requires_grad for parameter in made.parameters()]
+    weights = copy.deepcopy(made.state_dict())
+    batch = batch_of()
+    loss = getattr(made, f"{phase}_loss")(LatentBatch(batch.latents, batch.text, batch.generator, update))
     assert loss.shape == () and loss.isfinite()
     loss.backward()
-    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients(made.critic))
-    assert all(gradient is None for gradient in gradients(made.generator))
+    networks = dict(made.named_children())
+    receives = {role: [gradient is not None for gradient in gradients(network)] for role, network in networks.items()}
+    assert {role for role, got in receives.items() if any(got)} == {phase}
+    assert all(receives[phase]) and all(gradient.abs().sum() > 0 for gradient in gradients(networks[phase]))
+    (teacher,) = made.given_teacher
+    assert teacher is None or all(gradient is None for gradient in gradients(teacher))
+    assert [parameter.requires_grad for parameter in made.parameters()] == flags
+    assert all(torch.equal(value, weights[name]) for name, value in made.state_dict().items())
+
+
+def test_the_critic_is_not_the_teacher(made):
+    (teacher,) = made.given_teacher
+    if made.critic is not None and teacher is not None:
+        assert not {id(p) for p in teacher.parameters()} & {id(p) for p in made.critic.parameters()}
+        assert not {id(p) for p in made.generator.parameters()} & {id(p) for p in made.critic.parameters()}
+
+
+def test_what_is_logged_is_a_detached_scalar(made):
+    for loss in (made.critic_loss, made.generator_loss) if made.critic is not None else (made.generator_loss,):
+        loss(batch_of())
+    assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in made.logged.values())
 
 
 def test_the_batchs_generator_is_the_only_randomness(made):

@@ -122,12 +122,19 @@ def test_runs_with_other_conditions_are_not_joined(run_dir, tmp_path):
         results.concat([results.load(run_dir), results.load(other)])
 
 
-def test_repeats_are_the_complete_trials_of_one_key(run_dir):
+def test_an_architecture_trained_twice_counts_once_with_its_mean(run_dir):
     table = results.load(run_dir)
-    repeats = results.repeats(table, ["clip_score"])
-    pair = table[table["trial"].isin([2, 4])]["clip_score"]
-    assert repeats["trials"].tolist() == ["2, 4"]
-    assert repeats["clip_score_sd"].iloc[0] == pytest.approx(abs(pair.iloc[0] - pair.iloc[1]) / math.sqrt(2))
+    goals = results.objectives(results.resolved(run_dir))
+    raw, pooled = results.minimised(table, goals), results.pooled(table, goals)
+    first, second = (int(np.flatnonzero(table["trial"] == trial)[0]) for trial in (2, 4))
+    assert table["key"][first] == table["key"][second]
+    assert pooled[first] == pytest.approx((raw[first] + raw[second]) / 2)
+    assert np.isnan(pooled[second]).all() and not table["on_front"][second]
+    others = [row for row in range(len(table)) if row not in (first, second)]
+    assert np.array_equal(pooled[others], raw[others], equal_nan=True)
+    measured = results.measurements(table, goals)
+    assert measured[table["key"][first]] == pytest.approx(raw[[first, second]])
+    assert sum(map(len, measured.values())) == (table["state"] == "complete").sum()
 
 
 # --- fronts ----------------------------------------------------------------------------------------------------------

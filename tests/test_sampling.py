@@ -53,7 +53,7 @@ NULL = captions(0.0)
 # --- exact answers ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm++"])
+@pytest.mark.parametrize("solver", ["ddim", "dpm++", "renoise"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_point_is_hit_in_any_number_of_steps(solver, kind, steps):
@@ -84,7 +84,7 @@ class Linear(nn.Module):
         return 0.3 * latents.flip(-1) + 1e-3 * time.view(-1, 1, 1, 1) + text.tokens.sum((1, 2)).view(-1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm++"])
+@pytest.mark.parametrize("solver", ["ddim", "dpm++", "one_step", "renoise"])
 def test_one_step_is_one_line_of_algebra(solver):
     """x_0 from v at the last training step: a x - s v; from epsilon: (x - s e) / a."""
     start, text = noise(2), captions(0.5, -0.5)
@@ -123,6 +123,37 @@ def test_it_is_diffusers_ddim_where_steps_divide_the_schedule(steps):
     torch.testing.assert_close(drawn, x, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("times", [(999,), (999, 499), (999, 666, 333), (999, 749, 499, 249)])
+def test_renoising_predicts_clean_latents_and_noises_them_again(times, kind):
+    """UFOGen's times floor(i / k 999). That each fresh noise is one, is seen from what the network is shown."""
+    made, seen = schedule(*kind), []
+
+    class Shown(Linear):
+        def forward(self, latents, time, text):
+            seen.append((latents, time))
+            return super().forward(latents, time, text)
+
+    start, text = torch.randn(400, *SHAPE, generator=torch.Generator().manual_seed(3)), captions(*[0.1] * 400)
+    drawn = sample(Shown(), Plan(solver="renoise", steps=len(times)), made.config, start, text, NULL)
+    assert [time.unique().tolist() for _, time in seen] == [[time] for time in times]
+    assert torch.equal(seen[0][0], start)
+    fresh = [start]
+    for (shown, time), following in zip(seen, [*seen[1:], None], strict=True):
+        a, s = made.alphas_cumprod[time[0]].sqrt(), (1 - made.alphas_cumprod[time[0]]).sqrt()
+        output = Linear()(shown, time, text)
+        clean = (shown - s * output) / a if kind[0] == "epsilon" else a * shown - s * output
+        if following is None:
+            torch.testing.assert_close(drawn, clean, atol=1e-5, rtol=1e-4)  # no noise at the end
+            break
+        a, s = made.alphas_cumprod[following[1][0]].sqrt(), (1 - made.alphas_cumprod[following[1][0]]).sqrt()
+        fresh.append((following[0] - a * clean) / s)
+    numbers = torch.stack([noise.flatten() for noise in fresh])
+    assert numbers.mean(1).abs().max() < 5 / 12_800**0.5 and (numbers.std(1) - 1).abs().max() < 5 / 25_600**0.5
+    correlation = torch.corrcoef(numbers).reshape(len(fresh), len(fresh))
+    assert (correlation - torch.eye(len(fresh))).abs().max() < 5 / 12_800**0.5
+
+
 # --- guidance --------------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +178,7 @@ def test_guidance_moves_from_the_empty_caption_through_the_caption(guidance):
     assert [rows for rows, _ in network.calls] == [4] * 4  # both branches in one call
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm++"])
+@pytest.mark.parametrize("solver", ["ddim", "dpm++", "renoise"])
 def test_noise_is_the_only_randomness_and_rows_are_independent(solver):
     made, text = schedule(), captions(1.0, 2.0, 3.0)
     plan = Plan(solver=solver, steps=4)
@@ -167,9 +198,29 @@ def test_a_plan_counts_its_cost():
     assert Plan(steps=1, guidance=1).macs(10) == 10
 
 
+def test_one_step_plans_have_their_own_defaults():
+    assert Plan(solver="one_step") == Plan(solver="one_step", steps=1, guidance=1)
+    assert Plan(solver="renoise", steps=4).guidance == 1 and Plan(solver="one_step", guidance=2).branches == 2
+    assert Plan(solver="one_step").macs(10) == 10 and Plan(solver="renoise", steps=4).macs(10) == 40
+    with pytest.raises(ValueError, match="solver one_step has 1 step, got 4; several are solver renoise"):
+        Plan(solver="one_step", steps=4)
+
+
+def test_a_plan_is_changed_from_the_command_line():
+    assert Plan(steps=10).changed(guidance=2.0) == Plan(steps=10, guidance=2)
+    assert Plan(solver="one_step").changed() == Plan(solver="one_step")
+    assert Plan(solver="one_step", guidance=2).changed(steps=4) == Plan(solver="renoise", steps=4, guidance=2)
+
+
 def test_the_cost_is_what_is_really_called():
     made = schedule()
-    for plan in (Plan(steps=5, guidance=2.5), Plan(solver="dpm++", steps=6, guidance=1), Plan(steps=3, guidance=0)):
+    for plan in (
+        Plan(solver="one_step"),
+        Plan(solver="renoise", steps=4, guidance=2),
+        Plan(steps=5, guidance=2.5),
+        Plan(solver="dpm++", steps=6, guidance=1),
+        Plan(steps=3, guidance=0),
+    ):
         network = Gaussian(made, 0.5)
         sample(network, plan, made.config, noise(1), captions(1.0), NULL)
         assert sum(rows for rows, _ in network.calls) == plan.macs(1)

@@ -208,6 +208,13 @@ def test_the_journal_and_the_records_agree(run):
         ("budget.parms=1M", ["budget", "parms", "did you mean 'params'"]),
         ("search.minimise=[fid]", ["search.minimise", "'fid'", "fid_efficientnet_lite0"]),
         ("training.init=nothing.safetensors", ["training.init", "nothing.safetensors"]),
+        ("objective=ufogen", ["objective: ufogen starts from a trained network", "training.init is scratch"]),
+        ("training.lora={rank: 4}", ["training.lora", "never trained", "training.init is scratch"]),
+        ("training={init: supernet, lora: {targets: attention}}", ["training.lora.targets", "'attention'"]),
+        ("training.lora={targets: to_(q}", ["training.lora.targets", "expected a regular expression", "'to_(q'"]),
+        ("objective={name: ufogen, recon: ema}", ["objective.recon", "expected one of", "reconstruction"]),
+        ("objective={name: ufogen, reconstruction: ema}", ["objective.reconstruction", "'ema_distill'", "'ema'"]),
+        ("sampling={solver: one_step, steps: 4}", ["sampling", "one_step has 1 step, got 4"]),
         ("space=vae_decoder", ["vae_decoder", "decoders"]),
         ("space=mobildiffusion", ["mobildiffusion", "mobilediffusion"]),
     ],
@@ -221,6 +228,17 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, override,
     assert all(word in str(error.value) for word in words), str(error.value)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_study_of_one_step_generators_is_accepted(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    options = ["objective={name: ufogen, reconstruction: distill}", "sampling={solver: one_step}"]
+    loaded = settings.load(path, [*options, "training={init: supernet, lora: {rank: 4}}"])
+    check.check(loaded, SearchSpace.load(loaded.space))
+    resolved = loaded.resolved()
+    assert resolved["sampling"] == {"solver": "one_step", "steps": 1, "guidance": 1.0}
+    assert resolved["training"]["lora"] == {"rank": 4, "alpha": None, "targets": ".*"}
 
 
 def test_repeats_train_again_with_another_seed(run, monkeypatch):

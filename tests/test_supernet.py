@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from nas import supernet, training
+from nas import supernet, supernet_training, training
 from nas.backbones import Proxy
 from nas.conditioning import Text
 from nas.encoded import EncodedSet
@@ -135,7 +135,7 @@ def test_sandwich_updates_are_reproducible_and_lower_the_loss(space, members):
     settings = training.Settings(batch=8, warmup_images=0, ema_decay=0.5)
 
     def loss_after(images):
-        objective = supernet.Sandwich(supernet.Supernet.of(space, PROXY, 0), pool, members)
+        objective = supernet_training.Sandwich(supernet.Supernet.of(space, PROXY, 0), pool, members)
         module = training.DenoiserTraining(objective, settings)
         training.train(module, data, 0, images)
         batches = training.Batches(data, settings, 1, 0, 8)

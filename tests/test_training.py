@@ -5,11 +5,11 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from nas import training
+from nas import lora, training
 from nas.conditioning import Text
 from nas.encoded import EncodedSet
 from nas.errors import InputError
-from nas.objectives import denoising
+from nas.objectives import CriticTraining, denoising, ufogen
 from nas.training import Batches, DenoiserTraining, Diverged, Ema, Settings, train
 
 SHAPE = (2, 4, 4)
@@ -56,7 +56,7 @@ def weights(module):
     """Everything a trial is continued from."""
     tensors = {f"network.{name}": value for name, value in module.objective.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in module.ema.average.items()}
-    for index, adam in enumerate(module.adam):
+    for index, adam in enumerate(module.adam.values()):
         for row, state in adam.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{row}.{name}": torch.as_tensor(value) for name, value in state.items()}
     return {name: value.clone() for name, value in tensors.items()}
@@ -247,11 +247,11 @@ class Duel(nn.Module):
     """A toy with two networks: the critic tells latents from what the generator makes of noise; the generator fools it."""
 
     requires = frozenset()
-    critic_updates = 2
     schedule_config = {}
 
-    def __init__(self):
+    def __init__(self, critic_training=None):
         super().__init__()
+        self.critic_training, self.logged = critic_training or CriticTraining(updates=2), {}
         with torch.random.fork_rng():
             torch.manual_seed(1)
             self.critic = nn.Sequential(nn.Flatten(), nn.Linear(32, 1))
@@ -287,22 +287,40 @@ def test_critic_and_generator_take_turns_and_both_learn():
     assert module.images_seen == 24
 
 
-def test_the_critics_update_leaves_the_generator_and_the_other_way_round():
+@pytest.mark.parametrize(
+    "pace",
+    [
+        CriticTraining(updates=2),
+        CriticTraining(every=2, learning_rate=0.5, betas=(0.0, 0.9)),
+        CriticTraining(updates=3, every=3, learning_rate=4),
+    ],
+)
+def test_the_critics_update_leaves_the_generator_and_the_other_way_round(pace):
     """Against a plain loop with two optimisers."""
-    module, data = module_of(objective=Duel()), encoded()
-    train(module, data, 5, 24)
-    duel = Duel()
+    module, data = module_of(objective=Duel(pace)), encoded()
+    train(module, data, 5, 16)  # in two parts: the critic's turns are counted from the beginning
+    train(module, data, 5, 40)
+    duel, sums = Duel(pace), {}
     optimizers = {
-        name: torch.optim.AdamW(network.parameters(), betas=QUICK.betas, weight_decay=QUICK.weight_decay)
-        for name, network in (("critic", duel.critic), ("generator", duel.generator))
+        "critic": torch.optim.AdamW(duel.critic.parameters(), betas=pace.betas or QUICK.betas, weight_decay=0.01),
+        "generator": torch.optim.AdamW(duel.generator.parameters(), betas=QUICK.betas, weight_decay=0.01),
     }
-    for update, batch in enumerate(Batches(data, QUICK, 5, 0, 3)):
-        for name in ("critic", "critic", "generator"):
+    rates = {"critic": pace.learning_rate, "generator": 1.0}
+    for update, batch in enumerate(Batches(data, QUICK, 5, 0, 5)):
+        assert batch.update == update
+        turn = pace.updates if update % pace.every == 0 else 0
+        for name in ("critic",) * turn + ("generator",):
             duel.zero_grad()
-            (duel.critic_loss if name == "critic" else duel.generator_loss)(batch).backward()
-            nn.utils.clip_grad_norm_(getattr(duel, name).parameters(), 1.0)
-            optimizers[name].param_groups[0]["lr"] = 0.01 * (update + 1) / 4
+            loss = (duel.critic_loss if name == "critic" else duel.generator_loss)(batch)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(getattr(duel, name).parameters(), 1.0)
+            optimizers[name].param_groups[0]["lr"] = 0.01 * min(1, (update + 1) / 4) * rates[name]
             optimizers[name].step()
+            sums.setdefault(f"{name}_loss", []).append(loss.item())
+            sums.setdefault(f"{name}_gradient_norm", []).append(norm.item())
+    logged = module.logged()
+    assert logged == pytest.approx({name: sum(values) / len(values) for name, values in sums.items()}, rel=1e-5)
+    assert module.logged() == {}  # the next ones are of the next updates
     for mine, theirs in zip(module.objective.parameters(), duel.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)
 
@@ -315,6 +333,70 @@ def test_a_resumed_duel_is_the_uninterrupted_one(tmp_path):
     resumed.restore(tmp_path / "half.safetensors")
     train(resumed, encoded(), 5, 48)
     assert_identical(weights(resumed), weights(whole))
+
+
+class Last(Denoiser):
+    """A denoiser that names its last layer, as backbones do."""
+
+    @property
+    def output(self):
+        return self.last
+
+
+UFOGEN = [
+    {"reconstruction": "diffusion"},
+    {"reconstruction": "distill", "critic_every": 1},
+    {"reconstruction": "ema_distill", "gradient_penalty": 0.1, "gradient_penalty_every": 2},
+]
+
+
+def adversarial(options, rank=None, settings=QUICK):
+    network, teacher = Last(), Last().requires_grad_(False)
+    if rank:
+        lora.adapt(network, lora.Settings(rank=rank), seed=1)
+    return module_of(settings, ufogen.Objective(network, teacher, ufogen.Settings(**options)))
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("options", UFOGEN, ids=lambda options: options["reconstruction"])
+def test_a_resumed_ufogen_is_the_uninterrupted_one(tmp_path, options, rank):
+    """Stopped after an odd number of updates, so that it is not the discriminator's turn."""
+    whole, half, resumed = (adversarial(options, rank) for _ in range(3))
+    train(whole, encoded(), 5, 88)
+    train(half, encoded(), 5, 40)
+    half.save(tmp_path / "half.safetensors", {})
+    resumed.restore(tmp_path / "half.safetensors")
+    assert_identical(weights(resumed), weights(half))
+    train(resumed, encoded(), 5, 88)
+    assert_identical(weights(resumed), weights(whole))
+    assert weights(whole).keys() > {"network.critic.first.weight", "adam.1.0.exp_avg"}
+
+
+def test_a_checkpoint_with_adapters_holds_them_alone(tmp_path):
+    module = adversarial({"reconstruction": "ema_distill"}, rank=2)
+    train(module, encoded(), 5, 16)
+    module.save(tmp_path / "adapters.safetensors", {})
+    with safe_open(tmp_path / "adapters.safetensors", "pt") as file:
+        names = list(file.keys())
+    mine = [name for name in names if name.startswith(("generator.", "ema.", "average."))]
+    assert len(mine) == 3 * 2 * 3  # three layers, an A and a B each
+    assert all("lora_" in name for name in mine) and not any(name.startswith("teacher") for name in names)
+    frozen = dict(Last().named_parameters())
+    for name, parameter in module.objective.generator.named_parameters():
+        if "lora_" not in name:
+            assert torch.equal(parameter, frozen[name.replace("base_layer.", "")])
+
+
+@pytest.mark.parametrize("options", UFOGEN, ids=lambda options: options["reconstruction"])
+def test_adversarial_training_in_bf16_moves_every_weight(options):
+    """Weights cast to bf16 without gradients, in the critic's phase, must not serve the generator's (Lightning caches none)."""
+    module = adversarial(options, settings=QUICK.model_copy(update={"precision": "bf16"}))
+    before = weights(module)
+    train(module, encoded(), 5, 40)
+    after = weights(module)
+    moving = [name for name in before if name.startswith(("network.generator", "network.critic", "network.average"))]
+    assert moving and all(not torch.equal(before[name], after[name]) for name in moving)
+    assert all(value.isfinite().all() for value in after.values())
 
 
 # --- what can go wrong -----------------------------------------------------------------------------------------------

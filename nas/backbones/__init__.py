@@ -10,7 +10,8 @@ Each provides `Config`, a frozen dataclass that describes one network at deploy 
     Config.build() -> torch.nn.Module
 
 and the module it builds is called as `network(latents, time, text) -> prediction`: latents (B, C, H, W), time (B,) in
-0..999, text a `nas.conditioning.Text`, prediction of the shape of latents.
+0..999, text a `nas.conditioning.Text`, prediction of the shape of latents. Its `output` is its last layer: a critic made
+of a copy of the network starts with that layer at zero.
 """
 
 import json

@@ -3,12 +3,18 @@
 A file provides
 
 - `Settings`: a frozen pydantic model;
+- `noise_schedule(settings)`: the diffusers scheduler whose configuration a sampler must use;
 - `Objective(generator, teacher, settings)`: an `nn.Module` with `requires` (a frozenset of what a study must supply:
-  "teacher", "prompts", "pairs"), `schedule_config` (the diffusers scheduler configuration a sampler must use), and
-  `generator_loss(batch) -> scalar`. Optional: `critic` (a second network, or None), `critic_loss(batch)`,
-  `critic_updates` per generator update, and `after_step()`.
+  "teacher", "prompts", "pairs"), `schedule_config` (that scheduler's configuration), and `generator_loss(batch) ->
+  scalar`. Optional: `critic` (a second network, or None), `critic_loss(batch)`, `critic_training` (how often and how fast
+  the critic learns), `logged` (detached scalars of the last losses, by name), and `after_step()`.
+
+What an objective trains or moves is a submodule, and is saved with a checkpoint; only `teacher`, which never changes, is
+not. Randomness comes from the batch's generator, and what depends on the update's number from the batch's `update`, so
+that a resumed training is the uninterrupted one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,24 +31,39 @@ class LatentBatch:
     latents: Tensor  # (B, C, H, W), unit variance
     text: Text  # tokens (B, T, D), pooled (B, P); already replaced by the null caption where dropped
     generator: Generator
+    update: int = 0  # number of this update, from 0
 
     def to(self, device: torch.device | str) -> "LatentBatch":
         """The batch on another device; the generator stays, so that every device sees the same numbers."""
         text = Text(self.text.tokens.to(device), self.text.pooled.to(device))
-        return LatentBatch(self.latents.to(device), text, self.generator)
+        return LatentBatch(self.latents.to(device), text, self.generator, self.update)
 
     def draw(self, steps: int) -> tuple[Tensor, Tensor]:
         """Uniform random times (B,) in 0 .. steps - 1, and noise of the latents' shape."""
         time = torch.randint(steps, self.latents.shape[:1], generator=self.generator)
-        noise = torch.randn(self.latents.shape, generator=self.generator)
-        return time.to(self.latents.device), noise.to(self.latents.device)
+        return time.to(self.latents.device), self.noise()
+
+    def noise(self) -> Tensor:
+        """Fresh noise of the latents' shape."""
+        return torch.randn(self.latents.shape, generator=self.generator).to(self.latents.device)
+
+
+@dataclass(frozen=True)
+class CriticTraining:
+    """How a critic learns beside its generator."""
+
+    updates: int = 1  # critic updates in a row, each before a generator update
+    every: int = 1  # generator updates from one turn of the critic to the next
+    learning_rate: float = 1.0  # times the generator's
+    betas: tuple[float, float] | None = None  # AdamW's; None: the generator's
 
 
 class Objective(Protocol):
     """What the training loop relies on (see the module docstring)."""
 
     requires: frozenset[str]
-    critic_updates: int
+    critic_training: CriticTraining
+    logged: dict[str, Tensor]
 
     @property
     def generator(self) -> nn.Module: ...
@@ -58,3 +79,5 @@ class Objective(Protocol):
     def critic_loss(self, batch: LatentBatch) -> Tensor: ...
 
     def after_step(self) -> None: ...
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]: ...

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from nas.conditioning import Text
-from nas.objectives import LatentBatch
+from nas.objectives import CriticTraining, LatentBatch
 
 
 class Settings(BaseModel):
@@ -34,12 +34,13 @@ class Objective(nn.Module):
     """The denoising loss over one network; no critic, no teacher."""
 
     requires: frozenset[str] = frozenset()
-    critic_updates = 0
+    critic_training = CriticTraining(updates=0)
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
         super().__init__()
         self.generator = generator
         self.critic: nn.Module | None = None
+        self.logged: dict[str, Tensor] = {}
         self.schedule = noise_schedule(settings)
 
     @property
@@ -87,3 +88,20 @@ def corrupted(schedule: DDPMScheduler, latents: Tensor, time: Tensor, noise: Ten
     if schedule.config["prediction_type"] == "v_prediction":
         target = schedule.get_velocity(latents, noise, time)
     return noisy, target
+
+
+def signal_and_noise(schedule: DDPMScheduler, time: Tensor) -> tuple[Tensor, Tensor]:
+    """a_t and s_t of x_t = a_t x_0 + s_t e at times (B,), float32, shaped (B, 1, 1, 1)."""
+    alpha = schedule.alphas_cumprod.to(time.device)[time].view(-1, 1, 1, 1)
+    return alpha.sqrt(), (1 - alpha).sqrt()
+
+
+def clean(schedule: DDPMScheduler, noisy: Tensor, time: Tensor, prediction: Tensor) -> Tensor:
+    """The clean latents (B, C, H, W) that a prediction at times (B,) means: a x - s v, or (x - s e) / a.
+
+    In float32 whatever the network computes in: at the last time an error of e is multiplied by s / a = 14.6.
+    """
+    a, s = signal_and_noise(schedule, time)
+    if schedule.config["prediction_type"] == "v_prediction":
+        return a * noisy.float() - s * prediction.float()
+    return (noisy.float() - s * prediction.float()) / a

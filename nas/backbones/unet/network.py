@@ -286,6 +286,11 @@ class UNet(nn.Module):
         self.norm_out = nn.GroupNorm(config.groups, outer.channels)
         self.conv_out = zeroed(nn.Conv2d(outer.channels, config.latent_channels, 3, padding=1))
 
+    @property
+    def output(self) -> nn.Conv2d:
+        """The last layer."""
+        return self.conv_out
+
     def forward(self, latents: Tensor, time: Tensor, text: "Text") -> Tensor:
         embedded = F.silu(self.embedding(time, text.pooled))  # (B, E), as every conv block takes it
         x = self.conv_in(latents)

@@ -1,0 +1,239 @@
+"""Measures the anchor table that `nas.trust` reads: a few architectures, trained briefly, trained long, and scored on paper.
+
+One row per (kind, architecture, seed): `slice` is the supernet's slice as it is, `warm` the study's brief trial, `scratch`
+a trial of that length from nothing, `long` the same training continued to many times the length, `zero_cost` the scores
+of an untrained network. Rows that are in the table already are not measured again.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from nas import figures, settings, training, trial, trust, zero_cost
+from nas.backbones.unet import Config
+from nas.check import check
+from nas.errors import InputError
+from nas.objectives.denoising import Settings as DenoisingSettings
+from nas.objectives.denoising import noise_schedule
+from nas.settings import Study
+from nas.space import SearchSpace
+from nas.study import over_budget, trial_seed
+from nas.trust import LEAST_ANCHORS, Agreement
+from nas.workers import Workers, default_count
+
+KINDS = ("long", "slice", "warm", "zero_cost")  # `long` gives the rows of `scratch` on its way
+CANDIDATES = 2_000  # drawn to choose the anchors from
+ZERO_COST_BATCHES = 4
+SEED = 2026
+CACHE = Path("runs/.cache")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is spent."""
+
+    anchors: int = 16
+    seeds: int = 2
+    long: int = 10
+    """Length of the long trainings, in brief ones."""
+
+    def __post_init__(self) -> None:
+        least = {"anchors": LEAST_ANCHORS, "seeds": 1, "long": 2}
+        for name, limit in least.items():
+            if getattr(self, name) < limit:
+                raise InputError(f"nas trust: --{name} {getattr(self, name)}: expected at least {limit}")
+
+    def images(self, brief: int, warm: bool) -> int:
+        """Training images in all."""
+        return self.anchors * self.seeds * (self.long * brief + (brief if warm else 0))
+
+
+def run(path: Path, overrides: Sequence[str], plan: Plan, out: Path, store: Path, workers: int) -> list[Agreement]:
+    """Complete the anchor table of a study in `out`, write the trust table and picture beside it, and store the result."""
+    study = settings.load(path, overrides)
+    if study.space is None or study.search is None:
+        raise InputError(f"{path}: search: nas trust is about the trials of a search; this study has none")
+    space = SearchSpace.load(study.space)
+    check(study, space)
+    brief = study.training.images_seen
+    images = plan.images(brief, warm=study.training.init != "scratch")
+    print(
+        f"{plan.anchors} architectures x {plan.seeds} seeds, {brief:,} images briefly and {plan.long * brief:,} long: "
+        f"{images:,} training images in all; rows go to {out / 'anchors.csv'}"
+    )
+    targets = _prepared(study)
+    rows = measure(study, space, plan, out / "anchors.csv", CACHE, workers, print)
+    found = trust.table(rows, targets)
+    pd.DataFrame([asdict(each) for each in found]).to_csv(out / "trust.csv", index=False)
+    figures.save_agreement(trust.pairs(rows, targets), out / "trust.png")
+    long = rows[rows["kind"] == "long"]
+    seeds, images_seen = int(long["seed"].nunique()), int(long["images_seen"].max())
+    measured = trust.Trust(
+        trust.proxy_settings(study.resolved()), long["key"].nunique(), seeds, images_seen, tuple(found)
+    )
+    print(f"wrote {measured.save(store)}")
+    return found
+
+
+def _prepared(study: Study) -> dict[str, bool]:
+    """Make the caches all trials share and check what they start from; the study's scores, and whether higher is better."""
+    slots = Workers(1, study, CACHE)
+    try:
+        slots.submit((-1, 0), trial.prepare)
+        while not (ended := slots.finished(1.0)):
+            pass
+        conditions, _ = ended[0][1].result()
+    finally:
+        slots.stop()
+    return {column: bool(found["higher_is_better"]) for column, found in conditions.items()}
+
+
+def choose(study: Study, space: SearchSpace, count: int) -> list[Config]:
+    """Members within budget, one from each of `count` equal slices by multiply-adds, each as unlike the others as possible."""
+    rng = random.Random(SEED)
+    found: dict[str, tuple[int, dict[str, Any], Config]] = {}
+    for _ in range(CANDIDATES):
+        choices = space.sample(rng)
+        config = space.architecture(choices)
+        cost = asdict(config.cost(study.deploy.latent_size, study.deploy.text_tokens))
+        if not over_budget(cost, study.budget):
+            found[config.key] = (cost["macs"], choices, config)
+    if len(found) < count:
+        raise InputError(
+            f"nas trust: --anchors {count}: only {len(found)} of {CANDIDATES:,} candidates are within budget"
+        )
+    ordered = sorted(found.values(), key=lambda candidate: candidate[0])
+    chosen: list[tuple[int, dict[str, Any], Config]] = []
+    for index in range(count):
+        part = ordered[index * len(ordered) // count : (index + 1) * len(ordered) // count]
+        chosen.append(max(part, key=lambda one: min((_unlike(one[1], other[1]) for other in chosen), default=0)))
+    return [config for _, _, config in chosen]
+
+
+def _unlike(a: dict[str, Any], b: dict[str, Any]) -> int:
+    """Axes in which two members differ."""
+    return sum(a.get(name) != b.get(name) for name in {*a, *b})
+
+
+def measure(
+    study: Study, space: SearchSpace, plan: Plan, out: Path, cache: Path, workers: int, say: Callable[[str], None]
+) -> pd.DataFrame:
+    """The anchor table at `out`, completed."""
+    chosen = choose(study, space, plan.anchors)
+    for kind in KINDS:
+        if kind in ("slice", "warm") and study.training.init == "scratch":
+            continue
+        seeds = range(plan.seeds if kind in ("long", "warm") else 1)
+        done = _done(out)
+        todo = [(config, seed) for seed in seeds for config in chosen if (kind, config.key, seed) not in done]
+        if todo:
+            _measure_kind(kind, study, plan, todo, out, cache, workers or default_count(), say)
+    return pd.read_csv(out)
+
+
+def _measure_kind(
+    kind: str,
+    study: Study,
+    plan: Plan,
+    todo: list[tuple[Config, int]],
+    out: Path,
+    cache: Path,
+    count: int,
+    say: Callable[[str], None],
+) -> None:
+    slots = Workers(min(count, len(todo)), _study_of(kind, study, plan), cache)
+    waiting, left, began = list(enumerate(todo)), len(todo), time.time()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            while left:
+                while slots.free and waiting:
+                    number, (config, seed) = waiting.pop(0)
+                    place = Path(folder) / str(number)
+                    place.mkdir()
+                    job = trial.Job(
+                        number, config.to_dict(), trial_seed(study.seed, config.key, seed), 0, 0, True, place
+                    )
+                    slots.submit((number, 0), run_anchor, kind, study.training.images_seen, job)
+                for (number, _), future in slots.finished(5.0):
+                    left -= 1
+                    config, seed = todo[number]
+                    _append(out, study, config, seed, future.result())
+                    minutes = (time.time() - began) / (len(todo) - left) * left / 60
+                    say(f"{kind}: {len(todo) - left}/{len(todo)} done, about {minutes:.0f} min left for this kind")
+    finally:
+        slots.stop()
+
+
+def _study_of(kind: str, study: Study, plan: Plan) -> Study:
+    """The study a kind is trained under. Trainings from scratch take the defaults meant for them, not fine-tuning's."""
+    if kind in ("slice", "warm"):
+        return study
+    brief = study.training
+    scratch = training.Settings(
+        images_seen=plan.long * brief.images_seen, batch=brief.batch, precision=brief.precision, init="scratch"
+    )
+    return study.model_copy(update={"training": scratch})
+
+
+def run_anchor(kind: str, brief: int, job: trial.Job) -> dict[str, dict[str, Any]]:
+    """In a worker: the rows of one anchor, by kind."""
+    bench = trial.bench()
+    if kind == "zero_cost":
+        return {kind: zero_cost_scores(bench, job)}
+    if kind == "long":
+        first = trial.run_rung(_rung(job, 0, brief, last=False))
+        second = trial.run_rung(_rung(job, 1, bench.study.training.images_seen, last=True))
+        return {"scratch": _scores(first), "long": _scores(second)}
+    return {kind: _scores(trial.run_rung(_rung(job, 0, 0 if kind == "slice" else brief, last=True)))}
+
+
+def _rung(job: trial.Job, rung: int, images: int, last: bool) -> trial.Job:
+    return trial.Job(job.trial, job.architecture, job.seed, rung, images, last, job.folder)
+
+
+def _scores(result: dict[str, Any]) -> dict[str, Any]:
+    """A rung's result as columns."""
+    rung = result["rung"]
+    times = trial.loss_times(noise_schedule(DenoisingSettings()).config["num_train_timesteps"])
+    levels = {f"denoising_loss_t{time:03d}": loss for time, loss in zip(times, rung["denoising_losses"], strict=True)}
+    seconds = {name: round(rung["timings"].get(name, 0.0), 2) for name in ("train_s", "sample_s", "score_s")}
+    return {"images_seen": rung["images_seen"], **rung["metrics"], **levels, **seconds}
+
+
+def zero_cost_scores(bench: trial.Bench, job: trial.Job) -> dict[str, Any]:
+    """The scores of the network as it is initialised from scratch, its zeroed layers woken."""
+    network = bench.scaled(job.architecture)
+    built = bench.network(network, job.seed)
+    zero_cost.wake(built, torch.Generator().manual_seed(job.seed))
+    batches = list(training.Batches(bench.train_data, bench.study.training, SEED, 0, ZERO_COST_BATCHES))
+    return {"images_seen": 0, **zero_cost.scores(built, bench.objective(built, job.seed).generator_loss, batches)}
+
+
+def _done(out: Path) -> set[tuple[str, str, int]]:
+    if not out.exists():
+        return set()
+    frame = pd.read_csv(out)
+    return set(frame[["kind", "key", "seed"]].itertuples(index=False, name=None))
+
+
+def _append(out: Path, study: Study, config: Config, seed: int, rows: dict[str, dict[str, Any]]) -> None:
+    """Add rows and replace the file at once: a killed process leaves the table before or after."""
+    cost = config.cost(study.deploy.latent_size, study.deploy.text_tokens)
+    new = [
+        {"kind": kind, "key": config.key, "seed": seed, "params": cost.params, "macs": cost.macs, **row}
+        for kind, row in rows.items()
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    before = [pd.read_csv(out)] if out.exists() else []
+    temporary = out.with_suffix(".tmp")
+    pd.concat([*before, pd.DataFrame(new)]).to_csv(temporary, index=False)
+    temporary.replace(out)

@@ -1,0 +1,150 @@
+"""How sure the answer of a search is: who is on the front beyond noise, and how far the proxy's scores can be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nas import figures, racing, results, trust
+from nas.results import Objectives
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An architecture that is, or may be, on the front."""
+
+    trial: int
+    """Its first complete trial, which stands for it."""
+    trials: int
+    means: dict[str, float]
+    """Of the objectives over its trials, in the columns' own units."""
+    probability: float
+    """Of being on the front; NaN while the noise is unknown."""
+    place: racing.Place
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """The front with its noise."""
+
+    contenders: tuple[Contender, ...]
+    degrees: int
+    """Degrees of freedom behind the noise: complete trials less architectures; 0: nothing was repeated."""
+    noise: dict[str, float]
+    """Standard deviation between repeats of one architecture, by objective that has any; in the columns' units."""
+    hypervolume: tuple[float, float] | None
+    """95 % interval of the front's share of the box between the best and the worst values; None while unknown."""
+
+
+def of_front(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95) -> Certainty:
+    """Who is on the front for sure and who perhaps, best first; members of the front of means are always listed."""
+    measured = results.measurements(table, goals)
+    if not measured:
+        return Certainty((), 0, {}, None)
+    signs = [1.0 if way == "minimise" else -1.0 for way in goals.values()]
+    spread = racing.noise(measured)
+    first = table[table["state"] == "complete"].groupby("key")["trial"].min()
+    on_front = set(table.loc[table["on_front"], "key"])
+    contenders = [
+        Contender(
+            int(first[verdict.key]),
+            verdict.n,
+            {column: sign * value for column, sign, value in zip(goals, signs, verdict.mean, strict=True)},
+            verdict.probability,
+            verdict.place if spread.known else "perhaps",
+        )
+        for verdict in racing.verdicts(measured, confidence=confidence)
+        if verdict.key in on_front or (spread.known and verdict.place != "no")
+    ]
+    contenders.sort(key=lambda one: (-(0.0 if math.isnan(one.probability) else one.probability), one.trial))
+    noise = {column: sd for column, sd in zip(goals, spread.sd, strict=True) if spread.known and sd > 0}
+    return Certainty(tuple(contenders), spread.degrees, noise, _hypervolume(table, goals, measured, confidence))
+
+
+def _hypervolume(
+    table: pd.DataFrame, goals: Objectives, measured: Mapping[str, np.ndarray], confidence: float
+) -> tuple[float, float] | None:
+    corner = results.reference_point(table, goals)
+    signed = np.array([corner[c] if way == "minimise" else -corner[c] for c, way in goals.items()])
+    low, high = racing.hypervolume_interval(measured, signed, confidence=confidence)
+    box = float(np.prod(signed - np.min([rows.min(axis=0) for rows in measured.values()], axis=0)))
+    return None if math.isnan(low) or box <= 0 else (low / box, min(1.0, high / box))
+
+
+def of_proxy(settings: Mapping[str, Any], cache: Path) -> tuple[trust.Trust | None, list[trust.Agreement]]:
+    """What was measured of this study's proxy (None: nothing), and its objectives' rows that cannot be trusted."""
+    found = trust.find(settings, cache)
+    if found is None:
+        return None, []
+    goals = results.objectives(settings)
+    return found, [each for each in found.of_trials() if each.target in goals and each.doubtful]
+
+
+def warning(settings: Mapping[str, Any], cache: Path) -> str:
+    """One line when the study's scores may not order architectures as long trainings do; empty when they do."""
+    found, doubtful = of_proxy(settings, cache)
+    if found is None:
+        return "how far these brief trials can be trusted was not measured for this proxy: nas trust STUDY does it"
+    told = ", ".join(f"{each.target} {each.tau:.2f} [{each.tau_low:.2f}, {each.tau_high:.2f}]" for each in doubtful)
+    return f"weak signal: tau with long trainings reaches below {trust.TRUSTED}: {told}" if told else ""
+
+
+# --- for the page ----------------------------------------------------------------------------------------------------
+
+
+def front_page(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95) -> dict[str, Any]:
+    """What the report shows of the front's certainty: heads, rows (trial, verdict, cells), noise and hypervolume in words."""
+    found = of_front(table, goals, confidence)
+    words = {"sure": "sure", "perhaps": "perhaps", "no": "only in the mean"}
+    rows = [
+        {
+            "trial": one.trial,
+            "place": words[one.place],
+            "probability": "" if math.isnan(one.probability) else f"{one.probability:.2f}",
+            "n": one.trials,
+            "cells": [figures.shown(column, value) for column, value in one.means.items()],
+        }
+        for one in found.contenders
+    ]
+    told = [f"{figures.label(column)} {figures.shown(column, sd)}" for column, sd in found.noise.items()]
+    share = "" if found.hypervolume is None else "{:.1%} to {:.1%}".format(*found.hypervolume)
+    return {
+        "heads": [figures.label(column) for column in goals],
+        "rows": rows,
+        "degrees": found.degrees,
+        "noise": ", ".join(told),
+        "hypervolume": share,
+    }
+
+
+def proxy_page(settings: Mapping[str, Any], cache: Path) -> dict[str, Any]:
+    """What the report shows of the trust in the proxy: how it was measured, one row per score, and a warning or ""."""
+    found, _ = of_proxy(settings, cache)
+    page: dict[str, Any] = {
+        "warning": warning(settings, cache),
+        "measured": found is not None,
+        "rows": [],
+        "others": [],
+    }
+    if found is None:
+        return page
+    between = {each.target: each for each in found.between_seeds()}
+    for each in found.of_trials():
+        again = between.get(each.target)
+        cells = [_tau(each), f"{each.regret:.2f} [{each.regret_low:.2f}, {each.regret_high:.2f}]", _tau(again)]
+        page["rows"].append({"label": figures.label(each.target), "doubtful": each.doubtful, "cells": cells})
+    heads, others = trust.summary(found.agreements)
+    plan = (
+        f"{found.anchors} architectures, {found.seeds} long trainings each of {found.long_images:,} images from scratch"
+    )
+    return page | {"plan": plan, "heads": heads, "others": others}
+
+
+def _tau(found: trust.Agreement | None) -> str:
+    return f"{found.tau:.2f} [{found.tau_low:.2f}, {found.tau_high:.2f}]" if found else ""

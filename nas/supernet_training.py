@@ -1,0 +1,226 @@
+"""Trains a supernet: every update draws members of the space and trains the weights they share.
+
+Data, text encoder, autoencoder, proxy and budget are a study's; members over budget are not drawn, because no study trains
+them either. The learning rate falls in three stages; what is kept is the moving average of the weights, in half precision.
+Training is resumable: its whole state lies beside the output as `.partial`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas import settings, training, trial
+from nas.backbones.unet import Config
+from nas.check import check
+from nas.errors import InputError
+from nas.objectives import CriticTraining, LatentBatch
+from nas.objectives.denoising import Settings as DenoisingSettings
+from nas.objectives.denoising import corrupted, noise_schedule
+from nas.pictures import save_grid
+from nas.settings import Evaluation, Study
+from nas.space import SearchSpace
+from nas.study import over_budget
+from nas.supernet import Supernet, skeleton
+
+POOL = 400  # members that are trained, drawn once
+STAGES = ((0.7, 1.0), (0.9, 0.3), (1.0, 0.1))  # (share of the images, factor on the learning rate)
+SAVE_EVERY = 12_800  # images
+SEED = 7
+GRID_COLUMNS, GRID_ROWS = 8, 6
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a supernet is trained."""
+
+    images: int
+    """Images seen in total."""
+    learning_rate: float = 1e-3
+    sandwich_from: float = 0.0
+    """Share of the images after which an update follows the sandwich rule; before, it trains one member (a third of the
+    cost)."""
+    members: int = 4
+    """Members an update trains under the sandwich rule: the largest, the smallest, and others at random."""
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.learning_rate <= 0 or not 0 <= self.sandwich_from <= 1 or self.members < 2:
+            raise InputError(
+                f"supernet: expected images >= 1, a learning rate above 0, sandwich_from from 0 to 1 and members >= 2, got {self}"
+            )
+
+
+def run(space: str, path: Path, overrides: Sequence[str], recipe: Recipe, out: Path | None) -> None:
+    """Train a supernet of a space with a study's data and proxy, and say what its largest member reaches."""
+    torch.set_num_threads(1)
+    study = settings.load(path, [f"space={space}", *overrides, "training.init=scratch"])
+    loaded = SearchSpace.load(space)
+    check(study, loaded)
+    to = out or Path("runs/supernets") / f"{loaded.name}.safetensors"
+    quality = train(study, loaded, recipe, to, Path("runs/.cache"), print)
+    for split, scores in quality["largest_member"].items():
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        print(f"largest member, {split} captions: {shown}")
+    print(f"wrote {to} ({to.stat().st_size / 1e6:.1f} MB) and {to.with_suffix('.png')}; use it with:")
+    print(f"  nas run {path} --set training.init={to}")
+
+
+class Sandwich(nn.Module):
+    """The denoising objective over a supernet: which members an update trains is drawn from the update's own generator.
+
+    `pool` are the architectures to draw from, at proxy scale; its largest and smallest (by parameters) are the ends. With
+    `members=1` an update trains one member: the largest (15 %), the smallest (5 %) or any. With `members` > 1 it is the
+    sandwich rule (Yu & Huang 2019): both ends and `members - 2` others, all but the largest also distilled from the
+    largest's prediction.
+    """
+
+    requires: frozenset[str] = frozenset()
+    critic_training = CriticTraining(updates=0)
+
+    def __init__(self, supernet: Supernet, pool: Sequence[Config], members: int = 1):
+        super().__init__()
+        self.generator = supernet
+        self.critic: nn.Module | None = None
+        self.logged: dict[str, Tensor] = {}
+        self.members = members
+        self.schedule = noise_schedule(DenoisingSettings())
+        skeletons = [skeleton(config) for config in pool]
+        skeletons.sort(key=lambda network: sum(p.numel() for p in network.parameters()))
+        self._pool = tuple(skeletons)  # a tuple, so that the meta networks are not registered as submodules
+
+    @property
+    def schedule_config(self) -> dict[str, Any]:
+        return dict(self.schedule.config)
+
+    def generator_loss(self, batch: LatentBatch) -> Tensor:
+        time, noise = batch.draw(self.schedule.config["num_train_timesteps"])
+        noisy, target = corrupted(self.schedule, batch.latents, time, noise)
+        losses: list[Tensor] = []
+        teacher: Tensor | None = None
+        for member in self._drawn(batch.generator):
+            prediction = self.generator.call(member, noisy, time, batch.text)
+            losses.append(F.mse_loss(prediction, target))
+            if teacher is not None:
+                losses[-1] = 0.5 * losses[-1] + 0.5 * F.mse_loss(prediction, teacher)
+            elif self.members > 1:
+                teacher = prediction.detach()
+        return torch.stack(losses).mean()
+
+    def critic_loss(self, batch: LatentBatch) -> Tensor:
+        raise TypeError("a supernet has no critic")
+
+    def after_step(self) -> None:
+        """Nothing moves besides the weights."""
+
+    def _drawn(self, generator: torch.Generator) -> list[nn.Module]:
+        """This update's members, the largest first if it is one of them."""
+        smallest, *_, largest = self._pool
+        index = int(torch.randint(len(self._pool), (), generator=generator))
+        if self.members > 1:
+            others = torch.randint(len(self._pool), (self.members - 2,), generator=generator)
+            return [largest, smallest, *(self._pool[int(other)] for other in others)]
+        which = float(torch.rand((), generator=generator))
+        return [largest if which < 0.15 else smallest if which < 0.2 else self._pool[index]]
+
+
+def train(
+    study: Study, space: SearchSpace, recipe: Recipe, out: Path, cache: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train (or continue) a supernet of `space` and save it at `out`; returns its quality, which is in its metadata too."""
+    bench = trial.Bench(study, cache)
+    members = pool(study, space)
+    module, objective = _module(recipe, Supernet.of(space, bench.proxy, SEED), bench, members)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _run(module, objective, recipe, bench, out.with_suffix(".partial"), say)
+    module.ema.swap()
+    largest = max(members, key=lambda config: config.cost(study.deploy.latent_size, study.deploy.text_tokens).params)
+    quality = {"images_seen": module.images_seen, **asdict(recipe), "seed": SEED, "pool": POOL, "member": largest.key}
+    quality["largest_member"] = measured(study, objective.generator, largest, cache, out.with_suffix(".png"))
+    metadata = {
+        "space": space.name,
+        "proxy": json.dumps(asdict(bench.proxy)),
+        "quality": json.dumps(quality),
+        "made_by": f"nas supernet train {study.space} --images {recipe.images} --sandwich-from {recipe.sandwich_from}",
+        "licence": "Apache-2.0; trained on the pictures named in NOTICE",
+    }
+    objective.generator.save(out, dict(objective.generator.named_parameters()), metadata)
+    return quality
+
+
+def pool(study: Study, space: SearchSpace) -> list[Config]:
+    """Members within budget, at deploy scale: the preset the space starts from, and random ones."""
+    rng = random.Random(SEED)
+    base = space.base.canonical()
+    found = {base.key: base}
+    for _ in range(100 * POOL):
+        if len(found) == min(POOL, space.size()):
+            break
+        config = space.architecture(space.sample(rng))
+        cost = asdict(config.cost(study.deploy.latent_size, study.deploy.text_tokens))
+        if not over_budget(cost, study.budget):
+            found[config.key] = config
+    return list(found.values())
+
+
+def measured(
+    study: Study, supernet: Supernet, member: Config, cache: Path, picture: Path
+) -> dict[str, dict[str, float]]:
+    """A member's scores without fine-tuning, on captions of both splits; a 6x8 grid of training captions at `picture`."""
+    scores = {}
+    for split in ("train", "held_out"):
+        evaluation = Evaluation(**{**study.evaluation.model_dump(), "split": split})
+        bench = trial.Bench(study.model_copy(update={"evaluation": evaluation}), cache)
+        network = member.scaled(bench.proxy).build().eval()
+        network.load_state_dict(supernet.weights_of(network))
+        schedule = dict(noise_schedule(DenoisingSettings()).config)
+        scores[split] = bench.score(network, schedule).metrics
+        if split == "train":
+            drawn = torch.cat(list(bench.draw(network, schedule, min(evaluation.images, GRID_COLUMNS * GRID_ROWS))))
+            save_grid(drawn, picture, GRID_COLUMNS)
+    return scores
+
+
+def _module(
+    recipe: Recipe, supernet: Supernet, bench: trial.Bench, members: Sequence[Config]
+) -> tuple[training.DenoiserTraining, Sandwich]:
+    objective = Sandwich(supernet, [config.scaled(bench.proxy) for config in members])
+    plain = training.Settings(
+        images_seen=recipe.images, learning_rate=recipe.learning_rate, warmup_images=12_800, ema_decay=0.9995
+    )
+    return training.DenoiserTraining(objective, plain), objective
+
+
+def _run(
+    module: training.DenoiserTraining,
+    objective: Sandwich,
+    recipe: Recipe,
+    bench: trial.Bench,
+    partial: Path,
+    say: Callable[[str], None],
+) -> None:
+    if partial.exists():
+        module.restore(partial)
+        say(f"continuing from {module.images_seen:,} images ({partial})")
+    plain = module.settings
+    while module.images_seen < recipe.images:
+        factor = next(factor for share, factor in STAGES if module.images_seen < share * recipe.images)
+        module.settings = plain.model_copy(update={"learning_rate": recipe.learning_rate * factor})
+        objective.members = recipe.members if module.images_seen >= recipe.sandwich_from * recipe.images else 1
+        began, first = time.time(), module.images_seen
+        training.train(module, bench.train_data, SEED, min(recipe.images, first + SAVE_EVERY))
+        module.save(partial, {})
+        pace = (module.images_seen - first) / (time.time() - began)
+        say(
+            f"{module.images_seen:,}/{recipe.images:,} images, loss {module.loss.item():.4f}, {pace:.0f} images/s, "
+            f"{objective.members} member{'s' if objective.members > 1 else ''} an update, "
+            f"about {(recipe.images - module.images_seen) / pace / 60:.0f} min left at this pace"
+        )

@@ -1,0 +1,122 @@
+"""From a space to a trusted study: train a small supernet, start a study from it, measure the trust, race the front."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from safetensors import safe_open
+from test_run import SMALL, nas
+
+from nas import anchors, preload, settings, supernet, supernet_training, trust
+from nas.errors import InputError
+from nas.space import SearchSpace
+
+SPACE = {
+    "backbone": "unet",
+    "base": "mobilediffusion",
+    "axes": {
+        "width": {"fields": "levels.2.channels", "range": {"low": 768, "high": 1280, "step": 128}},
+        "ffn": {"fields": "levels.*.ffn_ratio", "choices": [2, 3]},
+    },
+}
+STUDY = Path("studies/quickstart/study.yaml")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("supernet")
+    (folder / "small.yaml").write_text(yaml.safe_dump(SPACE))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(folder):
+    """Trained in two goes, as after an interrupt: the second continues the first."""
+    to, small = folder / "small.safetensors", [option for option in SMALL if not option.startswith("search")]
+    for images in (64, 128):
+        recipe = supernet_training.Recipe(images, sandwich_from=0.5)
+        supernet_training.run(str(folder / "small.yaml"), STUDY, small, recipe, to)
+    return to
+
+
+def overrides(folder, weights):
+    return [*SMALL, "budget={params: 900M}", f"space={folder / 'small.yaml'}", f"training.init={weights}"]
+
+
+def test_a_trained_supernet_says_what_it_is_and_what_it_reached(folder, weights):
+    with safe_open(weights, "pt") as file:
+        metadata = file.metadata()
+    quality = json.loads(metadata["quality"])
+    assert metadata["space"] == "small" and quality["images_seen"] == 128
+    assert {"train", "held_out"} == set(quality["largest_member"])
+    assert quality["largest_member"]["train"]["clip_score"] != quality["largest_member"]["held_out"]["clip_score"]
+    assert weights.with_suffix(".png").stat().st_size > 0
+
+
+def test_weights_that_lack_a_choice_are_refused_by_the_axis_that_asks_for_it(folder, weights):
+    wider = folder / "wider" / "small.yaml"
+    wider.parent.mkdir()
+    axes = {**SPACE["axes"], "ffn": {"fields": "levels.*.ffn_ratio", "choices": [2, 3, 4]}}
+    wider.write_text(yaml.safe_dump({**SPACE, "axes": axes}))
+    proxy = supernet.Proxy(**{name: value for name, value in _proxy(weights).items()})
+    supernet.require_covers(weights, SearchSpace.load(folder / "small.yaml"), proxy)
+    with pytest.raises(InputError, match="does not cover axis 'ffn' of space 'small' at 4"):
+        supernet.require_covers(weights, SearchSpace.load(wider), proxy)
+    result = nas(
+        "run", str(STUDY), "--root", str(folder / "runs"), *_set([*SMALL, f"space={wider}", f"training.init={weights}"])
+    )
+    assert result.returncode == 2 and "does not cover axis 'ffn'" in result.stderr
+    assert not list((folder / "runs" / "quickstart").glob("*"))
+
+
+def _proxy(weights):
+    with safe_open(weights, "pt") as file:
+        return json.loads(file.metadata()["proxy"])
+
+
+def _set(options):
+    return [part for option in options for part in ("--set", option)]
+
+
+def test_a_recipe_that_cannot_be_trained_is_refused():
+    for wrong in ({"images": 0}, {"learning_rate": 0.0}, {"sandwich_from": 1.5}, {"members": 1}):
+        with pytest.raises(InputError, match="supernet: expected images >= 1"):
+            supernet_training.Recipe(**{"images": 1, **wrong})
+
+
+def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_on(folder, weights, capsys):
+    preload.start()
+    options, out = overrides(folder, weights), folder / "trust"
+    anchors.run(STUDY, options, anchors.Plan(anchors=8, seeds=1, long=2), out, folder / "store", workers=2)
+    rows = pd.read_csv(out / "anchors.csv")
+    assert rows.groupby("kind").size().to_dict() == {"long": 8, "scratch": 8, "slice": 8, "warm": 8, "zero_cost": 8}
+    assert set(rows[rows["kind"] == "long"]["images_seen"]) == {128}
+    assert rows[rows["kind"] == "zero_cost"][list(trust.ZERO_COST)].notna().all(axis=None)
+    (out / "anchors.csv").write_text(
+        rows[~((rows["kind"] == "slice") & (rows["key"] == rows["key"][0]))].to_csv(index=False)
+    )
+    found = anchors.run(STUDY, options, anchors.Plan(anchors=8, seeds=1, long=2), out, folder / "store", workers=2)
+    again = pd.read_csv(out / "anchors.csv")
+    both = [frame.sort_values(["kind", "key"]).reset_index(drop=True)["clip_score"] for frame in (rows, again)]
+    pd.testing.assert_series_equal(*both)  # a slice measured again is the same to the last digit
+    assert "slice: 1/1 done" in capsys.readouterr().out
+    stored = trust.find(settings.load(STUDY, options).resolved(), folder / "store")
+    assert stored is not None and list(stored.agreements) == found and stored.long_images == 128
+    assert (out / "trust.png").stat().st_size > 0 and (out / "trust.csv").stat().st_size > 0
+
+
+def test_the_front_is_raced_with_new_seeds_after_the_search(folder, weights):
+    root = folder / "raced"
+    result = nas("run", str(STUDY), "--root", str(root), *_set([*overrides(folder, weights), "racing.trials=2"]))
+    assert result.returncode == 0, result.stderr
+    (run,) = (root / "quickstart").iterdir()
+    records = [json.loads(path.read_text()) for path in sorted(run.glob("trials/*/record.json"))]
+    raced = [record for record in records if record.get("race")]
+    assert len(raced) == 2 and all(record["state"] == "complete" and len(record["rungs"]) == 1 for record in raced)
+    for record in raced:
+        first = next(other for other in records if other["key"] == record["key"])
+        assert record["seed"] != first["seed"] and record["repeat"] >= 1 and record["rungs"][0]["images_seen"] == 64
+    assert sum(record["state"] in ("complete", "stopped") for record in records) == 4  # the search itself stayed at 2
+    assert "on the front for sure" in result.stdout

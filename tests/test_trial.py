@@ -1,0 +1,83 @@
+"""One rung in a worker, on made-up latents: what a trial leaves behind when it trains adapters against a discriminator."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nas import lora, settings
+from nas.backbones.unet import Config, presets
+from nas.encoded import EncodedSet
+from nas.trial import Bench, Job, _run_rung
+
+STUDY = """
+name: small
+space: mobilediffusion
+dataset: emoji
+proxy: {width_divisor: 32}
+objective: {name: ufogen, reconstruction: ema_distill}
+training: {batch: 4, warmup_images: 0, lora: {rank: 2}}
+sampling: {solver: one_step}
+evaluation: {images: 4}
+search: {minimise: [macs]}
+"""
+
+
+class Pictures:
+    """A decoder: three of the latents' channels."""
+
+    def decode(self, latents):
+        return latents[:, :3].clamp(-1, 1)
+
+
+class Small(Bench):
+    """A bench whose data are random numbers and whose metrics are none."""
+
+    def prepare(self):
+        generator = torch.Generator().manual_seed(0)
+        tokens, pooled = torch.randn(7, 3, 6, generator=generator), torch.randn(7, 4, generator=generator)
+        latents = torch.randn(12, 4, 8, 8, generator=generator)
+        captions = (*map(str, range(6)), "")
+        self.train_data = EncodedSet(latents, torch.arange(12) % 6, captions, tokens.half(), pooled.half())
+        self.held_out_data, self.metrics, self.autoencoder = self.train_data, [], Pictures()
+        self.drawn = list(captions[:4]), self.train_data.text(torch.arange(4)), latents[:4]
+
+
+@pytest.fixture
+def bench(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return Small(settings.load(path), tmp_path)
+
+
+def rung(bench, folder, images, number=0, last=True):
+    folder.mkdir(exist_ok=True)
+    architecture = presets()["mobilediffusion"].to_dict()
+    return _run_rung(bench, Job(0, architecture, 7, number, images, last, folder))
+
+
+def test_adapters_are_saved_beside_a_plain_network(bench, tmp_path):
+    first = rung(bench, tmp_path / "parts", 8, last=False)
+    assert (tmp_path / "parts" / "checkpoint.safetensors").exists()
+    second = rung(bench, tmp_path / "parts", 24, number=1)
+    rung(bench, tmp_path / "whole", 24)
+    parts, whole = (load_file(tmp_path / name / "weights.safetensors") for name in ("parts", "whole"))
+    assert parts.keys() == whole.keys() and all(torch.equal(parts[name], whole[name]) for name in parts)
+
+    proxy = Config.from_dict(second["proxy"])
+    plain = proxy.build()
+    plain.load_state_dict(parts)  # an ordinary network
+    start = bench.network(proxy, 7)
+    moved = [name for name, value in start.state_dict().items() if not torch.equal(value, parts[name])]
+    assert moved and all(name.endswith(".weight") for name in moved)
+    lora.adapt(start, bench.study.training.lora, 0)
+    lora.load(start, tmp_path / "parts" / "adapters.safetensors")
+    for name, value in lora.merged(start).state_dict().items():
+        torch.testing.assert_close(value, parts[name])
+    adapters = load_file(tmp_path / "parts" / "adapters.safetensors")
+    assert all("lora_" in name for name in adapters)
+
+    logged = {"generator_loss", "critic_loss", "generator_gradient_norm", "critic_gradient_norm"}
+    logged |= {"critic_accuracy_fake", "critic_accuracy_real", "adversarial_loss", "reconstruction_loss"}
+    assert first["rung"]["training"].keys() == second["rung"]["training"].keys() == logged
+    assert (tmp_path / "parts" / "samples.png").exists()
+    assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()

@@ -1,0 +1,542 @@
+"""UFOGen against formulas, golden values and a 2-D bench: 8 Gaussians on a circle, small enough to be fine-tuned here."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_objectives import SHAPE, Denoiser, batch_of
+from torch import nn
+
+from nas import menu
+from nas.backbones import Proxy
+from nas.backbones.unet import presets
+from nas.conditioning import Text
+from nas.errors import InputError
+from nas.objectives import LatentBatch, denoising, ufogen
+from nas.sampling import Plan, sample
+
+LN2 = math.log(2)
+
+
+def denoiser(seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Denoiser()
+
+
+def made(decided=False, **options):
+    """UFOGen whose generator starts as its teacher; `decided`: the discriminator's last layer is not zero any more."""
+    teacher = denoiser(0).requires_grad_(False)
+    objective = ufogen.Objective(denoiser(0), teacher, ufogen.Settings(**options))
+    if decided:
+        objective.critic.output.load_state_dict(denoiser(3).output.state_dict())
+    return objective
+
+
+def at(batch, update):
+    return LatentBatch(batch.latents, batch.text, batch.generator, update)
+
+
+def drawn(objective, batch):
+    """The random numbers of a loss, in the order it draws them: times, their noise, whether at the last time, and more."""
+    time = torch.randint(999, (len(batch.latents),), generator=batch.generator) + 1
+    noise = torch.randn(batch.latents.shape, generator=batch.generator)
+    last = torch.rand(len(time), generator=batch.generator) < objective.settings.last_time_share
+    return torch.where(last, 999, time), noise, lambda: torch.randn(batch.latents.shape, generator=batch.generator)
+
+
+def column(values):
+    return values.view(-1, 1, 1, 1)
+
+
+def noised(objective, clean, noise, time):
+    alpha = column(objective.schedule.alphas_cumprod[time])
+    return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
+
+# --- golden values ---------------------------------------------------------------------------------------------------
+
+
+def test_golden_values_of_the_schedule():
+    alphas = ufogen.noise_schedule(ufogen.Settings()).alphas_cumprod.double()
+    golden = {0: 0.99915, 249: 0.6754, 399: 0.4261, 499: 0.2777, 749: 0.05662, 979: 0.005913, 999: 0.0046601}
+    for time, value in golden.items():
+        assert alphas[time] == pytest.approx(value, rel=2e-4)
+    for time, value in {249: 2.081, 499: 0.384, 749: 0.0600, 999: 0.00468}.items():
+        assert alphas[time] / (1 - alphas[time]) == pytest.approx(value, rel=2e-3)
+    assert 1 / alphas[999].sqrt() == pytest.approx(14.649, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "values"), [("snr", (2.066, 0.382, 0.0595, 0.00468)), ("posterior", (1.035, 0.234, 0.0353, 0.00254))]
+)
+def test_golden_values_of_gamma(gamma, values):
+    found = made(gamma=gamma)._gamma(torch.tensor([250, 500, 750, 999])).flatten()
+    torch.testing.assert_close(found, torch.tensor(values), rtol=3e-3, atol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"logit_clamp": None}, {"delta": 1000, "prediction": "epsilon"}])
+def test_an_undecided_discriminator_costs_ln_2_and_moves_nothing(options):
+    objective = made(reconstruction_weight=0, **options)
+    assert objective.critic_loss(batch_of()).item() == pytest.approx(2 * LN2, abs=1e-6)
+    loss = objective.generator_loss(batch_of())
+    assert loss.item() == pytest.approx(LN2, abs=1e-6)
+    loss.backward()
+    assert all((parameter.grad == 0).all() for parameter in objective.generator.parameters())
+
+
+def test_the_discriminator_is_the_teacher_but_for_its_last_layer():
+    objective = made()
+    teacher, critic = denoiser(0).state_dict(), objective.critic.state_dict()
+    assert all((critic[name] == 0).all() for name in ("output.weight", "output.bias"))
+    for name in teacher.keys() - {"output.weight", "output.bias"}:
+        assert torch.equal(critic[name], teacher[name])
+    assert all(parameter.requires_grad for parameter in objective.critic.parameters())
+
+
+# --- both losses by hand ---------------------------------------------------------------------------------------------
+
+
+class Sees(nn.Module):
+    """A discriminator that keeps what it was shown; its logits are its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, latents, time, text):
+        self.calls.append((latents, time, text))
+        return latents
+
+
+@pytest.mark.parametrize("clamp", [None, 0.5])
+@pytest.mark.parametrize("prediction", ["v", "epsilon"])
+@pytest.mark.parametrize("delta", [250, 1000])
+def test_losses_by_hand(clamp, prediction, delta):
+    """With the textbook's binary cross entropy, and algebra on the noise that was drawn."""
+    objective = made(logit_clamp=clamp, prediction=prediction, delta=delta, last_time_share=0.3)
+    objective.critic, batch = Sees(), batch_of(40)
+    time, noise, more = drawn(objective, batch_of(40))
+    u = (time - delta).clamp(min=0)
+    x_t = noised(objective, batch.latents, noise, time)
+    output = objective.generator(x_t, time, batch.text)
+    a, s = (column(f(objective.schedule.alphas_cumprod[time]).sqrt()) for f in (lambda x: x, lambda x: 1 - x))
+    x0 = a * x_t - s * output if prediction == "v" else (x_t - s * output) / a
+
+    def entropy(logits, label):  # beyond the margin on its own side a logit counts as the margin
+        if clamp is not None:
+            logits = logits.clamp(max=clamp) if label else logits.clamp(min=-clamp)
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+    fake, real = noised(objective, x0, more(), u), noised(objective, batch.latents, more(), u)
+    torch.testing.assert_close(objective.critic_loss(batch), entropy(fake, 0.0) + entropy(real, 1.0))
+    _, _, more = drawn(objective, batch_of(40))
+    fake = noised(objective, x0, more(), u)
+    eps = s * x_t + a * output if prediction == "v" else output
+    expected = entropy(fake, 1.0) + (eps - noise).square().mean()
+    torch.testing.assert_close(objective.generator_loss(batch_of(40)), expected, rtol=1e-4, atol=1e-5)
+    for _, told, text in objective.critic.calls:  # the time of its input, and the caption, for real and fake alike
+        assert torch.equal(told, u) and torch.equal(text.tokens, batch.text.tokens)
+
+
+def test_the_clamp_stops_gradients_of_what_is_decided():
+    logits = torch.tensor([-3.0, 0.2, 0.6], requires_grad=True)
+    F.softplus(-ufogen._at_most(logits, 0.5)).sum().backward()
+    assert logits.grad[2] == 0 and (logits.grad[:2] < 0).all()
+
+
+class Free(nn.Module):
+    """A generator whose prediction is its parameter."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.prediction = nn.Parameter(torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(7)))
+
+    def forward(self, latents, time, text):
+        return self.prediction
+
+
+def test_the_adversarial_gradient_by_the_chain_rule():
+    """dL_adv/dx0' = -a_u sigmoid(-l) / numel(l) dl/dx'_u, and x0' = a x_t - s v."""
+    objective = made(decided=True, reconstruction_weight=0, logit_clamp=None)
+    objective.generator, batch = Free(6), batch_of()
+    objective.generator_loss(batch).backward()
+    time, noise, more = drawn(objective, batch_of())
+    u = (time - 250).clamp(min=0)
+    a, s = (column(f(objective.schedule.alphas_cumprod[time]).sqrt()) for f in (lambda x: x, lambda x: 1 - x))
+    x0 = a * noised(objective, batch.latents, noise, time) - s * objective.generator.prediction.detach()
+    seen = noised(objective, x0, more(), u).requires_grad_()
+    logits = objective.critic(seen, u, batch.text)
+    (pulled,) = torch.autograd.grad(logits, seen, -torch.sigmoid(-logits) / logits.numel())
+    expected = -s * column(objective.schedule.alphas_cumprod[u].sqrt()) * pulled
+    torch.testing.assert_close(objective.generator.prediction.grad, expected)
+    assert all(parameter.grad is None for parameter in objective.critic.parameters())
+
+
+@pytest.mark.parametrize("prediction", ["v", "epsilon"])
+def test_the_snr_weight_is_the_error_of_the_noise(prediction):
+    objective, batch = made(prediction=prediction), batch_of(50)
+    objective.generator_loss(batch)
+    time, noise, _ = drawn(objective, batch_of(50))
+    x_t = noised(objective, batch.latents, noise, time)
+    output = objective.generator(x_t, time, batch.text)
+    alpha = column(objective.schedule.alphas_cumprod[time])
+    eps = output if prediction == "epsilon" else (1 - alpha).sqrt() * x_t + alpha.sqrt() * output
+    torch.testing.assert_close(
+        objective.logged["reconstruction_loss"], (eps - noise).square().mean(), rtol=1e-5, atol=0
+    )
+
+
+def test_the_targets_of_the_reconstruction():
+    """At first the teacher, its moving average and the generator agree: nothing to reconstruct but the data."""
+    losses = {}
+    for kind in ("diffusion", "distill", "ema_distill"):
+        objective = made(reconstruction=kind)
+        objective.generator_loss(batch_of())
+        losses[kind] = objective.logged["reconstruction_loss"].item()
+    assert losses["diffusion"] > 0.1 and losses["distill"] == losses["ema_distill"] == 0
+    assert made().teacher is None and made(reconstruction="distill").teacher is not None  # kept only where it is asked
+
+
+def test_the_target_of_ema_distill_is_the_moving_average():
+    objective = made(reconstruction="ema_distill", ema_decay=0.8)
+    average = copy.deepcopy(objective.generator)
+    for step in range(4):
+        with torch.no_grad():
+            for mine, theirs in zip(objective.generator.parameters(), average.parameters(), strict=True):
+                mine += 0.1 * (step + 1)
+                theirs.copy_(0.8 * theirs + 0.2 * mine)
+        objective.after_step()
+    batch = batch_of()
+    objective.generator_loss(batch)
+    time, noise, _ = drawn(objective, batch_of())
+    x_t = noised(objective, batch.latents, noise, time)
+    difference = objective.generator(x_t, time, batch.text) - average(x_t, time, batch.text)
+    error = (column(objective.schedule.alphas_cumprod[time]) * difference.square()).mean()  # SNR s^2 = a^2
+    torch.testing.assert_close(objective.logged["reconstruction_loss"], error)
+
+
+class Exact(nn.Module):
+    """E[v | x_t] of data from N(0, 0.5^2)."""
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.alphas = schedule.alphas_cumprod
+
+    def forward(self, latents, time, text):
+        alpha = column(self.alphas[time])
+        clean = alpha.sqrt() * 0.25 / (alpha * 0.25 + 1 - alpha) * latents
+        return (alpha.sqrt() * latents - clean) / (1 - alpha).sqrt()
+
+
+class Scale(nn.Module):
+    """A generator with one parameter, away from every optimum."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.4))
+
+    def forward(self, latents, time, text):
+        return self.factor * latents
+
+
+def test_with_an_exact_teacher_distilling_has_the_gradient_of_the_diffusion_loss():
+    """Tower property: E[x0 | x_t] is the teacher. Only the variance differs."""
+    gradients = {}
+    for kind in ("diffusion", "distill"):
+        objective = made(reconstruction=kind)
+        objective.generator, objective.critic = Scale(), Sees()
+        if kind == "distill":
+            objective.teacher = Exact(objective.schedule)
+        gradients[kind] = []
+        for seed in range(40):
+            generator = torch.Generator().manual_seed(seed)
+            latents = 0.5 * torch.randn(1000, *SHAPE, generator=generator)
+            batch = LatentBatch(latents, Text(torch.zeros(1), torch.zeros(1)), generator)
+            time, noisy = objective._noised(batch)
+            made_clean = objective._clean(objective.generator, noisy, time, batch)
+            loss = objective._reconstruction(made_clean, noisy, time, batch)
+            (gradient,) = torch.autograd.grad(loss, objective.generator.factor)
+            gradients[kind].append(gradient)
+    paired = torch.stack(gradients["diffusion"]) - torch.stack(gradients["distill"])
+    assert abs(paired.mean()) < 4 * paired.std() / math.sqrt(len(paired))
+    assert abs(torch.stack(gradients["distill"]).mean()) > 30 * paired.std() / math.sqrt(len(paired))  # it would show
+
+
+# --- times -----------------------------------------------------------------------------------------------------------
+
+
+def test_times_leave_out_the_clean_end_and_reach_the_last():
+    times = torch.cat([made()._noised(batch_of(4000, seed))[0] for seed in range(10)])
+    assert times.min() == 1 and times.max() == 999
+    assert (times.float().mean() - 500).abs() < 5 * 999 / math.sqrt(12 * 40_000)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_asked_share_is_at_the_last_time(share):
+    time, _ = made(last_time_share=share)._noised(batch_of(4000))
+    assert ((time == 999).float().mean() - share).abs() < 0.03
+
+
+# --- the gradient penalty --------------------------------------------------------------------------------------------
+
+
+def penalty_of(objective, batch, update=0):
+    objective.critic_loss(at(batch, update))
+    return objective.logged.get("gradient_penalty")
+
+
+def test_the_gradient_penalty_by_finite_differences():
+    """Slope of the summed logits along every input, squared and summed for each picture."""
+    objective = made(decided=True, gradient_penalty=3.0, gradient_penalty_every=4)
+    batch, time, step = batch_of(2), torch.tensor([300, 999]), 1e-2
+    seen = noised(
+        objective, batch.latents, torch.randn(batch.latents.shape, generator=batch_of(2).generator), time - 250
+    )
+    _, penalty = objective._penalty(time, batch)
+
+    @torch.no_grad()
+    def total(moved):
+        return objective.critic(moved, time - 250, batch.text).flatten(1).sum(1)
+
+    slopes = []
+    for index in range(seen[0].numel()):
+        move = torch.zeros_like(seen)
+        move.flatten(1)[:, index] = step
+        slopes.append((total(seen + move) - total(seen - move)) / (2 * step))
+    expected = 3.0 / 2 * 4 * torch.stack(slopes).square().sum(0).mean()
+    torch.testing.assert_close(penalty, expected, rtol=1e-2, atol=0)
+
+
+def test_the_penaltys_gradient_reaches_the_weights():
+    """Of one weight, against a finite difference."""
+    objective = made(decided=True, gradient_penalty=1.0, gradient_penalty_every=1)
+    time = torch.tensor([300, 999])
+    _, penalty = objective._penalty(time, batch_of(2))
+    weight = objective.critic.convolution.weight
+    (gradient,) = torch.autograd.grad(penalty, weight)
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[0, 0, 1, 1] += sign * 1e-2
+        values.append(objective._penalty(time, batch_of(2))[1].item())
+        with torch.no_grad():
+            weight[0, 0, 1, 1] -= sign * 1e-2
+    assert gradient[0, 0, 1, 1].item() == pytest.approx((values[0] - values[1]) / 2e-2, rel=1e-2)
+
+
+def test_the_penalty_comes_every_few_turns_of_the_discriminator():
+    objective = made(decided=True, gradient_penalty=1.0, gradient_penalty_every=3, critic_every=2)
+    turns = range(0, 20, 2)
+    found = []
+    for update in turns:
+        objective.logged.clear()
+        found.append(penalty_of(objective, batch_of(), update) is not None)
+    assert found == [update % 6 == 0 for update in turns]
+    assert penalty_of(made(decided=True), batch_of()) is None
+
+
+# --- on a UNet -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unet():
+    proxy = Proxy(width_divisor=32, latent_channels=3, text_width=5, pooled_width=5)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = presets()["mobilediffusion"].scaled(proxy).build()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.02 * torch.randn_like(parameter)
+    return network
+
+
+def test_every_backbone_can_be_a_discriminator_and_be_penalised(unet):
+    """Attention must differentiate twice."""
+    assert menu.names("backbones") == ["unet"]  # another one is another case here
+    settings = ufogen.Settings(gradient_penalty=1.0, gradient_penalty_every=1)
+    objective = ufogen.Objective(copy.deepcopy(unet), unet.requires_grad_(False), settings)
+    generator = torch.Generator().manual_seed(0)
+    text = Text(torch.randn(2, 4, 5, generator=generator), torch.randn(2, 5, generator=generator))
+    batch = LatentBatch(torch.randn(2, 3, 8, 8, generator=generator), text, generator)
+    assert objective.critic_loss(batch).item() == pytest.approx(2 * LN2, abs=1e-5)
+    nn.init.normal_(objective.critic.output.weight, std=0.1, generator=generator)
+    objective.critic_loss(batch).backward()
+    assert objective.logged["gradient_penalty"] > 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.critic.parameters())
+    attention = [p.grad for name, p in objective.critic.named_parameters() if ".to_q." in name]
+    assert attention and all(gradient.abs().sum() > 0 for gradient in attention)
+
+
+# --- what can go wrong -----------------------------------------------------------------------------------------------
+
+
+def test_no_teacher_is_one_line():
+    with pytest.raises(InputError, match="ufogen needs a teacher"):
+        ufogen.Objective(denoiser(0), None, ufogen.Settings())
+
+
+def test_a_backbone_without_a_named_last_layer_is_one_line():
+    with pytest.raises(InputError, match="the backbone Conv2d does not name its last layer"):
+        ufogen.Objective(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), ufogen.Settings())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reconstruction": "ema"},
+        {"delta": 0},
+        {"delta": 1001},
+        {"logit_clamp": 0},
+        {"critic_every": 0},
+        {"gradient_penalty": -1},
+        {"last_time_share": 1.5},
+        {"ema_decay": 1},
+        {"gamma": "flat"},
+        {"lambda": 1},
+    ],
+)
+def test_impossible_settings_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        ufogen.Settings(**options)
+
+
+# --- the 2-D bench ---------------------------------------------------------------------------------------------------
+
+ANGLES = torch.arange(8) * math.pi / 4
+MEANS, DEVIATION = torch.stack([ANGLES.cos(), ANGLES.sin()], 1), 0.08
+NOBODY = Text(torch.zeros(1, 1, 1), torch.zeros(1, 1))
+
+
+class Plane(nn.Module):
+    """Three residual layers of width 64 over points (B, 2, 1, 1) and sines of the time."""
+
+    def __init__(self):
+        super().__init__()
+        self.frequencies = torch.exp(torch.linspace(0, math.log(1000), 32)) / 1000
+        self.first = nn.Linear(2, 64)
+        self.time = nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
+        self.hidden = nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
+        self.output = nn.Linear(64, 2)
+
+    def forward(self, latents, time, text):
+        angles = time.float()[:, None] * self.frequencies
+        embedded = F.silu(torch.cat([angles.sin(), angles.cos()], 1))
+        h = self.first(latents.flatten(1))
+        for given, hidden in zip(self.time, self.hidden, strict=True):
+            h = h + hidden(F.silu(h + given(embedded)))
+        return self.output(h).view(latents.shape)
+
+
+def points(seed, update=0, count=256):
+    generator = torch.Generator().manual_seed(seed)
+    mode = torch.randint(8, (count,), generator=generator)
+    latents = MEANS[mode] + DEVIATION * torch.randn(count, 2, generator=generator)
+    return LatentBatch(latents.view(count, 2, 1, 1), NOBODY, generator, update)
+
+
+def exact_noise(schedule, noisy, time):
+    """E[e | x_t] of the mixture, in closed form."""
+    alpha = schedule.alphas_cumprod[time][:, None]
+    x, variance = noisy.flatten(1), alpha * DEVIATION**2 + 1 - alpha
+    away = x[:, None] - alpha.sqrt()[:, :, None] * MEANS  # (B, 8, 2)
+    weight = (-away.square().sum(2) / (2 * variance)).softmax(1)
+    clean = (weight[:, :, None] * (MEANS + (alpha.sqrt() * DEVIATION**2 / variance)[:, :, None] * away)).sum(1)
+    return ((x - alpha.sqrt() * clean) / (1 - alpha).sqrt()).view(noisy.shape)
+
+
+@pytest.fixture(scope="module")
+def plane_teacher():
+    """A denoiser of the mixture, regressed on the exact answer; its average over the last third."""
+    schedule = denoising.noise_schedule(denoising.Settings(prediction="epsilon"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Plane()
+    adam = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)
+    updates = 2000
+    for update in range(updates):
+        adam.param_groups[0]["lr"] = 2e-3 * min(1, 2 * (1 - update / updates))
+        batch = points(update)
+        time, noise = batch.draw(1000)
+        noisy = schedule.add_noise(batch.latents, noise, time)
+        loss = F.mse_loss(network(noisy, time, NOBODY), exact_noise(schedule, noisy, time))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return network.requires_grad_(False)
+
+
+def distilled(teacher, updates, **options):
+    """The generator's moving average after so many updates of UFOGen."""
+    settings = ufogen.Settings(prediction="epsilon", critic_every=1, logit_clamp=None, **options)
+    objective = ufogen.Objective(copy.deepcopy(teacher).requires_grad_(True), teacher, settings)
+    generator, critic = (
+        torch.optim.Adam(network.parameters(), lr=5e-4, betas=betas, fused=True)
+        for network, betas in ((objective.generator, (0.9, 0.999)), (objective.critic, settings.critic_betas))
+    )
+    average = ufogen.Average(objective.generator, 0.99)
+    for update in range(updates):
+        batch = points(10**6 + update, update)
+        for adam, loss_of in ((critic, objective.critic_loss), (generator, objective.generator_loss)):
+            loss = loss_of(batch)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        objective.after_step()
+        average.follow(objective.generator)
+    state = {name.replace("/", "."): value for name, value in average.named_buffers()}
+    objective.generator.load_state_dict(state)
+    return objective.generator
+
+
+def quality(network, steps, solver="renoise"):
+    """Share of 4,000 draws within 4 deviations of a mode, and the modes that get over a quarter of their share of those."""
+    schedule = denoising.noise_schedule(denoising.Settings(prediction="epsilon"))
+    noise = torch.randn(4000, 2, 1, 1, generator=torch.Generator().manual_seed(99))
+    made_points = sample(network, Plan(solver=solver, steps=steps, guidance=1), schedule.config, noise, NOBODY, NOBODY)
+    distance, mode = torch.cdist(made_points.flatten(1), MEANS).min(1)
+    good = distance < 4 * DEVIATION
+    counts = torch.bincount(mode[good], minlength=8)
+    return good.float().mean().item(), int((counts > good.sum() / 32).sum())
+
+
+def test_in_2d_the_teacher_needs_many_steps(plane_teacher):
+    assert quality(plane_teacher, 2, "ddim")[0] < 0.05 and quality(plane_teacher, 2)[0] < 0.05
+    many, modes = quality(plane_teacher, 16, "ddim")
+    assert many > 0.7 and modes == 8
+
+
+def test_in_2d_two_steps_recover_the_modes(plane_teacher):
+    """Measured: 0.67 after 500 updates; 0.007 before."""
+    good, modes = quality(distilled(plane_teacher, 500, delta=500), 2)
+    assert good > 0.5 and modes == 8
+
+
+def test_in_2d_the_reconstruction_alone_does_not(plane_teacher, monkeypatch):
+    monkeypatch.setattr(ufogen.F, "softplus", lambda logits: 0 * logits)  # no game
+    assert quality(distilled(plane_teacher, 200, delta=500), 2)[0] < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reconstruction", ["diffusion", "distill", "ema_distill"])
+def test_in_2d_two_steps_are_as_good_as_many(plane_teacher, reconstruction):
+    """Measured: 0.89 (diffusion)."""
+    good, modes = quality(distilled(plane_teacher, 6000, delta=500, reconstruction=reconstruction), 2)
+    assert good >= 0.85 and modes == 8
+
+
+@pytest.mark.slow
+def test_in_2d_one_step_is_enough_for_the_game_on_clean_points(plane_teacher):
+    """Delta = T. The penalty keeps modes that are lost without it."""
+    options = {"delta": 1000, "gradient_penalty": 0.1, "gradient_penalty_every": 1}
+    good, modes = quality(distilled(plane_teacher, 3000, **options), 1)
+    assert good >= 0.6 and modes >= 6
+
+
+@pytest.mark.slow
+def test_in_2d_a_smaller_delta_takes_four_steps(plane_teacher):
+    """Measured: 0.88."""
+    good, modes = quality(distilled(plane_teacher, 6000, delta=250), 4)
+    assert good >= 0.85 and modes == 8
