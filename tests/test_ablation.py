@@ -495,6 +495,8 @@ def finished(tmp_path_factory):
     (root / "study.yaml").write_text(STUDY)
     options = ["base={training: {images_seen: 32, batch: 16}}", 'ablation.factors={kv: {field: architecture.attention, '
                'levels: [softmax, relu]}}', "training.init=base"]  # fmt: skip
+    options += ["architecture={levels: [{channels: 320, down: [0], up: [0]}, {channels: 320, down: [1], up: [1], "
+                "self_attention: true, cross_attention: true}]}", "dataset.limit=32"]  # fmt: skip
     launch.run(root / "study.yaml", options, root / "runs", False, False)
     (folder,) = (root / "runs" / "small").iterdir()
     yield root, folder, options
@@ -566,7 +568,7 @@ def test_an_objective_that_asks_for_a_teacher_gets_its_own_copy_of_the_base(fini
     root, folder, options = finished
     study = study_file.load(root / "study.yaml", options)
     bench = trial.Bench(study, RunDirectory(folder).cache)
-    network = bench.network(bench.scaled(presets()["mobilediffusion"].to_dict()), seed=1)
+    network = bench.network(bench.scaled(stages.architecture(study).to_dict()), seed=1)
     taught = []
     monkeypatch.setattr(denoising.Objective, "requires", frozenset({"teacher"}))
     monkeypatch.setattr(
