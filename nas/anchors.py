@@ -57,8 +57,13 @@ class Plan:
         return self.anchors * self.seeds * (self.long * brief + (brief if warm else 0))
 
 
-def run(path: Path, overrides: Sequence[str], plan: Plan, out: Path, store: Path, workers: int) -> list[Agreement]:
-    """Complete the anchor table of a study in `out`, write the trust table and picture beside it, and store the result."""
+def run(
+    path: Path, overrides: Sequence[str], plan: Plan, out: Path, store: Path, workers: int, train: bool = True
+) -> list[Agreement]:
+    """Complete the anchor table of a study in `out`, write the trust table and picture beside it, and store the result.
+
+    Without `train` the table is taken as far as it got. Raises InputError when that is not far enough for an interval.
+    """
     study = settings.load(path, overrides)
     if study.space is None or study.search is None:
         raise InputError(f"{path}: search: nas trust is about the trials of a search; this study has none")
@@ -66,13 +71,17 @@ def run(path: Path, overrides: Sequence[str], plan: Plan, out: Path, store: Path
     check(study, space)
     brief = study.training.images_seen
     images = plan.images(brief, warm=study.training.init != "scratch")
-    print(
-        f"{plan.anchors} architectures x {plan.seeds} seeds, {brief:,} images briefly and {plan.long * brief:,} long: "
-        f"{images:,} training images in all; rows go to {out / 'anchors.csv'}"
-    )
+    if train:
+        print(
+            f"{plan.anchors} architectures x {plan.seeds} seeds, {brief:,} images briefly and {plan.long * brief:,} long: "
+            f"{images:,} training images in all; rows go to {out / 'anchors.csv'}"
+        )
     targets = _prepared(study)
-    rows = measure(study, space, plan, out / "anchors.csv", CACHE, workers, print)
+    table = out / "anchors.csv"
+    rows = measure(study, space, plan, table, CACHE, workers, print) if train else read(table)
     found = trust.table(rows, targets)
+    if not any(each.signal.startswith(("warm: ", "scratch: ")) for each in found):
+        raise InputError(f"{table}: too few architectures were trained long for an interval, expected {LEAST_ANCHORS}")
     pd.DataFrame([asdict(each) for each in found]).to_csv(out / "trust.csv", index=False)
     figures.save_agreement(trust.pairs(rows, targets), out / "trust.png")
     long = rows[rows["kind"] == "long"]
@@ -216,6 +225,13 @@ def zero_cost_scores(bench: trial.Bench, job: trial.Job) -> dict[str, Any]:
     zero_cost.wake(built, torch.Generator().manual_seed(job.seed))
     batches = list(training.Batches(bench.train_data, bench.study.training, SEED, 0, ZERO_COST_BATCHES))
     return {"images_seen": 0, **zero_cost.scores(built, bench.objective(built, job.seed).generator_loss, batches)}
+
+
+def read(table: Path) -> pd.DataFrame:
+    """The rows measured so far. Raises InputError when there are none."""
+    if not table.is_file():
+        raise InputError(f"{table}: no such file; nas trust makes it when it trains")
+    return pd.read_csv(table)
 
 
 def _done(out: Path) -> set[tuple[str, str, int]]:

@@ -247,6 +247,7 @@ def trust(
         "runs/.cache"
     ),
     workers: Annotated[int, typer.Option(help="Trainings side by side; 0 is one a core.")] = 0,
+    train: Annotated[bool, typer.Option(help="--no-train: only the tables of what was measured so far.")] = True,
     set_: Overrides = [],  # noqa: B006 (typer reads the default)
 ) -> None:
     """Measure how well brief trials, supernet slices and scores on paper order architectures as long trainings do.
@@ -267,7 +268,7 @@ def trust(
 
     plan = measuring.Plan(anchors, seeds, long)
     folder = study if study.is_dir() else study.parent
-    found = measuring.run(study, set_, plan, out or Path("runs/trust") / folder.name, store, workers)
+    found = measuring.run(study, set_, plan, out or Path("runs/trust") / folder.name, store, workers, train)
     _print_grid(*trusting.summary(found))
 
 

@@ -333,8 +333,8 @@ def save_agreement(pairs: Mapping[str, pd.DataFrame], path: Path) -> None:
 
     styles = {"warm": (FRONT, "o"), "slice": (KNEE, "*"), "scratch": (GREY, "x")}
     figure = Figure(figsize=(3.6 * len(pairs) + 0.4, 3.9), dpi=150, layout="constrained")
-    for place, (column, frame) in enumerate(pairs.items()):
-        axes = figure.add_subplot(1, len(pairs), place + 1)
+    for place, (column, whole) in enumerate(pairs.items()):
+        axes, frame = figure.add_subplot(1, len(pairs), place + 1), whole.dropna(subset=["long"])
         for kind, (colour, marker) in styles.items():
             if kind in frame:
                 axes.scatter(frame[kind].rank(), frame["long"].rank(), color=colour, marker=marker, s=30, label=kind)
