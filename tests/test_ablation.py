@@ -585,7 +585,9 @@ def test_an_objective_that_asks_for_a_teacher_gets_its_own_copy_of_the_base(fini
 
 def test_an_objective_that_asks_for_a_teacher_needs_a_base(tmp_path, monkeypatch):
     monkeypatch.setattr(denoising.Objective, "requires", frozenset({"teacher"}))
-    with pytest.raises(InputError, match=r"^cell '.*': objective: denoising learns from a teacher; .* no base section"):
+    with pytest.raises(
+        InputError, match=r"^cell '.*': objective: denoising starts from a trained network.* no base section"
+    ):
         check.check(loaded(tmp_path), None)
 
 
