@@ -150,8 +150,8 @@ def differences(seen: Responses) -> pd.DataFrame:
     weights[range(len(others)), others] = 1.0
     weights[:, seen.reference] = -1.0
     names = seen.levels["cell"].to_numpy()
-    told = pd.DataFrame({"cell": names[others], "against": [names[seen.reference]] * len(others)})
-    return _titled(told.join(_tested(seen, weights)), "differences", seen)
+    told = {"cell": names[others], "against": [names[seen.reference]] * len(others)}
+    return _titled(pd.DataFrame(told | _tested(seen, weights)), "differences", seen)
 
 
 def ratios(seen: Responses) -> pd.DataFrame:
@@ -259,7 +259,7 @@ def _contrast(seen: Responses, changes: Mapping[str, tuple[str, str]]) -> Array 
     return sums / sets if sets else None
 
 
-def _tested(seen: Responses, weights: Array) -> pd.DataFrame:
+def _tested(seen: Responses, weights: Array) -> dict[str, Any]:
     """Contrasts (k, cells) tested against 0: n, estimate, low, high, p, p_holm, verdict, repeats_needed.
 
     n counts the repeats in which all cells of the contrast are there. `repeats_needed` is for rows that are not settled:
@@ -278,18 +278,16 @@ def _tested(seen: Responses, weights: Array) -> pd.DataFrame:
         math.nan if done or not math.isfinite(s) else max(n + 1.0, repeats_needed(e, s, level, cells=cells_used))
         for done, n, e, s, level in zip(settled, counts, estimate, spread, step, strict=True)
     ]
-    return pd.DataFrame(
-        {
-            "n": counts,
-            "estimate": estimate,
-            "low": estimate - half,
-            "high": estimate + half,
-            "p": p,
-            "p_holm": adjusted,
-            "verdict": [_verdict(*row, seen.goal) for row in zip(estimate, adjusted, settled, strict=True)],
-            "repeats_needed": np.array(needed, dtype=float),
-        }
-    )
+    return {
+        "n": counts,
+        "estimate": estimate,
+        "low": estimate - half,
+        "high": estimate + half,
+        "p": p,
+        "p_holm": adjusted,
+        "verdict": [_verdict(*row, seen.goal) for row in zip(estimate, adjusted, settled, strict=True)],
+        "repeats_needed": np.array(needed, dtype=float),
+    }
 
 
 def _errors(seen: Responses, weights: Array) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.int64], Array]:
@@ -396,7 +394,7 @@ def _verdict(estimate: float, p: float, settled: bool, goal: str | None) -> str:
 
 def _joined(told: list[dict[str, str]], names: list[str], seen: Responses, weights: list[Array]) -> pd.DataFrame:
     tested = _tested(seen, np.reshape(np.array(weights, dtype=float), (len(weights), len(seen.levels))))
-    return pd.DataFrame(told, columns=names).join(tested)
+    return pd.DataFrame({name: [row[name] for row in told] for name in names} | tested)
 
 
 def _titled(table: pd.DataFrame, kind: str, seen: Responses) -> pd.DataFrame:
