@@ -140,7 +140,8 @@ def proxy_page(settings: Mapping[str, Any], cache: Path) -> dict[str, Any]:
         cells = [_tau(each), f"{each.regret:.2f} [{each.regret_low:.2f}, {each.regret_high:.2f}]", _tau(again)]
         page["rows"].append({"label": figures.label(each.target), "doubtful": each.doubtful, "cells": cells})
     heads, others = trust.summary(found.agreements)
-    plan = f"{found.anchors} architectures, {found.seeds} long training{'' if found.seeds == 1 else 's'} each, of {found.long_images:,} images from scratch"
+    trainings = "one long training" if found.seeds == 1 else f"{found.seeds} long trainings"
+    plan = f"{found.anchors} architectures, {trainings} each of {found.long_images:,} images from scratch"
     return page | {"plan": plan, "heads": heads, "others": others}
 
 
