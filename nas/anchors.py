@@ -138,6 +138,7 @@ def measure(
 ) -> pd.DataFrame:
     """The anchor table at `out`, completed."""
     chosen = choose(study, space, plan.anchors)
+    _check_lengths(study, plan, out)
     for kind in KINDS:
         if kind in ("slice", "warm") and study.training.init == "scratch":
             continue
@@ -147,6 +148,18 @@ def measure(
         if todo:
             _measure_kind(kind, study, plan, todo, out, cache, workers or default_count(), say)
     return pd.read_csv(out)
+
+
+def _check_lengths(study: Study, plan: Plan, out: Path) -> None:
+    """Raises InputError when the table holds trainings of other lengths: they would be taken for these."""
+    rows = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=["kind", "images_seen"])
+    training = study.training
+    for kind, images in {"warm": training.images_seen, "long": plan.long * training.images_seen}.items():
+        wanted = training.updates(images) * training.batch
+        other = rows[(rows["kind"] == kind) & (rows["images_seen"] != wanted)]
+        if len(other):
+            found = int(other["images_seen"].iloc[0])
+            raise InputError(f"{out}: holds {kind} trainings of {found:,} images, not {wanted:,}; give another --out")
 
 
 def _measure_kind(

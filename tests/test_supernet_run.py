@@ -102,6 +102,8 @@ def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_
     both = [frame.sort_values(["kind", "key"]).reset_index(drop=True)["clip_score"] for frame in (rows, again)]
     pd.testing.assert_series_equal(*both)  # a slice measured again is the same to the last digit
     assert "slice: 1/1 done" in capsys.readouterr().out
+    with pytest.raises(InputError, match="holds long trainings of 128 images, not 192; give another --out"):
+        anchors.run(STUDY, options, anchors.Plan(anchors=8, seeds=1, long=3), out, folder / "store", workers=2)
     stored = trust.find(settings.load(STUDY, options).resolved(), folder / "store")
     assert stored is not None and list(stored.agreements) == found and stored.long_images == 128
     assert (out / "trust.png").stat().st_size > 0 and (out / "trust.csv").stat().st_size > 0
