@@ -42,6 +42,11 @@ class Certainty:
     """95 % interval of the front's share of the box between the best and the worst values; None while unknown."""
 
 
+def confidence(settings: Mapping[str, Any]) -> float:
+    """The probability from which a study's resolved settings call a place sure."""
+    return float((settings.get("racing") or {}).get("confidence", racing.Settings().confidence))
+
+
 def of_front(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95) -> Certainty:
     """Who is on the front for sure and who perhaps, best first; members of the front of means are always listed."""
     measured = results.measurements(table, goals)

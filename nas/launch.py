@@ -112,7 +112,7 @@ def _print_certainty(
     directory: RunDirectory, resolved: dict[str, Any], frame: Any, objectives: results.Objectives
 ) -> None:
     """A line on who is on the front for sure, if anything was repeated, and a warning where the signal is weak."""
-    found = certainty.of_front(frame, objectives)
+    found = certainty.of_front(frame, objectives, certainty.confidence(resolved))
     if found.degrees:
         by_place = {
             place: ", ".join(str(one.trial) for one in found.contenders if one.place == place) or "none"

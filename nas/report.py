@@ -375,7 +375,9 @@ def _contents(run: Run) -> dict[str, Any]:
         "colours": {"front": figures.FRONT, "knee": figures.KNEE, "rest": figures.GREY, "stopped": figures.PALE},
         "front": {"heads": [], "rows": [], "shared": []} if run.is_ablation else _front_table(best, run),
         "pictures": _pictures(best, run),
-        "certainty": None if run.is_ablation else _certainty(run),
+        "certainty": None
+        if run.is_ablation
+        else certainty.front_page(run.table, run.goals, certainty.confidence(run.settings)),
         "trust": None
         if run.is_ablation
         else certainty.proxy_page(run.settings, run.path.resolve().parent.parent / ".cache"),
@@ -497,11 +499,6 @@ def _pictures(best: pd.DataFrame, run: Run) -> dict[str, Any]:
         tiles = max(tiles, grid.columns * grid.rows if grid else 0)
     captions = list(enumerate(run.captions[:tiles]))
     return {"members": drawn, "captions": captions, "left_out": max(0, len(best) - MOST_MEMBERS_DRAWN)}
-
-
-def _certainty(run: Run) -> dict[str, Any]:
-    confidence = float((run.settings.get("racing") or {}).get("confidence", 0.95))
-    return certainty.front_page(run.table, run.goals, confidence)
 
 
 def _reasons(table: pd.DataFrame, state: str) -> list[tuple[int, str, str]]:
