@@ -98,6 +98,17 @@ def _check_start(who: str, study: Study) -> None:
             f"{who}objective: {entry.name} starts from a trained network, but training.init is scratch and the study has no "
             "base section; expected base, supernet or a path to supernet weights"
         )
+    if study.base is not None and "teacher" in menu.pick("objectives", entry.name).Objective.requires:
+        _check_prediction(who, entry, study.base.objective)
+
+
+def _check_prediction(who: str, entry: Entry, base: Entry) -> None:
+    """Whether a network that goes on from the base means the same by its output."""
+    own, taught = entry.settings("objectives"), base.settings("objectives")
+    for name in ("prediction", "zero_terminal_snr"):
+        has, wants = getattr(own, name), getattr(taught, name)
+        if has != wants:
+            raise InputError(f"{who}objective.{name}: {has!r}, but its teacher is trained with {wants!r} (base.objective)")
 
 
 def _check_weights(who: str, study: Study, config: Config) -> None:

@@ -591,6 +591,18 @@ def test_an_objective_that_asks_for_a_teacher_needs_a_base(tmp_path, monkeypatch
         check.check(loaded(tmp_path), None)
 
 
+def test_an_objective_that_is_taught_predicts_what_its_teacher_does(tmp_path):
+    def study(prediction):
+        taught = f"{{training: {{images_seen: 16}}, objective: {{name: denoising, prediction: {prediction}}}}}"
+        return loaded(tmp_path, "training.init=base", f"base={taught}", "objective=ufogen",
+                      "ablation.factors={pace: {field: training.batch, levels: [8, 16]}}",
+                      "ablation.minimise=[denoising_loss]")  # fmt: skip
+
+    check.check(study("v"), None)
+    with pytest.raises(InputError, match=r"^cell 'pace=8': objective.prediction: 'v', .* with 'epsilon'"):
+        check.check(study("epsilon"), None)
+
+
 def test_the_base_is_cached_by_everything_that_went_into_it(tmp_path):
     def path(*overrides):
         study = loaded(tmp_path, "base={training: {images_seen: 32, batch: 16}}", *overrides)
