@@ -82,10 +82,9 @@ class Tracker:
             run.define_metric(STEP)
             run.define_metric("*", step_metric=STEP)
             for rung in record["rungs"]:
-                run.log({STEP: rung[STEP], "rung": rung["rung"], **_numbers(rung)})
-            samples = directory / "samples.png"
-            if samples.is_file() and record["rungs"]:
-                run.log({STEP: record["rungs"][-1][STEP], "samples": wandb.Image(str(samples))})
+                samples = directory / f"samples_{rung['rung']}.png"
+                pictures = {"samples": wandb.Image(str(samples))} if samples.is_file() else {}
+                run.log({STEP: rung[STEP], "rung": rung["rung"], **_numbers(rung), **pictures})
             run.summary.update({name: record.get(name) for name in ("trial", "state", "reason")})
             run.finish(exit_code=int(record["state"] == "failed"))
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -376,6 +377,7 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
     network.eval()
     plain = lora.merged(network) if bench.study.training.lora is not None else network
     scores = bench.score(plain, objective.schedule_config, timings, job.folder / "samples.png")
+    shutil.copyfile(job.folder / "samples.png", job.folder / f"samples_{job.rung}.png")
     bad = [name for name, value in scores.metrics.items() if not math.isfinite(value)]
     if bad:
         raise training.Diverged(f"{', '.join(bad)} is not a finite number after {job.images_seen:,} images")

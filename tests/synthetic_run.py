@@ -45,6 +45,8 @@ def write(run_dir, trials=24, states=None, pictures=True, seed=0):
         record = _record(number, state, rng, seed)
         (folder / "record.json").write_text(json.dumps(record))
         if pictures and record["rungs"]:
+            for rung in record["rungs"]:
+                _samples(number).save(folder / f"samples_{rung['rung']}.png")
             _samples(number).save(folder / "samples.png")
     return run_dir
 

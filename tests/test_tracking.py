@@ -92,7 +92,8 @@ def test_offline_runs_hold_the_records(run_dir):
     assert rungs[-1]["clip_score"] == record["rungs"][-1]["metrics"]["clip_score"]
     assert rungs[0]["train_s"] == 4.0
     samples = [row for row in run["history"] if "samples/_type" in row]
-    assert [(row["samples/_type"], row["samples/height"]) for row in samples] == [("image-file", 3 * 66 - 2)]
+    assert [(row["samples/_type"], row["samples/height"]) for row in samples] == [("image-file", 3 * 66 - 2)] * 3
+    assert [row["images_seen"] for row in samples] == [5120, 10240, 20480]
     assert run["summary"]["state"] == "complete" and run["exit"] == 0
     assert runs["trial 0009"]["exit"] == 1 and runs["trial 0009"]["summary"]["reason"].startswith("loss is not finite")
 

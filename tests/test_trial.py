@@ -80,4 +80,5 @@ def test_adapters_are_saved_beside_a_plain_network(bench, tmp_path):
     logged |= {"critic_accuracy_fake", "critic_accuracy_real", "adversarial_loss", "reconstruction_loss"}
     assert first["rung"]["training"].keys() == second["rung"]["training"].keys() == logged
     assert (tmp_path / "parts" / "samples.png").exists()
+    assert (tmp_path / "parts" / "samples_0.png").exists()
     assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
