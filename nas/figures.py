@@ -418,7 +418,7 @@ def _draw_rules(axes: Any, rules: pd.DataFrame) -> None:
 def _draw_explored(axes: Any, explored: pd.DataFrame) -> None:
     """Share of the table's hypervolume against full trainings paid: colour by sampler, broken where nothing stops."""
     samplers = list(dict.fromkeys(explored["sampler"]))
-    for (sampler, rule), part in explored.groupby(["sampler", "rule"], sort=False):
+    for (sampler, rule), part in explored[explored["unit"] == "images"].groupby(["sampler", "rule"], sort=False):
         place = samplers.index(sampler)
         axes.plot(
             part["trainings"],
@@ -432,7 +432,7 @@ def _draw_explored(axes: Any, explored: pd.DataFrame) -> None:
         )
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(set(explored["trainings"])), [f"{count:g}" for count in sorted(set(explored["trainings"]))])
-    axes.set_xlabel("compute, in full trainings")
+    axes.set_xlabel("training images paid, in full trainings")
     axes.set_ylabel("hypervolume (% of the table's)")
     axes.set_title("Samplers, with and without stopping", fontsize=10)
     axes.legend(frameon=False, fontsize=7, loc="lower right")

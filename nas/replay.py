@@ -12,6 +12,7 @@ share of the whole table's. Intervals hold 95 % of the shuffles: where one study
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,9 @@ from nas.stopping import Settings
 
 OWN = ("halving", "slope", "median", "none")
 RULES = (*OWN, "multi_metric")
-GP_REPEATS = 10  # a Gaussian process takes a quarter of a second to ask, so it is not repeated as often
+UNITS = ("images", "seconds")
+GP_REPEATS = 5  # a Gaussian process takes a quarter of a second to ask, so it is not repeated as often
+ROUNDING = 1e-9  # of sums of seconds
 
 
 def rule_of(name: str, settings: Settings) -> Rule:
@@ -145,29 +148,48 @@ def _merit(verdict: Verdict, lost: float) -> tuple[bool, float]:
 
 
 def explore(
-    table: Table, about: Study, sampler: str, name: str, settings: Settings, repeats: int, workers: int, limit: float
+    table: Table, about: Study, sampler: str, name: str, settings: Settings, repeats: int, workers: int = 1
 ) -> list[History]:
-    """Histories of a sampler with a rule, until training images worth `limit` full trainings are paid."""
+    """Histories of a sampler with a rule, until the table has no architecture left."""
     assert about.space is not None
-    space, seen = SearchSpace.load(about.space), table.at(settings.rungs[-1:] if name == "none" else settings.rungs)
-    rule = rule_of(name, settings)
+    space, rule = SearchSpace.load(about.space), rule_of(name, settings)
+    seen = table.at(settings.rungs[-1:] if name == "none" else settings.rungs)
     found = []
     for repeat in range(min(repeats, GP_REPEATS) if sampler == "gp" else repeats):
-        optunas = sampler_of(sampler, about, min(len(table), int(limit)), repeat)
-        chooser = Chooser(seen, about, space, optunas, sampler == "optuna_charged", repeat)
-        found.append(Simulation(seen, chooser, rule, workers, limit * table.images[-1]).run())
+        asked = sampler_of(sampler, about, len(table), repeat)
+        chooser = Chooser(seen, about, space, asked, sampler == "optuna_charged", repeat)
+        found.append(Simulation(seen, chooser, rule, workers).run())
     return found
 
 
-def hypervolumes(table: Table, histories: Sequence[History], trainings: float) -> list[float]:
-    """The share of the table's hypervolume that each history has when so many full trainings are paid."""
+def hypervolumes(table: Table, histories: Sequence[History], trainings: float, unit: str) -> list[float]:
+    """The share of the table's hypervolume that each history has when as much is paid as so many full trainings cost.
+
+    `unit` says in what: `images` of training, or `seconds`, of which a full training has those of one scoring as well.
+    """
     volume = volume_of(table)
-    return [volume(history.within(trainings * table.images[-1])) for history in histories]
+    seconds = float((table.train_s.sum(1) + table.other_s[:, -1]).mean())
+    limit = {"images": trainings * table.images[-1], "seconds": trainings * seconds}[unit]
+    return [volume(history.within(**{unit: limit * (1 + ROUNDING)})) for history in histories]
 
 
 def paid(limit: float) -> list[float]:
     """Full trainings at which the hypervolume is read: 1, 2, 4, ... up to the limit."""
     return [*itertools.takewhile(lambda count: count < limit, (2.0**power for power in range(32))), limit]
+
+
+def quarters(explored: pd.DataFrame) -> pd.DataFrame:
+    """The default, TPE with stopping, at a quarter of the compute beside Optuna's own sampler, nothing stopped, at all of it."""
+    at = explored.set_index(["sampler", "rule", "unit", "trainings"])["hypervolume"]
+    rows = []
+    for sampler, unit in itertools.product(("optuna", "optuna_charged"), UNITS):
+        for full in explored["trainings"].unique():
+            default, plain = ("tpe", "halving", unit, full / 4), (sampler, "none", unit, full)
+            if default in at.index and plain in at.index:
+                rows.append(
+                    {"unit": unit, "full": full, "default": at[default], "plain": sampler, "of_plain": at[plain]}
+                )
+    return pd.DataFrame(rows)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -189,6 +211,7 @@ class Plan:
 def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
     """Replay the table at `path`, print the answers, and write them as tables and a picture to `out` (the table's folder)."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     settings = settings_of(plan.overrides)
     for name in plan.rules:
         rule_of(name, settings)
@@ -245,15 +268,22 @@ def _explore(table: Table, about: Study, plan: Plan, settings: Settings, folder:
     rows = []
     for sampler in plan.samplers:
         for name in ("none",) if sampler.startswith("optuna") else ("none", "halving"):
-            histories = explore(table, about, sampler, name, settings, plan.shuffles, plan.workers, len(table))
-            for trainings in paid(len(table)):
-                found = Spread.of(hypervolumes(table, histories, trainings))
+            histories = explore(table, about, sampler, name, settings, plan.shuffles, plan.workers)
+            for unit, trainings in itertools.product(UNITS, paid(len(table))):
+                found = Spread.of(hypervolumes(table, histories, trainings, unit))
                 rows.append(
-                    {"sampler": sampler, "rule": name, "trainings": trainings, "repeats": len(histories)}
-                    | {"hypervolume": found.mean, "low": found.low, "high": found.high}
+                    {"sampler": sampler, "rule": name, "unit": unit, "trainings": trainings}
+                    | {"hypervolume": found.mean, "low": found.low, "high": found.high, "repeats": len(histories)}
                 )
-            print(f"{sampler}, {name}: " + ", ".join(f"{r['hypervolume']:.3f}" for r in rows[-len(paid(len(table))) :]))
-    return _write(pd.DataFrame(rows), folder / "samplers.csv")
+    frame = _write(pd.DataFrame(rows), folder / "samplers.csv")
+    means = frame.pivot(index=["unit", "sampler", "rule"], columns="trainings", values="hypervolume")
+    print(f"\nshare of the table's hypervolume, by compute in full trainings\n{means.round(3).to_string()}\n")
+    beside = quarters(frame)
+    if len(beside):
+        print(
+            f"tpe with halving at a quarter of the compute of Optuna's own\n{beside.round(3).to_string(index=False)}\n"
+        )
+    return frame
 
 
 def _of(settings: Settings) -> dict[str, Any]:

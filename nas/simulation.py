@@ -59,23 +59,24 @@ class History:
     total_seconds: float
     started: int
 
-    def within(self, images: float) -> list[int]:
-        """The architectures that were finished before more than so many images were paid."""
-        return [architecture for architecture, paid in zip(self.finished, self.images, strict=True) if paid <= images]
+    def within(self, images: float = float("inf"), seconds: float = float("inf")) -> list[int]:
+        """The architectures that were finished before more than so much was paid."""
+        paid = zip(self.finished, self.images, self.seconds, strict=True)
+        return [architecture for architecture, seen, took in paid if seen <= images and took <= seconds]
 
 
 class Simulation:
     """A study over a table, in simulated time."""
 
-    def __init__(self, table: Table, asker: Asker, rule: Rule, workers: int = 1, limit: float = float("inf")):
-        self.table, self.asker, self.rule, self.workers, self.limit = table, asker, rule, workers, limit
+    def __init__(self, table: Table, asker: Asker, rule: Rule, workers: int = 1):
+        self.table, self.asker, self.rule, self.workers = table, asker, rule, workers
         self.reached: dict[int, int] = {}  # trial -> rungs it has finished
         self.architectures: list[int] = []  # by trial
         self.images, self.seconds = 0, 0.0
         self.finished: list[tuple[int, int, float]] = []
 
     def run(self) -> History:
-        """The study until nothing is left to ask for or `limit` training images are paid."""
+        """The study until nothing is left to ask for."""
         ready: deque[tuple[int, int]] = deque()  # (trial, rung), trials that go on
         running: list[tuple[float, int, int]] = []  # (when it ends, trial, rung)
         now = 0.0
@@ -91,7 +92,7 @@ class Simulation:
         return History(finished, images, seconds, self.images, self.seconds, len(self.architectures))
 
     def _new(self) -> tuple[int, int] | None:
-        asked = self.asker.ask() if self.images < self.limit else None
+        asked = self.asker.ask()
         if asked is None:
             return None
         self.architectures.append(asked)

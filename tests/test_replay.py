@@ -46,10 +46,10 @@ def table():
     return curves.from_frame(four(), GOALS, "curves.csv")
 
 
-def simulate(table, order, name="halving", workers=1, limit=float("inf"), **options):
+def simulate(table, order, name="halving", workers=1, **options):
     options = {"rungs": table.rungs, "keep": 0.5, "min_peers": 2} | options
     rule = replay.rule_of(name, Settings(**options))
-    return simulation.Simulation(table, simulation.Shuffled(order), rule, workers, limit).run()
+    return simulation.Simulation(table, simulation.Shuffled(order), rule, workers).run()
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -119,9 +119,10 @@ def test_two_workers_by_hand(table):
     assert ended.finished == (2,) and ended.total_images == 125
 
 
-def test_nothing_is_asked_for_beyond_the_limit(table):
-    assert simulate(table, [0, 1, 2, 3], "none", limit=150).finished == (0, 1)
-    assert simulate(table, [0, 1, 2, 3], "none", limit=150).within(100) == [0]
+def test_what_was_finished_within_a_limit(table):
+    ended = simulate(table, [2, 0, 1], "none")  # at 100, 200, 300 images; after 27, 46 and 69 s
+    assert ended.within() == [2, 0, 1] and ended.within(images=250) == [2, 0] and ended.within(images=99) == []
+    assert ended.within(seconds=46) == [2, 0] and ended.within(images=100, seconds=69) == [2]
 
 
 @given(st.permutations(range(4)), st.integers(1, 4))
@@ -252,23 +253,27 @@ def test_choices_survive_the_file(folder):
 def test_every_sampler_takes_every_architecture_once(folder, sampler):
     table, about = curves.load(folder)
     settings_ = Settings(rungs=(0.25, 0.5, 1.0), min_peers=2)
-    (whole,) = replay.explore(table, about, sampler, "none", settings_, 1, 1, len(table))
+    (whole,) = replay.explore(table, about, sampler, "none", settings_, 1)
     assert sorted(whole.finished) == list(range(16))
-    (stopped,) = replay.explore(table, about, sampler, "halving", settings_, 1, 2, len(table))
+    (stopped,) = replay.explore(table, about, sampler, "halving", settings_, 1, 2)
     assert len(stopped.finished) < stopped.started == 16
-    assert replay.hypervolumes(table, [whole], 16) == [pytest.approx(1)]
-    assert replay.hypervolumes(table, [whole], 4) == [simulation.volume_of(table)(whole.finished[:4])]
+    assert replay.hypervolumes(table, [whole], 16, "images") == [pytest.approx(1)]
+    four_of_them = [simulation.volume_of(table)(whole.finished[:4])]
+    assert replay.hypervolumes(table, [whole], 4, "images") == four_of_them
+    last_only = table.at([1.0])  # each took 3 s of training and 2 s of scoring
+    (whole,) = replay.explore(last_only, about, sampler, "none", settings_, 1)
+    assert replay.hypervolumes(last_only, [whole], 4, "seconds") == [simulation.volume_of(table)(whole.finished[:4])]
 
 
 def test_a_gaussian_process_does_too(folder):
     table, about = curves.load(folder)
-    (ended,) = replay.explore(table, about, "gp", "halving", Settings(rungs=(0.5, 1.0)), 1, 1, 8)
-    assert len(set(ended.finished)) == len(ended.finished) and ended.total_images >= 8_000
+    (ended,) = replay.explore(table.rows(range(8)), about, "gp", "none", Settings(rungs=(0.5, 1.0)), 1)
+    assert sorted(ended.finished) == list(range(8))
 
 
 def test_a_charged_sampler_pays_for_what_is_over_budget(folder):
     table, about = curves.load(folder)
-    (ended,) = replay.explore(table, about, "optuna_charged", "none", Settings(), 1, 1, 16)
+    (ended,) = replay.explore(table, about, "optuna_charged", "none", Settings(), 1)
     vain = ended.started - len(ended.finished)
     assert vain > 0 and ended.total_images == 1000 * ended.started
 
@@ -301,7 +306,7 @@ def test_distances_by_hand():
 
 
 def test_the_command_writes_tables_and_a_picture(folder):
-    options = ["--shuffles", "4", "--samplers", "random,optuna_charged", "--set", "rungs=[0.25,1.0]"]
+    options = ["--shuffles", "4", "--samplers", "tpe,optuna_charged", "--set", "rungs=[0.25,1.0]"]
     told = CliRunner().invoke(cli.app, ["replay", str(folder), *options], catch_exceptions=False)
     assert told.exit_code == 0 and "16 architectures" in told.output
     rules = pd.read_csv(folder / "replay.csv").set_index("rule")
@@ -309,7 +314,15 @@ def test_the_command_writes_tables_and_a_picture(folder):
     assert (rules["architectures"] == 16).all() and rules.loc["halving", "rungs"] == "0.25 1"
     samplers = pd.read_csv(folder / "samplers.csv")
     assert set(samplers["trainings"]) == {1, 2, 4, 8, 16} and samplers["hypervolume"].between(0, 1 + 1e-9).all()
+    assert "a quarter of the compute" in told.output
     assert (folder / "replay.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_quarters_by_hand():
+    rows = [("tpe", "halving", 1, 0.3), ("tpe", "halving", 4, 0.6), ("tpe", "none", 1, 0.1), ("optuna", "none", 4, 0.5)]
+    frame = pd.DataFrame(rows, columns=["sampler", "rule", "trainings", "hypervolume"]).assign(unit="images")
+    (row,) = replay.quarters(frame).to_dict("records")
+    assert row == {"unit": "images", "full": 4, "default": 0.3, "plain": "optuna", "of_plain": 0.5}
 
 
 def test_tuning_from_the_command(folder):
