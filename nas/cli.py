@@ -284,7 +284,13 @@ def replay(
     shuffles: Annotated[int, typer.Option(min=1, help="Orders of the architectures; repeats of each sampler.")] = 200,
     workers: Annotated[int, typer.Option(min=1, help="Simulated workers.")] = 1,
     set_: Annotated[
-        list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help="A setting of `stopping`; repeatable.")
+        list[str],
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="A setting of `stopping`; repeatable. Unless set, rungs are the table's.",
+        ),
     ] = [],  # noqa: B006 (typer reads the default)
     tune: Annotated[
         bool, typer.Option("--tune", help="Choose rungs, keep and min_peers on one half, report them on the other.")

@@ -33,19 +33,16 @@ from nas.simulation import History, Rule, Shuffled, Simulation, volume_of
 from nas.space import SearchSpace
 from nas.stopping import Settings
 
-OWN = ("halving", "slope", "median", "none")
-RULES = (*OWN, "multi_metric")
+RULES = ("halving", "slope", "median", "none", "multi_metric")
 UNITS = ("images", "seconds")
 GP_REPEATS = 5  # a Gaussian process takes a quarter of a second to ask, so it is not repeated as often
 ROUNDING = 1e-9  # of sums of seconds
 
 
 def rule_of(name: str, settings: Settings) -> Rule:
-    """The rule behind a name of RULES; the settings' own rule is ignored. InputError with the nearest otherwise."""
+    """The rule behind a name of RULES; the settings' own rule is ignored."""
     if name == "multi_metric":
         return multi_metric.goes_on
-    if name not in OWN:
-        raise InputError(f"--rules {name}: unknown rule{menu.nearest(name, list(RULES))}")
     own = settings.model_copy(update={"rule": name})
     return lambda curve, others: stopping.goes_on(curve, others, own)
 
@@ -212,15 +209,14 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
     """Replay the table at `path`, print the answers, and write them as tables and a picture to `out` (the table's folder)."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    settings = settings_of(plan.overrides)
-    for name in plan.rules:
-        rule_of(name, settings)
-    for name in plan.samplers:
-        if name not in SAMPLERS:
-            raise InputError(f"--samplers {name}: unknown sampler{menu.nearest(name, list(SAMPLERS))}")
+    for name, offered, option in _named(plan):
+        if name not in offered:
+            raise InputError(f"{option} {name}: not one there is{menu.nearest(name, list(offered))}")
     if run_dir is not None:
-        print(f"wrote {curves.record(run_dir, path)}")
+        print(f"wrote {curves.record(run_dir, path.parent if path.suffix == '.csv' else path)}")
     table, about = curves.load(path)
+    settings = settings_of(plan.overrides, table.rungs)
+    table.at(settings.rungs)
     folder = out or (path if path.is_dir() else path.parent)
     folder.mkdir(parents=True, exist_ok=True)
     rungs = ", ".join(f"{rung:g}" for rung in table.rungs)
@@ -237,9 +233,15 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
     print(f"wrote {folder / 'replay.png'}")
 
 
-def settings_of(overrides: Sequence[str]) -> Settings:
-    """The stopping settings with `key=value` overrides. InputError naming the key and the nearest valid."""
-    document = Document("--set", {}, {})
+def _named(plan: Plan) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """What the plan names, of what, by which option."""
+    yield from ((name, RULES, "--rules") for name in plan.rules)
+    yield from ((name, SAMPLERS, "--samplers") for name in plan.samplers)
+
+
+def settings_of(overrides: Sequence[str], rungs: Sequence[float]) -> Settings:
+    """The stopping settings at these rungs, with `key=value` overrides. InputError naming the key and the nearest valid."""
+    document = Document("--set", {"rungs": list(rungs)}, {})
     for override in overrides:
         document.override(override)
     settings: Settings = document.validate(Settings, document.content)

@@ -315,6 +315,7 @@ def test_the_command_writes_tables_and_a_picture(folder):
     samplers = pd.read_csv(folder / "samplers.csv")
     assert set(samplers["trainings"]) == {1, 2, 4, 8, 16} and samplers["hypervolume"].between(0, 1 + 1e-9).all()
     assert "a quarter of the compute" in told.output
+    assert replay.settings_of([], (0.0, 0.5, 1.0)) == Settings(rungs=(0, 0.5, 1))
     assert (folder / "replay.png").read_bytes()[:4] == b"\x89PNG"
 
 
