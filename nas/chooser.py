@@ -31,12 +31,12 @@ class Chooser:
     does a sampler with constraints use the scores of those that break them.
     """
 
-    def __init__(self, table: Table, study: Study, space: SearchSpace, sampler: BaseSampler, charged: bool, seed: int):
+    def __init__(self, table: Table, about: Study, space: SearchSpace, sampler: BaseSampler, charged: bool, seed: int):
         if table.choices is None:
             raise InputError(
                 f"{table.source}: no columns arch.<axis>, so a sampler has no space; expected those of {space.name}"
             )
-        self.table, self.study, self.space, self.charged = table, study, space, charged
+        self.table, self.about, self.space, self.charged = table, about, space, charged
         self._choices = table.choices
         self._left = set(range(len(table)))
         self._rng = random.Random(seed)
@@ -65,15 +65,18 @@ class Chooser:
 
     def _refused(self, proposal: Trial, choices: Choices) -> bool:
         """Whether a suggestion is over budget; the sampler is told."""
-        cost = asdict(
-            self.space.architecture(choices).cost(self.study.deploy.latent_size, self.study.deploy.text_tokens)
-        )
-        for name, limit in self.study.budget.items():
-            proposal.set_constraint(name, cost[name] / limit - 1)
-        over = bool(study.over_budget(cost, self.study.budget))
+        over = self._over_budget(proposal, choices)
         if over:
             self.optuna.tell(proposal, state=TrialState.PRUNED)
         return over
+
+    def _over_budget(self, asked: Trial, choices: Choices) -> bool:
+        """Give a trial its constraints, as a study does; whether it breaks one."""
+        deploy = self.about.deploy
+        cost = asdict(self.space.architecture(choices).cost(deploy.latent_size, deploy.text_tokens))
+        for name, limit in self.about.budget.items():
+            asked.set_constraint(name, cost[name] / limit - 1)
+        return bool(study.over_budget(cost, self.about.budget))
 
     def _take(self, proposal: Trial, choices: Choices) -> int:
         """The nearest architecture left, entered in the sampler's history."""
@@ -88,15 +91,11 @@ class Chooser:
         return self._enter(nearest)
 
     def _enter(self, index: int) -> int:
+        """Have the sampler ask for this architecture."""
         self._left.remove(index)
         self.optuna.enqueue_trial(self.space.parameters(self._choices[index]))
         asked = self.optuna.ask()
-        choices = self.space.suggest(asked)
-        cost = asdict(
-            self.space.architecture(choices).cost(self.study.deploy.latent_size, self.study.deploy.text_tokens)
-        )
-        for name, limit in self.study.budget.items():
-            asked.set_constraint(name, cost[name] / limit - 1)
+        self._over_budget(asked, self.space.suggest(asked))
         self._running[index] = asked
         return index
 
@@ -113,9 +112,9 @@ def axis_distance(offered: Sequence[Any], ordered: bool, a: Choices, b: Choices,
     return abs(offered.index(a[name]) - offered.index(b[name])) / (len(offered) - 1)
 
 
-def sampler_of(name: str, study_: Study, trials: int, seed: int) -> BaseSampler:
+def sampler_of(name: str, about: Study, trials: int, seed: int) -> BaseSampler:
     """A study's sampler for so many trials; `optuna` is Optuna's own choice for several objectives, with its defaults."""
     if name.startswith("optuna"):
         return TPESampler(seed=seed)
-    assert study_.search is not None
-    return study.sampler(study_.search.model_copy(update={"sampler": name, "trials": trials}), seed, 0)
+    assert about.search is not None
+    return study.sampler(about.search.model_copy(update={"sampler": name, "trials": trials}), seed, 0)

@@ -281,7 +281,8 @@ def replay(
     samplers: Annotated[
         str, typer.Option(help="Also samplers: random, tpe, nsga2, gp, optuna, optuna_charged, by commas.")
     ] = "",
-    shuffles: Annotated[int, typer.Option(min=1, help="Orders of the architectures; repeats of each sampler.")] = 200,
+    shuffles: Annotated[int, typer.Option(min=1, help="Orders of the architectures, for the rules.")] = 200,
+    repeats: Annotated[int, typer.Option(min=1, help="Studies of each sampler; of gp, which is slow, at most 5.")] = 20,
     workers: Annotated[int, typer.Option(min=1, help="Simulated workers.")] = 1,
     set_: Annotated[
         list[str],
@@ -311,7 +312,7 @@ def replay(
     from nas import replay as replaying
 
     named = tuple(filter(None, rules.split(","))), tuple(filter(None, samplers.split(",")))
-    plan = replaying.Plan(*named, shuffles, workers, tuple(set_), tune, lost)
+    plan = replaying.Plan(*named, shuffles, repeats, workers, tuple(set_), tune, lost)
     replaying.run(table, plan, out, launch.find_run(record).path if record else None)
 
 

@@ -199,6 +199,7 @@ class Plan:
     rules: tuple[str, ...] = RULES
     samplers: tuple[str, ...] = ()
     shuffles: int = 200
+    repeats: int = 20
     workers: int = 1
     overrides: tuple[str, ...] = ()
     tune: bool = False
@@ -270,7 +271,7 @@ def _explore(table: Table, about: Study, plan: Plan, settings: Settings, folder:
     rows = []
     for sampler in plan.samplers:
         for name in ("none",) if sampler.startswith("optuna") else ("none", "halving"):
-            histories = explore(table, about, sampler, name, settings, plan.shuffles, plan.workers)
+            histories = explore(table, about, sampler, name, settings, plan.repeats, plan.workers)
             for unit, trainings in itertools.product(UNITS, paid(len(table))):
                 found = Spread.of(hypervolumes(table, histories, trainings, unit))
                 rows.append(

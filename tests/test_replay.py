@@ -306,7 +306,7 @@ def test_distances_by_hand():
 
 
 def test_the_command_writes_tables_and_a_picture(folder):
-    options = ["--shuffles", "4", "--samplers", "tpe,optuna_charged", "--set", "rungs=[0.25,1.0]"]
+    options = ["--shuffles", "4", "--repeats", "2", "--samplers", "tpe,optuna_charged", "--set", "rungs=[0.25,1.0]"]
     told = CliRunner().invoke(cli.app, ["replay", str(folder), *options], catch_exceptions=False)
     assert told.exit_code == 0 and "16 architectures" in told.output
     rules = pd.read_csv(folder / "replay.csv").set_index("rule")
