@@ -89,7 +89,7 @@ def judge(table: Table, name: str, settings: Settings, shuffles: int, workers: i
     rows = []
     for order in orders(len(table), shuffles, seed):
         ended = Simulation(seen, Shuffled(order.tolist()), rule, workers).run()
-        lost, stopped = 1 - volume(ended.finished), 1 - len(ended.finished) / len(table)
+        lost, stopped = round(1 - volume(ended.finished), 12) + 0.0, 1 - len(ended.finished) / len(table)
         rows.append((1 - ended.total_images / all_images, 1 - ended.total_seconds / all_seconds, lost, stopped))
     return Verdict(name, *(Spread.of(column) for column in zip(*rows, strict=True)))
 
@@ -225,7 +225,7 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
         f"{table.source}: {len(table)} architectures at rungs {rungs}; {plan.shuffles} shuffles, {plan.workers} workers"
     )
     if plan.tune:
-        settings = _tune(table, plan, folder)
+        settings, table = _tune(table, plan, folder)
     verdicts = [judge(table, name, settings, plan.shuffles, plan.workers) for name in plan.rules]
     rows = [_row(verdict, settings, table, plan) for verdict in verdicts]
     _show(_write(pd.DataFrame(rows), folder / "replay.csv"))
@@ -249,22 +249,20 @@ def settings_of(overrides: Sequence[str], rungs: Sequence[float]) -> Settings:
     return settings
 
 
-def _tune(table: Table, plan: Plan, folder: Path) -> Settings:
-    """Choose settings, write what was tried, say what they do on the other half."""
+def _tune(table: Table, plan: Plan, folder: Path) -> tuple[Settings, Table]:
+    """The settings chosen on one half of the architectures, and the other half, the only one they may be judged on."""
     found = tune(table, plan.lost, max(1, plan.shuffles // 10), plan.workers)
     rows = [
         {**_of(each.settings), **_told("chosen_on", each.chosen_on), **_told("other_half", each.other)}
         for each in found
     ]
     _write(pd.DataFrame(rows), folder / "tuning.csv")
-    best, (_, second) = found[0].settings, halves(table)
-    other = judge(second, "halving", best, plan.shuffles, plan.workers)
+    best, (first, second) = found[0].settings, halves(table)
     print(
-        f"chosen on {len(table) - len(second)} architectures: rungs {list(best.rungs)}, keep {best.keep:g}, min_peers "
-        f"{best.min_peers}; on the other {len(second)}: {other.images_saved} % of the training images saved, "
-        f"{other.hypervolume_lost} % of the hypervolume lost"
+        f"chosen on {len(first)} architectures: rungs {list(best.rungs)}, keep {best.keep:g}, min_peers {best.min_peers}; "
+        f"what follows is about the other {len(second)}"
     )
-    return best
+    return best, second
 
 
 def _explore(table: Table, about: Study, plan: Plan, settings: Settings, folder: Path) -> pd.DataFrame:

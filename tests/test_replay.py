@@ -328,7 +328,8 @@ def test_quarters_by_hand():
 
 def test_tuning_from_the_command(folder):
     told = CliRunner().invoke(cli.app, ["replay", str(folder), "--shuffles", "1", "--tune", "--rules", "halving"])
-    assert "chosen on 8 architectures" in told.output and "on the other 8" in told.output
+    assert "chosen on 8 architectures" in told.output and "about the other 8" in told.output
+    assert pd.read_csv(folder / "replay.csv")["architectures"].tolist() == [8]
     assert len(pd.read_csv(folder / "tuning.csv")) == len(list(replay.grid((0.25, 0.5, 1.0))))
 
 
