@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -379,3 +380,10 @@ def test_a_run_is_recorded_as_a_table(run_dir, tmp_path):
 
 def test_the_default_rule_is_the_one_that_is_replayed():
     assert asdict(replay.Plan())["rules"][0] == stopping.Settings().rule == "halving"
+
+
+def test_the_shipped_table_is_whole():
+    table, about = curves.load(Path(__file__).parents[1] / "studies" / "stopping_replay")
+    assert table.rungs == about.stopping.rungs and len(set(table.keys)) == len(table)
+    space = SearchSpace.load(about.space)
+    assert [space.architecture(choices).key for choices in table.choices] == list(table.keys)
