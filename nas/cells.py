@@ -78,7 +78,7 @@ class CellRun(Run):
             like=self.architectures[self.reference].to_dict(),
         )
 
-    def _goes_on(self, record: Record, rung: int, peers: list[list[float]]) -> bool:
+    def _goes_on(self, record: Record, others: list[list[list[float]]]) -> bool:
         return True
 
     def _conditions(self, conditions: Record) -> Record:

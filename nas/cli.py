@@ -272,6 +272,50 @@ def trust(
     _print_grid(*trusting.summary(found))
 
 
+@app.command()
+def replay(
+    table: Annotated[Path, typer.Argument(help="A folder with curves.csv and the study.yaml it was recorded with.")],
+    rules: Annotated[
+        str, typer.Option(help="halving, slope, median, none, multi_metric (Optuna Hub's), by commas.")
+    ] = "halving,slope,median,none,multi_metric",
+    samplers: Annotated[
+        str, typer.Option(help="Also samplers: random, tpe, nsga2, gp, optuna, optuna_charged, by commas.")
+    ] = "",
+    shuffles: Annotated[int, typer.Option(min=1, help="Orders of the architectures, for the rules.")] = 200,
+    repeats: Annotated[int, typer.Option(min=1, help="Studies of each sampler; of gp, which is slow, at most 5.")] = 20,
+    workers: Annotated[int, typer.Option(min=1, help="Simulated workers.")] = 1,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="A setting of `stopping`; repeatable. Unless set, rungs are the table's.",
+        ),
+    ] = [],  # noqa: B006 (typer reads the default)
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Choose rungs, keep and min_peers on one half, report them on the other.")
+    ] = False,
+    lost: Annotated[float, typer.Option(help="With --tune: share of the hypervolume that may be lost.")] = 0.02,
+    record: Annotated[Path | None, typer.Option(metavar="RUN", help="First write curves.csv from this run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables and the picture; default TABLE.")] = None,
+) -> None:
+    """Replay rules of early stopping, and samplers, over recorded learning curves: seconds instead of training.
+
+    Examples:
+
+        nas replay studies/stopping_replay --rules halving,slope
+
+        nas replay studies/stopping_replay --samplers random,tpe,nsga2,gp --set keep=0.4
+    """
+    from nas import launch
+    from nas import replay as replaying
+
+    named = tuple(filter(None, rules.split(","))), tuple(filter(None, samplers.split(",")))
+    plan = replaying.Plan(*named, shuffles, repeats, workers, tuple(set_), tune, lost)
+    replaying.run(table, plan, out, launch.find_run(record).path if record else None)
+
+
 def _print_grid(headings: list[str], cells: list[list[str]]) -> None:
     """A table as wide as it needs to be; columns of numbers to the right."""
     widths = [max(len(row[i]) for row in [headings, *cells]) for i in range(len(headings))]

@@ -365,3 +365,74 @@ def _panel(axes: Any, points: pd.DataFrame, x: str, y: str) -> None:
     axes.grid(color=_GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_replay(rules: pd.DataFrame, explored: pd.DataFrame | None, path: Path) -> None:
+    """What each rule saves and loses, and hypervolume against compute: frames of `nas.replay`, 150 dots an inch."""
+    from matplotlib.figure import Figure
+
+    panels = 1 if explored is None else 2
+    figure = Figure(figsize=(5.4 * panels + 0.4, 4.3), dpi=150, layout="constrained")
+    _draw_rules(figure.add_subplot(1, panels, 1), rules)
+    if explored is not None:
+        _draw_explored(figure.add_subplot(1, panels, 2), explored)
+    for axes in figure.axes:
+        axes.grid(color=_GRID)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+_MARKS = ("o", "s", "^", "D", "X", "v")
+_COLOURS = (FRONT, KNEE, "#2b8a3e", GREY, "#862e9c", LIMIT)
+
+
+def _draw_rules(axes: Any, rules: pd.DataFrame) -> None:
+    """Training images saved against hypervolume lost; bars hold 95 % of the shuffles."""
+    for place, row in enumerate(rules.to_dict("records")):
+        x, y = 100 * row["images_saved"], 100 * row["hypervolume_lost"]
+        bars = [
+            [[centre - 100 * row[f"{name}_low"]], [100 * row[f"{name}_high"] - centre]]
+            for centre, name in ((x, "images_saved"), (y, "hypervolume_lost"))
+        ]
+        name = row["rule"].replace("multi_metric", "Optuna Hub, multi-metric")
+        axes.errorbar(
+            x,
+            y,
+            [[max(0.0, bars[1][0][0])], [max(0.0, bars[1][1][0])]],
+            [[max(0.0, bars[0][0][0])], [max(0.0, bars[0][1][0])]],
+            color=_COLOURS[place % 6],
+            marker=_MARKS[place % 6],
+            label=name,
+            capsize=2,
+            linewidth=1,
+        )
+    axes.axhline(2, color=LIMIT, linestyle="--", linewidth=1)
+    axes.axvline(60, color=LIMIT, linestyle="--", linewidth=1)
+    axes.set_xlabel("training images saved (%)")
+    axes.set_ylabel("hypervolume lost (%)")
+    axes.set_title("Rules: wanted is the lower right", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_explored(axes: Any, explored: pd.DataFrame) -> None:
+    """Share of the table's hypervolume against full trainings paid: colour by sampler, broken where nothing stops."""
+    samplers = list(dict.fromkeys(explored["sampler"]))
+    for (sampler, rule), part in explored[explored["unit"] == "images"].groupby(["sampler", "rule"], sort=False):
+        place = samplers.index(sampler)
+        axes.plot(
+            part["trainings"],
+            100 * part["hypervolume"],
+            color=_COLOURS[place % 6],
+            marker=_MARKS[place % 6],
+            linestyle=":" if rule == "none" else "-",
+            markersize=4,
+            linewidth=1.3,
+            label=f"{sampler}, {rule}",
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(set(explored["trainings"])), [f"{count:g}" for count in sorted(set(explored["trainings"]))])
+    axes.set_xlabel("training images paid, in full trainings")
+    axes.set_ylabel("hypervolume (% of the table's)")
+    axes.set_title("Samplers, with and without stopping", fontsize=10)
+    axes.legend(frameon=False, fontsize=7, loc="lower right")

@@ -209,13 +209,12 @@ def reference_point(table: pd.DataFrame, goals: Objectives) -> dict[str, float]:
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     """The volume that points (n, objectives), all minimised, dominate up to the reference (objectives,). Exact.
 
-    Each point adds what it alone dominates: its box less what the others cover of that box (While, Bradstreet and
-    Barone 2012, "WFG"). Points beyond the reference add nothing.
+    The sum of slices between consecutive values of the first objective, each an area of one objective less (While,
+    Hingston, Barone and Huband 2006, "HSO"). Points beyond the reference add nothing.
     """
     corner = np.asarray(reference, dtype=float)
     inside = np.asarray(points, dtype=float).reshape(-1, len(corner))
-    inside = inside[(inside < corner).all(axis=1)]
-    return _volume(inside[nondominated(inside)], corner)
+    return _volume(inside[(inside < corner).all(axis=1)], corner)
 
 
 def hypervolume_history(
@@ -339,18 +338,22 @@ def _signs(goals: Objectives) -> np.ndarray:
 
 
 def _volume(members: np.ndarray, corner: np.ndarray) -> float:
-    """Hypervolume of mutually non-dominated points inside the corner."""
+    """Hypervolume of points inside the corner, which may dominate one another."""
+    if not len(members):
+        return 0.0
+    ordered = members[np.argsort(members[:, 0], kind="stable")]
+    if len(corner) == 1:
+        return float(corner[0] - ordered[0, 0])
+    depths = np.diff(ordered[:, 0], append=corner[0])
     if len(corner) == 2:
-        ordered = np.unique(members, axis=0)  # x rises, so y falls
-        ceilings = np.concatenate([corner[1:], ordered[:-1, 1]])
-        return float(((corner[0] - ordered[:, 0]) * (ceilings - ordered[:, 1])).sum())
-    return sum(_added(point, members[index + 1 :], corner) for index, point in enumerate(members))
+        return float(depths @ (corner[1] - np.minimum.accumulate(ordered[:, 1])))
+    slices = [_volume(ordered[: i + 1, 1:], corner[1:]) if depth else 0.0 for i, depth in enumerate(depths)]
+    return float(depths @ np.array(slices))
 
 
 def _added(point: np.ndarray, others: np.ndarray, corner: np.ndarray) -> float:
     """What a point dominates that the others do not."""
-    covered = np.unique(np.maximum(others, point), axis=0)
-    return float(np.prod(corner - point)) - _volume(covered[nondominated(covered)], corner)
+    return float(np.prod(corner - point)) - _volume(np.maximum(others, point), corner)
 
 
 def _growing_volume(values: np.ndarray, corner: np.ndarray) -> np.ndarray:

@@ -96,8 +96,9 @@ class Evaluation(Section):
 class Search(Section):
     """Which architectures are asked for, and what a good one is."""
 
-    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
-    """`random` is the honest baseline: the same study, seeds and budget without a model of the space."""
+    sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
+    """Optuna's TPE, NSGA-II or Gaussian processes (`gp`, the slowest to ask). `random` is the honest baseline: the same
+    study, seeds and budget without a model of the space."""
     trials: int = Field(16, ge=1)
     """Architectures to train, in total, over all resumptions. Refused and repeated candidates are not counted."""
     minimise: tuple[str, ...] = ()

@@ -1,32 +1,50 @@
-"""Early stopping with several objectives: asynchronous successive halving by non-dominated rank.
+"""Early stopping with several objectives: may a trial that has just been scored go on to the next rung?
 
-Optuna's pruners refuse studies with more than one objective, so the decision is made here. It follows ASHA's stopping
-rule (Li et al. 2020, section 3.2): a trial that finishes a rung goes on if it is among the best share of all that
-finished that rung before it. "Best" is NSGA-II's order, the non-dominated rank, with the hypervolume a point alone
-contributes to its rank's front deciding ties (as in SMS-EMOA, Beume et al. 2007).
+    stopping: {rule: halving, rungs: [0.25, 0.5, 1.0], keep: 0.5, min_peers: 4}
+
+Optuna's pruners refuse studies with more than one objective, so the decision is made here. A rule compares the curve of
+one trial with those of the trials that finished the rung before it; nothing waits, and who was stopped stays stopped.
+
+- `halving`: ASHA's stopping rule (Li et al. 2020, section 3.2): a trial goes on if it is among the best share of all that
+  finished the rung so far. "Best" is NSGA-II's order, the non-dominated rank, with the hypervolume a point alone
+  contributes to its rank's front deciding ties (as in SMS-EMOA, Beume et al. 2007).
+- `slope`: the rule of MobileDiffusion (arXiv 2311.16567): a trial stops if its scores improve more slowly than those of
+  earlier candidates at the same step. The paper gives no formula; here it is the improvement since the rung before, and
+  a trial stops if it is slower than the median one in every score. Costs don't improve and are left out.
+- `median`: a trial stops if it is worse than the median of the earlier ones in every objective.
+- `none`: nothing stops.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nas.results import hypervolume
 
 Points = NDArray[np.float64]  # (number of points, number of objectives), all to be minimised
+Curves = NDArray[np.float64]  # (number of trials, rungs so far, number of objectives), all to be minimised
+
+DECIMALS = 12  # of a contribution to a hypervolume that is scaled to about 1; beyond that lies rounding
 
 
 class Settings(BaseModel):
-    """When a trial is looked at, and which share goes on."""
+    """When a trial is looked at, and which go on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    rule: Literal["halving", "slope", "median", "none"] = "halving"
+    """`halving` by non-dominated rank, `slope` as in the MobileDiffusion paper, `median` on each objective, or `none`."""
     rungs: tuple[float, ...] = (0.4, 1.0)
     """Fractions of training.images_seen at which a trial is scored; the last is 1. A 0 scores the initial weights."""
     keep: float = Field(0.5, gt=0, le=1)
-    """Share of the trials at a rung that goes on to the next; 1 never stops one."""
+    """Share of the trials at a rung that goes on to the next; 1 never stops one. `slope` and `median` take it as the
+    quantile that a trial has to reach in one objective at least: 0.5 is the median."""
     min_peers: int = Field(4, ge=1)
     """Trials at a rung, the new one included, before any is stopped."""
 
@@ -39,13 +57,67 @@ class Settings(BaseModel):
         return rungs
 
 
-def goes_on(point: Sequence[float], peers: Sequence[Sequence[float]], settings: Settings) -> bool:
-    """Whether a trial with these objective values continues, given those of all earlier trials at the rung."""
-    points = np.asarray([*peers, point], dtype=np.float64)
-    if len(points) < settings.min_peers:
+def goes_on(curve: ArrayLike, others: Sequence[ArrayLike], settings: Settings) -> bool:
+    """Whether a trial continues, given its objectives at every rung so far, (rungs, objectives), all minimised.
+
+    `others` are the curves of all earlier trials, as far as each got; those that did not get as far do not count.
+    """
+    curve = np.asarray(curve, dtype=np.float64)
+    reached = [
+        np.asarray(other, dtype=np.float64)[: len(curve)] for other in others if len(np.atleast_1d(other)) >= len(curve)
+    ]
+    if settings.rule == "none" or settings.keep == 1 or len(reached) + 1 < max(2, settings.min_peers):
         return True
-    position = order(points).index(len(points) - 1)
-    return position < math.ceil(settings.keep * len(points))
+    return RULES[settings.rule](np.stack([*reached, curve]), settings.keep)
+
+
+def reason(settings: Settings, rung: int) -> str:
+    """Why a trial was stopped at a rung, for its record."""
+    told = {
+        "halving": f"not among the best {settings.keep:.0%}",
+        "slope": f"improved more slowly than the best {settings.keep:.0%}, in every score",
+        "median": f"worse than the best {settings.keep:.0%}, in every objective",
+    }
+    return f"{told[settings.rule]} at rung {rung}"
+
+
+# --- the rules: may the last of these curves go on? ------------------------------------------------------------------
+
+
+def halving(curves: Curves, keep: float) -> bool:
+    """Whether the last trial is among the best `keep` of all, by rank and then by contributed hypervolume."""
+    points = curves[:, -1]
+    ranks = nondominated_ranks(points)
+    share = math.ceil(keep * len(points))
+    better, level = int((ranks < ranks[-1]).sum()), np.flatnonzero(ranks == ranks[-1])
+    if better >= share or better + len(level) <= share:  # the hypervolume cannot change it
+        return better < share
+    contributions = _contributions(_normalised(points)[level])
+    return better + int((contributions[:-1] >= contributions[-1]).sum()) < share
+
+
+def slope(curves: Curves, keep: float) -> bool:
+    """Whether the last trial improved in some score at least as fast as the best `keep` of the earlier ones.
+
+    At a first rung nothing has improved yet: every trial goes on. So it does where no score moves.
+    """
+    learnt = (curves != curves[:, :1]).any(axis=(0, 1))
+    if curves.shape[1] < 2 or not learnt.any():
+        return True
+    gained = (curves[:, -2] - curves[:, -1])[:, learnt]
+    return bool((gained[-1] >= np.quantile(gained[:-1], 1 - keep, axis=0)).any())
+
+
+def median(curves: Curves, keep: float) -> bool:
+    """Whether the last trial is in some objective at least as good as the best `keep` of the earlier ones."""
+    points = curves[:, -1]
+    return bool((points[-1] <= np.quantile(points[:-1], keep, axis=0)).any())
+
+
+RULES = {"halving": halving, "slope": slope, "median": median}
+
+
+# --- the order of points ---------------------------------------------------------------------------------------------
 
 
 def order(points: Points) -> list[int]:
@@ -83,4 +155,5 @@ def _contributions(front: Points) -> Points:
     """The hypervolume lost when each point is left out; the reference lies 10 % beyond the worst (assumption)."""
     reference = np.full(front.shape[1], 1.1)
     total = hypervolume(front, reference)
-    return np.array([total - hypervolume(np.delete(front, i, axis=0), reference) for i in range(len(front))])
+    lost = [total - hypervolume(np.delete(front, i, axis=0), reference) for i in range(len(front))]
+    return np.round(lost, DECIMALS)

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
@@ -256,22 +256,26 @@ class Run:
             return self._conclude(record, "failed", reason)
         result = future.result()
         record.update(proxy=result["proxy"], proxy_cost=result["proxy_cost"])
-        peers = [self._values(other, rung) for other in self._searched() if len(other["rungs"]) > rung]
+        others = [self._curve(other) for other in self._searched() if other is not record]
         record["rungs"].append(result["rung"])
         if rung == len(self.study.stopping.rungs) - 1:
             self._conclude(record, "complete", "")
-        elif self._goes_on(record, rung, peers):
+        elif self._goes_on(record, others):
             self._save(record)
             self.continuations.append((number, rung + 1))
         else:
-            self._conclude(record, "stopped", f"not among the best {self.study.stopping.keep:.0%} at rung {rung}")
+            self._conclude(record, "stopped", stopping.reason(self.study.stopping, rung))
 
     def _searched(self) -> list[Record]:
         """The trials the sampler asked for; a repeat has no earlier rungs."""
         return [record for record in self.records.values() if not record.get("race")]
 
-    def _goes_on(self, record: Record, rung: int, peers: list[list[float]]) -> bool:
-        return stopping.goes_on(self._values(record, rung), peers, self.study.stopping)
+    def _goes_on(self, record: Record, others: list[list[list[float]]]) -> bool:
+        return stopping.goes_on(self._curve(record), others, self.study.stopping)
+
+    def _curve(self, record: Record) -> list[list[float]]:
+        """The objectives at every rung so far, all to be minimised."""
+        return [self._values(record, rung) for rung in range(len(record["rungs"]))]
 
     def _retry(self, record: Record, rung: int) -> None:
         """A worker process died under a trial: once more from the last rung, then give it up."""
@@ -349,7 +353,17 @@ def sampler(search: Search, study_seed: int, told: int) -> BaseSampler:
         return RandomSampler(seed=seed)
     if search.sampler == "nsga2":
         return NSGAIISampler(seed=seed, population_size=max(4, min(50, search.trials // 2)))
+    if search.sampler == "gp":
+        return _gp(seed, search.trials)
     return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=min(10, search.trials // 2))
+
+
+def _gp(seed: int, trials: int) -> BaseSampler:
+    """Optuna's Gaussian processes. They fit tiny matrices with torch, which more threads only slow down."""
+    import torch
+
+    torch.set_num_threads(1)
+    return GPSampler(seed=seed, n_startup_trials=min(10, trials // 2))
 
 
 def trial_seed(seed: int, key: str, repeat: int) -> int:

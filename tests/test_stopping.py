@@ -98,35 +98,134 @@ def test_the_lonely_member_of_a_front_comes_before_the_crowded():
     assert stopping.order(np.array(twins))[-2:] == [0, 1]  # neither adds anything; the earlier comes first
 
 
-# --- going on --------------------------------------------------------------------------------------------------------
+# --- going on: any rule ----------------------------------------------------------------------------------------------
+
+RULES = ("halving", "slope", "median")
 
 
-@given(sets(least=3, objectives=(2,)), st.floats(0.01, 1))
+def at(*points):
+    """Curves of one rung."""
+    return [[point] for point in points]
+
+
+def curve_sets(least=2, most=9, rungs=2, objectives=2):
+    """Curves (n, rungs, objectives) as lists."""
+    point = st.lists(VALUES, min_size=objectives, max_size=objectives)
+    return st.lists(st.lists(point, min_size=rungs, max_size=rungs), min_size=least, max_size=most)
+
+
+@given(curve_sets(), st.sampled_from(RULES), st.floats(0.01, 1), st.randoms())
+@effort(max_examples=100, deadline=None)
+def test_the_order_of_the_earlier_trials_does_not_matter(curves, rule, keep, rng):
+    *others, curve = curves
+    settings = Settings(rule=rule, keep=keep, min_peers=1)
+    told = stopping.goes_on(curve, others, settings)
+    rng.shuffle(others)
+    assert stopping.goes_on(curve, others, settings) == told
+
+
+@given(curve_sets(), st.sampled_from(RULES), st.floats(0.01, 0.99))
 @effort(max_examples=60, deadline=None)
-def test_who_goes_on_is_the_best_share(points, keep):
+def test_what_is_worse_and_slower_than_all_is_stopped(curves, rule, keep):
+    worst = [[10.0, 10.0], [11.0, 11.0]]  # VALUES end at 3; no member of VALUES gets worse by more than 5
+    others = [[[a, b], [min(a, c), min(b, d)]] for [[a, b], [c, d]] in curves]
+    if rule == "halving" and np.ceil(keep * (len(others) + 1)) > len(others):
+        assert stopping.goes_on(worst, others, Settings(rule=rule, keep=keep, min_peers=1))  # all of so few are kept
+    else:
+        assert not stopping.goes_on(worst, others, Settings(rule=rule, keep=keep, min_peers=1))
+
+
+@given(curve_sets(), st.sampled_from(RULES), st.floats(0.01, 1))
+@effort(max_examples=60, deadline=None)
+def test_trials_that_did_not_get_as_far_do_not_count(curves, rule, keep):
+    *others, curve = curves
+    settings = Settings(rule=rule, keep=keep, min_peers=1)
+    behind = [[[-9.0, -9.0]], []]
+    ahead = [[*other, [5.0, -5.0]] for other in others]  # later rungs neither
+    assert stopping.goes_on(curve, ahead + behind, settings) == stopping.goes_on(curve, others, settings)
+
+
+@given(curve_sets(), st.sampled_from(RULES))
+@effort(max_examples=40, deadline=None)
+def test_none_and_keeping_all_never_stop_one(curves, rule):
+    assert stopping.goes_on(curves[0], curves[1:], Settings(rule="none", keep=0.01, min_peers=1))
+    assert stopping.goes_on(curves[0], curves[1:], Settings(rule=rule, keep=1.0, min_peers=1))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_stops_while_peers_are_few(rule):
+    settings = Settings(rule=rule, keep=0.25, min_peers=4)
+    bad, good = [[9.0], [10.0]], [[2.0], [1.0]]
+    assert stopping.goes_on(bad, [], settings) and stopping.goes_on(bad, [good, good], settings)
+    assert not stopping.goes_on(bad, [good, good, good], settings)
+
+
+def test_a_first_trial_has_nothing_to_be_compared_with():
+    assert all(stopping.goes_on([[1.0]], [], Settings(rule=rule, keep=0.01, min_peers=1)) for rule in RULES)
+
+
+# --- halving ---------------------------------------------------------------------------------------------------------
+
+
+@given(sets(least=3, objectives=(2, 3)), st.floats(0.01, 0.99))
+@effort(max_examples=150, deadline=None)
+def test_who_goes_on_is_the_best_share_of_the_whole_order(points, keep):
     *peers, point = points
     position = stopping.order(np.array(points)).index(len(points) - 1)
     expected = position < np.ceil(keep * len(points))
-    assert stopping.goes_on(point, peers, Settings(keep=keep, min_peers=1)) == expected
+    assert stopping.goes_on([point], at(*peers), Settings(keep=keep, min_peers=1)) == expected
 
 
 def test_the_best_goes_on_and_the_worst_stops():
-    peers = [[1.0, 5.0], [2.0, 3.0], [3.0, 2.0]]
-    assert stopping.goes_on([0.0, 0.0], peers, Settings(keep=0.01))
-    assert not stopping.goes_on([9.0, 9.0], peers, Settings(keep=0.75))
-    assert stopping.goes_on([9.0, 9.0], peers, Settings(keep=0.76))
+    peers = at([1.0, 5.0], [2.0, 3.0], [3.0, 2.0])
+    assert stopping.goes_on(at([0.0, 0.0])[0], peers, Settings(keep=0.01))
+    assert not stopping.goes_on(at([9.0, 9.0])[0], peers, Settings(keep=0.75))
+    assert stopping.goes_on(at([9.0, 9.0])[0], peers, Settings(keep=0.76))
 
 
-def test_nothing_stops_while_peers_are_few():
-    settings = Settings(keep=0.25, min_peers=4)
-    assert stopping.goes_on([9.0], [], settings) and stopping.goes_on([9.0], [[1.0], [2.0]], settings)
-    assert not stopping.goes_on([9.0], [[1.0], [2.0], [3.0]], settings)
+# --- slope and median ------------------------------------------------------------------------------------------------
 
 
-@given(sets(objectives=(2,)))
-@effort(max_examples=40, deadline=None)
-def test_keeping_all_never_stops_one(points):
-    assert stopping.goes_on(points[0], points[1:], Settings(keep=1.0, min_peers=1))
+def quantile(values, share):
+    """Linear interpolation between order statistics, from its definition."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+@given(curve_sets(least=3, rungs=3), st.floats(0.05, 0.95))
+@effort(max_examples=150, deadline=None)
+def test_slope_and_median_are_their_definitions(curves, keep):
+    *others, curve = curves
+    best = [quantile([other[2][i] for other in others], keep) for i in range(2)]
+    expected = any(curve[2][i] <= best[i] + 1e-12 for i in range(2))
+    assert stopping.goes_on(curve, others, Settings(rule="median", keep=keep, min_peers=1)) == expected
+
+    scores = [i for i in range(2) if any(c[rung][i] != c[0][i] for c in curves for rung in (1, 2))]
+    gains = {i: [other[1][i] - other[2][i] for other in others] for i in scores}
+    expected = not scores or any(curve[1][i] - curve[2][i] >= quantile(gains[i], 1 - keep) - 1e-12 for i in scores)
+    assert stopping.goes_on(curve, others, Settings(rule="slope", keep=keep, min_peers=1)) == expected
+
+
+def test_slope_by_hand():
+    # (FID, -CLIP, MACs): FID falls by 10, 6 and 2, CLIP rises by 1, 2 and 3; the medians are 6 and 2
+    others = [[[90, -20, 7], [80, -21, 7]], [[90, -20, 5], [84, -22, 5]], [[90, -20, 1], [88, -23, 1]]]
+    settings = Settings(rule="slope")
+    assert stopping.goes_on([[99, -10, 9], [93, -10, 9]], others, settings)  # FID as fast as the median
+    assert stopping.goes_on([[99, -10, 9], [99, -12, 9]], others, settings)  # CLIP as fast
+    assert not stopping.goes_on([[50, -40, 0.1], [45, -41, 0.1]], others, settings)  # better in all, but slower in both
+    assert stopping.goes_on([[500, 0, 9]], others, settings)  # at the first rung nothing has a slope
+    still = [[[90, 7], [90, 7]]] * 3
+    assert stopping.goes_on([[99, 9], [99, 9]], still, settings)  # nothing is learnt, so nothing is slow
+
+
+def test_median_by_hand():
+    others = at([10, 1], [20, 2], [30, 3])
+    settings = Settings(rule="median")
+    assert stopping.goes_on([[20, 9]], others, settings) and stopping.goes_on([[99, 2]], others, settings)
+    assert not stopping.goes_on([[20.1, 2.1]], others, settings)
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -156,7 +255,12 @@ def test_other_rungs_are_refused(rungs):
         Settings(rungs=rungs)
 
 
-@pytest.mark.parametrize("options", [{"keep": 0}, {"keep": 1.1}, {"min_peers": 0}, {"kept": 0.5}])
+@pytest.mark.parametrize("options", [{"keep": 0}, {"keep": 1.1}, {"min_peers": 0}, {"kept": 0.5}, {"rule": "halve"}])
 def test_impossible_settings_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Settings(**options)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_stopped_trial_is_told_why(rule):
+    assert "rung 2" in stopping.reason(Settings(rule=rule), 2) and "50%" in stopping.reason(Settings(rule=rule), 2)

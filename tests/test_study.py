@@ -137,6 +137,31 @@ def test_stopped_trials_never_reach_the_next_rung(run):
     assert all(len(r["rungs"]) == (2 if r["state"] == "complete" else 1) for r in trained(running))
 
 
+PAIRS = [
+    ("random", "none"),
+    ("tpe", "slope"),
+    ("nsga2", "median"),
+    ("nsga2", "slope"),
+    ("gp", "halving"),
+    ("gp", "median"),
+]
+
+
+@pytest.mark.parametrize(("sampler", "rule"), PAIRS)
+def test_every_rule_and_every_sampler_works(run, sampler, rule):
+    running = run(f"search.sampler={sampler}", f"stopping.rule={rule}", "stopping.rungs=[0,0.5,1]", "search.trials=10")
+    states = [r["state"] for r in trained(running)]
+    assert len(states) == 10 and set(states) <= {"complete", "stopped"} and "complete" in states
+    assert rule != "none" or "stopped" not in states
+    assert all(
+        rule in ("halving", "none") or "slowly" in r["reason"] or "worse" in r["reason"] for r in stopped(running)
+    )
+
+
+def stopped(running):
+    return [record for record in trained(running) if record["state"] == "stopped"]
+
+
 def test_a_diverged_trial_is_recorded_with_its_reason_and_the_study_goes_on(run):
     before = run()
     first = min(r["trial"] for r in trained(before))
