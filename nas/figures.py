@@ -1,95 +1,23 @@
-"""How numbers of a study are named, scaled and drawn: plotly for the page, matplotlib for a still picture.
-
-Drawing takes frames that `nas.report` has computed and adds nothing to them. Columns keep their own units in frames; a
-figure or a table shows them scaled (`macs` as GMACs, `params` in millions).
-"""
+"""The figures of the page, in plotly. Drawing takes frames that were computed elsewhere and adds nothing to them."""
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nas.results import COSTS, Objectives
+from nas.naming import cell, duration, in_sight, label, magnitude, scaled
+from nas.palette import FONT, FRONT, GREY, GRID, KNEE, LIMIT, LINE, PALE, SERIES, TEXT
 
-FRONT, KNEE, LIMIT, GREY, PALE = "#1c5fb8", "#e8590c", "#c92a2a", "#868e96", "#b4bbc2"
-_TEXT, _GRID, _LINE = "#343a40", "#edf0f2", "#ced4da"
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
-
-_SCALED: dict[str, tuple[str, float]] = {
-    "params": ("Parameters (M)", 1e6),
-    "macs": ("GMACs", 1e9),
-    "macs_without_attention": ("GMACs without attention", 1e9),
-    "macs_padding_free": ("GMACs without padding", 1e9),
-    "activation_bytes": ("Activations (MiB)", 2.0**20),
-    "images_seen": ("Images seen", 1.0),
-}
-
-
-# --- names and numbers -----------------------------------------------------------------------------------------------
-
-
-def label(column: str) -> str:
-    """A column's name as people say it: `fid_efficientnet_lite0` is "FID (efficientnet_lite0)"."""
-    if column in _SCALED:
-        return _SCALED[column][0]
-    if column == "fid" or column.startswith("fid_"):
-        extractor = column.removeprefix("fid").removeprefix("_")
-        return f"FID ({extractor})" if extractor else "FID"
-    words = re.sub(r"_(ms|s|mib)$", r" (\1)", column).replace("_", " ").replace("clip", "CLIP")
-    return words[:1].upper() + words[1:]
-
-
-def scaled(column: str, values: Any) -> Any:
-    """A value or a Series in the unit of the column's label."""
-    return values / _SCALED[column][1] if column in _SCALED else values
-
-
-def shown(column: str, value: Any) -> str:
-    """A number for reading, in the unit of its label; the empty text where there is none."""
-    if value is None or pd.isna(value):
-        return ""
-    number = float(scaled(column, value))
-    decimals = 1 if abs(number) >= 100 or column in _SCALED else 2 if abs(number) >= 1 else 3
-    return f"{number:,.0f}" if column == "images_seen" else f"{number:,.{decimals}f}"
-
-
-def measured(column: str, value: Any) -> str:
-    """The number with its name, for a sentence: "GMACs 58.3" reads "58.3 GMACs"."""
-    if column.startswith("macs"):
-        return f"{shown(column, value)} {label(column)}"
-    if column == "params":
-        return f"{shown(column, value)} M parameters"
-    return f"{label(column)} {shown(column, value)}"
-
-
-def architecture(row: pd.Series) -> str:
-    """A trial's choices as lines of plotly's pseudo-HTML, escaped."""
-    choices = {str(name)[5:]: value for name, value in row.items() if str(name).startswith("arch.")}
-    return "<br>".join(f"{escape(axis)}: {escape(str(value))}" for axis, value in choices.items() if _given(value))
-
-
-def pairs(goals: Objectives) -> list[tuple[str, str]]:
-    """Every two objectives as (x, y), costs on x; a single objective is drawn against its MACs."""
-    columns = sorted(goals, key=lambda column: column not in COSTS)
-    if len(columns) == 1:
-        columns = ["params", "macs"] if columns == ["macs"] else ["macs", *columns]
-    return [(x, y) for place, x in enumerate(columns) for y in columns[place + 1 :]]
-
-
-def _given(value: Any) -> bool:
-    return isinstance(value, str) or bool(pd.notna(value))
-
-
-# --- the page: plotly ------------------------------------------------------------------------------------------------
+MOST_TICKS = 8
+TICK_LENGTH = 18  # characters
 
 
 def draw_pareto(points: pd.DataFrame, x: str, y: str, budget: Mapping[str, float]) -> go.Figure:
-    """The frame of `report.pareto` in two of its columns: front, knee, the other complete trials, the stopped ones."""
+    """The frame of `findings.pareto` in two of its columns: front, knee, the other complete trials, the stopped ones."""
     figure = _figure(label(x), label(y), f"<br>{label(x)} %{{x:.4g}}<br>{label(y)} %{{y:.4g}}")
     stopped, complete = points[points["state"] == "stopped"], points[points["state"] == "complete"]
     members = complete[complete["on_front"]].sort_values(x)
@@ -114,7 +42,7 @@ def draw_pareto(points: pd.DataFrame, x: str, y: str, budget: Mapping[str, float
 
 
 def draw_effects(points: pd.DataFrame, effects: pd.DataFrame, column: str) -> go.Figure:
-    """A row per choice below a heading per axis: its trials as pale dots, their mean as a bar; frames of `report`."""
+    """A row per choice below a heading per axis: its trials as pale dots, their mean as a bar; frames of `nas.importance`."""
     figure = _figure(label(column), "", "")
     rows, names = _rows_of(effects)
     for frame, values, means in ((points, "score", False), (effects, "mean", True)):
@@ -139,7 +67,7 @@ def draw_curves(curves: pd.DataFrame, column: str, members: Iterable[int]) -> go
     _lines(figure, known[on_front], column, "front", FRONT)
     last = known[known["state"] == "stopped"].groupby("trial").tail(1)
     cross = {"size": 8, "symbol": "x-thin", "line": {"color": GREY, "width": 1.5}}
-    _dots(figure, last.assign(hover=_trial_names(last)), "images_seen", column, "stopped here", cross)
+    _dots(figure, last.assign(hover=_reasons(last)), "images_seen", column, "stopped here", cross)
     return figure
 
 
@@ -187,28 +115,98 @@ def draw_cells(cells: pd.DataFrame, trials: pd.DataFrame, column: str) -> go.Fig
 
 
 def draw_hypervolume(history: pd.DataFrame) -> go.Figure:
-    """The share of the box between worst and best that the front dominates, after each trial."""
-    figure = _figure("Trial", "Share of the box dominated", "<br>%{y:.3f}")
-    hover = [f"after trial {row.trial}<br>{row.images_trained:,} images trained" for row in history.itertuples()]
+    """The share of the box between worst and best that the front dominates, over what training took."""
+    unit, divisor = magnitude(float(history["macs"].iloc[-1]))
+    by, text = ("macs", f"Training compute ({unit}MACs)") if history["macs"].iloc[-1] else ("trial", "Trial")
+    figure = _figure(text, "Share of the box dominated", "<br>%{y:.3f}")
+    hover = [
+        f"after trial {row.trial}<br>{row.images_trained:,} images, {duration(row.seconds)} of workers<br>{row.share:.3f}"
+        for row in history.itertuples()
+    ]
+    spent = history["macs"] / divisor if by == "macs" else history["trial"]
     line = {"color": FRONT, "width": 2, "shape": "hv"}
-    figure.add_scatter(x=history["trial"], y=history["share"], mode="lines", line=line, hovertext=hover)
+    figure.add_scatter(
+        x=spent,
+        y=history["share"],
+        mode="lines",
+        line=line,
+        hovertext=hover,
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
     figure.update_layout(showlegend=False)
     figure.update_yaxes(rangemode="tozero")
     return figure
 
 
+def draw_parallel(columns: list[str], trained: pd.DataFrame, knee: int | None) -> go.Figure:
+    """Every trained trial as a line over its choices and objectives, the front in colour; frame of `importance.parallel`."""
+    place = np.where(trained["trial"] == knee, 1.0, np.where(trained["on_front"], 0.5, 0.0))
+    order = np.argsort(place, kind="stable")  # the front is drawn on top
+    rows = trained.iloc[order]
+    figure = go.Figure(layout={"font": {"family": FONT, "size": 12, "color": TEXT}, "height": 380})
+    figure.update_layout(margin={"l": 70, "r": 60, "t": 84, "b": 24})
+    figure.add_parcoords(
+        dimensions=[_dimension(rows[column], column) for column in columns],
+        line={
+            "color": place[order],
+            "cmin": 0,
+            "cmax": 1,
+            "colorscale": [[0, PALE], [0.25, PALE], [0.25, FRONT], [0.75, FRONT], [0.75, KNEE], [1, KNEE]],
+            "showscale": False,
+        },
+        labelangle=-20,
+        labelside="top",
+    )
+    return figure
+
+
+def draw_components(costs: pd.DataFrame, column: str, names: Mapping[int, str]) -> go.Figure:
+    """A bar per trial, a piece per component; the frame of `findings.components`, trials from top to bottom as in `names`."""
+    figure = _figure(label(column), "", "")
+    for place, (component, part) in enumerate(costs.groupby("component", sort=False)):
+        figure.add_bar(
+            x=scaled(column, part[column]),
+            y=[names[trial] for trial in part["trial"]],
+            name=str(component),
+            orientation="h",
+            customdata=part["trial"],
+            marker={"color": SERIES[place % len(SERIES)], "opacity": 0.85},
+            hovertemplate=f"%{{y}}<br>{escape(str(component))} %{{x:.4g}}<extra></extra>",
+        )
+    figure.update_layout(barmode="stack", bargap=0.35, height=130 + 26 * len(names), legend={"y": 1.02})
+    figure.update_yaxes(categoryorder="array", categoryarray=[*names.values()][::-1], automargin=True, ticks="")
+    figure.update_yaxes(showgrid=False)
+    return figure
+
+
+def _dimension(values: pd.Series, column: str) -> dict[str, Any]:
+    """An axis of parallel coordinates: numbers on a scale, anything else by place."""
+    name = escape(label(column) if not column.startswith("arch.") else column[5:])
+    numbers = pd.to_numeric(values, errors="coerce") if values.map(lambda v: not isinstance(v, bool)).all() else None
+    if numbers is not None and numbers.notna().all():
+        dimension: dict[str, Any] = {"label": name, "values": scaled(column, numbers.astype(float))}
+        if column.startswith("arch.") and numbers.nunique() <= MOST_TICKS:
+            ticks = sorted(numbers.astype(float).unique())
+            dimension |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+        return dimension
+    text = values.map(lambda value: cell(value) or "none")
+    places = {value: float(place) for place, value in enumerate(sorted(text.unique()))}
+    ticks = {"tickvals": [*places.values()], "ticktext": [escape(value[:TICK_LENGTH]) for value in places]}
+    return {"label": name, "values": text.map(places), "range": [-0.2, max(len(places) - 0.8, 0.2)], **ticks}
+
+
 def _figure(x: str, y: str, hover: str) -> go.Figure:
-    axis = {"gridcolor": _GRID, "linecolor": _LINE, "zeroline": False, "ticks": "outside", "tickcolor": _LINE}
+    axis = {"gridcolor": GRID, "linecolor": LINE, "zeroline": False, "ticks": "outside", "tickcolor": LINE}
     return go.Figure(
         layout={
             "template": "none",
-            "font": {"family": _FONT, "size": 13, "color": _TEXT},
+            "font": {"family": FONT, "size": 13, "color": TEXT},
             "margin": {"l": 58, "r": 14, "t": 26, "b": 48},
             "xaxis": axis | {"title": {"text": x, "standoff": 8, "font": {"size": 13}}},
             "yaxis": axis | {"title": {"text": y, "standoff": 8, "font": {"size": 13}}},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
-            "hoverlabel": {"bgcolor": "white", "bordercolor": _LINE, "font": {"color": _TEXT}, "align": "left"},
-            "height": 350,
+            "hoverlabel": {"bgcolor": "white", "bordercolor": LINE, "font": {"color": TEXT}, "align": "left"},
+            "height": 340,
             "meta": {"hover": hover},
         }
     )
@@ -284,7 +282,7 @@ def _lines(figure: go.Figure, rows: pd.DataFrame, column: str, name: str, colour
 
 def _limit(figure: go.Figure, limit: float, highest: Any, vertical: bool) -> None:
     """The budget as a dashed line, unless it lies so far out (twice the highest value) that it squeezes the data."""
-    if not _in_sight(limit, highest):
+    if not in_sight(limit, highest):
         return
     style = {"color": LIMIT, "width": 1.5, "dash": "dash"}
     add = figure.add_vline if vertical else figure.add_hline
@@ -298,70 +296,5 @@ def _opacity(count: int) -> float:
     return 0.6 if count <= 60 else 0.25
 
 
-def _in_sight(limit: float, highest: Any) -> bool:
-    return bool(pd.notna(highest)) and limit <= 2 * float(highest)
-
-
-def _trial_names(rows: pd.DataFrame) -> list[str]:
-    return [f"trial {number}" for number in rows["trial"]]
-
-
-# --- the picture: matplotlib -----------------------------------------------------------------------------------------
-
-
-def save_front(
-    points: pd.DataFrame, shown_pairs: Sequence[tuple[str, str]], budget: Mapping[str, float], path: Path
-) -> None:
-    """Up to three panels side by side, 150 dots an inch, legible at the width of a README."""
-    from matplotlib.figure import Figure
-
-    panels = list(shown_pairs)[:3]
-    figure = Figure(figsize=(4.6 * len(panels) + 0.4, 4.3), dpi=150, layout="constrained")
-    for place, (x, y) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), place + 1)
-        _panel(axes, points, x, y)
-        if x in budget and _in_sight(budget[x], points[x].max()):
-            axes.axvline(scaled(x, budget[x]), color=LIMIT, linestyle="--", linewidth=1.2, label="budget")
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=10)
-    figure.savefig(path)
-
-
-def save_agreement(pairs: Mapping[str, pd.DataFrame], path: Path) -> None:
-    """What a brief trial said of each anchor against what a long training says: one panel per score, 150 dots an inch."""
-    from matplotlib.figure import Figure
-
-    styles = {"warm": (FRONT, "o"), "slice": (KNEE, "*"), "scratch": (GREY, "x")}
-    figure = Figure(figsize=(3.6 * len(pairs) + 0.4, 3.9), dpi=150, layout="constrained")
-    for place, (column, whole) in enumerate(pairs.items()):
-        axes, frame = figure.add_subplot(1, len(pairs), place + 1), whole.dropna(subset=["long"])
-        for kind, (colour, marker) in styles.items():
-            if kind in frame:
-                axes.scatter(frame[kind].rank(), frame["long"].rank(), color=colour, marker=marker, s=30, label=kind)
-        axes.set_title(label(column), fontsize=10)
-        axes.set_xlabel("rank by a brief trial", fontsize=9)
-        axes.set_ylabel("rank by long training" if place == 0 else "", fontsize=9)
-        axes.grid(color=_GRID)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=10)
-    figure.savefig(path)
-
-
-def _panel(axes: Any, points: pd.DataFrame, x: str, y: str) -> None:
-    complete, front = points["state"] == "complete", points["on_front"]
-    groups = (
-        (points["state"] == "stopped", "stopped early", {"color": PALE, "marker": "x", "s": 22}),
-        (complete & ~front, "fully trained", {"color": GREY, "s": 22, "alpha": 0.7}),
-        (front & ~points["knee"], "front", {"color": FRONT, "s": 46, "zorder": 3}),
-        (points["knee"], "knee", {"color": KNEE, "marker": "*", "s": 170, "zorder": 4}),
-    )
-    for chosen, name, style in groups:
-        rows = points[chosen]
-        axes.scatter(scaled(x, rows[x].astype(float)), scaled(y, rows[y].astype(float)), label=name, **style)
-    axes.set_xlabel(label(x), fontsize=11)
-    axes.set_ylabel(label(y), fontsize=11)
-    axes.grid(color=_GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+def _reasons(rows: pd.DataFrame) -> list[str]:
+    return [f"trial {row['trial']}<br>{escape(str(row.get('reason') or 'stopped'))}" for _, row in rows.iterrows()]
