@@ -103,9 +103,8 @@ def warning(settings: Mapping[str, Any], cache: Path) -> str:
 # --- for the page ----------------------------------------------------------------------------------------------------
 
 
-def front_page(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95) -> dict[str, Any]:
+def front_page(found: Certainty, goals: Objectives) -> dict[str, Any]:
     """What the report shows of the front's certainty: heads, rows (trial, verdict, cells), noise and hypervolume in words."""
-    found = of_front(table, goals, confidence)
     words = {"sure": "sure", "perhaps": "perhaps", "no": "only in the mean"}
     rows = [
         {

@@ -138,6 +138,44 @@ def draw_hypervolume(history: pd.DataFrame) -> go.Figure:
     return figure
 
 
+def draw_fronts(fronts: Mapping[str, pd.DataFrame], x: str, y: str) -> go.Figure:
+    """Fronts of several studies: name -> its complete trials, those off the front pale."""
+    figure = _figure(label(x), label(y), f"<br>{label(x)} %{{x:.4g}}<br>{label(y)} %{{y:.4g}}")
+    for place, (name, table) in enumerate(fronts.items()):
+        colour = SERIES[place % len(SERIES)]
+        told = table.assign(hover=[f"{escape(name)}<br>trial {trial}" for trial in table["trial"]])
+        front = told[told["on_front"]].sort_values(x)
+        _dots(figure, told[~told["on_front"]], x, y, "", {"color": colour, "size": 6, "opacity": 0.3})
+        _dots(figure, front, x, y, escape(name), {"color": colour, "size": 10, "symbol": place % 8})
+    figure.for_each_trace(lambda trace: trace.update(showlegend=bool(trace.name)))
+    return figure
+
+
+def draw_hypervolumes(histories: Mapping[str, pd.DataFrame], by: str, limit: float) -> go.Figure:
+    """Hypervolume over compute of several studies (`share` over `by`), and where all are compared."""
+    prefix, divisor = magnitude(max(float(history[by].iloc[-1]) for history in histories.values()))
+    text = {"macs": f"Training compute ({prefix}MACs)", "images": "Images trained", "seconds": "Seconds of workers"}[by]
+    divisor = divisor if by == "macs" else 1.0
+    figure = _figure(text, "Share of the box dominated", "")
+    for place, (name, history) in enumerate(histories.items()):
+        line = {"color": SERIES[place % len(SERIES)], "width": 2, "shape": "hv"}
+        hover = [f"{escape(name)}<br>after trial {trial}" for trial in history["trial"]]
+        template = "%{hovertext}<br>%{y:.3f}<extra></extra>"
+        spent = history[by] / divisor
+        figure.add_scatter(
+            x=spent,
+            y=history["share"],
+            mode="lines",
+            line=line,
+            name=escape(name),
+            hovertext=hover,
+            hovertemplate=template,
+        )
+    figure.add_vline(limit / divisor, line={"color": GREY, "width": 1.5, "dash": "dash"})
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
 def draw_parallel(columns: list[str], trained: pd.DataFrame, knee: int | None) -> go.Figure:
     """Every trained trial as a line over its choices and objectives, the front in colour; frame of `importance.parallel`."""
     place = np.where(trained["trial"] == knee, 1.0, np.where(trained["on_front"], 0.5, 0.0))

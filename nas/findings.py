@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas import ablation, naming, results
+from nas import ablation, certainty, naming, results
 from nas.errors import InputError
 from nas.naming import listed, number_of, said
 from nas.results import COSTS, Objectives
@@ -67,6 +67,11 @@ class Run:
             return ablation.of_run(self.path) if self.is_ablation else {}
         except InputError:
             return {}
+
+    @cached_property
+    def certainty(self) -> certainty.Certainty:
+        """Who is on the front for sure, at the study's confidence."""
+        return certainty.of_front(self.table, self.goals, certainty.confidence(self.settings))
 
     @property
     def budget(self) -> dict[str, float]:

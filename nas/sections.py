@@ -16,7 +16,7 @@ from nas.results import Objectives
 
 MOST_MEMBERS_DRAWN = 24  # columns of pictures; the others open on a click
 MOST_ROWS = 300  # of a table of refused or stopped candidates
-STRIP = 8  # pictures of the winner on the first screen
+STRIP = 12  # pictures of the winner on the first screen
 
 
 def contents(run: Run, album: dict[int, Grid]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def contents(run: Run, album: dict[int, Grid]) -> dict[str, Any]:
         "front": {"heads": [], "rows": [], "shared": []} if run.is_ablation else _front_table(run),
         "pictures": _pictures(run, album),
         "importance": None if run.is_ablation else _importance(run),
-        "certainty": None if run.is_ablation else certainty.front_page(table, run.goals, _confidence(run)),
+        "certainty": None if run.is_ablation else certainty.front_page(run.certainty, run.goals),
         "trust": None
         if run.is_ablation
         else certainty.proxy_page(run.settings, run.path.resolve().parent.parent / ".cache"),
@@ -115,9 +115,8 @@ def _winner_rows(table: pd.DataFrame, goals: Objectives) -> list[dict[str, Any]]
 
 def _sure(run: Run) -> str:
     """How sure the winner's place is, in a sentence."""
-    found = certainty.of_front(run.table, run.goals, _confidence(run))
-    mine = [one for one in found.contenders if one.trial == run.knee]
-    if not found.degrees or not mine:
+    mine = [one for one in run.certainty.contenders if one.trial == run.knee]
+    if not run.certainty.degrees or not mine:
         return "Every network was trained once, so how sure its place is was not measured."
     return (
         f"With {number_of(mine[0].trials, 'training')} it is on the front with probability {mine[0].probability:.2f}."
@@ -137,10 +136,6 @@ def _effort(run: Run) -> list[tuple[str, str]]:
         prefix, divisor = naming.magnitude(float(spent["macs"].iloc[-1]))
         told.append((f"{spent['macs'].iloc[-1] / divisor:.3g} {prefix}MACs", "of training"))
     return told
-
-
-def _confidence(run: Run) -> float:
-    return certainty.confidence(run.settings)
 
 
 # --- ablations -------------------------------------------------------------------------------------------------------
