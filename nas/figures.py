@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nas.naming import cell, duration, in_sight, label, magnitude, scaled
+from nas.naming import cell, duration, in_sight, label, magnitude, scaled, shown
 from nas.palette import FONT, FRONT, GREY, GRID, KNEE, LIMIT, LINE, PALE, SERIES, TEXT
 
 MOST_TICKS = 8
 TICK_LENGTH = 18  # characters
+MOST_COMPONENTS, REST = 6, "the rest"
 
 
 def draw_pareto(points: pd.DataFrame, x: str, y: str, budget: Mapping[str, float]) -> go.Figure:
@@ -177,60 +178,108 @@ def draw_hypervolumes(histories: Mapping[str, pd.DataFrame], by: str, limit: flo
 
 
 def draw_parallel(columns: list[str], trained: pd.DataFrame, knee: int | None) -> go.Figure:
-    """Every trained trial as a line over its choices and objectives, the front in colour; frame of `importance.parallel`."""
-    place = np.where(trained["trial"] == knee, 1.0, np.where(trained["on_front"], 0.5, 0.0))
-    order = np.argsort(place, kind="stable")  # the front is drawn on top
-    rows = trained.iloc[order]
-    figure = go.Figure(layout={"font": {"family": FONT, "size": 12, "color": TEXT}, "height": 380})
-    figure.update_layout(margin={"l": 70, "r": 60, "t": 84, "b": 24})
-    figure.add_parcoords(
-        dimensions=[_dimension(rows[column], column) for column in columns],
-        line={
-            "color": place[order],
-            "cmin": 0,
-            "cmax": 1,
-            "colorscale": [[0, PALE], [0.25, PALE], [0.25, FRONT], [0.75, FRONT], [0.75, KNEE], [1, KNEE]],
-            "showscale": False,
-        },
-        labelangle=-20,
-        labelside="top",
+    """Every trained trial as a line over its choices and objectives, the front in colour; frame of `importance.parallel`.
+
+    Lines of a plain plot: plotly's own parallel coordinates need WebGL, which phones, printers and old machines lack.
+    """
+    scales = {column: _places(trained[column]) for column in columns}
+    figure = _figure("", "", "")
+    on_front, is_knee = trained["on_front"], trained["trial"] == knee
+    kinds = (
+        (~on_front, "not on the front", PALE, 1.0),
+        (on_front & ~is_knee, "front", FRONT, 1.6),
+        (is_knee, "knee", KNEE, 3.0),
     )
+    for chosen, name, colour, width in kinds:
+        rows = trained[chosen]
+        x: list[Any] = []
+        y: list[Any] = []
+        trials: list[Any] = []
+        for place, trial in zip(np.flatnonzero(chosen), rows["trial"], strict=True):
+            x += [*range(len(columns)), None]
+            y += [*(float(scales[column][0].iloc[place]) for column in columns), None]
+            trials += [int(trial)] * (len(columns) + 1)
+        line = {"color": colour, "width": width}
+        template = "trial %{customdata}<extra></extra>"
+        marker = {"size": 5, "color": colour}
+        figure.add_scatter(
+            x=x,
+            y=y,
+            customdata=trials,
+            name=name,
+            mode="lines+markers",
+            line=line,
+            marker=marker,
+            hovertemplate=template,
+        )
+    ticks = [(place, height, text) for place, column in enumerate(columns) for height, text in scales[column][1]]
+    figure.add_scatter(
+        x=[place for place, _, _ in ticks],
+        y=[height for _, height, _ in ticks],
+        text=[text for _, _, text in ticks],
+        mode="text",
+        textposition="middle right",
+        textfont={"size": 10},
+        hoverinfo="skip",
+    )
+    names = [
+        escape(column[5:].replace("_", " ") if column.startswith("arch.") else label(column)) for column in columns
+    ]
+    figure.update_layout(showlegend=False, height=400, margin={"l": 30, "r": 60, "t": 16, "b": 100})
+    figure.update_xaxes(tickvals=[*range(len(columns))], ticktext=names, tickangle=30, range=[-0.2, len(columns) - 0.5])
+    figure.update_yaxes(visible=False, range=[-0.06, 1.06])
     return figure
+
+
+def _largest(costs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The components with the largest sums, largest first; all others as one."""
+    sums = costs.groupby("component")[column].sum().sort_values(ascending=False)
+    kept = list(sums.index[:MOST_COMPONENTS])
+    named = costs.assign(component=costs["component"].where(costs["component"].isin(kept), REST))
+    together = named.groupby(["trial", "component"], sort=False, as_index=False)[column].sum()
+    order = together["component"].map({name: place for place, name in enumerate([*kept, REST])})
+    return together.assign(order=order).sort_values("order", kind="stable")
+
+
+def _places(values: pd.Series) -> tuple[pd.Series, list[tuple[float, str]]]:
+    """Where the values of an axis lie between 0 and 1, and what is written there: choices each, other numbers at the ends."""
+    name = str(values.name)
+    booleans = values.map(lambda value: isinstance(value, bool)).any()
+    numbers = pd.to_numeric(values, errors="coerce") if not booleans else pd.Series(np.nan, index=values.index)
+    if numbers.notna().all() and (numbers.nunique() > MOST_TICKS or not name.startswith("arch.")):
+        low, high = float(numbers.min()), float(numbers.max())
+        ends = [(0.0, shown(name, low)), (1.0, shown(name, high))] if high > low else [(0.5, shown(name, low))]
+        return ((numbers - low) / (high - low) if high > low else numbers * 0 + 0.5).astype(float), ends
+    text = values.map(lambda value: cell(value) or "none")
+    ordered = sorted(text.unique(), key=lambda one: (_number(one), one))
+    heights = {one: place / max(len(ordered) - 1, 1) for place, one in enumerate(ordered)}
+    return text.map(heights).astype(float), [(height, escape(one[:TICK_LENGTH])) for one, height in heights.items()]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.inf
 
 
 def draw_components(costs: pd.DataFrame, column: str, names: Mapping[int, str]) -> go.Figure:
     """A bar per trial, a piece per component; the frame of `findings.components`, trials from top to bottom as in `names`."""
     figure = _figure(label(column), "", "")
-    for place, (component, part) in enumerate(costs.groupby("component", sort=False)):
+    for place, (component, part) in enumerate(_largest(costs, column).groupby("component", sort=False)):
         figure.add_bar(
             x=scaled(column, part[column]),
             y=[names[trial] for trial in part["trial"]],
             name=str(component),
             orientation="h",
             customdata=part["trial"],
-            marker={"color": SERIES[place % len(SERIES)], "opacity": 0.85},
+            marker={"color": PALE if component == REST else SERIES[place % len(SERIES)], "opacity": 0.85},
             hovertemplate=f"%{{y}}<br>{escape(str(component))} %{{x:.4g}}<extra></extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.35, height=130 + 26 * len(names), legend={"y": 1.02})
     figure.update_yaxes(categoryorder="array", categoryarray=[*names.values()][::-1], automargin=True, ticks="")
     figure.update_yaxes(showgrid=False)
     return figure
-
-
-def _dimension(values: pd.Series, column: str) -> dict[str, Any]:
-    """An axis of parallel coordinates: numbers on a scale, anything else by place."""
-    name = escape(label(column) if not column.startswith("arch.") else column[5:])
-    numbers = pd.to_numeric(values, errors="coerce") if values.map(lambda v: not isinstance(v, bool)).all() else None
-    if numbers is not None and numbers.notna().all():
-        dimension: dict[str, Any] = {"label": name, "values": scaled(column, numbers.astype(float))}
-        if column.startswith("arch.") and numbers.nunique() <= MOST_TICKS:
-            ticks = sorted(numbers.astype(float).unique())
-            dimension |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-        return dimension
-    text = values.map(lambda value: cell(value) or "none")
-    places = {value: float(place) for place, value in enumerate(sorted(text.unique()))}
-    ticks = {"tickvals": [*places.values()], "ticktext": [escape(value[:TICK_LENGTH]) for value in places]}
-    return {"label": name, "values": text.map(places), "range": [-0.2, max(len(places) - 0.8, 0.2)], **ticks}
 
 
 def _figure(x: str, y: str, hover: str) -> go.Figure:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.naming import cell
 from nas.results import COSTS, Objectives
 
 MOST_VALUES = 6  # numeric choices with more values than this are shown by quarters
@@ -43,7 +44,7 @@ def scores_by_choice(table: pd.DataFrame, curves: pd.DataFrame, column: str) -> 
         if values.nunique() < 2:
             continue
         numbers = trained.loc[values.index, "trial"].astype(int)
-        part = {"axis": axis[5:], "value": values.astype(str), "order": values.map(_rank), "trial": numbers}
+        part = {"axis": axis[5:], "value": values.map(cell), "order": values.map(_rank), "trial": numbers}
         parts.append(pd.DataFrame(part).assign(score=scores.reindex(numbers).to_numpy()))
     empty = pd.DataFrame(columns=["axis", "value", "order", "trial", "score"])
     return pd.concat(parts, ignore_index=True) if parts else empty
