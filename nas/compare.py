@@ -22,7 +22,8 @@ from nas.menu import nearest
 from nas.results import COSTS, Objectives
 
 Compute = Literal["macs", "images", "seconds"]
-DRAWS = 1000
+DRAWS = 300
+SIDES = 1.96  # standard deviations: 95 % of a normal distribution
 ALIKE = ("dataset", "evaluation")  # sections that say what a score was measured on
 STATED = ("provenance", "name", "question", "tracking", "workers")  # settings whose differences mean nothing here
 MOST_DIFFERENCES = 40
@@ -39,7 +40,7 @@ class Study:
     at: float
     """Hypervolume at the compute all have reached, as a share of the common box."""
     interval: tuple[float, float]
-    """Of `at`: where it would lie with as many other trials (see `spread`)."""
+    """Of `at`, had other trials been drawn (see `spread`)."""
     left: int
     """Members of its front that no other study's member dominates."""
 
@@ -93,12 +94,13 @@ def of_runs(run_dirs: Sequence[Path], by: Compute = "macs", seed: int = 0) -> Co
 def spread(
     table: pd.DataFrame, goals: Objectives, reference: Mapping[str, float], draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, tuple[float, float]]:
-    """The hypervolume of these trials, and a 95 % bootstrap interval: trials drawn again, with replacement.
+    """The hypervolume of these trials, and an interval: two bootstrap standard deviations (1.96) to both sides.
 
-    A resample misses a third of the trials, so its front is the smaller one; the interval is the resamples' spread moved
-    to lie around the hypervolume itself (the mean of the resamples put on the estimate). It treats trials as drawn
-    independently, which is right for random search and an approximation for samplers that learn; noise between seeds of
-    one architecture is in it only as far as it differs between trials.
+    Trials are drawn again, with replacement. A resample misses a third of them, so its front is a smaller one and its
+    quantiles lie too low: only the spread is taken. Over simulated random searches (15, 30, 80 trials, two objectives,
+    three shapes of front) the interval held the mean over many searches in 76 to 93 % of cases, the quantiles in 48 to
+    64 %, racing's basic interval in 34 to 43 %. So it is a little too narrow, and for samplers that learn, whose trials
+    are not independent, an approximation.
     """
     values = results.minimised(table, goals)
     values[(table["state"] != "complete").to_numpy(dtype=bool)] = math.nan
@@ -109,8 +111,8 @@ def spread(
     rng = np.random.default_rng(seed)
     rows = [rng.integers(len(values), size=len(values)) for _ in range(draws)] if len(values) else []
     drawn = np.array([results.hypervolume(_distinct(values, usable, row), corner) for row in rows] or [0.0])
-    low, high = np.quantile(drawn - drawn.mean(), [0.025, 0.975])
-    return whole, (max(0.0, whole + float(low)), whole + float(high))
+    half = SIDES * float(drawn.std())
+    return whole, (max(0.0, whole - half), whole + half)
 
 
 # --- what may be compared --------------------------------------------------------------------------------------------

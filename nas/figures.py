@@ -121,8 +121,8 @@ def draw_hypervolume(history: pd.DataFrame) -> go.Figure:
     by, text = ("macs", f"Training compute ({unit}MACs)") if history["macs"].iloc[-1] else ("trial", "Trial")
     figure = _figure(text, "Share of the box dominated", "<br>%{y:.3f}")
     hover = [
-        f"after trial {row.trial}<br>{row.images_trained:,} images, {duration(row.seconds)} of workers<br>{row.share:.3f}"
-        for row in history.itertuples()
+        f"after trial {row['trial']}<br>{row['images_trained']:,} images, {duration(row['seconds'])} of workers<br>{row['share']:.3f}"
+        for row in history.to_dict("records")
     ]
     spent = history["macs"] / divisor if by == "macs" else history["trial"]
     line = {"color": FRONT, "width": 2, "shape": "hv"}
@@ -238,7 +238,8 @@ def _largest(costs: pd.DataFrame, column: str) -> pd.DataFrame:
     named = costs.assign(component=costs["component"].where(costs["component"].isin(kept), REST))
     together = named.groupby(["trial", "component"], sort=False, as_index=False)[column].sum()
     order = together["component"].map({name: place for place, name in enumerate([*kept, REST])})
-    return together.assign(order=order).sort_values("order", kind="stable")
+    together["order"] = order
+    return together.sort_values("order", kind="stable")
 
 
 def _places(values: pd.Series) -> tuple[pd.Series, list[tuple[float, str]]]:

@@ -81,16 +81,16 @@ def test_training_macs_are_three_passes_an_image(runs):
 
 
 def test_the_interval_covers_what_other_runs_would_reach():
-    """Random search drawn again and again: the interval of one covers the mean over many, in most of 60 cases."""
+    """Random search drawn again and again: the interval of one covers the mean over many, in most of 40 cases (0.92 expected)."""
     rng = np.random.default_rng(0)
     goals, reference = {"a": "minimise", "b": "minimise"}, {"a": 1.0, "b": 1.0}
 
     def drawn():
-        points = rng.random((30, 2)) ** np.array([0.7, 0.5])
+        points = rng.random((30, 2)) ** 1.5
         return pd.DataFrame({"a": points[:, 0], "b": points[:, 1], "state": "complete"})
 
-    many = [results.hypervolume(drawn()[["a", "b"]].to_numpy(), np.ones(2)) for _ in range(2000)]
-    intervals = [compare.spread(drawn(), goals, reference, draws=200, seed=seed)[1] for seed in range(60)]
+    many = [results.hypervolume(drawn()[["a", "b"]].to_numpy(), np.ones(2)) for _ in range(500)]
+    intervals = [compare.spread(drawn(), goals, reference, draws=60, seed=seed)[1] for seed in range(40)]
     covered = np.mean([low <= np.mean(many) <= high for low, high in intervals])
     assert covered >= 0.75
 
@@ -130,7 +130,7 @@ def test_bad_input_is_one_line(runs, tmp_path):
         (runs[:1], "macs", "at least two"),
         (runs, "imges", "did you mean 'images'"),
         ([runs[0], unfinished], "macs", "no trial was trained to the end"),
-        ([runs[0], tmp_path], "macs", "not a run directory"),
+        ([runs[0], tmp_path / "nothing"], "macs", "not a run directory"),
     ):
         with pytest.raises(InputError, match=message):
             compare.of_runs(given, by)

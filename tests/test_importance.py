@@ -21,7 +21,7 @@ def points_of(rng, trials, score, axes=("a", "b", "c")):
 def test_the_decision_that_decides_is_found_and_noise_is_not_beyond_chance():
     points = points_of(np.random.default_rng(0), 120, lambda choices, rng: choices["b"] + rng.normal(0, 0.1))
     found = importance.ped_anova(points, 1.0)
-    assert found["share"].idxmax() == "b" and found.loc["b", "share"] > 0.8
+    assert found["share"].idxmax() == "b" and found.loc["b", "share"] > 0.6
     assert found["share"].sum() == pytest.approx(1.0)
     assert found.loc["b", "beyond_chance"] and not found.loc[["a", "c"], "beyond_chance"].any()
 

@@ -45,7 +45,7 @@ def test_refusals_are_one_line(run_dir, tmp_path):
     path.write_text(path.read_text().replace('"guidance": 3.0', '"guidance": 5.0'))
     for given, message in (
         ([], "expected at least one run"),
-        ([tmp_path], "not a run directory|written by"),
+        ([tmp_path / "nothing"], "not a run directory"),
         ([unfinished], "no trial was trained to the end"),
         ([newer], rf"written by a newer nas \(format {results.FORMAT + 1}, this one reads up to {results.FORMAT}\)"),
         ([run_dir, other], "guidance is 3.0 and 5.0"),

@@ -9,6 +9,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from nas import figures, findings, importance, naming, pictures, report, results
+from nas.errors import InputError
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
 
@@ -232,9 +233,87 @@ def test_a_run_that_has_only_begun(tmp_path):
     assert "0 architectures were proposed" in page_of(tmp_path)
 
 
-def test_pictures_and_data_of_a_long_study_stay_small(tmp_path):
-    run_dir = synthetic_run.write(tmp_path / "run", trials=300)
-    assert len(without_plotly(page_of(run_dir))) < 5e6
+def test_the_report_of_a_long_study_is_quick_and_small(long_run):
+    _, page, seconds = long_run
+    assert seconds < 10  # of processor time: other programs may be running
+    assert len(without_plotly(page.read_text())) < 5e6
+
+
+def test_pictures_that_take_too_much_are_compressed_harder_then_left_out(run_dir):
+    rng = np.random.default_rng(0)
+    for folder in run_dir.glob("trials/*"):
+        canvas = rng.integers(0, 255, (262, 262, 3), dtype=np.uint8)
+        canvas[64:66], canvas[130:132], canvas[196:198] = 255, 255, 255
+        canvas[:, 64:66], canvas[:, 130:132], canvas[:, 196:198] = 255, 255, 255
+        Image.fromarray(canvas).save(folder / "samples.png")
+    roomy = pictures.album(run_dir, [0, 2], [4], 64, 10**7)
+    size = sum(len(grid.url) for grid in (roomy[0], roomy[2]))
+    tight = pictures.album(run_dir, [0, 2], [4], 64, size - 1)
+    assert list(roomy) == [0, 2, 4] and list(tight) == [0, 2]
+    assert len(tight[0].url) < len(roomy[0].url)
+    assert list(pictures.album(run_dir, [0, 2], [4], 64, len(tight[0].url) // 2 + 1000)) in ([0], [])
+    assert list(pictures.album(run_dir, [0, 2], [4], 1, 10**7)) == [0]
+
+
+def test_several_runs_share_one_page_and_one_plot_library(run_dir, tmp_path):
+    other = synthetic_run.write(tmp_path / "other", trials=6, seed=3)
+    page = report.write_together([run_dir, other], tmp_path / "both.html").read_text()
+    assert page.count(get_plotlyjs()) == 1
+    rest = without_plotly(page)
+    ids = re.findall(r'\bid="([^"]+)"', rest)
+    assert len(ids) == len(set(ids)) and {"r0-front-0", "r1-front-0"} <= set(ids)
+    named = re.findall(r'href="#([^"]+)"', rest)
+    assert set(named) <= set(ids)
+
+
+def test_names_and_questions_are_escaped(run_dir):
+    settings = (run_dir / "resolved.yaml").read_text()
+    (run_dir / "resolved.yaml").write_text(settings.replace("name: synthetic", "name: <script>alert('name')</script>"))
+    rest = without_plotly(page_of(run_dir))
+    assert "<script>alert" not in rest and "&lt;script&gt;alert(&#39;name&#39;)" in rest
+
+
+def test_components_add_up_to_the_network(run_dir):
+    from nas.backbones import unet
+
+    config = unet.presets()["mobilediffusion"]
+    records = [
+        {"trial": 3, "architecture": config.to_dict()},
+        {"trial": 4, "architecture": {"levels": []}},
+        {"trial": 5},
+    ]
+    found = findings.components(records, 64, 77)
+    cost = config.cost(64, 77)
+    assert set(found["trial"]) == {3}
+    assert (found["macs"].sum(), found["params"].sum()) == (cost.macs, cost.params)
+
+
+def test_why_names_what_a_better_score_costs(run_dir):
+    table = results.load(run_dir)
+    rows = findings.winner(table, GOALS).set_index("column")
+    members = table[table["on_front"]].set_index("trial")
+    knee = results.knee(table, GOALS)
+    told = " ".join(findings.why(table, GOALS))
+    for column in ("fid_efficientnet_lite0", "clip_score"):
+        best = int(rows.loc[column, "best_trial"])
+        if best != knee:
+            assert f"for {members.loc[best, 'macs'] / members.loc[knee, 'macs']:.2f} times the MACs" in told
+        low, high = sorted([members[column].min(), members[column].max()])
+        share = (members.loc[knee, column] - low) / (high - low)
+        assert rows.loc[column, "position"] == pytest.approx(share if GOALS[column] == "minimise" else 1 - share)
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_figures_for_papers(run_dir, suffix):
+    written = report.write_figures(run_dir, suffix)
+    names = ["front", "hypervolume", "importance", "curves_fid_efficientnet_lite0", "curves_clip_score"]
+    assert [path.name for path in written] == [f"{name}.{suffix}" for name in names]
+    assert all(path.stat().st_size > 5000 for path in written)
+
+
+def test_no_figures_of_nothing(tmp_path):
+    with pytest.raises(InputError, match="nothing to draw"):
+        report.write_figures(synthetic_run.write(tmp_path / "run", trials=0), "png")
 
 
 def test_front_png_is_readable_in_a_readme(run_dir):

@@ -1,12 +1,10 @@
 """The report of 200 trials in a real browser: it opens, a click on the front shows that member's pictures, nothing overflows."""
 
-import time
-
 import chromium
 import pytest
 import synthetic_run
 
-from nas import findings, report, results
+from nas import findings, results
 
 pytestmark = pytest.mark.skipif(chromium.PATH is None, reason="no chromium on this machine")
 FIRST_PLOTS = "document.querySelectorAll('#front-0 .main-svg').length"
@@ -21,23 +19,15 @@ POINT = """(() => {
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    return synthetic_run.write(tmp_path_factory.mktemp("long") / "study" / "run", trials=200)
+def run_dir(long_run):
+    return long_run[0]
 
 
 @pytest.fixture(scope="module")
-def page_path(run_dir):
-    began = time.process_time()
-    path = report.write(run_dir)
-    assert time.process_time() - began < 10  # seconds of processor time: other programs may be running
-    return path
-
-
-@pytest.fixture(scope="module")
-def page(page_path, tmp_path_factory):
+def page(long_run, tmp_path_factory):
     with chromium.browser(tmp_path_factory.mktemp("chromium")) as opened:
         opened.resize(1280, 900)
-        opened.open(page_path, FIRST_PLOTS)
+        opened.open(long_run[1], FIRST_PLOTS)
         yield opened
 
 
@@ -59,7 +49,7 @@ def test_a_click_on_a_front_member_shows_its_pictures(page, run_dir):
     page.value("close()")
 
 
-def test_an_address_opens_a_trial(page, page_path, run_dir):
+def test_an_address_opens_a_trial(page, run_dir):
     stopped = int(results.load(run_dir).query("state == 'stopped'")["trial"].iloc[0])
     page.value(f"location.hash = 'trial={stopped}'")
     page.wait("!detail.hidden")
