@@ -121,7 +121,8 @@ def draw_hypervolume(history: pd.DataFrame) -> go.Figure:
     by, text = ("macs", f"Training compute ({unit}MACs)") if history["macs"].iloc[-1] else ("trial", "Trial")
     figure = _figure(text, "Share of the box dominated", "<br>%{y:.3f}")
     hover = [
-        f"after trial {row['trial']}<br>{row['images_trained']:,} images, {duration(row['seconds'])} of workers<br>{row['share']:.3f}"
+        f"after trial {row['trial']}<br>{row['images_trained']:,} images, {duration(row['seconds'])} of workers"
+        f"<br>{row['share']:.3f}"
         for row in history.to_dict("records")
     ]
     spent = history["macs"] / divisor if by == "macs" else history["trial"]
