@@ -237,7 +237,7 @@ def _largest(costs: pd.DataFrame, column: str) -> pd.DataFrame:
     sums = costs.groupby("component")[column].sum().sort_values(ascending=False)
     kept = list(sums.index[:MOST_COMPONENTS])
     named = costs.assign(component=costs["component"].where(costs["component"].isin(kept), REST))
-    together = named.groupby(["trial", "component"], sort=False, as_index=False)[column].sum()
+    together = named.groupby(["trial", "component"], sort=False, as_index=False)[[column]].sum()
     order = together["component"].map({name: place for place, name in enumerate([*kept, REST])})
     together["order"] = order
     return together.sort_values("order", kind="stable")

@@ -31,7 +31,8 @@ def values_of(table: pd.DataFrame, curves: pd.DataFrame, column: str) -> pd.Seri
     if column not in curves or not len(curves):
         return pd.Series(dtype=float)
     first = curves[(curves["rung"] == curves["rung"].min()) & curves[column].notna()]
-    return first.set_index("trial")[column].astype(float)
+    scores: pd.Series = first.set_index("trial")[column].astype(float)
+    return scores
 
 
 def scores_by_choice(table: pd.DataFrame, curves: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -95,7 +96,7 @@ def ped_anova(points: pd.DataFrame, sign: float, seed: int = 0) -> pd.DataFrame:
     among the best tenth (at least five trials) depart from those among all. `sign` is -1 where higher is better.
     """
     import optuna
-    from optuna.distributions import CategoricalDistribution
+    from optuna.distributions import BaseDistribution, CategoricalDistribution
     from optuna.importance import PedAnovaImportanceEvaluator
 
     scores = sign * points.groupby("trial")["score"].first()
@@ -105,8 +106,8 @@ def ped_anova(points: pd.DataFrame, sign: float, seed: int = 0) -> pd.DataFrame:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study()
     for trial, part in points.groupby("trial"):
-        choices = dict(zip(part["axis"], part["value"], strict=True))
-        known = {axis: kinds[axis] for axis in choices}
+        choices = {str(axis): value for axis, value in zip(part["axis"], part["value"], strict=True)}
+        known: dict[str, BaseDistribution] = {axis: kinds[axis] for axis in choices}
         study.add_trial(optuna.trial.create_trial(params=choices, distributions=known, value=scores[trial]))
     optuna.logging.set_verbosity(verbosity)
     top = max(0.1, min(0.5, FEWEST_AT_THE_TOP / len(scores)))
@@ -129,7 +130,7 @@ def ped_anova(points: pd.DataFrame, sign: float, seed: int = 0) -> pd.DataFrame:
 def direction(part: pd.DataFrame, sign: float) -> dict[str, Any]:
     """Which value of a choice is best and which worst by mean score, by how much, and the trend of a numeric one."""
     means = part.groupby("value", sort=False)["score"].mean()
-    best, worst = (sign * means).idxmin(), (sign * means).idxmax()
+    best, worst = str((sign * means).idxmin()), str((sign * means).idxmax())
     numeric = pd.to_numeric(part["value"], errors="coerce").notna().all()
     trend = part["order"].rank().corr(part["score"].rank()) if numeric else float("nan")
     return {"best": best, "worst": worst, "gain": abs(float(means[best] - means[worst])), "trend": float(trend)}
