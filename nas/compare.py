@@ -175,7 +175,7 @@ def _box(table: pd.DataFrame, goals: Objectives, reference: Mapping[str, float])
 
 def _distinct(values: np.ndarray, usable: np.ndarray, rows: np.ndarray) -> np.ndarray:
     chosen = np.unique(rows)
-    return values[chosen[usable[chosen]]]
+    return np.asarray(values[chosen[usable[chosen]]])
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

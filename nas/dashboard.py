@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Shown(JournalStorage):
     """The journal with every trial's constraints where the dashboard looks for them: refused candidates are grey."""
 
     def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Iterable[TrialState] | None = None
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         return [_with_constraints(trial) for trial in super().get_all_trials(study_id, True, states)]
 
