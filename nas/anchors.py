@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from nas import figures, settings, training, trial, trust, zero_cost
+from nas import settings, stills, training, trial, trust, zero_cost
 from nas.backbones.unet import Config
 from nas.check import check
 from nas.errors import InputError
@@ -83,7 +83,7 @@ def run(
     if not any(each.signal.startswith(("warm: ", "scratch: ")) for each in found):
         raise InputError(f"{table}: too few architectures were trained long for an interval, expected {LEAST_ANCHORS}")
     pd.DataFrame([asdict(each) for each in found]).to_csv(out / "trust.csv", index=False)
-    figures.save_agreement(trust.pairs(rows, targets), out / "trust.png")
+    stills.save_agreement(trust.pairs(rows, targets), out / "trust.png")
     long = rows[rows["kind"] == "long"]
     seeds, images_seen = int(long["seed"].nunique()), int(long["images_seen"].max())
     measured = trust.Trust(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas import figures, racing, results, trust
+from nas import naming, racing, results, trust
 from nas.results import Objectives
 
 
@@ -103,9 +103,8 @@ def warning(settings: Mapping[str, Any], cache: Path) -> str:
 # --- for the page ----------------------------------------------------------------------------------------------------
 
 
-def front_page(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95) -> dict[str, Any]:
+def front_page(found: Certainty, goals: Objectives) -> dict[str, Any]:
     """What the report shows of the front's certainty: heads, rows (trial, verdict, cells), noise and hypervolume in words."""
-    found = of_front(table, goals, confidence)
     words = {"sure": "sure", "perhaps": "perhaps", "no": "only in the mean"}
     rows = [
         {
@@ -113,14 +112,14 @@ def front_page(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95)
             "place": words[one.place],
             "probability": "" if math.isnan(one.probability) else f"{one.probability:.2f}",
             "n": one.trials,
-            "cells": [figures.shown(column, value) for column, value in one.means.items()],
+            "cells": [naming.shown(column, value) for column, value in one.means.items()],
         }
         for one in found.contenders
     ]
-    told = [f"{figures.label(column)} {figures.shown(column, sd)}" for column, sd in found.noise.items()]
+    told = [f"{naming.label(column)} {naming.shown(column, sd)}" for column, sd in found.noise.items()]
     share = "" if found.hypervolume is None else "{:.1%} to {:.1%}".format(*found.hypervolume)
     return {
-        "heads": [figures.label(column) for column in goals],
+        "heads": [naming.label(column) for column in goals],
         "rows": rows,
         "degrees": found.degrees,
         "noise": ", ".join(told),
@@ -143,7 +142,7 @@ def proxy_page(settings: Mapping[str, Any], cache: Path) -> dict[str, Any]:
     for each in found.of_trials():
         again = between.get(each.target)
         cells = [_tau(each), f"{each.regret:.2f} [{each.regret_low:.2f}, {each.regret_high:.2f}]", _tau(again)]
-        page["rows"].append({"label": figures.label(each.target), "doubtful": each.doubtful, "cells": cells})
+        page["rows"].append({"label": naming.label(each.target), "doubtful": each.doubtful, "cells": cells})
     heads, others = trust.summary(found.agreements)
     trainings = "one long training" if found.seeds == 1 else f"{found.seeds} long trainings"
     plan = f"{found.anchors} architectures, {trainings} each of {found.long_images:,} images from scratch"

@@ -55,14 +55,82 @@ def run(
 
 
 @app.command()
-def report(run: Run_) -> None:
-    """Write results.csv, report.html and best.yaml of a run again, from its records.
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run directories, or studies' folders in runs/ (the latest run)."),
+    ],
+    out: Annotated[Path, typer.Option(help="The page that holds several runs; one run's is in its directory.")] = Path(
+        "report.html"
+    ),
+    png: Annotated[bool, typer.Option("--png", help="Figures as pictures too, in RUN/figures.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Figures for a paper too, in RUN/figures.")] = False,
+) -> None:
+    """Write results.csv, report.html and best.yaml of runs again, from their records; several runs also as one page.
 
-    Example: nas report runs/quickstart
+    Examples:
+
+        nas report runs/quickstart
+
+        nas report runs/quickstart runs/ffn_ratio --out both.html
+
+        nas report runs/quickstart --pdf
     """
     from nas import launch
 
-    launch.summarise(launch.find_run(run))
+    launch.report_runs(runs, out, [suffix for suffix, asked in (("png", png), ("pdf", pdf)) if asked])
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two or more runs of searches.")],
+    by: Annotated[
+        str, typer.Option(help="Equal compute in: macs (of training) | images | seconds (of workers).")
+    ] = "macs",
+    out: Annotated[
+        list[Path], typer.Option(help="Write a page (.html) or the fronts (.png, .pdf, .svg); repeatable.")
+    ] = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Studies side by side: fronts, hypervolume at equal compute, who dominates whom. Refuses what was measured differently.
+
+    Example: nas compare runs/quickstart runs/random --out comparison.html
+    """
+    from typing import cast
+
+    from nas import compare as comparing
+
+    found = comparing.of_runs(runs, cast(comparing.Compute, by))
+    _print_grid(*comparing.summary(found))
+    typer.echo(comparing.verdict(found))
+    typer.echo("\n".join(comparing.dominations(found)))
+    for path in out:
+        typer.echo(f"wrote {comparing.write(found, path)}")
+
+
+@app.command()
+def watch(
+    run: Run_,
+    every: Annotated[float, typer.Option(help="Seconds between looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the present state and end.")] = False,
+) -> None:
+    """The front, the running trials and the progress of a run that another process is running, until it is over.
+
+    Example: nas watch runs/quickstart
+    """
+    from nas import watch as watching
+
+    watching.watch(run, every, once)
+
+
+@app.command()
+def dashboard(run: Run_, port: Annotated[int, typer.Option(min=1, max=65535)] = 8080) -> None:
+    """Optuna's dashboard on a run, live and read-only, at 127.0.0.1. Needs the extra: pip install 'nas[dashboard]'.
+
+    Example: nas dashboard runs/quickstart --port 8081
+    """
+    from nas import dashboard as showing
+
+    showing.serve(run, port)
 
 
 @app.command()

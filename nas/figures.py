@@ -1,95 +1,24 @@
-"""How numbers of a study are named, scaled and drawn: plotly for the page, matplotlib for a still picture.
-
-Drawing takes frames that `nas.report` has computed and adds nothing to them. Columns keep their own units in frames; a
-figure or a table shows them scaled (`macs` as GMACs, `params` in millions).
-"""
+"""The figures of the page, in plotly. Drawing takes frames that were computed elsewhere and adds nothing to them."""
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nas.results import COSTS, Objectives
+from nas.naming import cell, duration, in_sight, label, magnitude, scaled, shown
+from nas.palette import FONT, FRONT, GREY, GRID, KNEE, LIMIT, LINE, PALE, SERIES, TEXT
 
-FRONT, KNEE, LIMIT, GREY, PALE = "#1c5fb8", "#e8590c", "#c92a2a", "#868e96", "#b4bbc2"
-_TEXT, _GRID, _LINE = "#343a40", "#edf0f2", "#ced4da"
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
-
-_SCALED: dict[str, tuple[str, float]] = {
-    "params": ("Parameters (M)", 1e6),
-    "macs": ("GMACs", 1e9),
-    "macs_without_attention": ("GMACs without attention", 1e9),
-    "macs_padding_free": ("GMACs without padding", 1e9),
-    "activation_bytes": ("Activations (MiB)", 2.0**20),
-    "images_seen": ("Images seen", 1.0),
-}
-
-
-# --- names and numbers -----------------------------------------------------------------------------------------------
-
-
-def label(column: str) -> str:
-    """A column's name as people say it: `fid_efficientnet_lite0` is "FID (efficientnet_lite0)"."""
-    if column in _SCALED:
-        return _SCALED[column][0]
-    if column == "fid" or column.startswith("fid_"):
-        extractor = column.removeprefix("fid").removeprefix("_")
-        return f"FID ({extractor})" if extractor else "FID"
-    words = re.sub(r"_(ms|s|mib)$", r" (\1)", column).replace("_", " ").replace("clip", "CLIP")
-    return words[:1].upper() + words[1:]
-
-
-def scaled(column: str, values: Any) -> Any:
-    """A value or a Series in the unit of the column's label."""
-    return values / _SCALED[column][1] if column in _SCALED else values
-
-
-def shown(column: str, value: Any) -> str:
-    """A number for reading, in the unit of its label; the empty text where there is none."""
-    if value is None or pd.isna(value):
-        return ""
-    number = float(scaled(column, value))
-    decimals = 1 if abs(number) >= 100 or column in _SCALED else 2 if abs(number) >= 1 else 3
-    return f"{number:,.0f}" if column == "images_seen" else f"{number:,.{decimals}f}"
-
-
-def measured(column: str, value: Any) -> str:
-    """The number with its name, for a sentence: "GMACs 58.3" reads "58.3 GMACs"."""
-    if column.startswith("macs"):
-        return f"{shown(column, value)} {label(column)}"
-    if column == "params":
-        return f"{shown(column, value)} M parameters"
-    return f"{label(column)} {shown(column, value)}"
-
-
-def architecture(row: pd.Series) -> str:
-    """A trial's choices as lines of plotly's pseudo-HTML, escaped."""
-    choices = {str(name)[5:]: value for name, value in row.items() if str(name).startswith("arch.")}
-    return "<br>".join(f"{escape(axis)}: {escape(str(value))}" for axis, value in choices.items() if _given(value))
-
-
-def pairs(goals: Objectives) -> list[tuple[str, str]]:
-    """Every two objectives as (x, y), costs on x; a single objective is drawn against its MACs."""
-    columns = sorted(goals, key=lambda column: column not in COSTS)
-    if len(columns) == 1:
-        columns = ["params", "macs"] if columns == ["macs"] else ["macs", *columns]
-    return [(x, y) for place, x in enumerate(columns) for y in columns[place + 1 :]]
-
-
-def _given(value: Any) -> bool:
-    return isinstance(value, str) or bool(pd.notna(value))
-
-
-# --- the page: plotly ------------------------------------------------------------------------------------------------
+MOST_TICKS = 8
+TICK_LENGTH = 18  # characters
+MOST_COMPONENTS, REST = 6, "the rest"
 
 
 def draw_pareto(points: pd.DataFrame, x: str, y: str, budget: Mapping[str, float]) -> go.Figure:
-    """The frame of `report.pareto` in two of its columns: front, knee, the other complete trials, the stopped ones."""
+    """The frame of `findings.pareto` in two of its columns: front, knee, the other complete trials, the stopped ones."""
     figure = _figure(label(x), label(y), f"<br>{label(x)} %{{x:.4g}}<br>{label(y)} %{{y:.4g}}")
     stopped, complete = points[points["state"] == "stopped"], points[points["state"] == "complete"]
     members = complete[complete["on_front"]].sort_values(x)
@@ -114,7 +43,7 @@ def draw_pareto(points: pd.DataFrame, x: str, y: str, budget: Mapping[str, float
 
 
 def draw_effects(points: pd.DataFrame, effects: pd.DataFrame, column: str) -> go.Figure:
-    """A row per choice below a heading per axis: its trials as pale dots, their mean as a bar; frames of `report`."""
+    """A row per choice below a heading per axis: its trials as pale dots, their mean as a bar; frames of `nas.importance`."""
     figure = _figure(label(column), "", "")
     rows, names = _rows_of(effects)
     for frame, values, means in ((points, "score", False), (effects, "mean", True)):
@@ -139,7 +68,7 @@ def draw_curves(curves: pd.DataFrame, column: str, members: Iterable[int]) -> go
     _lines(figure, known[on_front], column, "front", FRONT)
     last = known[known["state"] == "stopped"].groupby("trial").tail(1)
     cross = {"size": 8, "symbol": "x-thin", "line": {"color": GREY, "width": 1.5}}
-    _dots(figure, last.assign(hover=_trial_names(last)), "images_seen", column, "stopped here", cross)
+    _dots(figure, last.assign(hover=_reasons(last)), "images_seen", column, "stopped here", cross)
     return figure
 
 
@@ -187,28 +116,186 @@ def draw_cells(cells: pd.DataFrame, trials: pd.DataFrame, column: str) -> go.Fig
 
 
 def draw_hypervolume(history: pd.DataFrame) -> go.Figure:
-    """The share of the box between worst and best that the front dominates, after each trial."""
-    figure = _figure("Trial", "Share of the box dominated", "<br>%{y:.3f}")
-    hover = [f"after trial {row.trial}<br>{row.images_trained:,} images trained" for row in history.itertuples()]
+    """The share of the box between worst and best that the front dominates, over what training took."""
+    unit, divisor = magnitude(float(history["macs"].iloc[-1]))
+    by, text = ("macs", f"Training compute ({unit}MACs)") if history["macs"].iloc[-1] else ("trial", "Trial")
+    figure = _figure(text, "Share of the box dominated", "<br>%{y:.3f}")
+    hover = [
+        f"after trial {row['trial']}<br>{row['images_trained']:,} images, {duration(row['seconds'])} of workers"
+        f"<br>{row['share']:.3f}"
+        for row in history.to_dict("records")
+    ]
+    spent = history["macs"] / divisor if by == "macs" else history["trial"]
     line = {"color": FRONT, "width": 2, "shape": "hv"}
-    figure.add_scatter(x=history["trial"], y=history["share"], mode="lines", line=line, hovertext=hover)
+    figure.add_scatter(
+        x=spent,
+        y=history["share"],
+        mode="lines",
+        line=line,
+        hovertext=hover,
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
     figure.update_layout(showlegend=False)
     figure.update_yaxes(rangemode="tozero")
     return figure
 
 
+def draw_fronts(fronts: Mapping[str, pd.DataFrame], x: str, y: str) -> go.Figure:
+    """Fronts of several studies: name -> its complete trials, those off the front pale."""
+    figure = _figure(label(x), label(y), f"<br>{label(x)} %{{x:.4g}}<br>{label(y)} %{{y:.4g}}")
+    for place, (name, table) in enumerate(fronts.items()):
+        colour = SERIES[place % len(SERIES)]
+        told = table.assign(hover=[f"{escape(name)}<br>trial {trial}" for trial in table["trial"]])
+        front = told[told["on_front"]].sort_values(x)
+        _dots(figure, told[~told["on_front"]], x, y, "", {"color": colour, "size": 6, "opacity": 0.3})
+        _dots(figure, front, x, y, escape(name), {"color": colour, "size": 10, "symbol": place % 8})
+    figure.for_each_trace(lambda trace: trace.update(showlegend=bool(trace.name)))
+    return figure
+
+
+def draw_hypervolumes(histories: Mapping[str, pd.DataFrame], by: str, limit: float) -> go.Figure:
+    """Hypervolume over compute of several studies (`share` over `by`), and where all are compared."""
+    prefix, divisor = magnitude(max(float(history[by].iloc[-1]) for history in histories.values()))
+    text = {"macs": f"Training compute ({prefix}MACs)", "images": "Images trained", "seconds": "Seconds of workers"}[by]
+    divisor = divisor if by == "macs" else 1.0
+    figure = _figure(text, "Share of the box dominated", "")
+    for place, (name, history) in enumerate(histories.items()):
+        line = {"color": SERIES[place % len(SERIES)], "width": 2, "shape": "hv"}
+        hover = [f"{escape(name)}<br>after trial {trial}" for trial in history["trial"]]
+        template = "%{hovertext}<br>%{y:.3f}<extra></extra>"
+        spent = history[by] / divisor
+        figure.add_scatter(
+            x=spent,
+            y=history["share"],
+            mode="lines",
+            line=line,
+            name=escape(name),
+            hovertext=hover,
+            hovertemplate=template,
+        )
+    figure.add_vline(limit / divisor, line={"color": GREY, "width": 1.5, "dash": "dash"})
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def draw_parallel(columns: list[str], trained: pd.DataFrame, knee: int | None) -> go.Figure:
+    """Every trained trial as a line over its choices and objectives, the front in colour; frame of `importance.parallel`.
+
+    Lines of a plain plot: plotly's own parallel coordinates need WebGL, which phones, printers and old machines lack.
+    """
+    scales = {column: _places(trained[column]) for column in columns}
+    figure = _figure("", "", "")
+    on_front, is_knee = trained["on_front"], trained["trial"] == knee
+    kinds = (
+        (~on_front, "not on the front", PALE, 1.0),
+        (on_front & ~is_knee, "front", FRONT, 1.6),
+        (is_knee, "knee", KNEE, 3.0),
+    )
+    for chosen, name, colour, width in kinds:
+        rows = trained[chosen]
+        x: list[Any] = []
+        y: list[Any] = []
+        trials: list[Any] = []
+        for place, trial in zip(np.flatnonzero(chosen), rows["trial"], strict=True):
+            x += [*range(len(columns)), None]
+            y += [*(float(scales[column][0].iloc[place]) for column in columns), None]
+            trials += [int(trial)] * (len(columns) + 1)
+        line = {"color": colour, "width": width}
+        template = "trial %{customdata}<extra></extra>"
+        marker = {"size": 5, "color": colour}
+        figure.add_scatter(
+            x=x,
+            y=y,
+            customdata=trials,
+            name=name,
+            mode="lines+markers",
+            line=line,
+            marker=marker,
+            hovertemplate=template,
+        )
+    ticks = [(place, height, text) for place, column in enumerate(columns) for height, text in scales[column][1]]
+    figure.add_scatter(
+        x=[place for place, _, _ in ticks],
+        y=[height for _, height, _ in ticks],
+        text=[text for _, _, text in ticks],
+        mode="text",
+        textposition="middle right",
+        textfont={"size": 10},
+        hoverinfo="skip",
+    )
+    names = [
+        escape(column[5:].replace("_", " ") if column.startswith("arch.") else label(column)) for column in columns
+    ]
+    figure.update_layout(showlegend=False, height=400, margin={"l": 30, "r": 60, "t": 16, "b": 100})
+    figure.update_xaxes(tickvals=[*range(len(columns))], ticktext=names, tickangle=30, range=[-0.2, len(columns) - 0.5])
+    figure.update_yaxes(visible=False, range=[-0.06, 1.06])
+    return figure
+
+
+def _largest(costs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The components with the largest sums, largest first; all others as one."""
+    sums = costs.groupby("component")[column].sum().sort_values(ascending=False)
+    kept = list(sums.index[:MOST_COMPONENTS])
+    named = costs.assign(component=costs["component"].where(costs["component"].isin(kept), REST))
+    together = named.groupby(["trial", "component"], sort=False, as_index=False)[[column]].sum()
+    order = together["component"].map({name: place for place, name in enumerate([*kept, REST])})
+    together["order"] = order
+    return together.sort_values("order", kind="stable")
+
+
+def _places(values: pd.Series) -> tuple[pd.Series, list[tuple[float, str]]]:
+    """Where the values of an axis lie between 0 and 1, and what is written there: choices each, other numbers at the ends."""
+    name = str(values.name)
+    booleans = values.map(lambda value: isinstance(value, bool)).any()
+    numbers = pd.to_numeric(values, errors="coerce") if not booleans else pd.Series(np.nan, index=values.index)
+    if numbers.notna().all() and (numbers.nunique() > MOST_TICKS or not name.startswith("arch.")):
+        low, high = float(numbers.min()), float(numbers.max())
+        ends = [(0.0, shown(name, low)), (1.0, shown(name, high))] if high > low else [(0.5, shown(name, low))]
+        return ((numbers - low) / (high - low) if high > low else numbers * 0 + 0.5).astype(float), ends
+    text = values.map(lambda value: cell(value) or "none")
+    ordered = sorted(text.unique(), key=lambda one: (_number(one), one))
+    heights = {one: place / max(len(ordered) - 1, 1) for place, one in enumerate(ordered)}
+    return text.map(heights).astype(float), [(height, escape(one[:TICK_LENGTH])) for one, height in heights.items()]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.inf
+
+
+def draw_components(costs: pd.DataFrame, column: str, names: Mapping[int, str]) -> go.Figure:
+    """A bar per trial, a piece per component; the frame of `findings.components`, trials from top to bottom as in `names`."""
+    figure = _figure(label(column), "", "")
+    for place, (component, part) in enumerate(_largest(costs, column).groupby("component", sort=False)):
+        figure.add_bar(
+            x=scaled(column, part[column]),
+            y=[names[trial] for trial in part["trial"]],
+            name=str(component),
+            orientation="h",
+            customdata=part["trial"],
+            marker={"color": PALE if component == REST else SERIES[place % len(SERIES)], "opacity": 0.85},
+            hovertemplate=f"%{{y}}<br>{escape(str(component))} %{{x:.4g}}<extra></extra>",
+        )
+    figure.update_layout(barmode="stack", bargap=0.35, height=130 + 26 * len(names), legend={"y": 1.02})
+    figure.update_yaxes(categoryorder="array", categoryarray=[*names.values()][::-1], automargin=True, ticks="")
+    figure.update_yaxes(showgrid=False)
+    return figure
+
+
 def _figure(x: str, y: str, hover: str) -> go.Figure:
-    axis = {"gridcolor": _GRID, "linecolor": _LINE, "zeroline": False, "ticks": "outside", "tickcolor": _LINE}
+    axis = {"gridcolor": GRID, "linecolor": LINE, "zeroline": False, "ticks": "outside", "tickcolor": LINE}
     return go.Figure(
         layout={
             "template": "none",
-            "font": {"family": _FONT, "size": 13, "color": _TEXT},
+            "font": {"family": FONT, "size": 13, "color": TEXT},
             "margin": {"l": 58, "r": 14, "t": 26, "b": 48},
             "xaxis": axis | {"title": {"text": x, "standoff": 8, "font": {"size": 13}}},
             "yaxis": axis | {"title": {"text": y, "standoff": 8, "font": {"size": 13}}},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
-            "hoverlabel": {"bgcolor": "white", "bordercolor": _LINE, "font": {"color": _TEXT}, "align": "left"},
-            "height": 350,
+            "hoverlabel": {"bgcolor": "white", "bordercolor": LINE, "font": {"color": TEXT}, "align": "left"},
+            "height": 340,
             "meta": {"hover": hover},
         }
     )
@@ -284,7 +371,7 @@ def _lines(figure: go.Figure, rows: pd.DataFrame, column: str, name: str, colour
 
 def _limit(figure: go.Figure, limit: float, highest: Any, vertical: bool) -> None:
     """The budget as a dashed line, unless it lies so far out (twice the highest value) that it squeezes the data."""
-    if not _in_sight(limit, highest):
+    if not in_sight(limit, highest):
         return
     style = {"color": LIMIT, "width": 1.5, "dash": "dash"}
     add = figure.add_vline if vertical else figure.add_hline
@@ -298,141 +385,5 @@ def _opacity(count: int) -> float:
     return 0.6 if count <= 60 else 0.25
 
 
-def _in_sight(limit: float, highest: Any) -> bool:
-    return bool(pd.notna(highest)) and limit <= 2 * float(highest)
-
-
-def _trial_names(rows: pd.DataFrame) -> list[str]:
-    return [f"trial {number}" for number in rows["trial"]]
-
-
-# --- the picture: matplotlib -----------------------------------------------------------------------------------------
-
-
-def save_front(
-    points: pd.DataFrame, shown_pairs: Sequence[tuple[str, str]], budget: Mapping[str, float], path: Path
-) -> None:
-    """Up to three panels side by side, 150 dots an inch, legible at the width of a README."""
-    from matplotlib.figure import Figure
-
-    panels = list(shown_pairs)[:3]
-    figure = Figure(figsize=(4.6 * len(panels) + 0.4, 4.3), dpi=150, layout="constrained")
-    for place, (x, y) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), place + 1)
-        _panel(axes, points, x, y)
-        if x in budget and _in_sight(budget[x], points[x].max()):
-            axes.axvline(scaled(x, budget[x]), color=LIMIT, linestyle="--", linewidth=1.2, label="budget")
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=10)
-    figure.savefig(path)
-
-
-def save_agreement(pairs: Mapping[str, pd.DataFrame], path: Path) -> None:
-    """What a brief trial said of each anchor against what a long training says: one panel per score, 150 dots an inch."""
-    from matplotlib.figure import Figure
-
-    styles = {"warm": (FRONT, "o"), "slice": (KNEE, "*"), "scratch": (GREY, "x")}
-    figure = Figure(figsize=(3.6 * len(pairs) + 0.4, 3.9), dpi=150, layout="constrained")
-    for place, (column, whole) in enumerate(pairs.items()):
-        axes, frame = figure.add_subplot(1, len(pairs), place + 1), whole.dropna(subset=["long"])
-        for kind, (colour, marker) in styles.items():
-            if kind in frame:
-                axes.scatter(frame[kind].rank(), frame["long"].rank(), color=colour, marker=marker, s=30, label=kind)
-        axes.set_title(label(column), fontsize=10)
-        axes.set_xlabel("rank by a brief trial", fontsize=9)
-        axes.set_ylabel("rank by long training" if place == 0 else "", fontsize=9)
-        axes.grid(color=_GRID)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=10)
-    figure.savefig(path)
-
-
-def _panel(axes: Any, points: pd.DataFrame, x: str, y: str) -> None:
-    complete, front = points["state"] == "complete", points["on_front"]
-    groups = (
-        (points["state"] == "stopped", "stopped early", {"color": PALE, "marker": "x", "s": 22}),
-        (complete & ~front, "fully trained", {"color": GREY, "s": 22, "alpha": 0.7}),
-        (front & ~points["knee"], "front", {"color": FRONT, "s": 46, "zorder": 3}),
-        (points["knee"], "knee", {"color": KNEE, "marker": "*", "s": 170, "zorder": 4}),
-    )
-    for chosen, name, style in groups:
-        rows = points[chosen]
-        axes.scatter(scaled(x, rows[x].astype(float)), scaled(y, rows[y].astype(float)), label=name, **style)
-    axes.set_xlabel(label(x), fontsize=11)
-    axes.set_ylabel(label(y), fontsize=11)
-    axes.grid(color=_GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def save_replay(rules: pd.DataFrame, explored: pd.DataFrame | None, path: Path) -> None:
-    """What each rule saves and loses, and hypervolume against compute: frames of `nas.replay`, 150 dots an inch."""
-    from matplotlib.figure import Figure
-
-    panels = 1 if explored is None else 2
-    figure = Figure(figsize=(5.4 * panels + 0.4, 4.3), dpi=150, layout="constrained")
-    _draw_rules(figure.add_subplot(1, panels, 1), rules)
-    if explored is not None:
-        _draw_explored(figure.add_subplot(1, panels, 2), explored)
-    for axes in figure.axes:
-        axes.grid(color=_GRID)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
-
-
-_MARKS = ("o", "s", "^", "D", "X", "v")
-_COLOURS = (FRONT, KNEE, "#2b8a3e", GREY, "#862e9c", LIMIT)
-
-
-def _draw_rules(axes: Any, rules: pd.DataFrame) -> None:
-    """Training images saved against hypervolume lost; bars hold 95 % of the shuffles."""
-    for place, row in enumerate(rules.to_dict("records")):
-        x, y = 100 * row["images_saved"], 100 * row["hypervolume_lost"]
-        bars = [
-            [[centre - 100 * row[f"{name}_low"]], [100 * row[f"{name}_high"] - centre]]
-            for centre, name in ((x, "images_saved"), (y, "hypervolume_lost"))
-        ]
-        name = row["rule"].replace("multi_metric", "Optuna Hub, multi-metric")
-        axes.errorbar(
-            x,
-            y,
-            [[max(0.0, bars[1][0][0])], [max(0.0, bars[1][1][0])]],
-            [[max(0.0, bars[0][0][0])], [max(0.0, bars[0][1][0])]],
-            color=_COLOURS[place % 6],
-            marker=_MARKS[place % 6],
-            label=name,
-            capsize=2,
-            linewidth=1,
-        )
-    axes.axhline(2, color=LIMIT, linestyle="--", linewidth=1)
-    axes.axvline(60, color=LIMIT, linestyle="--", linewidth=1)
-    axes.set_xlabel("training images saved (%)")
-    axes.set_ylabel("hypervolume lost (%)")
-    axes.set_title("Rules: wanted is the lower right", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
-
-
-def _draw_explored(axes: Any, explored: pd.DataFrame) -> None:
-    """Share of the table's hypervolume against full trainings paid: colour by sampler, broken where nothing stops."""
-    samplers = list(dict.fromkeys(explored["sampler"]))
-    for (sampler, rule), part in explored[explored["unit"] == "images"].groupby(["sampler", "rule"], sort=False):
-        place = samplers.index(sampler)
-        axes.plot(
-            part["trainings"],
-            100 * part["hypervolume"],
-            color=_COLOURS[place % 6],
-            marker=_MARKS[place % 6],
-            linestyle=":" if rule == "none" else "-",
-            markersize=4,
-            linewidth=1.3,
-            label=f"{sampler}, {rule}",
-        )
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted(set(explored["trainings"])), [f"{count:g}" for count in sorted(set(explored["trainings"]))])
-    axes.set_xlabel("training images paid, in full trainings")
-    axes.set_ylabel("hypervolume (% of the table's)")
-    axes.set_title("Samplers, with and without stopping", fontsize=10)
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
+def _reasons(rows: pd.DataFrame) -> list[str]:
+    return [f"trial {row['trial']}<br>{escape(str(row.get('reason') or 'stopped'))}" for _, row in rows.iterrows()]

@@ -50,7 +50,7 @@ def summarise(directory: RunDirectory) -> Any:
 
     Of an ablation the tables of effects are written and printed instead.
     """
-    resolved = yaml.safe_load((directory.path / "resolved.yaml").read_text())
+    resolved = results.resolved(directory.path)
     objectives = results.objectives(resolved)
     frame = results.load(directory.path)
     if resolved.get("ablation"):
@@ -64,12 +64,24 @@ def summarise(directory: RunDirectory) -> Any:
     return frame
 
 
+def report_runs(paths: Sequence[Path], together: Path, suffixes: Sequence[str]) -> None:
+    """Summarise runs again; several also go into one page at `together`; figures in each of the suffixes' formats."""
+    runs = [find_run(path) for path in paths]
+    for directory in runs:
+        if not any(record["state"] != "running" for record in directory.records().values()):
+            raise InputError(f"{directory.path}: no trial has ended yet, so there is nothing to report")
+    for directory in runs:
+        summarise(directory)
+        for suffix in suffixes:
+            drawn = report.write_figures(directory.path, suffix)
+            print(f"{len(drawn)} figures: {drawn[0].parent}/*.{suffix}")
+    if len(runs) > 1:
+        print(f"together: {report.write_together([directory.path for directory in runs], together)}")
+
+
 def find_run(path: Path) -> RunDirectory:
     """The run at `path`: a run directory, or a study's folder below runs/ (its latest run)."""
-    runs = [path] if (path / "resolved.yaml").exists() else sorted(p.parent for p in path.glob("*/resolved.yaml"))
-    if not runs:
-        raise InputError(f"{path}: not a run directory (no resolved.yaml in it or in its subfolders)")
-    return RunDirectory(runs[-1])
+    return RunDirectory(results.find(path))
 
 
 def _write_winner(directory: RunDirectory, frame: Any, objectives: results.Objectives) -> None:

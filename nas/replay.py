@@ -23,7 +23,7 @@ import optuna
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas import curves, figures, menu, multi_metric, stopping
+from nas import curves, menu, multi_metric, stills, stopping
 from nas.chooser import SAMPLERS, Chooser, sampler_of
 from nas.curves import Table
 from nas.document import Document
@@ -230,7 +230,7 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
     rows = [_row(verdict, settings, table, plan) for verdict in verdicts]
     _show(_write(pd.DataFrame(rows), folder / "replay.csv"))
     explored = _explore(table, about, plan, settings, folder) if plan.samplers else None
-    figures.save_replay(pd.DataFrame(rows), explored, folder / "replay.png")
+    stills.save_replay(pd.DataFrame(rows), explored, folder / "replay.png")
     print(f"wrote {folder / 'replay.png'}")
 
 

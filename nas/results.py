@@ -21,6 +21,7 @@ from nas.menu import nearest
 Objectives = Mapping[str, str]  # column -> "minimise" or "maximise"
 Record = dict[str, Any]
 
+FORMAT = 1  # of a run directory; resolved.yaml says which, and a reader refuses what is newer than itself
 STATES = ("complete", "stopped", "over_budget", "duplicate", "failed", "running")
 COSTS = ("params", "macs", "macs_without_attention", "macs_padding_free", "activation_bytes")
 TIMINGS = ("load_s", "train_s", "sample_s", "score_s", "save_s", "total_s")
@@ -35,11 +36,26 @@ _SPEEDS = (*TIMINGS, "wall_s", "images_per_s", "peak_memory_mib")
 
 
 def resolved(run_dir: Path) -> dict[str, Any]:
-    """The settings of a run as they were run; a directory without them is not a run (InputError)."""
+    """The settings of a run as they were run. InputError for a directory without them, and for one of a newer format."""
     path = Path(run_dir) / "resolved.yaml"
     if not path.is_file():
         raise InputError(f"{run_dir}: not a run directory, expected the file resolved.yaml in it")
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    settings = dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    written = (settings.get("provenance") or {}).get("format", 1)
+    if not isinstance(written, int) or written > FORMAT:
+        raise InputError(
+            f"{run_dir}: written by a newer nas (format {written}, this one reads up to {FORMAT}): update nas"
+        )
+    return settings
+
+
+def find(path: Path) -> Path:
+    """The run directory at `path`: itself, or the latest run in a study's folder below runs/. InputError if there is none."""
+    path = Path(path)
+    runs = [path] if (path / "resolved.yaml").exists() else sorted(p.parent for p in path.glob("*/resolved.yaml"))
+    if not runs:
+        raise InputError(f"{path}: not a run directory (no resolved.yaml in it or in its subfolders)")
+    return runs[-1]
 
 
 def conditions(run_dir: Path) -> dict[str, dict[str, Any]]:
@@ -60,6 +76,20 @@ def load(run_dir: Path) -> pd.DataFrame:
     table = frame(records(run_dir), conditions(run_dir), objectives(settings))
     table.attrs["reference"] = dict((settings.get("ablation") or {}).get("reference") or {})
     return table
+
+
+def load_finished(runs: Sequence[str | Path]) -> pd.DataFrame:
+    """What `nas.load` returns: runs with at least one trial trained to the end each, as one frame."""
+    if not runs:
+        raise InputError("nas.load: expected at least one run directory, or a study's folder in runs/")
+    tables = []
+    for run_dir in (find(Path(run)) for run in runs):
+        table = load(run_dir)
+        if not (table["state"] == "complete").any():
+            raise InputError(f"{run_dir}: no trial was trained to the end yet")
+        table.attrs["objectives"] = dict(objectives(resolved(run_dir)))
+        tables.append(table)
+    return tables[0] if len(tables) == 1 else concat(tables)
 
 
 def objectives(settings: Mapping[str, Any]) -> Objectives:

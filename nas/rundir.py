@@ -16,6 +16,8 @@ import yaml
 
 from nas import design
 from nas.errors import InputError
+from nas.results import FORMAT
+from nas.results import resolved as resolved_settings
 from nas.settings import Study
 
 EXTENDABLE = ("workers", "tracking", "question")  # settings that do not change what a finished trial means
@@ -87,7 +89,7 @@ def open_run(study: Study, root: Path, new: bool = False) -> tuple[RunDirectory,
     earlier = sorted(path for path in (root / study.name).glob("*") if (path / "resolved.yaml").exists())
     if earlier and not new:
         directory = RunDirectory(earlier[-1])
-        before = yaml.safe_load((directory.path / "resolved.yaml").read_text())
+        before = resolved_settings(directory.path)
         finished = (directory.path / "report.html").exists() and not _outstanding(study, directory)
         more = _asked(resolved) > _asked(before)
         if _identity(before) == _identity(resolved) and (more or not finished):
@@ -126,11 +128,12 @@ def _describe(directory: RunDirectory, resolved: Mapping[str, Any]) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, versions and device of this process."""
+    """Format of the run directory; commit, versions and device of this process."""
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     return {
+        "format": FORMAT,
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
         "device": device,

@@ -91,7 +91,7 @@ class Tracker:
     def _log_summary(self, table: pd.DataFrame, goals: Objectives) -> None:
         import wandb
 
-        from nas import figures, results
+        from nas import naming, results
 
         kind, chosen = ("cells", table["state"] == "complete") if "cell" in table else ("front", table["on_front"])
         front = table[chosen].dropna(axis="columns", how="all")
@@ -101,7 +101,7 @@ class Tracker:
         with self._start("summary", kind, results.resolved(self.run_dir), []) as run:
             front_table = wandb.Table(columns=[str(column) for column in rows], data=cells)
             run.log({kind: front_table})
-            for x, y in figures.pairs(goals):
+            for x, y in naming.pairs(goals):
                 if x in rows and y in rows:
                     run.log({f"chart/{y} by {x}": wandb.plot.scatter(front_table, x, y, title=f"Front: {y} by {x}")})
             run.summary.update(states | ({"front_size": len(front)} if kind == "front" else {}))

@@ -17,3 +17,15 @@ import synthetic_run  # noqa: E402
 def run_dir(tmp_path):
     """A finished run of 24 trials in every state, private to the test."""
     return synthetic_run.write(tmp_path / "synthetic" / "2025-03-01")
+
+
+@pytest.fixture(scope="session")
+def long_run(tmp_path_factory):
+    """A run of 200 trials with its report, and the seconds of processor time that the report took. Not to be changed."""
+    import time
+
+    from nas import report
+
+    run_dir = synthetic_run.write(tmp_path_factory.mktemp("long") / "study" / "run", trials=200)
+    began = time.process_time()
+    return run_dir, report.write(run_dir), time.process_time() - began

@@ -8,13 +8,19 @@ import synthetic_run
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from nas import figures, report, results
+from nas import figures, findings, importance, naming, pictures, report, results
+from nas.errors import InputError
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
 
 
 def page_of(run_dir):
     return report.write(run_dir).read_text()
+
+
+def data_of(page):
+    """What the page's script reads: figures, trials, captions."""
+    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
 
 
 def without_plotly(page):
@@ -26,8 +32,8 @@ def without_plotly(page):
 
 def test_the_answer_counts_every_trial_once(run_dir):
     table = results.load(run_dir)
-    told = report.answer(table, GOALS, synthetic_run.BUDGET)
-    counted = report.counts(table)
+    told = findings.answer(table, GOALS, synthetic_run.BUDGET)
+    counted = findings.counts(table)
     assert sum(counted[state] for state in results.STATES) == counted["proposed"] == 24
     assert told.startswith("24 architectures were proposed: 2 refused before training as over budget (")
     assert f"{counted['complete']} fully trained" in told and f"{counted['front']} form the front" in told
@@ -43,36 +49,36 @@ def test_refusals_name_every_budget_that_was_broken():
     ]
     records = [{"trial": n, "key": str(n), "state": "over_budget", "cost": cost} for n, cost in enumerate(costs)]
     table = results.frame(records, {}, {"macs": "minimise"})
-    assert report.refusals(table, synthetic_run.BUDGET) == {"macs": 2, "params": 1, "params and macs": 1}
+    assert findings.refusals(table, synthetic_run.BUDGET) == {"macs": 2, "params": 1, "params and macs": 1}
 
 
 def test_pareto_holds_trained_trials_and_marks_the_front(run_dir):
     table = results.load(run_dir)
-    points = report.pareto(table, GOALS)
+    points = findings.pareto(table, GOALS)
     assert set(points["state"]) == {"complete", "stopped"}
     assert points[points["on_front"]]["trial"].tolist() == table[table["on_front"]]["trial"].tolist()
     assert points[points["knee"]]["trial"].tolist() == [results.knee(table, GOALS)]
-    assert "depth: " in points["hover"].iloc[0]
+    assert "depth " in points["hover"].iloc[0]
 
 
 def test_hover_is_escaped(run_dir):
     synthetic_run.copy_with(run_dir, 0, choices={"<img>": "<b onclick=1>"})
-    hover = report.pareto(results.load(run_dir), GOALS)["hover"].iloc[0]
+    hover = findings.pareto(results.load(run_dir), GOALS)["hover"].iloc[0]
     assert "<img>" not in hover and "&lt;b onclick=1&gt;" in hover
 
 
 def test_members_run_from_cheap_to_expensive(run_dir):
-    assert report.members(results.load(run_dir), GOALS)["macs"].is_monotonic_increasing
+    assert findings.members(results.load(run_dir), GOALS)["macs"].is_monotonic_increasing
 
 
 def test_axes_apart():
     rows = pd.DataFrame({"arch.a": [1, 2], "arch.b": [3, 3], "arch.c": [None, None], "macs": [1, 2]})
-    assert report.axes_apart(rows) == (["arch.a"], {"b": 3})
+    assert findings.axes_apart(rows) == (["arch.a"], {"b": 3})
 
 
 def test_winner_against_the_best(run_dir):
     table = results.load(run_dir)
-    rows = report.winner(table, GOALS).set_index("column")
+    rows = findings.winner(table, GOALS).set_index("column")
     members = table[table["on_front"]]
     assert rows.loc["macs", "best"] == members["macs"].min()
     assert rows.loc["clip_score", "best"] == members["clip_score"].max()
@@ -89,21 +95,21 @@ def choice_points(scores_by_value):
 
 def test_effects_share_is_adjusted_r_squared():
     scores = {"1": [1.0, 2.0, 3.0], "2": [4.0, 6.0, 5.0]}
-    found = report.effects(choice_points(scores))
+    found = importance.effects(choice_points(scores))
     within, total = 2.0 + 2.0, float(((np.array([1, 2, 3, 4, 5, 6]) - 3.5) ** 2).sum())
     assert found["share"].iloc[0] == pytest.approx(1 - (within / 4) / (total / 5))
     assert found["mean"].tolist() == [2.0, 5.0] and found["n"].tolist() == [3, 3]
 
 
 def test_effects_that_explain_all_and_nothing():
-    assert report.effects(choice_points({"1": [1.0, 1.0], "2": [4.0, 4.0]}))["share"].iloc[0] == 1.0
-    assert report.effects(choice_points({"1": [1.0, 4.0], "2": [1.0, 4.0]}))["share"].iloc[0] == 0.0
-    assert report.effects(choice_points({"1": [1.0], "2": [4.0]}))["share"].iloc[0] == 0.0  # too few to tell
+    assert importance.effects(choice_points({"1": [1.0, 1.0], "2": [4.0, 4.0]}))["share"].iloc[0] == 1.0
+    assert importance.effects(choice_points({"1": [1.0, 4.0], "2": [1.0, 4.0]}))["share"].iloc[0] == 0.0
+    assert importance.effects(choice_points({"1": [1.0], "2": [4.0]}))["share"].iloc[0] == 0.0  # too few to tell
 
 
 def test_scores_by_choice_compare_the_first_rung_of_every_trained_trial(run_dir):
     table, curves = results.load(run_dir), results.curves(results.records(run_dir))
-    points = report.scores_by_choice(table, curves, "clip_score")
+    points = importance.scores_by_choice(table, curves, "clip_score")
     trained = table[table["state"].isin(["complete", "stopped"])]["trial"]
     record = json.loads((run_dir / "trials" / "0002" / "record.json").read_text())
     depth = points[points["axis"] == "depth"].set_index("trial")
@@ -116,17 +122,17 @@ def test_many_numeric_values_are_grouped_by_quarters(run_dir):
     for number in range(24):
         synthetic_run.copy_with(run_dir, number, choices={"ratio": 0.1 * number})
     table, curves = results.load(run_dir), results.curves(results.records(run_dir))
-    found = report.effects(report.scores_by_choice(table, curves, "clip_score"))
+    found = importance.effects(importance.scores_by_choice(table, curves, "clip_score"))
     assert len(found) == 4 and found["n"].sum() == len(curves[curves["rung"] == 0])
 
 
 def test_hypervolume_share_lies_between_nothing_and_the_box(run_dir):
-    share = report.hypervolume(results.load(run_dir), GOALS)["share"]
+    share = findings.hypervolume(results.load(run_dir), GOALS)["share"]
     assert share.is_monotonic_increasing and 0 < share.iloc[-1] < 1
 
 
 def test_timings_by_rung(run_dir):
-    found = report.timings(results.curves(results.records(run_dir)))
+    found = findings.timings(results.curves(results.records(run_dir)))
     assert found["train_s"].tolist() == [4.0, 8.0, 16.0]
     assert found["trials"].tolist() == [17, 12, 12]
 
@@ -145,23 +151,25 @@ def test_grid_is_found_by_its_gaps(tmp_path, tile, border):
         top, left = border + row * step, border + column * step
         canvas[top : top + tile, left : left + tile] = tiles[row, column]
     Image.fromarray(canvas).save(tmp_path / "samples.png")
-    grid = report.read_grid(tmp_path / "samples.png")
+    grid = pictures.read_grid(tmp_path / "samples.png")
     assert (grid.tile, grid.border, grid.columns, grid.rows) == (tile, border, 3, 2)
     left, top = grid.corner(4)
     np.testing.assert_array_equal(canvas[top : top + tile, left : left + tile], tiles[1, 1])
 
 
 def test_no_grid(tmp_path):
-    assert report.read_grid(tmp_path / "samples.png") is None
+    assert pictures.read_grid(tmp_path / "samples.png") is None
     Image.new("RGB", (130, 130)).save(tmp_path / "samples.png")
-    assert report.read_grid(tmp_path / "samples.png") is None
+    assert pictures.read_grid(tmp_path / "samples.png") is None
 
 
 def test_every_member_draws_every_caption(run_dir):
     page = without_plotly(page_of(run_dir))
     members = results.load(run_dir)["on_front"].sum()
-    assert page.count('class="tile t') == members * len(synthetic_run.CAPTIONS)
-    assert page.count("data:image/webp;base64,") == members
+    shown = 12  # of the winner on the first screen
+    assert page.count('class="tile t') == members * len(synthetic_run.CAPTIONS) + shown
+    trained = results.load(run_dir)["state"].isin(["complete", "stopped"]).sum()
+    assert page.count("data:image/webp;base64,") == trained  # the others open on a click
 
 
 def test_members_without_pictures_leave_their_cells_empty(run_dir):
@@ -191,10 +199,11 @@ def test_captions_reasons_and_names_are_escaped(run_dir):
 
 def test_a_front_member_is_a_figure_point_and_a_table_row(run_dir):
     page = page_of(run_dir)
-    found = json.loads(re.search(r"^const figures = (\{.*\});$", page, re.MULTILINE).group(1))
+    found, found_trials = data_of(page)["figures"], data_of(page)["trials"]
     assert [name for name in found if name.startswith("front-")] == ["front-0", "front-1", "front-2"]
     knee = results.knee(results.load(run_dir), GOALS)
     assert f'<tr data-trial="{knee}" class="knee">' in page
+    assert sorted(map(int, found_trials)) == list(range(24))
     assert {"effects-0", "effects-1", "curves-2", "budget-1", "hypervolume-0"} <= set(found)
 
 
@@ -224,9 +233,87 @@ def test_a_run_that_has_only_begun(tmp_path):
     assert "0 architectures were proposed" in page_of(tmp_path)
 
 
-def test_pictures_and_data_of_a_long_study_stay_small(tmp_path):
-    run_dir = synthetic_run.write(tmp_path / "run", trials=300)
-    assert len(without_plotly(page_of(run_dir))) < 5e6
+def test_the_report_of_a_long_study_is_quick_and_small(long_run):
+    _, page, seconds = long_run
+    assert seconds < 10  # of processor time: other programs may be running
+    assert len(without_plotly(page.read_text())) < 5e6
+
+
+def test_pictures_that_take_too_much_are_compressed_harder_then_left_out(run_dir):
+    rng = np.random.default_rng(0)
+    for folder in run_dir.glob("trials/*"):
+        canvas = rng.integers(0, 255, (262, 262, 3), dtype=np.uint8)
+        canvas[64:66], canvas[130:132], canvas[196:198] = 255, 255, 255
+        canvas[:, 64:66], canvas[:, 130:132], canvas[:, 196:198] = 255, 255, 255
+        Image.fromarray(canvas).save(folder / "samples.png")
+    roomy = pictures.album(run_dir, [0, 2], [4], 64, 10**7)
+    size = sum(len(grid.url) for grid in (roomy[0], roomy[2]))
+    tight = pictures.album(run_dir, [0, 2], [4], 64, size - 1)
+    assert list(roomy) == [0, 2, 4] and list(tight) == [0, 2]
+    assert len(tight[0].url) < len(roomy[0].url)
+    assert list(pictures.album(run_dir, [0, 2], [4], 64, len(tight[0].url) // 2 + 1000)) in ([0], [])
+    assert list(pictures.album(run_dir, [0, 2], [4], 1, 10**7)) == [0]
+
+
+def test_several_runs_share_one_page_and_one_plot_library(run_dir, tmp_path):
+    other = synthetic_run.write(tmp_path / "other", trials=6, seed=3)
+    page = report.write_together([run_dir, other], tmp_path / "both.html").read_text()
+    assert page.count(get_plotlyjs()) == 1
+    rest = without_plotly(page)
+    ids = re.findall(r'\bid="([^"]+)"', rest)
+    assert len(ids) == len(set(ids)) and {"r0-front-0", "r1-front-0"} <= set(ids)
+    named = re.findall(r'href="#([^"]+)"', rest)
+    assert set(named) <= set(ids)
+
+
+def test_names_and_questions_are_escaped(run_dir):
+    settings = (run_dir / "resolved.yaml").read_text()
+    (run_dir / "resolved.yaml").write_text(settings.replace("name: synthetic", "name: <script>alert('name')</script>"))
+    rest = without_plotly(page_of(run_dir))
+    assert "<script>alert" not in rest and "&lt;script&gt;alert(&#39;name&#39;)" in rest
+
+
+def test_components_add_up_to_the_network(run_dir):
+    from nas.backbones import unet
+
+    config = unet.presets()["mobilediffusion"]
+    records = [
+        {"trial": 3, "architecture": config.to_dict()},
+        {"trial": 4, "architecture": {"levels": []}},
+        {"trial": 5},
+    ]
+    found = findings.components(records, 64, 77)
+    cost = config.cost(64, 77)
+    assert set(found["trial"]) == {3}
+    assert (found["macs"].sum(), found["params"].sum()) == (cost.macs, cost.params)
+
+
+def test_why_names_what_a_better_score_costs(run_dir):
+    table = results.load(run_dir)
+    rows = findings.winner(table, GOALS).set_index("column")
+    members = table[table["on_front"]].set_index("trial")
+    knee = results.knee(table, GOALS)
+    told = " ".join(findings.why(table, GOALS))
+    for column in ("fid_efficientnet_lite0", "clip_score"):
+        best = int(rows.loc[column, "best_trial"])
+        if best != knee:
+            assert f"for {members.loc[best, 'macs'] / members.loc[knee, 'macs']:.2f} times the MACs" in told
+        low, high = sorted([members[column].min(), members[column].max()])
+        share = (members.loc[knee, column] - low) / (high - low)
+        assert rows.loc[column, "position"] == pytest.approx(share if GOALS[column] == "minimise" else 1 - share)
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_figures_for_papers(run_dir, suffix):
+    written = report.write_figures(run_dir, suffix)
+    names = ["front", "hypervolume", "importance", "curves_fid_efficientnet_lite0", "curves_clip_score"]
+    assert [path.name for path in written] == [f"{name}.{suffix}" for name in names]
+    assert all(path.stat().st_size > 5000 for path in written)
+
+
+def test_no_figures_of_nothing(tmp_path):
+    with pytest.raises(InputError, match="nothing to draw"):
+        report.write_figures(synthetic_run.write(tmp_path / "run", trials=0), "png")
 
 
 def test_front_png_is_readable_in_a_readme(run_dir):
@@ -238,23 +325,23 @@ def test_front_png_is_readable_in_a_readme(run_dir):
 
 
 def test_labels_and_units():
-    assert figures.label("fid_efficientnet_lite0") == "FID (efficientnet_lite0)" and figures.label("fid") == "FID"
-    assert figures.label("clip_score") == "CLIP score" and figures.label("latency_ms") == "Latency (ms)"
-    assert figures.shown("macs", 150_700_000_000) == "150.7" and figures.shown("clip_score", float("nan")) == ""
-    assert figures.measured("params", 386_028_616) == "386.0 M parameters"
+    assert naming.label("fid_efficientnet_lite0") == "FID (efficientnet_lite0)" and naming.label("fid") == "FID"
+    assert naming.label("clip_score") == "CLIP score" and naming.label("latency_ms") == "Latency (ms)"
+    assert naming.shown("macs", 150_700_000_000) == "150.7" and naming.shown("clip_score", float("nan")) == ""
+    assert naming.measured("params", 386_028_616) == "386.0 M parameters"
 
 
 def test_pairs_put_costs_on_x():
-    assert figures.pairs(GOALS) == [
+    assert naming.pairs(GOALS) == [
         ("macs", "fid_efficientnet_lite0"),
         ("macs", "clip_score"),
         ("fid_efficientnet_lite0", "clip_score"),
     ]
-    assert figures.pairs({"clip_score": "maximise"}) == [("macs", "clip_score")]
+    assert naming.pairs({"clip_score": "maximise"}) == [("macs", "clip_score")]
 
 
 def test_budget_far_out_does_not_squeeze_the_data(run_dir):
-    points = report.pareto(results.load(run_dir), GOALS)
+    points = findings.pareto(results.load(run_dir), GOALS)
     near = figures.draw_pareto(points, "macs", "clip_score", {"macs": 2e11})
     far = figures.draw_pareto(points, "macs", "clip_score", {"macs": 2e13})
     assert len(near.layout.shapes) == 1 and not far.layout.shapes
