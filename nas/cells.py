@@ -17,20 +17,29 @@ from nas.progress import Progress
 from nas.rundir import RunDirectory
 from nas.settings import Study
 from nas.space import SearchSpace
-from nas.study import Record, Run, trial_seed
+from nas.ledger import Record
+from nas.study import MakeEngine, Run, trial_seed
 
 
 class CellRun(Run):
     """One ablation in one run directory."""
 
-    def __init__(self, study: Study, space: SearchSpace | None, directory: RunDirectory, progress: Progress):
+    def __init__(
+        self,
+        study: Study,
+        space: SearchSpace | None,
+        directory: RunDirectory,
+        progress: Progress,
+        url: str | None = None,
+        engine: MakeEngine | None = None,
+    ):
         assert study.ablation is not None
         self.design = study.ablation
         self.cells = {cell.name: cell for cell in design.cells(self.design)}
         self.variants = {name: design.changed(study, cell.settings) for name, cell in self.cells.items()}
         self.architectures = design.architectures(study)
         self.reference = design.reference_cell(self.design).name
-        super().__init__(study, space, directory, progress)
+        super().__init__(study, space, directory, progress, url, engine)
 
     def _sampler(self) -> BaseSampler:
         return RandomSampler(seed=0)  # asked for nothing: every trial comes with its parameters
@@ -47,6 +56,9 @@ class CellRun(Run):
         for cell, repeat in design.outstanding(self.design, self.records.values()):
             if (cell, repeat) not in held:
                 self.optuna.enqueue_trial(self.cells[cell].levels, {"cell": cell, "repeat": repeat})
+
+    def _adopt(self, number: int) -> None:
+        self.ledger.forget(number)  # its cell is enqueued again
 
     def _running(self) -> list[Record]:
         return [record for record in self.records.values() if record["state"] == "running"]
