@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import TrialState
+from optuna.trial import FixedTrial, TrialState
 
 from nas import design, trial
 from nas.progress import Progress
@@ -56,6 +56,14 @@ class CellRun(Run):
         for cell, repeat in design.outstanding(self.design, self.records.values()):
             if (cell, repeat) not in held:
                 self.optuna.enqueue_trial(self.cells[cell].levels, {"cell": cell, "repeat": repeat})
+
+    def _suggested(self, record: Record) -> FixedTrial:
+        fixed = FixedTrial(self.cells[record["cell"]].levels)
+        for name, factor in self.design.factors.items():
+            fixed.suggest_categorical(name, factor.names)
+        fixed.set_user_attr("cell", record["cell"])
+        fixed.set_user_attr("repeat", record["repeat"])
+        return fixed
 
     def _adopt(self, number: int) -> None:
         self.ledger.forget(number)  # its cell is enqueued again

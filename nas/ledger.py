@@ -15,7 +15,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import Trial, TrialState
+from optuna.trial import FixedTrial, Trial, TrialState, create_trial
 
 from nas.rundir import RunDirectory
 from nas.settings import Study
@@ -85,6 +85,23 @@ class Ledger:
         """Give up a trial without a record: nothing was computed for it."""
         self.records.pop(number, None)
         self.optuna.tell(number, state=TrialState.FAIL)
+
+    def lost(self) -> range:
+        """Numbers of the trials that have records, but that Optuna's storage does not know."""
+        return range(len(self.optuna.get_trials(deepcopy=False)), max(self.records, default=-1) + 1)
+
+    def put_back(self, suggested: FixedTrial | None) -> None:
+        """Add the next trial to the storage again, as running; without suggestions as one that was never anything."""
+        if suggested is None:
+            return self.optuna.add_trial(create_trial(state=TrialState.FAIL))
+        self.optuna.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=suggested.params,
+                distributions=suggested.distributions,
+                user_attrs=suggested.user_attrs,
+            )
+        )
 
     def running(self) -> list[int]:
         """Numbers of the trials Optuna still waits for."""

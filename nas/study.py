@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
-from optuna.trial import Trial
+from optuna.trial import FixedTrial, Trial
 
 from nas import failures, racing, stopping, trial
 from nas.backbones.unet import Config
@@ -351,6 +351,8 @@ class Run:
 
     def _resume(self) -> None:
         """Line up what an interrupted run left unfinished."""
+        for number in self.ledger.lost():
+            self._ask_again(number)
         for number in self.ledger.running():
             record = self.records.get(number)
             if record is None:
@@ -359,6 +361,19 @@ class Run:
                 self.continuations.append((number, self._next_rung(record)))
             else:
                 self._retell(record)
+
+    def _ask_again(self, number: int) -> None:
+        """Give Optuna back a trial that its storage lost, a journal's last second for example; its record stays."""
+        record = self.records.get(number)
+        self.ledger.put_back(None if record is None else self._suggested(record))
+        for name, limit in self.study.budget.items() if record else ():
+            self.ledger.asked(number).set_constraint(name, record["cost"][name] / limit - 1)
+
+    def _suggested(self, record: Record) -> FixedTrial:
+        """What was suggested to a trial."""
+        fixed = FixedTrial(self.space.parameters(record["choices"]))
+        self.space.suggest(fixed)
+        return fixed
 
     def _adopt(self, number: int) -> None:
         """Take over a trial that was asked for, but not written down."""
