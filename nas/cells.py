@@ -13,11 +13,11 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FixedTrial, TrialState
 
 from nas import design, trial
+from nas.ledger import Record
 from nas.progress import Progress
 from nas.rundir import RunDirectory
 from nas.settings import Study
 from nas.space import SearchSpace
-from nas.ledger import Record
 from nas.study import MakeEngine, Run, trial_seed
 
 
@@ -64,9 +64,6 @@ class CellRun(Run):
         fixed.set_user_attr("cell", record["cell"])
         fixed.set_user_attr("repeat", record["repeat"])
         return fixed
-
-    def _adopt(self, number: int) -> None:
-        self.ledger.forget(number)  # its cell is enqueued again
 
     def _running(self) -> list[Record]:
         return [record for record in self.records.values() if record["state"] == "running"]

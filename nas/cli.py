@@ -75,9 +75,12 @@ def worker(
     study: Annotated[Path, typer.Argument(help="The study file, or its folder, that nas run was given.")],
     storage: Storage = None,
     root: Annotated[
-        Path, typer.Option(help="Where run directories are. Share the coordinator's, or trials start over when they move.")
+        Path,
+        typer.Option(help="Where run directories are. Share the coordinator's, or trials start over when they move."),
     ] = Path("runs"),
-    workers: Annotated[int | None, typer.Option(min=1, help="Trials side by side; default one per GPU or core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Trials side by side; default one per GPU or core.")
+    ] = None,
 ) -> None:
     """Compute trials for a run that nas run leads from another process or machine, until it ends.
 
@@ -336,7 +339,9 @@ def main() -> None:
         trouble = disk_trouble(error)
         if trouble is None:
             raise
-        print(f"nas: {trouble}; nothing finished is lost, the same command goes on once that is repaired", file=sys.stderr)
+        print(
+            f"nas: {trouble}; nothing finished is lost, the same command goes on once that is repaired", file=sys.stderr
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         print("\nnas: interrupted; the same command goes on from here", file=sys.stderr)

@@ -7,7 +7,11 @@ import errno
 from nas.errors import InputError, brief
 from nas.interruption import Interrupted
 
-DISK = {errno.ENOSPC: "no space left on device", errno.EDQUOT: "disk quota exceeded", errno.EROFS: "read-only file system"}
+DISK = {
+    errno.ENOSPC: "no space left on device",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EROFS: "read-only file system",
+}
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 
 

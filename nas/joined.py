@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,8 @@ class Joined:
         self._idle = [number for number in living if number not in self._busy]
 
     def _bury(self, box: FrozenTrial) -> None:
-        try:
+        with suppress(UpdateFinishedTrialError, ValueError):  # it left by itself
             self._study.tell(box.number, state=TrialState.FAIL)
-        except (UpdateFinishedTrialError, ValueError):
-            pass  # it left by itself
 
     def _collect(self, number: int, box: FrozenTrial) -> None:
         """Take a worker's result, or notice that there will be none."""

@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from nas.document import Document
 from nas.errors import InputError
 from nas.joined import POLL_S, encoded_error, letter_boxes
 from nas.lease import BEAT_S, KEY, died_here
+from nas.postgres import Database
 from nas.settings import Study
 from nas.storage import is_database, open_storage
 from nas.workers import Engine, Workers, default_count
@@ -44,7 +46,9 @@ def work(path: Path, url: str | None, root: Path, count: int | None, say: Say, e
     run, storage = find(study_name(path), url, root, say)
     study = Study.model_validate(run.user_attrs[SETTINGS])
     if study.base is not None and study.base.checkpoint is None and not (root / run.user_attrs["directory"]).exists():
-        raise InputError(f"--root {root}: the base model of {run.study_name} is not there; expected the run's own --root")
+        raise InputError(
+            f"--root {root}: the base model of {run.study_name} is not there; expected the run's own --root"
+        )
     boxes = letter_boxes(storage, run.study_name)
     count = count or default_count()
     say(f"joined {run.study_name} with {count} worker{'s' * (count > 1)}")
@@ -80,14 +84,18 @@ def find(name: str, url: str | None, root: Path, say: Say) -> tuple[optuna.Study
 
 
 def _latest(name: str, url: str | None, root: Path) -> tuple[optuna.Study, BaseStorage] | None:
-    journals = sorted((root / name).glob("*/journal.log"))
-    if not journals and not url:
+    if url is not None and is_database(url):
+        runs = Database(url).runs(f"{name}/")
+        journal = Path()
+    else:
+        journal = Path(url) if url else max((root / name).glob("*/journal.log"), default=Path())
+        runs = [name] if journal.is_file() else []
+    if not runs:
         return None
-    storage = open_storage(url, journals[-1] if journals else Path())
-    names = [study.study_name for study in storage.get_all_studies() if not study.study_name.endswith("/workers")]
-    prefix = f"{name}/" if is_database(url) else name
-    mine = sorted(each for each in names if each.startswith(prefix))
-    return (optuna.load_study(study_name=mine[-1], storage=storage), storage) if mine else None
+    storage = open_storage(url, journal, runs[-1])
+    if runs[-1] not in {study.study_name for study in storage.get_all_studies()}:
+        return None
+    return optuna.load_study(study_name=runs[-1], storage=storage), storage
 
 
 def serve(crew: Crew, run: optuna.Study) -> str:
@@ -188,10 +196,8 @@ class Box:
         """Sign off; a job that is not done goes back."""
         if self._job is not None:
             self._write("result", {"id": self._job["id"], **encoded_error(interruption.Interrupted("the worker left"))})
-        try:
+        with suppress(UpdateFinishedTrialError, ValueError):  # taken for dead already
             self._study.tell(self._number, 0.0, TrialState.COMPLETE)
-        except (UpdateFinishedTrialError, ValueError):
-            pass  # taken for dead already
 
     def _write(self, key: str, value: Any) -> None:
         try:

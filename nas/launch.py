@@ -15,17 +15,15 @@ from nas import ablation, certainty, report, results, settings
 from nas.cells import CellRun
 from nas.check import check
 from nas.errors import InputError
-from nas.progress import Progress
 from nas.ledger import bring_back
+from nas.progress import Progress
 from nas.rundir import RunDirectory, open_run
 from nas.space import SearchSpace
-from nas.storage import is_database, open_storage
+from nas.storage import is_database
 from nas.study import Run
 
 
-def run(
-    path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bool, storage: str | None = None
-) -> None:
+def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bool, storage: str | None = None) -> None:
     """Run or continue the study at `path`. Nothing is written before every check has passed.
 
     `storage`: where Optuna's trials are kept, a journal in the run directory unless given (`nas.storage`).
@@ -37,8 +35,8 @@ def run(
     if dry_run:
         console.print(yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
         return
-    if is_database(storage):
-        bring_back(study.name, open_storage(storage, Path()), root)
+    if storage is not None and is_database(storage):
+        bring_back(study.name, storage, root)
     directory, continued = open_run(study, root, new)
     lock = directory.lock()
     console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")

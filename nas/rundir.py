@@ -19,7 +19,12 @@ from nas.errors import InputError
 from nas.failures import DiskTrouble
 from nas.settings import Study
 
-EXTENDABLE = ("workers", "worker_memory", "tracking", "question")  # settings that do not change what a finished trial means
+EXTENDABLE = (
+    "workers",
+    "worker_memory",
+    "tracking",
+    "question",
+)  # settings that do not change what a finished trial means
 MORE = {"search": "trials", "ablation": "repeats", "racing": "trials"}  # what may grow when a run is continued
 VERSIONED = ("torch", "optuna", "lightning", "torchmetrics", "diffusers", "open_clip_torch", "timm", "transformers")
 

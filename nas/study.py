@@ -57,25 +57,29 @@ class Run:
         self.study, self.directory, self.progress = study, directory, progress
         self._space, self._engine = space, engine
         self.continuations: deque[tuple[int, int]] = deque()  # (trial, next rung)
-        self.orphans: deque[int] = deque()  # asked for by a process that died before it wrote their record
         self.twins: dict[int, list[int]] = {}  # running trial -> later trials that asked for its architecture
         self.deaths: dict[tuple[int, int], int] = {}
         self.tracker = Tracker(study.tracking, directory.path, study.name)
         shared = is_database(url)
         run = f"{study.name}/{directory.path.name}" if shared else study.name
-        self.ledger = Ledger(study, directory, open_storage(url, directory.path / "journal.log"), run, mirrored=shared)
-        self.records = self.ledger.records
+        storage = open_storage(url, directory.path / "journal.log", run)
+        self.ledger = Ledger(study, directory, storage, run, mirrored=shared)
         self.optuna = self.ledger.open(self._sampler())
-        self.lease = Lease(self.optuna)
+        self.lease = Lease(self.ledger.stored)
         self.lease.take(progress.say, contested=shared)
         self._publish()
         self._resume()
 
     def _publish(self) -> None:
         """What workers that join need to know."""
-        self.optuna.set_user_attr(SETTINGS, self.study.resolved())
-        self.optuna.set_user_attr("directory", str(self.directory.path.relative_to(self.directory.root)))
-        self.optuna.set_user_attr(ENDED, False)
+        self.ledger.stored.set_user_attr(SETTINGS, self.study.resolved())
+        self.ledger.stored.set_user_attr("directory", str(self.directory.path.relative_to(self.directory.root)))
+        self.ledger.stored.set_user_attr(ENDED, False)
+
+    @property
+    def records(self) -> dict[int, Record]:
+        """What is known of every trial, by number."""
+        return self.ledger.records
 
     @property
     def space(self) -> SearchSpace:
@@ -98,7 +102,7 @@ class Run:
                 for job in workers.adopt(self.continuations):
                     self.continuations.remove(job)
                 self._loop(workers)
-            self.optuna.set_user_attr(ENDED, True)
+            self.ledger.stored.set_user_attr(ENDED, True)
         finally:
             workers.stop()
             self.lease.release()
@@ -146,14 +150,11 @@ class Run:
 
     def _ask(self) -> tuple[int, int] | None:
         """The next architecture to train, as (trial, rung 0); None when the study has all it asked for."""
-        while self.orphans:
-            if (number := self._consider(self.ledger.asked(self.orphans.popleft()))) is not None:
-                return number, 0
         if self._trained() >= self.search.trials:
             return None
         for _ in range(self.search.max_refusals):
             refused = self._refused_in_a_row()
-            if refused and refused % PATIENCE == 0 and not self.ledger.waiting() and not self._enqueue_fresh():
+            if refused and refused % PATIENCE == 0 and not self._enqueue_fresh():
                 self.progress.say("every architecture within budget has been tried; stopping here")
                 return None
             number = self._consider(self.optuna.ask())
@@ -356,7 +357,7 @@ class Run:
         for number in self.ledger.running():
             record = self.records.get(number)
             if record is None:
-                self._adopt(number)
+                self.ledger.forget(number)
             elif record["state"] == "running":
                 self.continuations.append((number, self._next_rung(record)))
             else:
@@ -365,19 +366,16 @@ class Run:
     def _ask_again(self, number: int) -> None:
         """Give Optuna back a trial that its storage lost, a journal's last second for example; its record stays."""
         record = self.records.get(number)
-        self.ledger.put_back(None if record is None else self._suggested(record))
-        for name, limit in self.study.budget.items() if record else ():
-            self.ledger.asked(number).set_constraint(name, record["cost"][name] / limit - 1)
+        if record is None:
+            return self.ledger.put_back(None, {})
+        constraints = {name: record["cost"][name] / limit - 1 for name, limit in self.study.budget.items()}
+        self.ledger.put_back(self._suggested(record), constraints)
 
     def _suggested(self, record: Record) -> FixedTrial:
         """What was suggested to a trial."""
         fixed = FixedTrial(self.space.parameters(record["choices"]))
         self.space.suggest(fixed)
         return fixed
-
-    def _adopt(self, number: int) -> None:
-        """Take over a trial that was asked for, but not written down."""
-        self.orphans.append(number)
 
     def _next_rung(self, record: Record) -> int:
         return len(self.study.stopping.rungs) - 1 if record.get("race") else len(record["rungs"])

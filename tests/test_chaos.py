@@ -91,7 +91,11 @@ def front(found, study):
     complete = [record for record in found.values() if record["state"] == "complete"]
     rows = [{**record["cost"], **record["rungs"][-1]["metrics"]} for record in complete]
     members = results.nondominated([[row[column] for column in frame_of] for row in rows])
-    return {(record["key"], row["fid_efficientnet_lite0"]) for record, row, on in zip(complete, rows, members) if on}
+    return {
+        (record["key"], row["fid_efficientnet_lite0"])
+        for record, row, on in zip(complete, rows, members, strict=True)
+        if on
+    }
 
 
 def trained(found):
@@ -105,7 +109,9 @@ def test_random_kills_change_nothing(kind, study, undisturbed, tmp_path, monkeyp
     rng, deaths, until = random.Random(1), {"worker": 0, "coordinator": 0}, time.monotonic() + 150
     pid = free_study.forked(free_study.coordinate, study, tmp_path, url)
     while (code := lived(pid, rng)) != 0:
-        assert code in (None, -signal.SIGKILL) and time.monotonic() < until, (code, deaths)
+        if code not in (None, -signal.SIGKILL) or time.monotonic() > until:
+            os.killpg(pid, signal.SIGKILL)
+            pytest.fail(f"{code}, {deaths}")
         if code is not None:
             pid = free_study.forked(free_study.coordinate, study, tmp_path, url)
             continue
@@ -124,7 +130,7 @@ def test_random_kills_change_nothing(kind, study, undisturbed, tmp_path, monkeyp
     assert front(found, study) == front(undisturbed, study)
     (run,) = (tmp_path / "free").iterdir()
     name = f"free/{run.name}" if url else "free"
-    told = optuna.load_study(study_name=name, storage=open_storage(url, run / "journal.log")).get_trials()
+    told = optuna.load_study(study_name=name, storage=open_storage(url, run / "journal.log", name)).get_trials()
     assert all(each.state.is_finished() for each in told)
     assert {each.number for each in told if each.state == optuna.trial.TrialState.COMPLETE} == {
         number for number, record in found.items() if record["state"] in ("complete", "duplicate")
