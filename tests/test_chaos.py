@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 
 import free_study
 import optuna
@@ -106,22 +107,24 @@ def trained(found):
 def test_random_kills_change_nothing(kind, study, undisturbed, tmp_path, monkeypatch, request):
     url = request.getfixturevalue("postgres").url if kind == "postgres" else None
     monkeypatch.setenv(free_study.SECONDS, "0.2")
-    rng, deaths, until = random.Random(1), {"worker": 0, "coordinator": 0}, time.monotonic() + 150
+    rng, deaths, until = random.Random(1), {"worker": 0, "coordinator": 0}, time.monotonic() + 300
     pid = free_study.forked(free_study.coordinate, study, tmp_path, url)
-    while (code := lived(pid, rng)) != 0:
-        if code not in (None, -signal.SIGKILL) or time.monotonic() > until:
+    try:
+        while (code := lived(pid, rng)) != 0:
+            assert code in (None, -signal.SIGKILL) and time.monotonic() < until, (code, deaths)
+            if code is not None:
+                pid = free_study.forked(free_study.coordinate, study, tmp_path, url)
+                continue
+            workers = workers_of(pid)
+            if workers and rng.random() < 0.6:
+                rng.choice(workers).kill()
+                deaths["worker"] += 1
+            else:
+                os.kill(pid, signal.SIGKILL)
+                deaths["coordinator"] += 1
+    finally:
+        with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-            pytest.fail(f"{code}, {deaths}")
-        if code is not None:
-            pid = free_study.forked(free_study.coordinate, study, tmp_path, url)
-            continue
-        workers = workers_of(pid)
-        if workers and rng.random() < 0.6:
-            rng.choice(workers).kill()
-            deaths["worker"] += 1
-        else:
-            os.kill(pid, signal.SIGKILL)
-            deaths["coordinator"] += 1
     assert deaths["worker"] and deaths["coordinator"], deaths
     found = records(tmp_path)
     assert len(trained(found)) == TRIALS
