@@ -108,7 +108,9 @@ def _check_prediction(who: str, entry: Entry, base: Entry) -> None:
     for name in ("prediction", "zero_terminal_snr"):
         has, wants = getattr(own, name), getattr(taught, name)
         if has != wants:
-            raise InputError(f"{who}objective.{name}: {has!r}, but its teacher is trained with {wants!r} (base.objective)")
+            raise InputError(
+                f"{who}objective.{name}: {has!r}, but its teacher is trained with {wants!r} (base.objective)"
+            )
 
 
 def _check_weights(who: str, study: Study, config: Config) -> None:

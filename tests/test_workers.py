@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+from worker_jobs import die, hold, raise_unpicklable, until_told
 
 from nas import failures, interruption, joined, joining, lease
 from nas.errors import InputError
@@ -16,38 +17,12 @@ from nas.storage import open_storage
 from nas.trial import Job, run_rung
 from nas.workers import Workers, resident_mib
 
-HELD = []
-
 
 class Plain(Workers):
     """Worker processes that compute functions of this file."""
 
     def _begin(self):
         return time.time
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def hold(mib):
-    HELD.append(bytearray(mib << 20))
-    return len(HELD)
-
-
-def until_told():
-    while True:
-        interruption.check()
-        time.sleep(0.01)
-
-
-class Unpicklable(Exception):
-    def __init__(self, one, two):
-        super().__init__(f"{one} {two}")
-
-
-def raise_unpicklable():
-    raise Unpicklable(1, 2)
 
 
 @pytest.fixture
