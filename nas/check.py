@@ -11,7 +11,7 @@ from nas import design, lora, menu, stages, supernet
 from nas.backbones import Proxy
 from nas.backbones.unet import Config
 from nas.errors import InputError
-from nas.settings import Study
+from nas.settings import Entry, Study
 from nas.space import SearchSpace
 from nas.study import over_budget
 
