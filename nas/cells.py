@@ -10,27 +10,36 @@ import dataclasses
 from collections.abc import Sequence
 
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import TrialState
+from optuna.trial import FixedTrial, TrialState
 
 from nas import design, trial
+from nas.ledger import Record
 from nas.progress import Progress
 from nas.rundir import RunDirectory
 from nas.settings import Study
 from nas.space import SearchSpace
-from nas.study import Record, Run, trial_seed
+from nas.study import MakeEngine, Run, trial_seed
 
 
 class CellRun(Run):
     """One ablation in one run directory."""
 
-    def __init__(self, study: Study, space: SearchSpace | None, directory: RunDirectory, progress: Progress):
+    def __init__(
+        self,
+        study: Study,
+        space: SearchSpace | None,
+        directory: RunDirectory,
+        progress: Progress,
+        url: str | None = None,
+        engine: MakeEngine | None = None,
+    ):
         assert study.ablation is not None
         self.design = study.ablation
         self.cells = {cell.name: cell for cell in design.cells(self.design)}
         self.variants = {name: design.changed(study, cell.settings) for name, cell in self.cells.items()}
         self.architectures = design.architectures(study)
         self.reference = design.reference_cell(self.design).name
-        super().__init__(study, space, directory, progress)
+        super().__init__(study, space, directory, progress, url, engine)
 
     def _sampler(self) -> BaseSampler:
         return RandomSampler(seed=0)  # asked for nothing: every trial comes with its parameters
@@ -47,6 +56,14 @@ class CellRun(Run):
         for cell, repeat in design.outstanding(self.design, self.records.values()):
             if (cell, repeat) not in held:
                 self.optuna.enqueue_trial(self.cells[cell].levels, {"cell": cell, "repeat": repeat})
+
+    def _suggested(self, record: Record) -> FixedTrial:
+        fixed = FixedTrial(self.cells[record["cell"]].levels)
+        for name, factor in self.design.factors.items():
+            fixed.suggest_categorical(name, factor.names)
+        fixed.set_user_attr("cell", record["cell"])
+        fixed.set_user_attr("repeat", record["repeat"])
+        return fixed
 
     def _running(self) -> list[Record]:
         return [record for record in self.records.values() if record["state"] == "running"]

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from nas.errors import InputError
+from nas.failures import DiskTrouble, disk_trouble
+from nas.interruption import EXIT_CODE, Terminated
 
 app = typer.Typer(
     help="Architecture search and ablation for text-to-image diffusion models.",
@@ -22,6 +24,12 @@ app.add_typer(supernets, name="supernet")
 Overrides = Annotated[
     list[str],
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting of the study file; repeatable."),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="postgresql://user@host/database, or a journal file; default the journal of the run."
+    ),
 ]
 Run_ = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory, or a study's folder in runs/ (its latest run).")
@@ -37,6 +45,10 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and print the resolved settings; write nothing.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Trials side by side on this machine; 0: only on workers that join.")
+    ] = None,
+    storage: Storage = None,
 ) -> None:
     """Run a study, or continue it where it was interrupted.
 
@@ -45,13 +57,42 @@ def run(
         nas run studies/quickstart/study.yaml
 
         nas run studies/quickstart --set search.trials=40 --set search.sampler=random
-    """
-    from nas import preload
 
+        nas run studies/quickstart --workers 4 --storage postgresql://me@host/nas
+    """
+    from nas import interruption, preload
+
+    interruption.install_in_coordinator()
     preload.start()
     from nas import launch
 
-    launch.run(study, set_, root, new, dry_run)
+    overrides = [*set_, *([f"workers={workers}"] if workers is not None else [])]
+    launch.run(study, overrides, root, new, dry_run, storage)
+
+
+@app.command()
+def worker(
+    study: Annotated[Path, typer.Argument(help="The study file, or its folder, that nas run was given.")],
+    storage: Storage = None,
+    root: Annotated[
+        Path,
+        typer.Option(help="Where run directories are. Share the coordinator's, or trials start over when they move."),
+    ] = Path("runs"),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Trials side by side; default one per GPU or core.")
+    ] = None,
+) -> None:
+    """Compute trials for a run that nas run leads from another process or machine, until it ends.
+
+    Example: nas worker studies/quickstart --storage postgresql://me@host/nas --root /shared/runs
+    """
+    from nas import interruption, preload
+
+    interruption.install_in_coordinator()
+    preload.start()
+    from nas import joining
+
+    joining.work(study, storage, root, workers, typer.echo)
 
 
 @app.command()
@@ -397,12 +438,23 @@ def _print_grid(headings: list[str], cells: list[list[str]]) -> None:
 
 
 def main() -> None:
-    """Entry point: an InputError is one line and exit code 2; an interrupt says how to go on."""
+    """Entry point: an InputError is one line and exit code 2; an interrupt, or a full disk, says how to go on."""
     try:
         app(standalone_mode=True)
     except InputError as error:
         print(f"nas: {error}", file=sys.stderr)
         sys.exit(2)
+    except Terminated:
+        print("\nnas: told to end; the same command goes on from here", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    except (OSError, DiskTrouble) as error:
+        trouble = disk_trouble(error)
+        if trouble is None:
+            raise
+        print(
+            f"nas: {trouble}; nothing finished is lost, the same command goes on once that is repaired", file=sys.stderr
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         print("\nnas: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)

@@ -15,14 +15,19 @@ from nas import ablation, certainty, report, results, settings
 from nas.cells import CellRun
 from nas.check import check
 from nas.errors import InputError
+from nas.ledger import bring_back
 from nas.progress import Progress
 from nas.rundir import RunDirectory, open_run
 from nas.space import SearchSpace
+from nas.storage import is_database
 from nas.study import Run
 
 
-def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bool) -> None:
-    """Run or continue the study at `path`. Nothing is written before every check has passed."""
+def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bool, storage: str | None = None) -> None:
+    """Run or continue the study at `path`. Nothing is written before every check has passed.
+
+    `storage`: where Optuna's trials are kept, a journal in the run directory unless given (`nas.storage`).
+    """
     study = settings.load(path, overrides)
     space = SearchSpace.load(study.space) if study.space is not None else None
     check(study, space)
@@ -30,10 +35,12 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bo
     if dry_run:
         console.print(yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
         return
+    if storage is not None and is_database(storage):
+        bring_back(study.name, storage, root)
     directory, continued = open_run(study, root, new)
     lock = directory.lock()
     console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
-    execution = (CellRun if study.ablation else Run)(study, space, directory, Progress(console))
+    execution = (CellRun if study.ablation else Run)(study, space, directory, Progress(console), storage)
     try:
         execution.execute()
     except InputError:

@@ -16,11 +16,12 @@ import yaml
 
 from nas import design
 from nas.errors import InputError
+from nas.failures import DiskTrouble
 from nas.results import FORMAT
 from nas.results import resolved as resolved_settings
 from nas.settings import Study
 
-EXTENDABLE = ("workers", "tracking", "question")  # settings that do not change what a finished trial means
+EXTENDABLE = ("workers", "worker_memory", "tracking", "question")  # they do not change what a finished trial means
 MORE = {"search": "trials", "ablation": "repeats", "racing": "trials"}  # what may grow when a run is continued
 VERSIONED = ("torch", "optuna", "lightning", "torchmetrics", "diffusers", "open_clip_torch", "timm", "transformers")
 
@@ -37,9 +38,14 @@ class RunDirectory:
         self.path = path
 
     @property
+    def root(self) -> Path:
+        """The folder of all studies' runs."""
+        return self.path.parent.parent
+
+    @property
     def cache(self) -> Path:
         """Latents and embeddings, shared by all runs below the same root."""
-        return self.path.parent.parent / ".cache"
+        return self.root / ".cache"
 
     def trial(self, number: int) -> Path:
         folder = self.path / "trials" / f"{number:04d}"
@@ -47,9 +53,9 @@ class RunDirectory:
         return folder
 
     def records(self) -> dict[int, dict[str, Any]]:
-        """Every trial's record by number."""
-        found = [json.loads(path.read_text()) for path in sorted(self.path.glob("trials/*/record.json"))]
-        return {record["trial"]: record for record in found}
+        """Every trial's record by number. One that a power failure left unreadable counts as not written."""
+        found = [_read(path) for path in sorted(self.path.glob("trials/*/record.json"))]
+        return {record["trial"]: record for record in found if record is not None}
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         self.trial(record["trial"])
@@ -64,8 +70,11 @@ class RunDirectory:
     def _write(self, name: str, text: str) -> None:
         """Whole or not at all: a killed process leaves the old file."""
         temporary = self.path / f"{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self.path / name)
+        except OSError as error:
+            raise DiskTrouble(f"{self.path / name}: {error.strerror}") from None
 
     def lock(self) -> Any:
         """Hold this run until the process ends, however it ends. Raises InputError when another process holds it."""
@@ -77,6 +86,14 @@ class RunDirectory:
                 f"{self.path}: another process is running this study; wait for it or start with --new"
             ) from None
         return handle
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return record
 
 
 def open_run(study: Study, root: Path, new: bool = False) -> tuple[RunDirectory, bool]:

@@ -173,8 +173,10 @@ class Study(Section):
     racing: Racing = Racing()
     """Repeats after the search, of architectures whose place on the front is undecided."""
     tracking: Tracking = Tracking()
-    workers: int | None = Field(None, ge=1)
-    """Trials that run side by side, one thread each on a CPU. None: one per core, or one per GPU."""
+    workers: int | None = Field(None, ge=0)
+    """Trials that run side by side on this machine. None: one per core, or one per GPU. 0: only on workers that join."""
+    worker_memory: Annotated[float, BeforeValidator(count)] | None = None
+    """Bytes a worker process may hold, for example 8G; a trial that needs more fails. None: no bound but the machine's."""
     seed: int = 0
 
     @property

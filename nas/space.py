@@ -188,7 +188,7 @@ class SearchSpace:
                 choices[axis.name] = rng.choice(axis.choices)
         return choices
 
-    def suggest(self, trial: optuna.trial.Trial) -> Choices:
+    def suggest(self, trial: optuna.trial.BaseTrial) -> Choices:
         """The member an Optuna sampler asks for, active axes only."""
         choices: Choices = {}
         for axis in self.axes:

@@ -1,61 +1,85 @@
 """The study: ask for an architecture, refuse what is over budget, train the rest rung by rung, tell the sampler.
 
-The coordinator owns the Optuna journal and one `record.json` per trial; workers only compute. A trial that was
-interrupted goes on from its last finished rung when the same command is run again.
+One process coordinates: it alone asks, decides and writes the ledger; an engine only computes jobs. A trial that was
+interrupted goes on from its last checkpoint when the same command is run again.
 """
 
 from __future__ import annotations
 
 import random
-import warnings
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import Trial, TrialState
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.trial import FixedTrial, Trial
 
-from nas import racing, stopping, trial
+from nas import failures, racing, stopping, trial
 from nas.backbones.unet import Config
+from nas.interruption import Interrupted
+from nas.joined import Fleet, Joined
+from nas.joining import ENDED, SETTINGS
+from nas.lease import Lease
+from nas.ledger import Ledger, Record
 from nas.progress import Progress
+from nas.random_sampler import NumberedRandomSampler
 from nas.rundir import RunDirectory, now
 from nas.settings import Search, Study
 from nas.space import SearchSpace
+from nas.storage import is_database, open_storage
 from nas.tracking import Tracker
-from nas.training import Diverged
-from nas.workers import Workers, default_count
+from nas.workers import Engine, Workers, default_count
 
-Record = dict[str, Any]
 FRESH_TRIES = 2_000  # random candidates looked at to find one that is new and within budget
 PATIENCE = 20  # refused or repeated suggestions in a row before a fresh architecture is drawn at random instead
-ATTEMPTS = 2  # times a rung is tried when its worker process dies
+ATTEMPTS = 3  # times a rung is tried when its worker process dies
 PREPARATION = (-1, 0)  # the tag of the job that makes the shared caches
-STATES = {
-    "complete": TrialState.COMPLETE,
-    "stopped": TrialState.PRUNED,
-    "over_budget": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
+MakeEngine = Callable[[int, Study, Path], Engine]  # (processes, study, cache folder)
 
 
 class Run:
     """One study in one run directory, from the first ask to the last tell."""
 
-    def __init__(self, study: Study, space: SearchSpace | None, directory: RunDirectory, progress: Progress):
+    def __init__(
+        self,
+        study: Study,
+        space: SearchSpace | None,
+        directory: RunDirectory,
+        progress: Progress,
+        url: str | None = None,
+        engine: MakeEngine | None = None,
+    ):
+        """`url`: where Optuna's trials are kept, a journal in the run directory unless given. `engine`: what computes."""
         self.study, self.directory, self.progress = study, directory, progress
-        self._space = space
-        self.records: dict[int, Record] = directory.records()
+        self._space, self._engine = space, engine
         self.continuations: deque[tuple[int, int]] = deque()  # (trial, next rung)
-        self.twins: dict[int, list[Trial]] = {}  # running trial -> later trials that asked for its architecture
+        self.twins: dict[int, list[int]] = {}  # running trial -> later trials that asked for its architecture
         self.deaths: dict[tuple[int, int], int] = {}
         self.tracker = Tracker(study.tracking, directory.path, study.name)
-        self.optuna = self._open_journal()
+        shared = is_database(url)
+        run = f"{study.name}/{directory.path.name}" if shared else study.name
+        storage = open_storage(url, directory.path / "journal.log", run)
+        self.ledger = Ledger(study, directory, storage, run, mirrored=shared)
+        self.optuna = self.ledger.open(self._sampler())
+        self.lease = Lease(self.ledger.stored)
+        self.lease.take(progress.say, contested=shared)
+        self._publish()
         self._resume()
+
+    def _publish(self) -> None:
+        """What workers that join need to know."""
+        self.ledger.stored.set_user_attr(SETTINGS, self.study.resolved())
+        self.ledger.stored.set_user_attr("directory", str(self.directory.path.relative_to(self.directory.root)))
+        self.ledger.stored.set_user_attr(ENDED, False)
+
+    @property
+    def records(self) -> dict[int, Record]:
+        """What is known of every trial, by number."""
+        return self.ledger.records
 
     @property
     def space(self) -> SearchSpace:
@@ -69,15 +93,21 @@ class Run:
 
     def execute(self) -> None:
         """Run the study to its end. An interrupt leaves everything on disk; the same command goes on from there."""
-        workers = Workers(self.study.workers or default_count(), self.study, self.directory.cache)
+        count = default_count() if self.study.workers is None else self.study.workers
+        own = (self._engine or Workers)(count or 1, self.study, self.directory.cache)
+        workers = Fleet(own, Joined(self.ledger.storage, self.ledger.name, self.directory.root), alone=count > 0)
         try:
             with self.progress.live(self.records, self.study):
                 self._prepare(workers)
+                for job in workers.adopt(self.continuations):
+                    self.continuations.remove(job)
                 self._loop(workers)
+            self.ledger.stored.set_user_attr(ENDED, True)
         finally:
             workers.stop()
+            self.lease.release()
 
-    def _prepare(self, workers: Workers) -> None:
+    def _prepare(self, workers: Engine) -> None:
         """Make the caches every trial shares, and check the objectives against the columns that exist."""
         self.progress.say("preparing latents, text embeddings and metric references (cached after the first time)")
         conditions, captions = self._wait_for(workers, trial.prepare)
@@ -87,10 +117,11 @@ class Run:
             self.progress.say("training the base model (cached after the first time)")
             self.directory.write_json("base.json", self._wait_for(workers, trial.prepare_base, self.directory.path))
 
-    def _wait_for(self, workers: Workers, function: Any, *arguments: Any) -> Any:
+    def _wait_for(self, workers: Engine, function: Any, *arguments: Any) -> Any:
         """What one job gives, before any trial runs."""
         workers.submit(PREPARATION, function, *arguments)
         while not (ended := workers.finished(1.0)):
+            self.lease.renew()
             self.progress.refresh(0)
         return ended[0][1].result()
 
@@ -98,19 +129,21 @@ class Run:
         """What each score depends on, by column."""
         return conditions
 
-    def _loop(self, workers: Workers) -> None:
+    def _loop(self, workers: Engine) -> None:
         asking = True
         while True:
             while workers.free and (self.continuations or asking):
+                self.lease.renew()
                 job = self.continuations.popleft() if self.continuations else self._ask() or self._race()
                 asking = job is not None
                 if job is not None:
                     workers.submit(job, trial.run_rung, self._job(*job))
-            if not workers.busy:
+            if not (workers.busy or self.continuations or asking):
                 return
             for (number, rung), future in workers.finished(1.0):
                 self._take(number, rung, future)
                 asking = True  # what was learnt may ask for a repeat
+            self.lease.renew()
             self.progress.refresh(len(workers.busy))
 
     # -- asking --------------------------------------------------------------------------------------------------
@@ -119,8 +152,9 @@ class Run:
         """The next architecture to train, as (trial, rung 0); None when the study has all it asked for."""
         if self._trained() >= self.search.trials:
             return None
-        for refusals in range(self.search.max_refusals):
-            if refusals and refusals % PATIENCE == 0 and not self._enqueue_fresh():
+        for _ in range(self.search.max_refusals):
+            refused = self._refused_in_a_row()
+            if refused and refused % PATIENCE == 0 and not self._enqueue_fresh():
                 self.progress.say("every architecture within budget has been tried; stopping here")
                 return None
             number = self._consider(self.optuna.ask())
@@ -130,7 +164,11 @@ class Run:
         return None
 
     def _trained(self) -> int:
-        return sum(record["state"] not in ("over_budget", "duplicate") for record in self._searched())
+        return sum(_counts(record) for record in self._searched())
+
+    def _refused_in_a_row(self) -> int:
+        """How many of the latest trials were not to be trained; on disk, so that interruptions don't change the search."""
+        return sum(1 for _ in takewhile(lambda record: not _counts(record), reversed(self.records.values())))
 
     def _race(self) -> tuple[int, int] | None:
         """A repeat, with a new seed, of an architecture whose place on the front is undecided, as (trial, last rung).
@@ -210,12 +248,11 @@ class Run:
         """A repeated architecture takes the earlier one's result, now or when it is there."""
         record["duplicate_of"] = earlier["trial"]
         if earlier["state"] == "running":
-            self.twins.setdefault(earlier["trial"], []).append(asked)
+            self.twins.setdefault(earlier["trial"], []).append(asked.number)
             record["state"] = "duplicate"
             self._save(record)
         else:
-            self._tell(asked.number, earlier)
-            self._conclude(record, "duplicate", f"same network as trial {earlier['trial']}", tell=False)
+            self._conclude(record, "duplicate", f"same network as trial {earlier['trial']}", earlier)
 
     def _enqueue_fresh(self) -> bool:
         """Put an untried architecture within budget next in line; False if random drawing finds none."""
@@ -249,11 +286,15 @@ class Run:
         """Record what a rung gave, and decide whether its trial goes on."""
         record = self.records[number]
         error = future.exception()
-        if isinstance(error, BrokenProcessPool):
-            return self._retry(record, rung)
+        if isinstance(error, Interrupted):
+            return self.continuations.append((number, rung))
+        if isinstance(error, failures.Lost):
+            return self._retry(record, rung, error)
         if error is not None:
-            reason = str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
-            return self._conclude(record, "failed", reason)
+            known = failures.sorted_out(error)
+            if isinstance(known, failures.DiskTrouble):
+                raise known
+            return self._conclude(record, "failed", str(known))
         result = future.result()
         record.update(proxy=result["proxy"], proxy_cost=result["proxy_cost"])
         others = [self._curve(other) for other in self._searched() if other is not record]
@@ -277,80 +318,91 @@ class Run:
         """The objectives at every rung so far, all to be minimised."""
         return [self._values(record, rung) for rung in range(len(record["rungs"]))]
 
-    def _retry(self, record: Record, rung: int) -> None:
-        """A worker process died under a trial: once more from the last rung, then give it up."""
+    def _retry(self, record: Record, rung: int, death: failures.Lost) -> None:
+        """A worker process died under a trial: again from the last checkpoint, and at last give it up."""
         job = (record["trial"], rung)
         self.deaths[job] = self.deaths.get(job, 0) + 1
         if self.deaths[job] < ATTEMPTS:
             self.continuations.append(job)
         else:
-            self._conclude(record, "failed", f"its worker process died {ATTEMPTS} times (out of memory?)")
+            self._conclude(record, "failed", f"its worker process died {ATTEMPTS} times; the last time: {death}")
 
     def _values(self, record: Record, rung: int) -> list[float]:
         """The objectives at a rung, all to be minimised."""
         row = {**record["cost"], **record["rungs"][rung]["metrics"]}
         return [row[c] if way == "minimise" else -row[c] for c, way in self.study.objectives.items()]
 
-    def _conclude(self, record: Record, state: str, reason: str, tell: bool = True) -> None:
-        """A trial's last word: on disk first, then to the sampler, the tracker and the screen."""
+    def _conclude(self, record: Record, state: str, reason: str, outcome: Record | None = None) -> None:
+        """A trial's last word: on disk first, then to the sampler, the tracker and the screen.
+
+        `outcome`: the record whose result the sampler is told, where a trial takes another's.
+        """
         record.update(state=state, reason=reason, finished=now())
         self._save(record)
-        if tell:
-            self._tell(record["trial"], record)
+        self.ledger.tell(record["trial"], outcome or record)
         for twin in self.twins.pop(record["trial"], []):
-            self._tell(twin.number, record)
-            self._conclude(self.records[twin.number], "duplicate", f"same network as trial {record['trial']}", False)
+            self._conclude(self.records[twin], "duplicate", f"same network as trial {record['trial']}", record)
         if state not in ("over_budget", "duplicate"):
             self.tracker.trial(record, self.directory.trial(record["trial"]))
         self.progress.concluded(record)
 
-    def _tell(self, number: int, outcome: Record) -> None:
-        """Tell Optuna a trial's outcome (its own or its twin's)."""
-        state = STATES[outcome["state"]]
-        row = {**outcome["cost"], **(outcome["rungs"][-1]["metrics"] if outcome["rungs"] else {})}
-        values = [row[column] for column in self.study.objectives] if state == TrialState.COMPLETE else None
-        self.optuna.tell(number, values, state)
-
     def _save(self, record: Record) -> None:
-        self.records[record["trial"]] = record
-        self.directory.write_record(record)
+        self.ledger.save(record)
 
     # -- opening and resuming ------------------------------------------------------------------------------------
-
-    def _open_journal(self) -> optuna.Study:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        journal = JournalStorage(JournalFileBackend(str(self.directory.path / "journal.log")))
-        return optuna.create_study(
-            storage=journal,
-            study_name=self.study.name,
-            load_if_exists=True,
-            sampler=self._sampler(),
-            directions=["minimize" if way == "minimise" else "maximize" for way in self.study.objectives.values()],
-        )
 
     def _sampler(self) -> BaseSampler:
         return sampler(self.search, self.study.seed, len(self.records))
 
     def _resume(self) -> None:
         """Line up what an interrupted run left unfinished."""
-        for asked in self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            record = self.records.get(asked.number)
-            if record is None or record["state"] == "duplicate":
-                self.records.pop(asked.number, None)
-                self.optuna.tell(asked.number, state=TrialState.FAIL)
+        for number in self.ledger.lost():
+            self._ask_again(number)
+        for number in self.ledger.running():
+            record = self.records.get(number)
+            if record is None:
+                self.ledger.forget(number)
             elif record["state"] == "running":
-                last = len(self.study.stopping.rungs) - 1
-                self.continuations.append((asked.number, last if record.get("race") else len(record["rungs"])))
+                self.continuations.append((number, self._next_rung(record)))
             else:
-                self._tell(asked.number, record)
+                self._retell(record)
+
+    def _ask_again(self, number: int) -> None:
+        """Give Optuna back a trial that its storage lost, a journal's last second for example; its record stays."""
+        record = self.records.get(number)
+        if record is None:
+            return self.ledger.put_back(None, {})
+        constraints = {name: record["cost"][name] / limit - 1 for name, limit in self.study.budget.items()}
+        self.ledger.put_back(self._suggested(record), constraints)
+
+    def _suggested(self, record: Record) -> FixedTrial:
+        """What was suggested to a trial."""
+        fixed = FixedTrial(self.space.parameters(record["choices"]))
+        self.space.suggest(fixed)
+        return fixed
+
+    def _next_rung(self, record: Record) -> int:
+        return len(self.study.stopping.rungs) - 1 if record.get("race") else len(record["rungs"])
+
+    def _retell(self, record: Record) -> None:
+        """Tell Optuna of a trial that was concluded on disk only; a twin takes its result when that is there."""
+        twin_of: int = record["duplicate_of"] if "duplicate_of" in record else record["trial"]
+        source = self.records.get(twin_of)
+        if source is None:
+            self.ledger.forget(record["trial"])
+        elif source["state"] == "running":
+            self.twins.setdefault(source["trial"], []).append(record["trial"])
+        elif source is record:
+            self.ledger.tell(record["trial"], record)
+        else:
+            self._conclude(record, "duplicate", f"same network as trial {source['trial']}", source)
 
 
 def sampler(search: Search, study_seed: int, told: int) -> BaseSampler:
     """The search's Optuna sampler; a resumed study does not replay its first suggestions."""
     seed = trial_seed(study_seed, "sampler", told) % 2**32
     if search.sampler == "random":
-        return RandomSampler(seed=seed)
+        return NumberedRandomSampler(study_seed)
     if search.sampler == "nsga2":
         return NSGAIISampler(seed=seed, population_size=max(4, min(50, search.trials // 2)))
     if search.sampler == "gp":
@@ -371,6 +423,11 @@ def trial_seed(seed: int, key: str, repeat: int) -> int:
     from hashlib import sha256
 
     return int.from_bytes(sha256(f"{seed}/{key}/{repeat}".encode()).digest()[:8], "big") >> 1
+
+
+def _counts(record: Record) -> bool:
+    """Whether a trial is one of those that were to be trained."""
+    return record["state"] not in ("over_budget", "duplicate")
 
 
 def over_budget(cost: dict[str, Any], budget: dict[str, float]) -> str:

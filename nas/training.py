@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from nas import interruption
 from nas.encoded import EncodedSet
 from nas.errors import InputError
 from nas.lora import Settings as Lora
@@ -176,6 +177,7 @@ class DenoiserTraining(L.LightningModule):
         self.ema.update(self.step)
         if self.step % FINITE_CHECK_EVERY == 0 and not math.isfinite(self.loss):
             raise Diverged(f"the loss is {self.loss.item()} after {self.step * self.settings.batch:,} images")
+        interruption.check()
 
     def _update(self, role: str, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
         (group,) = optimizer.param_groups
@@ -265,7 +267,7 @@ class Pace:
 
 
 def train(module: DenoiserTraining, data: EncodedSet, seed: int, images_seen: int) -> Pace:
-    """Train until `images_seen` images in total. Raises Diverged."""
+    """Train until `images_seen` images in total. Raises Diverged, and Interrupted between two updates."""
     start, stop = module.step, module.settings.updates(images_seen)
     if stop <= start:
         return Pace(0, 0.0)
@@ -285,7 +287,13 @@ def train(module: DenoiserTraining, data: EncodedSet, seed: int, images_seen: in
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(module, DataLoader(batches, batch_size=None))
+        try:
+            trainer.fit(module, DataLoader(batches, batch_size=None))
+        except SystemExit:  # Lightning's own answer to SIGTERM, where it notices first
+            interruption.check()
+            raise
+    if module.step < stop:
+        interruption.check()
     if not math.isfinite(module.loss):
         raise Diverged(f"the loss is {module.loss.item()} after {module.images_seen:,} images")
     return Pace((stop - start) * module.settings.batch, time.perf_counter() - began)

@@ -23,7 +23,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from nas import autoencoders, conditioning, design, encoded, lora, menu, sampling, stages, supernet, training
+from nas import (
+    autoencoders,
+    conditioning,
+    design,
+    encoded,
+    interruption,
+    lora,
+    menu,
+    sampling,
+    stages,
+    supernet,
+    training,
+)
 from nas.backbones import Proxy, unet
 from nas.conditioning import Text
 from nas.errors import InputError
@@ -281,6 +293,7 @@ class Bench:
         shown: list[Tensor] = []
         pictures = self.draw(network, schedule)
         while True:
+            interruption.check()
             with timings.phase("sample_s"):
                 images = next(pictures, None)
             if images is None:
@@ -354,7 +367,10 @@ def prepare_base(folder: Path) -> dict[str, Any]:
 
 
 def run_rung(job: Job) -> dict[str, Any]:
-    """In a worker: train to the rung's length and score. Raises training.Diverged; returns the rung's record."""
+    """In a worker: train to the rung's length and score; returns the rung's record.
+
+    Raises training.Diverged, and Interrupted (the checkpoint is saved) when the process is told to stop.
+    """
     return _run_rung(bench(), job)
 
 
@@ -372,7 +388,13 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         if checkpoint.exists():
             module.restore(checkpoint)
     with timings.phase("train_s"):
-        pace = training.train(module, bench.train_data, job.seed, job.images_seen)
+        try:
+            pace = training.train(module, bench.train_data, job.seed, job.images_seen)
+        except interruption.Interrupted:
+            module.save(checkpoint, {"trial": str(job.trial)})
+            raise
+    with timings.phase("save_s"):
+        module.save(checkpoint, {"trial": str(job.trial)})  # what comes now may be interrupted without loss
     module.ema.swap()
     network.eval()
     plain = lora.merged(network) if bench.study.training.lora is not None else network
@@ -386,11 +408,8 @@ def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
         save_file(weights, job.folder / "weights.safetensors", {"images_seen": str(module.images_seen)})
         if plain is not network:
             lora.save(network, job.folder / "adapters.safetensors", {"images_seen": str(module.images_seen)})
-        module.ema.swap()
         if job.last:
             checkpoint.unlink(missing_ok=True)
-        else:
-            module.save(checkpoint, {"trial": str(job.trial)})
     timings.seconds["total_s"] = time.perf_counter() - began
     cost = proxy.cost(bench.train_data.latents.shape[-1], bench.train_data.tokens.shape[1])
     rung = {

@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from io import StringIO
 
 import optuna
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from nas import check, settings, study, trial
 from nas.errors import InputError
+from nas.failures import Lost
 from nas.progress import Progress
 from nas.rundir import RunDirectory, open_run
 from nas.space import SearchSpace
@@ -176,13 +176,13 @@ def test_a_diverged_trial_is_recorded_with_its_reason_and_the_study_goes_on(run)
 
 
 def test_a_dead_worker_is_tried_again_and_then_given_up(run):
-    Workers.fail = {n: [BrokenProcessPool()] for n in range(200)}
+    Workers.fail = {n: [Lost("exit code 1")] * 2 for n in range(200)}
     running = run()
     assert all(r["state"] != "failed" for r in trained(running))
-    Workers.fail = {n: [BrokenProcessPool(), BrokenProcessPool()] for n in range(200)}
+    Workers.fail = {n: [Lost("exit code 1")] * 3 for n in range(200)}
     running = run("search.trials=8")
     new = [r for r in trained(running) if r["state"] == "failed"]
-    assert len(new) == 2 and all("died" in r["reason"] for r in new)
+    assert len(new) == 2 and all("died 3 times" in r["reason"] and "exit code 1" in r["reason"] for r in new)
 
 
 def test_more_trials_continue_the_same_run(run):

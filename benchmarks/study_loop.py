@@ -1,0 +1,138 @@
+"""What the study loop costs beside training: trials of a free objective, and how fast the storages take them.
+
+    python benchmarks/study_loop.py                 # 1,000 trials with the journal, then with PostgreSQL where it is installed
+    python benchmarks/study_loop.py --rate          # asks and tells a second of the storage alone, at 1, 4 and 16 clients
+
+One process computes at once what it is given, so that what is measured is asking, costing, records, the journal and
+Optuna. Both are given: time on the clock, and CPU time of this process, which other users of the machine do not change.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from concurrent.futures import Future
+from contextlib import nullcontext
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import free_study  # noqa: E402
+from postgres_server import Cluster, binaries  # noqa: E402
+
+
+class AtOnce:
+    """Two slots that compute the free objective in this process."""
+
+    def __init__(self, *_):
+        self._done = []
+
+    @property
+    def free(self):
+        return len(self._done) < 2
+
+    @property
+    def busy(self):
+        return [tag for tag, _ in self._done]
+
+    def submit(self, tag, function, *arguments):
+        future = Future()
+        if function.__name__ == "prepare":
+            future.set_result(free_study.prepare())
+        else:
+            future.set_result(free_study.run_rung(vars(arguments[0])))
+        self._done.append((tag, future))
+
+    def finished(self, timeout_s):
+        done, self._done = self._done, []
+        return done
+
+    def stop(self):
+        pass
+
+
+def loop(trials, url):
+    """One run; prints its cost a trial and the memory it grew by after its first tenth."""
+    from nas import workers
+    from nas.study import Run
+
+    memory = []
+    conclude = Run._conclude
+
+    def watched(self, *arguments, **named):
+        conclude(self, *arguments, **named)
+        if self._trained() in (trials // 10, trials):
+            memory.append(workers.resident_mib())
+
+    Run._conclude = watched
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "study.yaml"
+        path.write_text(free_study.STUDY.format(trials=trials, workers=2))
+        began, cpu = time.perf_counter(), time.process_time()
+        running = free_study.coordinate(path, Path(folder) / "runs", url, AtOnce)
+        took, cpu = time.perf_counter() - began, time.process_time() - cpu
+    Run._conclude = conclude
+    asked = len(running.records)
+    print(
+        f"{'PostgreSQL' if url else 'journal':<10} {trials} trained of {asked} asked: {took / trials * 1e3:.1f} ms a trial "
+        f"({cpu / trials * 1e3:.1f} ms CPU), memory +{memory[-1] - memory[0]:.0f} MiB over the last nine tenths, "
+        f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
+    )
+
+
+def client(url, journal, run, count, ready, out):
+    """Ask and tell trials with ten parameters, as fast as the storage takes them."""
+    import optuna
+
+    from nas.storage import open_storage
+
+    study = optuna.create_study(
+        storage=open_storage(url, journal, run),
+        study_name=run,
+        load_if_exists=True,
+        sampler=optuna.samplers.RandomSampler(),
+    )
+    ready.wait()
+    began = time.perf_counter()
+    for _ in range(count):
+        asked = study.ask()
+        for axis in range(10):
+            asked.suggest_float(str(axis), 0, 1)
+        study.tell(asked, 0.0)
+    out.put((began, time.perf_counter()))
+
+
+def rate(url, clients, total):
+    """Asks and tells a second, of all clients together, each a process."""
+    context = multiprocessing.get_context("fork")
+    ready, out = context.Barrier(clients), context.Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (url, Path(folder) / "journal.log", f"rate/{clients}", max(1, total // clients), ready, out)
+        processes = [context.Process(target=client, args=arguments) for _ in range(clients)]
+        for process in processes:
+            process.start()
+        spans = [out.get() for _ in processes]
+    seconds = max(end for _, end in spans) - min(start for start, _ in spans)
+    done = clients * max(1, total // clients)
+    print(
+        f"{'PostgreSQL' if url else 'journal':<10} {clients:>3} clients: {done / seconds:.0f} trials asked and told a second"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--rate", action="store_true")
+    chosen = parser.parse_args()
+    with Cluster() if binaries() else nullcontext() as cluster:
+        for url in [None, *([cluster.url] if cluster else [])]:
+            if chosen.rate:
+                for clients in (1, 4, 16):
+                    rate(url, clients, 200)
+            else:
+                loop(chosen.trials, url)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""A scheduler's SIGTERM: a worker that computes goes on to the next safe point, saves there, and leaves.
+
+Whoever computes calls `check` where it could stop. An idle worker leaves at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+EXIT_CODE = 143  # 128 + SIGTERM, what shells and schedulers expect of a process that was told to end
+
+
+class Interrupted(Exception):
+    """The work stops here; its checkpoint is on disk and it is to be taken up again."""
+
+
+class Terminated(BaseException):
+    """SIGTERM reached the coordinator. Like KeyboardInterrupt it is no Exception, so that nothing handles it by mistake."""
+
+
+_asked = threading.Event()
+_computing = threading.Event()
+
+
+def asked() -> bool:
+    """Whether this process was told to stop."""
+    return _asked.is_set()
+
+
+def check() -> None:
+    """Raises Interrupted once this process was told to stop."""
+    if asked():
+        raise Interrupted("told to stop")
+
+
+def install_in_worker() -> None:
+    """From now on SIGTERM asks for a stop; Ctrl-C is left to the coordinator, which tells its workers."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def install_in_coordinator() -> None:
+    """From now on SIGTERM raises Terminated in the main thread."""
+    signal.signal(signal.SIGTERM, _raise_terminated)
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """While this lasts, SIGTERM waits for a safe point."""
+    _computing.set()
+    try:
+        yield
+    finally:
+        _computing.clear()
+
+
+def _on_sigterm(*_: Any) -> None:
+    _asked.set()
+    if not _computing.is_set():
+        os._exit(EXIT_CODE)
+
+
+def _raise_terminated(*_: Any) -> None:
+    raise Terminated

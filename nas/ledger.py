@@ -1,0 +1,132 @@
+"""What is known of every trial, kept twice: the records on disk, and Optuna's trials in the storage.
+
+A record is written first, then Optuna is told, so that whatever was interrupted between the two is put right when the run
+is opened again. In a database each record is also kept beside its trial: the run then goes on from another machine,
+whose run directory lacks it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
+
+from nas.postgres import Database
+from nas.rundir import RunDirectory
+from nas.settings import Study
+from nas.storage import open_storage
+
+Record = dict[str, Any]
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "stopped": TrialState.PRUNED,
+    "over_budget": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+def bring_back(name: str, url: str, root: Path) -> None:
+    """Make the directory of a study's latest run in a database anew where this machine lacks it, so that it goes on here."""
+    runs = Database(url).runs(f"{name}/")
+    if not runs or (root / runs[-1]).exists():
+        return
+    known = optuna.load_study(study_name=runs[-1], storage=open_storage(url, Path(), runs[-1])).user_attrs
+    if "settings" in known and not known.get("ended"):
+        directory = RunDirectory(root / runs[-1])
+        directory.path.mkdir(parents=True)
+        directory.write_yaml("resolved.yaml", known["settings"])
+
+
+class Ledger:
+    """The records of one run and its Optuna study. One process writes it, the coordinator.
+
+    `optuna` is in memory, so that asking costs no round trips; a trial goes to `stored` whole, with its first record, and
+    once more when it is told. What was asked for and not yet written down is asked for again.
+    """
+
+    def __init__(self, study: Study, directory: RunDirectory, storage: BaseStorage, name: str, mirrored: bool):
+        """`mirrored`: records are kept in the storage as well."""
+        self.objectives, self.directory, self.storage, self.name = study.objectives, directory, storage, name
+        self.mirrored = mirrored
+        self.records: dict[int, Record] = directory.records()
+        self._ids: list[int] = []  # of stored trials, by number
+
+    def open(self, sampler: BaseSampler) -> optuna.Study:
+        """The Optuna study, made if it is not there; records that only the storage has are written to disk."""
+        minimise, maximise = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
+        ways = [minimise if way == "minimise" else maximise for way in self.objectives.values()]
+        self.stored = optuna.create_study(
+            storage=self.storage, study_name=self.name, load_if_exists=True, directions=ways
+        )
+        self.optuna = optuna.create_study(storage=InMemoryStorage(), sampler=sampler, directions=ways)
+        for known in self.stored.get_trials(deepcopy=False):
+            self._ids.append(known._trial_id)
+            self.optuna.add_trial(known)
+            record = known.user_attrs.get("record")
+            if record is not None and record != self.records.get(known.number):
+                self.records[known.number] = record
+                self.directory.write_record(record)
+        self.records = dict(sorted(self.records.items()))
+        return self.optuna
+
+    def save(self, record: Record) -> None:
+        """Write a record, and with its first one the trial."""
+        number = record["trial"]
+        self.records[number] = record
+        self.directory.write_record(record)
+        if number == len(self._ids):
+            frozen = self.optuna.get_trials(deepcopy=False)[number]
+            self._store(frozen, {**frozen.user_attrs, **({"record": record} if self.mirrored else {})})
+        elif self.mirrored:
+            self.storage.set_trial_user_attr(self._ids[number], "record", record)
+
+    def tell(self, number: int, outcome: Mapping[str, Any]) -> None:
+        """Tell Optuna a trial's outcome (its own or its twin's)."""
+        state = STATES[outcome["state"]]
+        row = {**outcome["cost"], **(outcome["rungs"][-1]["metrics"] if outcome["rungs"] else {})}
+        values = [row[column] for column in self.objectives] if state == TrialState.COMPLETE else None
+        self.optuna.tell(number, values, state)
+        self.storage.set_trial_state_values(self._ids[number], state, values)
+
+    def forget(self, number: int) -> None:
+        """Give up a trial without a record: nothing was computed for it."""
+        self.optuna.tell(number, state=TrialState.FAIL)
+        self.storage.set_trial_state_values(self._ids[number], TrialState.FAIL)
+
+    def lost(self) -> list[int]:
+        """Numbers of the trials that have records, but that the storage does not know, and of gaps between them."""
+        return list(range(len(self._ids), max(self.records, default=-1) + 1))
+
+    def put_back(self, suggested: FixedTrial | None, constraints: Mapping[str, float]) -> None:
+        """Add the next trial to the storage again, as running; without suggestions as one that was never anything."""
+        self.optuna.add_trial(
+            create_trial(
+                state=TrialState.FAIL if suggested is None else TrialState.RUNNING,
+                params=suggested.params if suggested else {},
+                distributions=suggested.distributions if suggested else {},
+                user_attrs=suggested.user_attrs if suggested else {},
+            )
+        )
+        number = len(self._ids)
+        for name, value in constraints.items():
+            Trial(self.optuna, self.optuna._storage.get_trial_id_from_study_id_trial_number(0, number)).set_constraint(
+                name, value
+            )
+        frozen = self.optuna.get_trials(deepcopy=False)[number]
+        self._store(frozen, frozen.user_attrs)
+
+    def running(self) -> list[int]:
+        """Numbers of the trials Optuna still waits for."""
+        return [told.number for told in self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING])]
+
+    def _store(self, frozen: FrozenTrial, attributes: dict[str, Any]) -> None:
+        template = copy.copy(frozen)
+        template.user_attrs = attributes
+        self._ids.append(self.storage.create_new_trial(self.stored._study_id, template))

@@ -1,0 +1,99 @@
+"""A study whose trials cost nothing: scores are made up from the architecture, in worker processes that need no torch."""
+
+import json
+import os
+import sys
+import time
+from hashlib import sha256
+from io import StringIO
+from pathlib import Path
+
+from nas.workers import Workers
+
+STUDY = """
+name: free
+space: mobilediffusion
+dataset: emoji
+budget: {{params: 400M, macs: 200G}}
+search: {{sampler: random, trials: {trials}, minimise: [fid_efficientnet_lite0, macs]}}
+stopping: {{rungs: [0.5, 1.0], keep: 1.0}}
+tracking: {{mode: "off"}}
+workers: {workers}
+"""
+SECONDS = "NAS_TEST_RUNG_SECONDS"
+
+
+class FreeWorkers(Workers):
+    """Real worker processes that compute the functions below in place of those of nas.trial."""
+
+    def _begin(self):
+        return nothing
+
+    def submit(self, tag, function, *arguments):
+        if function.__name__ == "run_rung":
+            (job,) = arguments
+            arguments = ({**vars(job), "folder": str(job.folder)},)
+        super().submit(tag, {"prepare": prepare, "run_rung": run_rung}[function.__name__], *arguments)
+
+
+def nothing():
+    pass
+
+
+def prepare():
+    return {"fid_efficientnet_lite0": {"unit": "", "higher_is_better": False}}, ["a", "b"]
+
+
+def run_rung(job):
+    time.sleep(float(os.environ.get(SECONDS, "0")))
+    digest = sha256(json.dumps([job["architecture"], job["seed"]], sort_keys=True).encode()).digest()
+    score = 100 + int.from_bytes(digest[:4], "big") / 2**32 * 100 - 10 * job["rung"]
+    rung = {
+        "rung": job["rung"],
+        "images_seen": job["images_seen"],
+        "metrics": {"fid_efficientnet_lite0": score, "denoising_loss": score / 1000},
+        "timings": {"train_s": 1.0},
+        "images_per_s": 10.0,
+        "peak_memory_mib": 1.0,
+        "worker": os.getpid(),
+    }
+    return {"rung": rung, "proxy": job["architecture"], "proxy_cost": {"params": 1, "macs": 2}}
+
+
+def coordinate(path, root, url=None, make=FreeWorkers):
+    """What `nas run` does with the study, without its report."""
+    from rich.console import Console
+
+    from nas import settings, study
+    from nas.progress import Progress
+    from nas.rundir import open_run
+    from nas.space import SearchSpace
+
+    loaded = settings.load(Path(path))
+    directory, _ = open_run(loaded, Path(root))
+    lock = directory.lock()
+    progress = Progress(Console(file=StringIO()))
+    running = study.Run(loaded, SearchSpace.load(loaded.space), directory, progress, url, make)
+    running.execute()
+    lock.close()
+    return running
+
+
+def forked(function, *arguments):
+    """The id of a child process that does this; its workers import nothing of the program that forked it."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        main = sys.modules["__main__"]
+        main.__spec__ = None
+        vars(main).pop("__file__", None)
+        function(*arguments)
+        code = 0
+    except BaseException as error:
+        code = 143 if type(error).__name__ == "Terminated" else 1
+        print(f"{type(error).__name__}: {error}", file=sys.__stderr__, flush=True)
+    finally:
+        os._exit(code)
