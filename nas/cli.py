@@ -138,20 +138,31 @@ def export(
     run: Run_,
     pick: Annotated[str, typer.Option(help="knee | best:COLUMN | trial:NUMBER")] = "knee",
     to: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/export/PICK.")] = None,
+    format: Annotated[
+        str, typer.Option(help="Any of yaml, safetensors, onnx, executorch, coreml.")
+    ] = "yaml,safetensors",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or both, for formats that hold graphs.")] = "fp32",
 ) -> None:
-    """Write one trial's architecture at deploy scale, and its proxy with trained weights.
+    """Write one trial's architecture at deploy scale, its proxy with trained weights, and both for other runtimes.
+
+    Every graph is compared with PyTorch on the spot; README.md is a model card.
 
     Examples:
 
         nas export runs/quickstart
 
-        nas export runs/quickstart --pick best:clip_score --to small-model
+        nas export runs/quickstart --pick best:clip_score --to small-model --format safetensors,onnx
     """
     from nas import export as exporting
     from nas import launch
 
-    folder = exporting.export(launch.find_run(run), pick, to)
+    folder = exporting.export(launch.find_run(run), pick, to, _words(format), _words(precision))
     typer.echo(f"wrote {folder}; draw with: nas sample {folder} 'red heart, noto'")
+
+
+def _words(given: str) -> list[str]:
+    """The words of a list with commas."""
+    return [word.strip() for word in given.split(",") if word.strip()]
 
 
 @app.command()
@@ -162,14 +173,21 @@ def sample(
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Solver steps; default as in the study.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default as in the study.")] = None,
+    runtime: Annotated[str, typer.Option(help="auto | pytorch | onnxruntime | executorch")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 | fp16 | int8, where the export has it.")] = None,
 ) -> None:
-    """Draw captions with an exported model.
+    """Draw captions with an exported model, on the runtime of any of its formats.
 
-    Example: nas sample runs/quickstart/2026-01-01_10-00-00/export/knee "red heart, noto" "pizza, twemoji"
+    Examples:
+
+        nas sample runs/quickstart/2026-01-01_10-00-00/export/knee "red heart, noto" "pizza, twemoji"
+
+        nas sample small-model "red heart, noto" --runtime onnxruntime --steps 5
     """
-    from nas import export as exporting
+    from nas import drawing
 
-    exporting.sample(model, captions, seed, out, steps, guidance)
+    for note in drawing.sample(model, captions, seed, out, steps, guidance, runtime, precision):
+        typer.echo(f"note: {note}")
     typer.echo(f"wrote {out}")
 
 
