@@ -142,6 +142,7 @@ def export(
         str, typer.Option(help="Any of yaml, safetensors, onnx, executorch, coreml.")
     ] = "yaml,safetensors",
     precision: Annotated[str, typer.Option(help="fp32, fp16 or both, for formats that hold graphs.")] = "fp32",
+    quantise: Annotated[str | None, typer.Option(help="int8: also quantised, with its loss of quality.")] = None,
 ) -> None:
     """Write one trial's architecture at deploy scale, its proxy with trained weights, and both for other runtimes.
 
@@ -151,12 +152,15 @@ def export(
 
         nas export runs/quickstart
 
-        nas export runs/quickstart --pick best:clip_score --to small-model --format safetensors,onnx
+        nas export runs/quickstart --pick best:clip_score --to small-model --format safetensors,onnx --quantise int8
     """
     from nas import export as exporting
     from nas import launch
 
-    folder = exporting.export(launch.find_run(run), pick, to, _words(format), _words(precision))
+    if quantise not in (None, "int8"):
+        raise InputError(f"--quantise {quantise}: expected int8")
+    run_ = launch.find_run(run)
+    folder = exporting.export(run_, pick, to, _words(format), _words(precision), quantise is not None)
     typer.echo(f"wrote {folder}; draw with: nas sample {folder} 'red heart, noto'")
 
 

@@ -10,7 +10,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -128,10 +128,19 @@ class OpenClip:
     def __init__(self, settings: Settings):
         from nas import clip
 
-        self.length = settings.length
-        self.model, self.tokenizer = clip.load(
-            SHIPPED if settings.model == "shipped" else settings.model, settings.pretrained
+        self._hold(
+            *clip.load(SHIPPED if settings.model == "shipped" else settings.model, settings.pretrained), settings.length
         )
+
+    @classmethod
+    def of(cls, model: nn.Module, tokenizer: Any, length: int) -> OpenClip:
+        """A tower that is not loaded from anywhere."""
+        made = cls.__new__(cls)
+        made._hold(model, tokenizer, length)
+        return made
+
+    def _hold(self, model: nn.Module, tokenizer: Any, length: int) -> None:
+        self.length, self.model, self.tokenizer = length, model, tokenizer
         probe = self.encode(["a"])
         self.width, self.pooled_width = probe.tokens.shape[2], probe.pooled.shape[1]
 
