@@ -296,6 +296,60 @@ def screen(
         _print_grid(*screening.candidate_grid(loaded, found))
 
 
+@app.command()
+def latency(
+    what: Annotated[
+        list[str], typer.Argument(help="Presets, architecture YAML files, exports; with --blocks, one search space.")
+    ],
+    runtime: Annotated[str, typer.Option(help="Any of eager, compile, onnxruntime, executorch.")] = "eager",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one call.")] = 1,
+    image_size: Annotated[int, typer.Option(help="Pixels along a side, for architectures.")] = 512,
+    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps; default 1, or an export's own.")] = None,
+    decoder: Annotated[str, typer.Option(help="sd15-decoder, or a YAML file with one.")] = "sd15-decoder",
+    repeats: Annotated[int, typer.Option(min=1, help="Calls behind a median.")] = 5,
+    csv: Annotated[Path | None, typer.Option(help="Add the rows to this table.")] = None,
+    blocks: Annotated[
+        Path | None,
+        typer.Option(help="Measure the blocks of a space instead, into this JSON: deploy.latency of a study."),
+    ] = None,
+) -> None:
+    """Measure text encoder, denoiser step and decoder on runtimes of this machine, one picture at a time.
+
+    Architectures are measured at deploy scale with random weights.
+
+    Examples:
+
+        nas latency mobilediffusion bk-sdm-tiny --runtime eager,onnxruntime --csv studies/table4/results.csv
+
+        nas latency mobilediffusion --blocks runs/blocks.json
+    """
+    from nas import latency as timing
+
+    if blocks is not None:
+        return _measure_blocks(what, blocks, image_size, threads, repeats)
+    rows = []
+    for name in what:
+        subject = timing.subject(name, image_size, steps, decoder)
+        for word in _words(runtime):
+            rows.append(timing.measure(subject, word, threads, repeats))
+            if csv:
+                timing.write_csv(rows[-1:], csv)
+    _print_grid(*timing.grid(rows))
+
+
+def _measure_blocks(what: list[str], to: Path, image_size: int, threads: int, repeats: int) -> None:
+    """The latency table of one search space."""
+    from nas import block_latency, published
+    from nas.space import SearchSpace
+
+    if len(what) != 1:
+        raise InputError(f"--blocks: expected one search space, got {len(what)} names")
+    size = published.latent_size(image_size)
+    wanted = block_latency.of_space(SearchSpace.load(what[0]), size, published.TEXT_TOKENS)
+    block_latency.measure(wanted, size, published.TEXT_TOKENS, threads, repeats).save(to)
+    typer.echo(f"wrote {to}: {len(wanted)} blocks")
+
+
 @supernets.command("train")
 def supernet_train(
     space: Annotated[str, typer.Argument(help="A name in search_spaces/, or a YAML file.")],

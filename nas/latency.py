@@ -136,7 +136,7 @@ def on_runtime(graph: Graph, runtime: str, threads: int, scratch: Path) -> Netwo
         return graph.run
     if runtime == COMPILE:
         return _compiled(graph)
-    name = next(n for n in menu.names("exporters") if menu.pick("exporters", n).RUNTIME == runtime)
+    name = next(n for n in menu.names("exporters") if runtime == menu.pick("exporters", n).RUNTIME)
     (module,) = exporters.require([name])
     network: Network = module.load(module.write(graph, scratch / graph.name, "fp32"), threads)
     return network
