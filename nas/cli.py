@@ -196,6 +196,23 @@ def sample(
 
 
 @app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="A folder that `nas export` wrote.")],
+    cache: Annotated[Path, typer.Option(help="Where encoded data is kept.")] = Path("runs/.cache"),
+) -> None:
+    """Train an exported architecture again from its recorded seeds; exit 1 when its scores leave the recorded intervals.
+
+    Example: nas verify runs/quickstart/2026-01-01_10-00-00/export/knee
+    """
+    from nas import verify as verifying
+
+    found = verifying.verify(model, cache)
+    _print_grid(*verifying.grid(found))
+    if not all(one.agrees for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def cost(
     networks: Annotated[
         list[str], typer.Argument(help="Names of published networks, or YAML files with an architecture.")

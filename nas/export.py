@@ -4,6 +4,7 @@ runtimes, each compared with PyTorch before the export counts as done.
     README.md        the model card          export.yaml    what is there, how large, how close to PyTorch
     deploy.yaml      the architecture, its cost and scores
     pipeline.yaml    text encoder, autoencoder, objective and sampling plan it was trained with
+    study.yaml       every setting of its training and scoring, for `nas verify`
     proxy/           config.yaml, weights.safetensors
     onnx/, ...       text_encoder, denoiser and decoder as graphs
 """
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas import drawing, exporters, menu, model_card, results
+from nas import drawing, exporters, menu, model_card, results, verify
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 
@@ -104,6 +105,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     write_yaml(folder / "deploy.yaml", _deploy(picked))
     write_yaml(folder / "pipeline.yaml", {section: picked.resolved[section] for section in PIPELINE})
+    write_yaml(folder / "study.yaml", picked.resolved)
     manifest: dict[str, Any] = {"version": drawing.VERSION, "nas": _version(), "formats": {}}
     if "safetensors" in formats:
         manifest["formats"]["safetensors"] = _proxy(picked, folder)
@@ -264,7 +266,22 @@ def _deploy(picked: Picked) -> dict[str, Any]:
         "scores": last["metrics"],
         "conditions": json.loads((run.path / "conditions.json").read_text()),
         "images_seen": last["images_seen"],
+        "intervals": verify.intervals(run.path, record),
+        "like": _initialised_like(picked),
     }
+
+
+def _initialised_like(picked: Picked) -> dict[str, Any] | None:
+    """Of an ablation's cell: the architecture whose initial weights it took where shapes agree."""
+    if picked.study.ablation is None:
+        return None
+    from nas import design
+
+    study = results.resolved(picked.run.path)
+    plain = type(picked.study).model_validate({name: value for name, value in study.items() if name != "provenance"})
+    assert plain.ablation is not None
+    found: dict[str, Any] = design.architectures(plain)[design.reference_cell(plain.ablation).name].to_dict()
+    return found
 
 
 def write_card(folder: Path, picked: Picked) -> None:

@@ -358,6 +358,11 @@ def run_rung(job: Job) -> dict[str, Any]:
     return _run_rung(bench(), job)
 
 
+def run_alone(study: Study, cache: Path, job: Job) -> dict[str, Any]:
+    """One rung in this process, outside a run: the record `run_rung` returns."""
+    return _run_rung(Bench(study, cache), job)
+
+
 def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
     began = time.perf_counter()
     timings = Timings()
