@@ -91,6 +91,14 @@ class Deploy(Section):
         found = asdict(config.cost(self.latent_size, self.text_tokens))
         return found if self.latency is None else {**found, block_latency.COLUMN: self._table().latency_ms(config)}
 
+    def latency_conditions(self) -> dict[str, dict[str, Any]]:
+        """Where and how the latencies were measured, as a run records what its scores depend on; {} without a table."""
+        if self.latency is None:
+            return {}
+        table = self._table()
+        told = {name: getattr(table, name) for name in ("runtime", "threads", "clock", "device", "fingerprint")}
+        return {block_latency.COLUMN: {"unit": "ms", "higher_is_better": False, **told}}
+
     def _table(self) -> block_latency.Table:
         assert self.latency is not None
         table = block_latency.load(self.latency)

@@ -205,7 +205,7 @@ class Bench:
             "split": "held_out",
             "times": LOSS_TIMES,
         }
-        return described
+        return described | self.study.deploy.latency_conditions()
 
     def scaled(self, architecture: dict[str, Any]) -> unet.Config:
         """The proxy of a deploy-scale architecture."""

@@ -143,6 +143,8 @@ def test_a_study_has_the_sum_as_a_cost(tmp_path):
     deploy = settings.Deploy(latency=tmp_path / "blocks.json")
     costs = deploy.costs(config)
     assert costs["latency_ms"] == pytest.approx(2.0 * count) and costs["params"] == config.cost(64, 77).params
+    assert deploy.latency_conditions()["latency_ms"]["fingerprint"] == "00"
+    assert settings.Deploy().latency_conditions() == {}
     wider = space.changed(config, [("levels.2.channels", 768)])
     with pytest.raises(InputError, match="lacks the block '.*768.*'; measure it again"):
         deploy.costs(wider)
