@@ -44,8 +44,6 @@ def _head(deploy: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
 
 
 def _scores(deploy: Mapping[str, Any]) -> str:
-    from tabulate import tabulate
-
     rows = []
     for column, value in deploy["scores"].items():
         conditions = deploy["conditions"].get(column, {})
@@ -53,13 +51,11 @@ def _scores(deploy: Mapping[str, Any]) -> str:
         hidden = {"unit", "higher_is_better"}
         said = [f"{name} {given}" for name, given in conditions.items() if name not in hidden and given is not None]
         rows.append([column, f"{value:.5g}", conditions.get("unit", ""), better, ", ".join(said)])
-    table = tabulate(rows, ["score", "value", "unit", "better", "measured with"], "pipe", disable_numparse=True)
+    table = _table(["score", "value", "unit", "better", "measured with"], rows)
     return f"Of the proxy's pictures, not of the deploy-scale network's.\n\n{table}"
 
 
 def _costs(record: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
-    from tabulate import tabulate
-
     proxy = record.get("proxy_cost") or {}
     rows = [
         [name, f"{value:,}", f"{proxy[name]:,}" if name in proxy else ""]
@@ -68,12 +64,10 @@ def _costs(record: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
     ]
     deploy = resolved["deploy"]
     heads = ["one call", f"deploy scale ({deploy['image_size']} px, {deploy['text_tokens']} tokens)", "proxy"]
-    return tabulate(rows, heads, "pipe", disable_numparse=True, colalign=("left", "right", "right"))
+    return _table(heads, rows, ("left", "right", "right"))
 
 
 def _files(manifest: Mapping[str, Any]) -> str:
-    from tabulate import tabulate
-
     rows, notes = [], []
     for name, precisions in manifest["formats"].items():
         for precision, held in precisions.items():
@@ -89,9 +83,16 @@ def _files(manifest: Mapping[str, Any]) -> str:
                 )
             notes += [f"- {name}: not run here: {reason}" for reason in _reasons(held)]
             notes += [f"- {line}" for line in held.get("quality", {}).get("told", [])]
-    table = tabulate(rows, ["file", "network", "format", "precision", "MB", "error"], "pipe", disable_numparse=True)
+    table = _table(["file", "network", "format", "precision", "MB", "error"], rows)
     about = "*error*: largest difference from PyTorch on random inputs over the largest output."
     return "\n\n".join(filter(None, [table, about, "\n".join(notes)]))
+
+
+def _table(heads: list[str], rows: list[list[str]], align: tuple[str, ...] | None = None) -> str:
+    """A Markdown table of words."""
+    import pandas as pd
+
+    return str(pd.DataFrame(rows, columns=heads).to_markdown(index=False, disable_numparse=True, colalign=align))
 
 
 def _reasons(held: Mapping[str, Any]) -> list[str]:
