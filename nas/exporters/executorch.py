@@ -34,7 +34,7 @@ def write(graph: Graph, path: Path, precision: str = "fp32") -> Path:
         warnings.simplefilter("ignore")
         traced = torch.export.export(made.module, made.random_inputs(1), strict=True)
         try:
-            lowered = to_edge_transform_and_lower(traced, partitioner=[XnnpackPartitioner()])  # type: ignore[no-untyped-call]
+            lowered = to_edge_transform_and_lower(traced, partitioner=[XnnpackPartitioner()])
             program = lowered.to_executorch()
         except Exception as error:  # many classes, some private
             raise Unsupported(f"format executorch: {graph.name} cannot be lowered: {brief(error)}") from None
