@@ -27,6 +27,7 @@ VERSION = 1
 COLUMN = "latency_ms"
 MOST_MEMBERS = 200_000  # of a space that are all looked at for their blocks; of a larger one, this many at random
 Clock = Literal["cpu", "wall"]
+Fields = tuple[tuple[str, Any], ...]  # names of fields and their values
 
 
 class Block(NamedTuple):
@@ -36,7 +37,7 @@ class Block(NamedTuple):
     side: int  # of the image it takes
     inputs: tuple[int, ...]  # widths of its concatenated inputs
     channels: int  # width it puts out
-    settings: tuple[tuple[str, Any], ...]  # fields of Level and Config it reads, sorted
+    settings: Fields  # fields of Level and Config it reads, sorted
 
     @property
     def name(self) -> str:
@@ -60,7 +61,7 @@ def _level_blocks(config: Config, index: int, level: Level, side: int, text_toke
     last = len(config.levels) - 1
     above, below = config.levels[max(index - 1, 0)].channels, config.levels[min(index + 1, last)].channels
     width, middle = level.channels, config.middle(index)
-    inputs = [(above,), *[(width,)] * (len(level.down) - 1 + len(middle))]
+    inputs: list[tuple[int, ...]] = [(above,), *[(width,)] * (len(level.down) - 1 + len(middle))]
     skips = config.skip_widths(index)
     inputs += [(i, s) if s else (i,) for i, s in zip([below, *[width] * (len(level.up) - 1)], skips, strict=True)]
     depths = (*level.down, *middle, *level.up) if level.attends else ()
@@ -78,12 +79,12 @@ def _level_blocks(config: Config, index: int, level: Level, side: int, text_toke
         yield Block("upsample", side, (width,), width, ())
 
 
-def _fields(config: Config, *names: str) -> tuple[tuple[str, Any], ...]:
+def _fields(config: Config, *names: str) -> Fields:
     return tuple((name, getattr(config, name)) for name in names)
 
 
-def _transformer(config: Config, level: Level, text_tokens: int) -> tuple[tuple[str, Any], ...]:
-    own = (("self_attention", level.self_attention), ("cross_attention", level.cross_attention))
+def _transformer(config: Config, level: Level, text_tokens: int) -> Fields:
+    own: Fields = (("self_attention", level.self_attention), ("cross_attention", level.cross_attention))
     own += (("ffn_ratio", level.ffn_ratio), ("heads", config.head_count(level.channels)))
     own += _fields(config, "activation", "attention")
     own += _fields(config, "shared_kv") if level.self_attention else ()
@@ -124,9 +125,9 @@ def _around(block: Block, read: dict[str, Any]) -> tuple[Config, Level]:
     }
     level = Level(block.channels, (1,), (1,), **of_level)
     names = ("groups", "time_width", "expansion", "activation", "attention", "shared_kv", "text_width")
-    heads = {"head_dim": None, "heads": read["heads"]} if "heads" in read else {"head_dim": None, "heads": 1}
-    groups = {} if "groups" in read else {"groups": 1}
-    return Config((level,), **{n: read[n] for n in names if n in read}, **heads, **groups), level
+    given: dict[str, Any] = {"groups": 1, "head_dim": None, "heads": read.get("heads", 1)}
+    given |= {name: read[name] for name in names if name in read}
+    return Config((level,), **given), level
 
 
 def _resampling(block: Block) -> nn.Module:

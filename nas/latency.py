@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -255,7 +256,7 @@ def measure(what: Subject, runtime: str, threads: int, repeats: int) -> Row:
         with tempfile.TemporaryDirectory() as scratch:
             for graph in what.graphs:
                 network, inputs = on_runtime(graph, runtime, threads, Path(scratch)), graph.random_inputs(1)
-                found = timed(lambda network=network, inputs=inputs: network(inputs), repeats)
+                found = timed(partial(network, inputs), repeats)
                 times |= {
                     f"{graph.name}_ms": found.median_ms,
                     f"{graph.name}_low_ms": found.low_ms,
