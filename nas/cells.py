@@ -77,7 +77,7 @@ class CellRun(Run):
             asked.suggest_categorical(name, factor.names)
         cell, repeat = self.cells[asked.user_attrs["cell"]], int(asked.user_attrs["repeat"])
         config = self.architectures[cell.name]
-        cost = dataclasses.asdict(config.cost(self.study.deploy.latent_size, self.study.deploy.text_tokens))
+        cost = self.study.deploy.costs(config)
         record = self._new_record(asked, dict(cell.levels), config, cost)
         record |= {"cell": cell.name, "repeat": repeat, "settings": cell.settings}
         record |= {"init": self.variants[cell.name].training.init, "seed": cell_seed(self.study.seed, repeat)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from nas import design, lora, menu, stages, supernet
@@ -51,8 +50,7 @@ def check_cells(study: Study) -> None:
     """Whether every cell of an ablation can be trained: within budget, divisible by the proxy, and from where it starts."""
     assert study.ablation is not None
     networks = design.architectures(study)
-    size, tokens = study.deploy.latent_size, study.deploy.text_tokens
-    costs = {name: asdict(config.cost(size, tokens)) for name, config in networks.items()}
+    costs = {name: study.deploy.costs(config) for name, config in networks.items()}
     known = _numbers(next(iter(costs.values())))
     _named("budget", study.budget, known)
     _columns(study, [])
@@ -145,8 +143,7 @@ def _check_adapters(who: str, study: Study, config: Config) -> None:
 def probe(study: Study, space: SearchSpace) -> list[dict[str, Any]]:
     """Deploy-scale costs of random members."""
     rng = random.Random(study.seed)
-    size, tokens = study.deploy.latent_size, study.deploy.text_tokens
-    return [asdict(space.architecture(space.sample(rng)).cost(size, tokens)) for _ in range(PROBES)]
+    return [study.deploy.costs(space.architecture(space.sample(rng))) for _ in range(PROBES)]
 
 
 def _named(section: str, given: Sequence[str] | dict[str, float], known: list[str]) -> None:

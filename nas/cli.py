@@ -179,20 +179,35 @@ def export(
     run: Run_,
     pick: Annotated[str, typer.Option(help="knee | best:COLUMN | trial:NUMBER")] = "knee",
     to: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/export/PICK.")] = None,
+    format: Annotated[
+        str, typer.Option(help="Any of yaml, safetensors, onnx, executorch, coreml.")
+    ] = "yaml,safetensors",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or both, for formats that hold graphs.")] = "fp32",
+    quantise: Annotated[str | None, typer.Option(help="int8: also quantised, with its loss of quality.")] = None,
 ) -> None:
-    """Write one trial's architecture at deploy scale, and its proxy with trained weights.
+    """Write one trial's architecture at deploy scale, its proxy with trained weights, and both for other runtimes.
+
+    Every graph is compared with PyTorch on the spot; README.md is a model card.
 
     Examples:
 
         nas export runs/quickstart
 
-        nas export runs/quickstart --pick best:clip_score --to small-model
+        nas export runs/quickstart --pick best:clip_score --to small-model --format safetensors,onnx --quantise int8
     """
     from nas import export as exporting
     from nas import launch
 
-    folder = exporting.export(launch.find_run(run), pick, to)
+    if quantise not in (None, "int8"):
+        raise InputError(f"--quantise {quantise}: expected int8")
+    run_ = launch.find_run(run)
+    folder = exporting.export(run_, pick, to, _words(format), _words(precision), quantise is not None)
     typer.echo(f"wrote {folder}; draw with: nas sample {folder} 'red heart, noto'")
+
+
+def _words(given: str) -> list[str]:
+    """The words of a list with commas."""
+    return [word.strip() for word in given.split(",") if word.strip()]
 
 
 @app.command()
@@ -203,15 +218,39 @@ def sample(
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Solver steps; default as in the study.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default as in the study.")] = None,
+    runtime: Annotated[str, typer.Option(help="auto | pytorch | onnxruntime | executorch")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 | fp16 | int8, where the export has it.")] = None,
 ) -> None:
-    """Draw captions with an exported model.
+    """Draw captions with an exported model, on the runtime of any of its formats.
 
-    Example: nas sample runs/quickstart/2026-01-01_10-00-00/export/knee "red heart, noto" "pizza, twemoji"
+    Examples:
+
+        nas sample runs/quickstart/2026-01-01_10-00-00/export/knee "red heart, noto" "pizza, twemoji"
+
+        nas sample small-model "red heart, noto" --runtime onnxruntime --steps 5
     """
-    from nas import export as exporting
+    from nas import drawing
 
-    exporting.sample(model, captions, seed, out, steps, guidance)
+    for note in drawing.sample(model, captions, seed, out, steps, guidance, runtime, precision):
+        typer.echo(f"note: {note}")
     typer.echo(f"wrote {out}")
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="A folder that `nas export` wrote.")],
+    cache: Annotated[Path, typer.Option(help="Where encoded data is kept.")] = Path("runs/.cache"),
+) -> None:
+    """Train an exported architecture again from its recorded seeds; exit 1 when its scores leave the recorded intervals.
+
+    Example: nas verify runs/quickstart/2026-01-01_10-00-00/export/knee
+    """
+    from nas import verify as verifying
+
+    found = verifying.verify(model, cache)
+    _print_grid(*verifying.grid(found))
+    if not all(one.agrees for one in found):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -313,6 +352,60 @@ def screen(
         typer.echo("\n".join(screening.lines(found)))
     else:
         _print_grid(*screening.candidate_grid(loaded, found))
+
+
+@app.command()
+def latency(
+    what: Annotated[
+        list[str], typer.Argument(help="Presets, architecture YAML files, exports; with --blocks, one search space.")
+    ],
+    runtime: Annotated[str, typer.Option(help="Any of eager, compile, onnxruntime, executorch.")] = "eager",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one call.")] = 1,
+    image_size: Annotated[int, typer.Option(help="Pixels along a side, for architectures.")] = 512,
+    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps; default 1, or an export's own.")] = None,
+    decoder: Annotated[str, typer.Option(help="sd15-decoder, or a YAML file with one.")] = "sd15-decoder",
+    repeats: Annotated[int, typer.Option(min=1, help="Calls behind a median.")] = 5,
+    csv: Annotated[Path | None, typer.Option(help="Add the rows to this table.")] = None,
+    blocks: Annotated[
+        Path | None,
+        typer.Option(help="Measure the blocks of a space instead, into this JSON: deploy.latency of a study."),
+    ] = None,
+) -> None:
+    """Measure text encoder, denoiser step and decoder on runtimes of this machine, one picture at a time.
+
+    Architectures are measured at deploy scale with random weights.
+
+    Examples:
+
+        nas latency mobilediffusion bk-sdm-tiny --runtime eager,onnxruntime --csv studies/table4/results.csv
+
+        nas latency mobilediffusion --blocks runs/blocks.json
+    """
+    from nas import latency as timing
+
+    if blocks is not None:
+        return _measure_blocks(what, blocks, image_size, threads, repeats)
+    rows = []
+    for name in what:
+        subject = timing.subject(name, image_size, steps, decoder)
+        for word in _words(runtime):
+            rows.append(timing.measure(subject, word, threads, repeats))
+            if csv:
+                timing.write_csv(rows[-1:], csv)
+    _print_grid(*timing.grid(rows))
+
+
+def _measure_blocks(what: list[str], to: Path, image_size: int, threads: int, repeats: int) -> None:
+    """The latency table of one search space."""
+    from nas import block_latency, published
+    from nas.space import SearchSpace
+
+    if len(what) != 1:
+        raise InputError(f"--blocks: expected one search space, got {len(what)} names")
+    size = published.latent_size(image_size)
+    wanted = block_latency.of_space(SearchSpace.load(what[0]), size, published.TEXT_TOKENS)
+    block_latency.measure(wanted, size, published.TEXT_TOKENS, threads, repeats).save(to)
+    typer.echo(f"wrote {to}: {len(wanted)} blocks")
 
 
 @supernets.command("train")

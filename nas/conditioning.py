@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nas.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SHIPPED = Path(__file__).parent / "assets" / "text"
 
@@ -49,9 +49,22 @@ class TextEncoder(Protocol):
 
     width: int
     pooled_width: int
+    length: int
 
     def encode(self, captions: Sequence[str]) -> Text:
         """Float32 states (B, length, width) and pooled vectors (B, pooled_width), without gradients."""
+        ...
+
+    def tokenise(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """What `network` takes, by name, each int64 and of one shape (B, context) for every caption."""
+        ...
+
+    def network(self) -> nn.Module:
+        """The encoder as a module: tokenised captions -> states and pooled vectors, as `encode` gives them."""
+        ...
+
+    def token_count(self, caption: str) -> int:
+        """Tokens of the whole caption, start and end among them; what goes beyond `length` is not read."""
         ...
 
 
@@ -79,15 +92,25 @@ class MiniLm:
     def encode(self, captions: Sequence[str]) -> Text:
         import torch
 
-        batch = self.tokenizer(
-            list(captions), padding=True, truncation=True, max_length=self.length, return_tensors="pt"
-        )
         with torch.no_grad():
-            states = self.model(**batch).last_hidden_state
-        mask = batch["attention_mask"][:, :, None].float()
-        states = states * mask
-        pooled = states.sum(1) / mask.sum(1)
-        return Text(torch.nn.functional.pad(states, (0, 0, 0, self.length - states.shape[1])), pooled)
+            return Text(*self.network()(**self._tokenised(captions, padding=True)))
+
+    def tokenise(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        return self._tokenised(captions, padding="max_length")
+
+    def _tokenised(self, captions: Sequence[str], padding: bool | str) -> dict[str, Tensor]:
+        batch = self.tokenizer(
+            list(captions), padding=padding, truncation=True, max_length=self.length, return_tensors="pt"
+        )
+        return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+    def network(self) -> nn.Module:
+        from nas.text_towers import BertTower
+
+        return BertTower(self.model, self.length)
+
+    def token_count(self, caption: str) -> int:
+        return len(self.tokenizer(caption)["input_ids"])
 
 
 def _minilm_folder() -> Path:
@@ -105,24 +128,36 @@ class OpenClip:
     def __init__(self, settings: Settings):
         from nas import clip
 
-        self.length = settings.length
-        self.model, self.tokenizer = clip.load(
-            SHIPPED if settings.model == "shipped" else settings.model, settings.pretrained
+        self._hold(
+            *clip.load(SHIPPED if settings.model == "shipped" else settings.model, settings.pretrained), settings.length
         )
+
+    @classmethod
+    def of(cls, model: nn.Module, tokenizer: Any, length: int) -> OpenClip:
+        """A tower that is not loaded from anywhere."""
+        made = cls.__new__(cls)
+        made._hold(model, tokenizer, length)
+        return made
+
+    def _hold(self, model: nn.Module, tokenizer: Any, length: int) -> None:
+        self.length, self.model, self.tokenizer = length, model, tokenizer
         probe = self.encode(["a"])
         self.width, self.pooled_width = probe.tokens.shape[2], probe.pooled.shape[1]
 
     def encode(self, captions: Sequence[str]) -> Text:
         import torch
 
-        tokens = self.tokenizer(list(captions))  # (B, context)
         with torch.no_grad():
-            output: dict[str, Any] = self.model.forward_intermediates(
-                text=tokens, text_indices=1, normalize=False, text_output_fmt="NLC"
-            )
-        states = output["text_intermediates"][-1]
-        last = tokens.argmax(-1)  # the end token has the largest id
-        kept = torch.arange(states.shape[1])[None, :] <= last[:, None]
-        states = (states * kept[:, :, None])[:, : self.length]
-        missing = self.length - states.shape[1]
-        return Text(torch.nn.functional.pad(states, (0, 0, 0, missing)), output["text_features"])
+            return Text(*self.network()(**self.tokenise(captions)))
+
+    def tokenise(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        return {"input_ids": self.tokenizer(list(captions))}  # (B, context)
+
+    def network(self) -> nn.Module:
+        from nas.text_towers import ClipTower
+
+        return ClipTower(self.model, self.length)
+
+    def token_count(self, caption: str) -> int:
+        inner = getattr(self.tokenizer, "tokenizer", None)  # open_clip's wrapper around a Hugging Face tokenizer
+        return len(inner(caption)["input_ids"]) if inner is not None else len(self.tokenizer.encode(caption)) + 2

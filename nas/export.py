@@ -1,122 +1,297 @@
-"""The winner as files: its architecture at deploy scale, and its proxy with trained weights, ready to draw."""
+"""The winner as files: its architecture at deploy scale, its proxy with trained weights, and the same networks for other
+runtimes, each compared with PyTorch before the export counts as done.
+
+    README.md        the model card          export.yaml    what is there, how large, how close to PyTorch
+    deploy.yaml      the architecture, its cost and scores
+    pipeline.yaml    text encoder, autoencoder, objective and sampling plan it was trained with
+    study.yaml       every setting of its training and scoring, for `nas verify`
+    proxy/           config.yaml, weights.safetensors
+    onnx/, ...       text_encoder, denoiser and decoder as graphs
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas import results
+from nas import drawing, exporters, menu, model_card, results, verify
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from types import ModuleType
+
+    from nas.exporters import Network
+    from nas.settings import Study
 
 PIPELINE = ("conditioning", "autoencoder", "sampling", "objective")  # sections of the study a drawing depends on
+FILES = ("yaml", "safetensors")  # formats without a graph
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # largest error of an output over its largest number
+PICTURE_TOLERANCE = {
+    "fp32": 2 / 255,
+    "fp16": 32 / 255,
+}  # mean difference of pixels in [-1, 1]: of one and 16 levels in 256
+TRIED_BATCH = 3  # another batch than the one that was traced
+TRIED_CAPTIONS = 4
 
 
-def export(run: RunDirectory, pick: str, to: Path | None = None) -> Path:
-    """Write the picked trial to a folder and return it.
+@dataclass(frozen=True)
+class Picked:
+    """A trial that is exported."""
 
-    `deploy.yaml` is the architecture with its cost and scores; `proxy/` holds the trained network: config.yaml and
-    weights.safetensors; `pipeline.yaml` names the text encoder, the autoencoder and the sampling plan it was trained
-    with. Raises InputError when the pick is not there.
-    """
-    resolved = yaml.safe_load((run.path / "resolved.yaml").read_text())
+    run: RunDirectory
+    how: str
+    record: dict[str, Any]
+    resolved: dict[str, Any]
+    """The run's settings, with what the trial's cell changed in them."""
+
+    @property
+    def weights(self) -> Path:
+        return self.run.trial(self.record["trial"]) / "weights.safetensors"
+
+    @property
+    def study(self) -> Study:
+        from nas.settings import Study
+
+        return Study.model_validate({name: value for name, value in self.resolved.items() if name != "provenance"})
+
+
+def pick_trial(run: RunDirectory, pick: str) -> Picked:
+    """The trial `pick` names. Raises InputError when it is not there or was not trained."""
+    resolved = results.resolved(run.path)
     number = results.pick(results.load(run.path), results.objectives(resolved), pick)
     record = run.records()[number]
-    weights = run.trial(number) / "weights.safetensors"
-    if not weights.exists():
+    picked = Picked(run, pick, record, _of_cell(resolved, record))
+    if not picked.weights.exists():
         raise InputError(f"{run.path}: trial {number} ({record['state'].replace('_', ' ')}) has no weights")
+    return picked
+
+
+def _of_cell(resolved: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    if not record.get("settings"):
+        return resolved
+    from nas import design
+    from nas.settings import Study
+
+    study = Study.model_validate({name: value for name, value in resolved.items() if name != "provenance"})
+    return {**resolved, **design.changed(study, record["settings"]).resolved()}
+
+
+def export(
+    run: RunDirectory,
+    pick: str,
+    to: Path | None = None,
+    formats: Sequence[str] = FILES,
+    precisions: Sequence[str] = ("fp32",),
+    quantised: bool = False,
+) -> Path:
+    """Write the picked trial to a folder and return it; `deploy.yaml` and the model card are always there.
+
+    `quantised`: also as 8-bit integers for onnxruntime, with size, speed and the study's own scores before and after.
+
+    Raises InputError when the pick or a format is not there, and when a format's networks differ from PyTorch's by more
+    than TOLERANCE.
+    """
+    modules = check_formats(formats, precisions)
+    if quantised and not ("onnx" in formats and "fp32" in precisions):
+        raise InputError("--quantise int8: made from the onnx format in fp32; add --format onnx --precision fp32")
+    picked = pick_trial(run, pick)
     folder = to or run.path / "export" / pick.replace(":", "-")
-    proxy = folder / "proxy"
-    proxy.mkdir(parents=True, exist_ok=True)
-    _write(folder / "deploy.yaml", _deploy(record, run, pick))
-    _write(proxy / "config.yaml", record["proxy"])
-    (proxy / "weights.safetensors").write_bytes(weights.read_bytes())
-    _write(folder / "pipeline.yaml", _pipeline(resolved, record))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_yaml(folder / "deploy.yaml", _deploy(picked))
+    write_yaml(folder / "pipeline.yaml", {section: picked.resolved[section] for section in PIPELINE})
+    write_yaml(folder / "study.yaml", picked.resolved)
+    manifest: dict[str, Any] = {"version": drawing.VERSION, "nas": _version(), "formats": {}}
+    if "safetensors" in formats:
+        manifest["formats"]["safetensors"] = _proxy(picked, folder)
+    if modules:
+        model = drawing.model(_network(picked), {section: picked.resolved[section] for section in PIPELINE})
+        manifest["latents"] = list(model.latents)
+        for name, module in modules.items():
+            manifest["formats"][name] = {
+                precision: _graphs(model, module, folder, name, precision, _captions(run))
+                for precision in precisions
+                if precision in module.PRECISIONS
+            }
+        if quantised:
+            manifest["formats"]["onnx"]["int8"] = _quantised(model, picked, folder)
+    write_yaml(folder / drawing.MANIFEST, manifest)
+    write_card(folder, picked)
     return folder
 
 
-def _pipeline(resolved: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """The sections a drawing depends on, with what the trial's cell changed in them."""
-    if record.get("settings"):
-        from nas import design
-        from nas.settings import Study
-
-        study = Study.model_validate({name: value for name, value in resolved.items() if name != "provenance"})
-        resolved = design.changed(study, record["settings"]).resolved()
-    return {section: resolved[section] for section in PIPELINE}
-
-
-def _deploy(record: dict[str, Any], run: RunDirectory, pick: str) -> dict[str, Any]:
-    kept = {key: record[key] for key in ("key", "choices", "architecture", "cost", "seed")}
-    last = record["rungs"][-1]
-    conditions = json.loads((run.path / "conditions.json").read_text())
-    return {
-        "from": {"run": str(run.path), "trial": record["trial"], "picked": pick},
-        **kept,
-        "scores": last["metrics"],
-        "conditions": conditions,
-        "images_seen": last["images_seen"],
-    }
+def check_formats(formats: Sequence[str], precisions: Sequence[str]) -> dict[str, ModuleType]:
+    """The modules behind the formats that hold graphs. Raises InputError with the nearest valid word."""
+    offered = [*FILES, *menu.names("exporters")]
+    for name in formats:
+        if name not in offered:
+            raise InputError(f"--format: unknown format {name!r}{menu.nearest(name, offered)}")
+    for precision in precisions:
+        if precision not in TOLERANCE:
+            raise InputError(f"--precision: unknown {precision!r}{menu.nearest(precision, list(TOLERANCE))}")
+    names = [name for name in formats if name not in FILES]
+    found = dict(zip(names, exporters.require(names), strict=True))
+    for name, module in found.items():
+        if not set(precisions) & set(module.PRECISIONS):
+            raise InputError(f"--precision: format {name} has {', '.join(module.PRECISIONS)}")
+    return found
 
 
-def _write(path: Path, value: Any) -> None:
-    path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def load_network(folder: Path) -> nn.Module:
-    """The trained proxy of an exported folder, in eval mode."""
-    from safetensors.torch import load_file
-
+def _network(picked: Picked) -> Any:
+    from nas import stages
     from nas.backbones.unet import Config
 
-    proxy = folder / "proxy"
-    if not (proxy / "config.yaml").exists():
-        raise InputError(f"{folder}: not an exported model (no proxy/config.yaml); make one with: nas export RUN")
-    network: nn.Module = Config.from_dict(yaml.safe_load((proxy / "config.yaml").read_text())).build()
-    network.load_state_dict(load_file(proxy / "weights.safetensors"))
+    network = Config.from_dict(picked.record["proxy"]).build()
+    stages.load_weights(network, picked.weights, str(picked.run.path))
     return network.eval()
 
 
-def draw(
-    folder: Path, captions: Sequence[str], seed: int, steps: int | None = None, guidance: float | None = None
-) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1]. Picture i depends on the seed and i, not on the other captions."""
-    import torch
-
-    from nas import conditioning, menu, sampling
-    from nas.conditioning import Text
-    from nas.settings import Entry
-    from nas.training import stream_seed
-
-    network = load_network(folder)
-    pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text())
-    encoder = conditioning.load(conditioning.Settings(**pipeline["conditioning"]))
-    entry = Entry(**pipeline["autoencoder"])
-    autoencoder = menu.pick("autoencoders", entry.name).load(entry.settings("autoencoders"))
-    entry = Entry(**pipeline["objective"])
-    schedule = menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives"))
-    plan = sampling.Plan(**pipeline["sampling"]).changed(steps, guidance)
-    side = autoencoder.image_size // autoencoder.factor
-    shape = (autoencoder.channels, side, side)
-    generators = (torch.Generator().manual_seed(stream_seed(seed, index)) for index in range(len(captions)))
-    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    text, null = encoder.encode(captions), encoder.encode([""])
-    latents = sampling.sample(network, plan, dict(schedule.config), noise, text, Text(*null))
-    pictures: Tensor = autoencoder.decode(latents)
-    return pictures
+def _proxy(picked: Picked, folder: Path) -> dict[str, Any]:
+    proxy = folder / "proxy"
+    proxy.mkdir(exist_ok=True)
+    write_yaml(proxy / "config.yaml", picked.record["proxy"])
+    target = proxy / "weights.safetensors"
+    target.write_bytes(picked.weights.read_bytes())
+    return {"fp32": {"networks": {"denoiser": entry_of(folder, target)}}}
 
 
-def sample(
-    folder: Path, captions: Sequence[str], seed: int, out: Path, steps: int | None, guidance: float | None
-) -> None:
-    """Draw captions and save them as one PNG, at most eight to a row."""
-    from nas.pictures import save_grid
+def _graphs(
+    model: drawing.Model, module: ModuleType, folder: Path, name: str, precision: str, captions: Sequence[str]
+) -> dict[str, Any]:
+    """Write the three networks in one format, and compare each, and the pictures they draw together, with PyTorch."""
+    from nas import graphs
 
-    save_grid(draw(folder, captions, seed, steps, guidance), out, columns=min(8, len(captions)))
+    networks: dict[str, Network] = {}
+    entries: dict[str, Any] = {}
+    for graph in model.graphs:
+        stem = graph.name if precision == "fp32" else f"{graph.name}.{precision}"
+        path = module.write(graph, folder / name / stem, precision)
+        entries[graph.name] = entry_of(folder, path)
+        try:
+            networks[graph.name] = module.load(path)
+        except exporters.NoRuntime as reason:
+            entries[graph.name]["not_run"] = str(reason)
+            continue
+        inputs = graph.random_inputs(TRIED_BATCH, seed=1)
+        error = graphs.relative_error(networks[graph.name](inputs), graph.run(inputs))
+        entries[graph.name]["max_relative_error"] = error
+        if not error <= TOLERANCE[precision]:
+            raise InputError(
+                f"format {name}: {graph.name} in {precision} differs from PyTorch by {error:.2g} of its largest output; "
+                f"expected at most {TOLERANCE[precision]:g}"
+            )
+    described: dict[str, Any] = {"networks": entries, "tolerance": TOLERANCE[precision]}
+    if len(networks) == len(entries):
+        described["pictures"] = compare_pictures(model.drawer(), model.drawer(networks), captions)
+        if not described["pictures"]["mean_difference"] <= PICTURE_TOLERANCE[precision]:
+            raise InputError(f"format {name}: pictures in {precision} differ from PyTorch's: {described['pictures']}")
+    return described
+
+
+def _quantised(model: drawing.Model, picked: Picked, folder: Path) -> dict[str, Any]:
+    """The onnx files again in 8-bit integers: sizes, errors, times and the study's scores, beside those of float32."""
+    from nas import graphs, quality, quantise
+    from nas.exporters import onnx
+    from nas.trial import Bench
+
+    bench = Bench(picked.study, picked.run.cache)
+    files = {name: folder / "onnx" / f"{name}.onnx" for name in graphs.NAMES}
+    before = model.drawer({name: onnx.load(path) for name, path in files.items()})
+    calibration = quantise.recorded(before, quality.calibration_captions(bench), seed=1)
+    networks: dict[str, Network] = {}
+    entries: dict[str, Any] = {}
+    for name, path in files.items():
+        method = quantise.METHODS[name]
+        small = quantise.write(path, path.with_name(f"{name}.int8.onnx"), method, calibration[name])
+        networks[name] = onnx.load(small)
+        inputs = calibration[name][-1]
+        error = graphs.relative_error(networks[name](inputs), before.networks[name](inputs))
+        entries[name] = entry_of(folder, small) | {
+            "method": method,
+            "max_relative_error": error,
+            "size_ratio": small.stat().st_size / path.stat().st_size,
+            "speed_ratio": quality.speed_ratio(before.networks[name], networks[name], inputs),
+        }
+    after = model.drawer(networks)
+    scores = {"fp32": quality.scores(bench, before), "int8": quality.scores(bench, after)}
+    return {
+        "networks": entries,
+        "pictures": compare_pictures(before, after, _captions(picked.run)),
+        "quality": {"scores": scores, "told": quality.told(scores, entries)},
+    }
+
+
+def compare_pictures(expected: drawing.Drawer, found: drawing.Drawer, captions: Sequence[str]) -> dict[str, Any]:
+    """The same captions and noise on two runtimes: differences of pixels in [-1, 1]."""
+    difference = (found.draw(captions, seed=0) - expected.draw(captions, seed=0)).abs()
+    return {
+        "drawn": len(captions),
+        "mean_difference": float(difference.mean()),
+        "max_difference": float(difference.max()),
+    }
+
+
+def entry_of(folder: Path, path: Path) -> dict[str, Any]:
+    """A file or package of an export: where it is and its size."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    beside = path.with_name(f"{path.name}.data")  # weights beyond what one ONNX file holds
+    sizes = [file.stat().st_size for file in (*files, *([beside] if beside.is_file() else []))]
+    return {"file": str(path.relative_to(folder)), "bytes": sum(sizes)}
+
+
+def _captions(run: RunDirectory) -> list[str]:
+    path = run.path / "captions.json"
+    drawn = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else ["a red heart", "a pizza"]
+    return list(drawn[:TRIED_CAPTIONS])
+
+
+def _version() -> str:
+    import nas
+
+    return nas.__version__
+
+
+def _deploy(picked: Picked) -> dict[str, Any]:
+    record, run = picked.record, picked.run
+    kept = {key: record[key] for key in ("key", "choices", "architecture", "cost", "seed")}
+    last = record["rungs"][-1]
+    return {
+        "from": {"run": str(run.path), "trial": record["trial"], "picked": picked.how},
+        **kept,
+        "scores": last["metrics"],
+        "conditions": json.loads((run.path / "conditions.json").read_text()),
+        "images_seen": last["images_seen"],
+        "intervals": verify.intervals(run.path, record),
+        "like": _initialised_like(picked),
+    }
+
+
+def _initialised_like(picked: Picked) -> dict[str, Any] | None:
+    """Of an ablation's cell: the architecture whose initial weights it took where shapes agree."""
+    if picked.study.ablation is None:
+        return None
+    from nas import design
+
+    study = results.resolved(picked.run.path)
+    plain = type(picked.study).model_validate({name: value for name, value in study.items() if name != "provenance"})
+    assert plain.ablation is not None
+    found: dict[str, Any] = design.architectures(plain)[design.reference_cell(plain.ablation).name].to_dict()
+    return found
+
+
+def write_card(folder: Path, picked: Picked) -> None:
+    """Write README.md again from the folder's own files."""
+    manifest = drawing.read(folder)
+    deploy = yaml.safe_load((folder / "deploy.yaml").read_text(encoding="utf-8"))
+    text = model_card.text(deploy, picked.record, picked.resolved, manifest)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Plain values as a YAML file."""
+    path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")

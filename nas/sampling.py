@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas.conditioning import Text
+
+Denoiser = Callable[[Tensor, Tensor, Text], Tensor]  # latents (B, C, H, W), times (B,), text -> prediction
 
 
 class Plan(BaseModel):
@@ -60,7 +62,7 @@ class Plan(BaseModel):
 
 @torch.no_grad()
 def sample(
-    network: nn.Module, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor, text: Text, null: Text
+    network: Denoiser, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor, text: Text, null: Text
 ) -> Tensor:
     """Latents (B, C, H, W) drawn from `noise` of the same shape under `text` (B rows); `null` has one row.
 
@@ -81,7 +83,7 @@ def sample(
 Predict = Callable[[Tensor, Tensor], Tensor]  # latents (B, C, H, W), one time () -> prediction (B, C, H, W), float32
 
 
-def _guided(network: nn.Module, plan: Plan, text: Text, null: Text, size: int) -> Predict:
+def _guided(network: Denoiser, plan: Plan, text: Text, null: Text, size: int) -> Predict:
     """The network's prediction under the text, guided away from `null` where the plan says so."""
     if plan.branches == 1:
         return lambda latents, time: network(latents, time.expand(size), text).float()

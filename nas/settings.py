@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from nas import design, menu
+from nas import block_latency, design, menu
+from nas.backbones.unet import Config
 from nas.conditioning import Settings as Conditioning
 from nas.document import Document, Location
 from nas.errors import InputError
@@ -76,10 +78,36 @@ class Deploy(Section):
     """Pixels per latent position along one side."""
     text_tokens: int = Field(77, ge=1)
     """Text tokens the cross-attention reads."""
+    latency: Path | None = None
+    """A table of blocks that `nas latency SPACE --blocks FILE` wrote on the device to deploy on; it adds the cost
+    `latency_ms` of one call of the denoiser, for budgets and objectives."""
 
     @property
     def latent_size(self) -> int:
         return self.image_size // self.downsampling
+
+    def costs(self, config: Config) -> dict[str, Any]:
+        """Costs of one call of a deploy-scale denoiser, by column. Raises InputError when the table of latencies has not all."""
+        found = asdict(config.cost(self.latent_size, self.text_tokens))
+        return found if self.latency is None else {**found, block_latency.COLUMN: self._table().latency_ms(config)}
+
+    def latency_conditions(self) -> dict[str, dict[str, Any]]:
+        """Where and how the latencies were measured, as a run records what its scores depend on; {} without a table."""
+        if self.latency is None:
+            return {}
+        table = self._table()
+        told = {name: getattr(table, name) for name in ("runtime", "threads", "clock", "device", "fingerprint")}
+        return {block_latency.COLUMN: {"unit": "ms", "higher_is_better": False, **told}}
+
+    def _table(self) -> block_latency.Table:
+        assert self.latency is not None
+        table = block_latency.load(self.latency)
+        if (table.latent_size, table.text_tokens) != (self.latent_size, self.text_tokens):
+            raise InputError(
+                f"deploy.latency: {self.latency} is of latents of side {table.latent_size} and {table.text_tokens} text tokens, "
+                f"the study deploys at {self.latent_size} and {self.text_tokens}"
+            )
+        return table
 
 
 class Evaluation(Section):

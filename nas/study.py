@@ -10,7 +10,6 @@ import random
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -212,8 +211,7 @@ class Run:
         """The trial's number if it is to be trained; None if it was refused or repeats an architecture."""
         choices = self.space.suggest(asked)
         config = self.space.architecture(choices)
-        cost = config.cost(self.study.deploy.latent_size, self.study.deploy.text_tokens)
-        record = self._new_record(asked, choices, config, asdict(cost))
+        record = self._new_record(asked, choices, config, self.study.deploy.costs(config))
         over = over_budget(record["cost"], self.study.budget)
         for name, limit in self.study.budget.items():
             asked.set_constraint(name, record["cost"][name] / limit - 1)
@@ -261,7 +259,7 @@ class Run:
         for _ in range(FRESH_TRIES):
             choices = self.space.sample(rng)
             config = self.space.architecture(choices)
-            cost = asdict(config.cost(self.study.deploy.latent_size, self.study.deploy.text_tokens))
+            cost = self.study.deploy.costs(config)
             if config.key not in known and not over_budget(cost, self.study.budget):
                 self.optuna.enqueue_trial(self.space.parameters(choices))
                 return True

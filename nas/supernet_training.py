@@ -165,7 +165,7 @@ def pool(study: Study, space: SearchSpace) -> list[Config]:
         if len(found) == min(POOL, space.size()):
             break
         config = space.architecture(space.sample(rng))
-        cost = asdict(config.cost(study.deploy.latent_size, study.deploy.text_tokens))
+        cost = study.deploy.costs(config)
         if not over_budget(cost, study.budget):
             found[config.key] = config
     return list(found.values())

@@ -217,7 +217,7 @@ class Bench:
             "split": "held_out",
             "times": LOSS_TIMES,
         }
-        return described
+        return described | self.study.deploy.latency_conditions()
 
     def scaled(self, architecture: dict[str, Any]) -> unet.Config:
         """The proxy of a deploy-scale architecture."""
@@ -372,6 +372,11 @@ def run_rung(job: Job) -> dict[str, Any]:
     Raises training.Diverged, and Interrupted (the checkpoint is saved) when the process is told to stop.
     """
     return _run_rung(bench(), job)
+
+
+def run_alone(study: Study, cache: Path, job: Job) -> dict[str, Any]:
+    """One rung in this process, outside a run: the record `run_rung` returns."""
+    return _run_rung(Bench(study, cache), job)
 
 
 def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:

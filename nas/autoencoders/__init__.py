@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Autoencoder(Protocol):
@@ -10,6 +10,7 @@ class Autoencoder(Protocol):
 
     factor: int  # picture pixels per latent position along one side
     channels: int  # of the latents
+    image_size: int  # pixels along a side of the pictures it was trained on
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, channels, H / factor, W / factor)."""
@@ -17,4 +18,8 @@ class Autoencoder(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """The way back."""
+        ...
+
+    def decoder(self) -> nn.Module:
+        """The way back as a module, for formats that hold one network: latents -> pictures, as `decode`."""
         ...

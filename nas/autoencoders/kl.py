@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.errors import InputError, brief
 
@@ -45,7 +45,30 @@ class KlAutoencoder:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        images: Tensor = self.model.decode(latents * self.std + self.mean).sample
+        images: Tensor = self.decoder()(latents)
+        return images
+
+    def decoder(self) -> nn.Module:
+        return Decoder(self.model, self.mean, self.std)
+
+
+class Decoder(nn.Module):
+    """Latents (B, C, H, W) of unit variance -> pictures (B, 3, H f, W f) in [-1, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: AutoencoderKL, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.convolution, self.network = model.post_quant_conv, model.decoder
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        scaled = latents * self.std + self.mean
+        if self.convolution is not None:
+            scaled = self.convolution(scaled)
+        images: Tensor = self.network(scaled)
         return images.clamp(-1, 1)
 
 

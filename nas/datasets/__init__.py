@@ -1,7 +1,7 @@
 """Captioned image sets, one file per format. Each provides `Settings` and `load(settings, split) -> Iterable[Batch]`.
 
 `split` is "train" or "held_out"; the order is fixed, and iterating twice gives the same batches. Whatever cannot be read is an
-InputError that names the file.
+InputError that names the file. Optional: `LICENCE`, what is known of the licence of its pictures, for model cards.
 """
 
 import io

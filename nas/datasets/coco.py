@@ -9,6 +9,8 @@ from pathlib import Path
 from nas.datasets import ByPath, Captioned, Pictures, split_of
 from nas.errors import InputError
 
+LICENCE = "Captions: CC-BY 4.0 (COCO Consortium). Pictures: Flickr's, each under the licence its entry in the annotations names."
+
 
 class Settings(ByPath):
     """`path` is the image folder."""

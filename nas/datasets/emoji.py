@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from nas.datasets import Captioned, Pictures
 from nas.datasets.webdataset import samples
 
+LICENCE = (
+    "Noto Emoji: Apache License 2.0. Twemoji: CC-BY 4.0, so whoever shows its pictures names Twitter, Inc and other "
+    "contributors. Fluent Emoji: MIT. Sources and changes are in the NOTICE file of nas."
+)
 SHARD = Path(__file__).parents[1] / "assets" / "emoji.tar.gz"
 Style = Literal["noto", "twemoji", "fluent"]
 CaptionField = Literal["name", "keywords", "category", "style"]

@@ -1,0 +1,223 @@
+"""Pictures from an exported folder, on the runtime of any of its formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from nas import menu
+from nas.errors import InputError, brief
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nas.conditioning import Text, TextEncoder
+    from nas.exporters import Network
+    from nas.graphs import Graph
+    from nas.sampling import Plan
+
+VERSION = 1  # of the folder; another version is refused
+MANIFEST = "export.yaml"
+PYTORCH = "pytorch"  # the runtime of `safetensors`
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Text encoder, denoiser and decoder on one runtime, and the plan they draw by."""
+
+    networks: Mapping[str, Network]
+    """By the names of `nas.graphs`."""
+    encoder: TextEncoder
+    """Only its tokeniser is used."""
+    latents: tuple[int, int, int]
+    """Channels, height, width."""
+    plan: Plan
+    schedule: dict[str, Any]
+    """Configuration of the noise schedule."""
+
+    def encode(self, captions: Sequence[str]) -> Text:
+        """Captions as the denoiser reads them, float32."""
+        from nas.conditioning import Text
+
+        return Text(*self.networks["text_encoder"](tuple(self.encoder.tokenise(captions).values())))
+
+    def denoise(self, latents: Tensor, time: Tensor, text: Text) -> Tensor:
+        """The prediction (B, C, H, W) for latents of that shape at times (B,)."""
+        return self.networks["denoiser"]((latents, time, *text))[0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1]."""
+        return self.networks["decoder"]((latents,))[0].clamp(-1, 1)
+
+    def draw(
+        self, captions: Sequence[str], seed: int, steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1]. Picture i depends on the seed and i, not on the other captions."""
+        import torch
+
+        from nas.training import stream_seed
+
+        generators = (torch.Generator().manual_seed(stream_seed(seed, index)) for index in range(len(captions)))
+        noise = torch.stack([torch.randn(self.latents, generator=generator) for generator in generators])
+        return self.decode(self.sample(noise, self.encode(captions), self.plan.changed(steps, guidance)))
+
+    def sample(self, noise: Tensor, text: Text, plan: Plan | None = None) -> Tensor:
+        """Latents from noise (B, C, H, W) under embedded captions."""
+        from nas import sampling
+
+        return sampling.sample(self.denoise, plan or self.plan, self.schedule, noise, text, self.encode([""]))
+
+    def too_long(self, captions: Sequence[str]) -> list[str]:
+        """A line for every caption of which the denoiser reads only the beginning."""
+        counts = [(caption, self.encoder.token_count(caption)) for caption in captions]
+        return [
+            f"{caption!r} has {count} tokens, of which the first {self.encoder.length} are read"
+            for caption, count in counts
+            if count > self.encoder.length
+        ]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was trained together, in PyTorch."""
+
+    pipeline: dict[str, Any]
+    """The sections of a study a drawing depends on."""
+    graphs: tuple[Graph, ...]
+    encoder: TextEncoder
+    latents: tuple[int, int, int]
+
+    def drawer(self, networks: Mapping[str, Network] | None = None) -> Drawer:
+        """It on its own runtime, or on another one that holds the networks."""
+        from nas.sampling import Plan
+        from nas.settings import Entry
+
+        entry = Entry(**self.pipeline["objective"])
+        schedule = menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives"))
+        own = {graph.name: graph.run for graph in self.graphs}
+        plan = Plan(**self.pipeline["sampling"])
+        return Drawer(networks or own, self.encoder, self.latents, plan, dict(schedule.config))
+
+
+def model(network: nn.Module, pipeline: dict[str, Any]) -> Model:
+    """A denoiser with the frozen models its pipeline names."""
+    from nas import conditioning, graphs
+    from nas.settings import Entry
+
+    encoder = conditioning.load(conditioning.Settings(**pipeline["conditioning"]))
+    entry = Entry(**pipeline["autoencoder"])
+    autoencoder = menu.pick("autoencoders", entry.name).load(entry.settings("autoencoders"))
+    side = autoencoder.image_size // autoencoder.factor
+    made = graphs.of_pipeline(network, encoder, autoencoder)
+    return Model(pipeline, made, encoder, (autoencoder.channels, side, side))
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What an exported folder says of itself. Raises InputError for anything else, and for another version's."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder}: not an exported model (no {MANIFEST}); make one with: nas export RUN")
+    try:
+        manifest = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {brief(error)}") from None
+    if manifest.get("version") != VERSION:
+        raise InputError(
+            f"{path}: version {manifest.get('version')}, and this nas reads version {VERSION}; export the run again"
+        )
+    return manifest
+
+
+def load_network(folder: Path) -> nn.Module:
+    """The trained proxy of an exported folder, in eval mode. Raises InputError when its weights are another network's."""
+    from nas import stages
+    from nas.backbones.unet import Config
+
+    read(folder)
+    proxy = folder / "proxy"
+    if not (proxy / "config.yaml").exists():
+        raise InputError(f"{folder}: holds no weights for PyTorch; export again with --format safetensors")
+    network: nn.Module = Config.from_dict(yaml.safe_load((proxy / "config.yaml").read_text())).build()
+    stages.load_weights(network, proxy / "weights.safetensors", str(folder))
+    return network.eval()
+
+
+def runtimes(folder: Path) -> dict[str, str]:
+    """Which runtimes an export has files for, and their format; PyTorch first."""
+    held = read(folder)["formats"]
+    found = {PYTORCH: "safetensors"} if "safetensors" in held else {}
+    return found | {menu.pick("exporters", name).RUNTIME: name for name in held if name in menu.names("exporters")}
+
+
+def load(folder: Path, runtime: str = "auto", precision: str | None = None, threads: int | None = None) -> Drawer:
+    """An exported model on a runtime; `auto` is the first it has files for. `precision` None: the export's first.
+
+    Raises InputError naming what the export holds.
+    """
+    offered = runtimes(folder)
+    if not offered:
+        raise InputError(f"{folder}: holds an architecture without weights; export again with --format safetensors")
+    name = next(iter(offered)) if runtime == "auto" else runtime
+    if name not in offered:
+        raise InputError(f"{folder}: nothing in it runs on {name!r}{menu.nearest(name, list(offered))}")
+    pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text(encoding="utf-8"))
+    if name == PYTORCH:
+        if precision not in (None, "fp32"):
+            raise InputError(f"{folder}: {PYTORCH} draws in fp32, got {precision!r}")
+        return model(load_network(folder), pipeline).drawer()
+    return _on_runtime(folder, offered[name], precision, pipeline, threads)
+
+
+def _on_runtime(
+    folder: Path, name: str, precision: str | None, pipeline: dict[str, Any], threads: int | None
+) -> Drawer:
+    from nas import conditioning, exporters
+    from nas.sampling import Plan
+    from nas.settings import Entry
+
+    manifest = read(folder)
+    (module,) = exporters.require([name])
+    held = manifest["formats"][name]
+    chosen = precision or next(iter(held))
+    if chosen not in held:
+        raise InputError(f"{folder}: {name} has no {chosen!r}{menu.nearest(chosen, list(held))}")
+    files = {part: folder / entry["file"] for part, entry in held[chosen]["networks"].items()}
+    entry = Entry(**pipeline["objective"])
+    schedule = menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives"))
+    return Drawer(
+        {part: module.load(path, threads) for part, path in files.items()},
+        conditioning.load(conditioning.Settings(**pipeline["conditioning"])),
+        tuple(manifest["latents"]),
+        Plan(**pipeline["sampling"]),
+        dict(schedule.config),
+    )
+
+
+def check_captions(captions: Sequence[str]) -> None:
+    """Raises InputError for a caption without words."""
+    for number, caption in enumerate(captions, 1):
+        if not caption.strip():
+            raise InputError(f"caption {number}: {caption!r} is empty; expected words, for example 'red heart, noto'")
+
+
+def sample(
+    folder: Path,
+    captions: Sequence[str],
+    seed: int,
+    out: Path,
+    steps: int | None = None,
+    guidance: float | None = None,
+    runtime: str = "auto",
+    precision: str | None = None,
+) -> list[str]:
+    """Draw captions and save them as one PNG, at most eight to a row. Returns notes for whoever asked."""
+    from nas.pictures import save_grid
+
+    check_captions(captions)
+    drawer = load(folder, runtime, precision)
+    save_grid(drawer.draw(captions, seed, steps, guidance), out, columns=min(8, len(captions)))
+    return drawer.too_long(captions)

@@ -1,0 +1,55 @@
+"""Formats that hold a network as a graph, one file each, named as `nas export --format` names it.
+
+A file imports without its packages, and provides
+
+- `RUNTIME`: what runs the format, as `nas sample --runtime` names it;
+- `EXTRA` and `PACKAGES`: the optional dependencies (`pip install 'nas[EXTRA]'`) and the modules they bring;
+- `PRECISIONS`: what it can compute in; the first is the default;
+- `write(graph, path, precision) -> Path`: the file, whose suffix is the format's own. Raises `Unsupported`;
+- `load(path, threads) -> Network`: the file on its runtime, `network(inputs) -> outputs`, float32 and int64 tensors of any
+  batch size. Raises `Unsupported` when the runtime lacks an operator, and `NoRuntime` when it cannot run on this machine.
+
+The graph's own numbers decide: `nas.export` compares what `load` gives with PyTorch before an export counts as done.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from nas import menu
+from nas.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Network = Callable[["tuple[Tensor, ...]"], "tuple[Tensor, ...]"]
+
+
+class Unsupported(InputError):
+    """An operator that the format or its runtime lacks; the message names it and the block it came from."""
+
+
+class NoRuntime(InputError):
+    """The format can be written here, but not run."""
+
+
+def missing(module: ModuleType) -> list[str]:
+    """Packages of a format that are not installed."""
+    return [name for name in module.PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def require(names: Iterable[str]) -> list[ModuleType]:
+    """The formats of these names. Raises InputError for an unknown one, or one whose packages are not installed."""
+    modules = []
+    for name in names:
+        module = menu.pick("exporters", name)
+        absent = missing(module)
+        if absent:
+            raise InputError(
+                f"format {name}: needs {', '.join(absent)}, not installed; pip install 'nas[{module.EXTRA}]'"
+            )
+        modules.append(module)
+    return modules

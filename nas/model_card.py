@@ -1,0 +1,122 @@
+"""The README.md of an export: what the model is, how it was found and scored, what it costs, and what may be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nas import menu
+
+UNKNOWN_LICENCE = "Not recorded: ask whoever supplied the pictures before publishing these weights."
+
+
+def text(
+    deploy: Mapping[str, Any], record: Mapping[str, Any], resolved: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> str:
+    """The card as Markdown, from what an export's files and its run say."""
+    sections = [
+        _head(deploy, resolved),
+        "## Scores\n\n" + _scores(deploy),
+        "## Cost\n\n" + _costs(record, resolved),
+        "## Files\n\n" + _files(manifest),
+        "## Training\n\n" + _training(deploy, resolved),
+        "## Licence of the training data\n\n" + licence(resolved["dataset"]["name"]),
+        "## Limits\n\n" + _limits(resolved),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(deploy: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
+    came = deploy["from"]
+    return "\n".join(
+        [
+            "---\npipeline_tag: text-to-image\ntags: [diffusion, architecture-search]\n---",
+            f"# {resolved['name']}, trial {came['trial']}",
+            "",
+            f"Picked as `{came['picked']}` of the study *{resolved['name']}*. {resolved.get('question') or ''}".rstrip(),
+            "",
+            f"`deploy.yaml` is the architecture `{deploy['key']}` at deploy scale, without weights. What draws is its proxy, "
+            f"every width divided by {resolved['proxy']['width_divisor']}:",
+            "",
+            '    nas sample THIS_FOLDER "a caption"',
+        ]
+    )
+
+
+def _scores(deploy: Mapping[str, Any]) -> str:
+    rows = []
+    for column, value in deploy["scores"].items():
+        conditions = deploy["conditions"].get(column, {})
+        better = "higher" if conditions.get("higher_is_better") else "lower"
+        hidden = {"unit", "higher_is_better"}
+        said = [f"{name} {given}" for name, given in conditions.items() if name not in hidden and given is not None]
+        rows.append([column, f"{value:.5g}", conditions.get("unit", ""), better, ", ".join(said)])
+    table = _table(["score", "value", "unit", "better", "measured with"], rows)
+    return f"Of the proxy's pictures, not of the deploy-scale network's.\n\n{table}"
+
+
+def _costs(record: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
+    proxy = record.get("proxy_cost") or {}
+    rows = [
+        [name, f"{value:,}", f"{proxy[name]:,}" if name in proxy else ""]
+        for name, value in record["cost"].items()
+        if isinstance(value, int)
+    ]
+    deploy = resolved["deploy"]
+    heads = ["one call", f"deploy scale ({deploy['image_size']} px, {deploy['text_tokens']} tokens)", "proxy"]
+    return _table(heads, rows, ("left", "right", "right"))
+
+
+def _files(manifest: Mapping[str, Any]) -> str:
+    rows, notes = [], []
+    for name, precisions in manifest["formats"].items():
+        for precision, held in precisions.items():
+            for part, entry in held["networks"].items():
+                error = entry.get("max_relative_error")
+                shown = "" if error is None else f"{error:.1e}"
+                rows.append([f"`{entry['file']}`", part, name, precision, f"{entry['bytes'] / 1e6:.2f}", shown])
+            if pictures := held.get("pictures"):
+                mean, largest = pictures["mean_difference"], pictures["max_difference"]
+                notes.append(
+                    f"- {name}, {precision}: {pictures['drawn']} pictures differ from PyTorch's by {mean:.2g} in the mean "
+                    f"and {largest:.2g} at most (pixels in [-1, 1])."
+                )
+            notes += [f"- {name}: not run here: {reason}" for reason in _reasons(held)]
+            notes += [f"- {line}" for line in held.get("quality", {}).get("told", [])]
+    table = _table(["file", "network", "format", "precision", "MB", "error"], rows)
+    about = "*error*: largest difference from PyTorch on random inputs over the largest output."
+    return "\n\n".join(filter(None, [table, about, "\n".join(notes)]))
+
+
+def _table(heads: list[str], rows: list[list[str]], align: tuple[str, ...] | None = None) -> str:
+    """A Markdown table of words."""
+    import pandas as pd
+
+    return str(pd.DataFrame(rows, columns=heads).to_markdown(index=False, disable_numparse=True, colalign=align))
+
+
+def _reasons(held: Mapping[str, Any]) -> list[str]:
+    return sorted({entry["not_run"] for entry in held["networks"].values() if "not_run" in entry})
+
+
+def _training(deploy: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
+    training, provenance = resolved["training"], resolved.get("provenance") or {}
+    lines = [
+        f"- {deploy['images_seen']:,} images seen, seed {deploy['seed']}, started from `{training['init']}`",
+        f"- objective `{resolved['objective']['name']}`, data set `{resolved['dataset']['name']}`",
+        f"- commit {provenance.get('commit') or 'unknown'}, {provenance.get('device') or 'unknown device'}",
+    ]
+    return "\n".join(lines)
+
+
+def _limits(resolved: Mapping[str, Any]) -> str:
+    return (
+        "The weights are those of a small network trained briefly to compare architectures. It draws what its data set "
+        f"(`{resolved['dataset']['name']}`) shows and little else; its scores order architectures, and say nothing about "
+        "other data. Train `deploy.yaml` before using it for anything else."
+    )
+
+
+def licence(dataset: str) -> str:
+    """What is known of the licence of a data set's pictures."""
+    return str(getattr(menu.pick("datasets", dataset), "LICENCE", UNKNOWN_LICENCE))

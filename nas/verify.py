@@ -1,0 +1,106 @@
+"""Whether an export's scores can be had again: its proxy trained once more from the recorded seeds, and scored the same way.
+
+An export records an interval for each score. Where the run trained architectures more than once, it is the prediction
+interval of one more training, score +- t s sqrt(1 + 1/n), with s the pooled standard deviation between repeats and n the
+trainings of this architecture (Student's t, 95 %). Where nothing was repeated there is no noise to go by: then it is the
+score +- 1 %, an assumption, for a training that should give the same bits on the same machine and versions.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas import racing, results
+from nas.errors import InputError
+
+CONFIDENCE = 0.95
+WITHOUT_NOISE = 0.01  # of the score: assumption
+
+
+@dataclass(frozen=True)
+class Check:
+    """One score, then and now."""
+
+    column: str
+    recorded: float
+    low: float
+    high: float
+    found: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.low <= self.found <= self.high
+
+
+def intervals(run: Path, record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The interval of every score of a record, from the repeats of its run: low, high, and how it was made."""
+    table = results.load(run)
+    return {
+        column: _interval(column, float(value), results.measurements(table, {column: "minimise"}), record["key"])
+        for column, value in record["rungs"][-1]["metrics"].items()
+    }
+
+
+def _interval(column: str, value: float, measured: Mapping[str, Any], key: str) -> dict[str, Any]:
+    from scipy.stats import t
+
+    spread = racing.noise(measured) if measured else racing.Noise((math.nan,), 0)
+    if not spread.known:
+        half = WITHOUT_NOISE * abs(value)
+        return {"low": value - half, "high": value + half, "how": f"+- {WITHOUT_NOISE:.0%}, nothing was repeated"}
+    n = max(1, len(measured.get(key, ())))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, spread.degrees) * spread.sd[0] * math.sqrt(1 + 1 / n))
+    return {
+        "low": value - half,
+        "high": value + half,
+        "how": f"{CONFIDENCE:.0%} prediction interval, {spread.degrees} degrees of freedom",
+    }
+
+
+def verify(folder: Path, cache: Path) -> list[Check]:
+    """Train the exported proxy again and compare its scores with those recorded. Raises InputError for another version."""
+    from nas import drawing, trial
+    from nas.settings import Study
+
+    drawing.read(folder)
+    deploy, resolved = (_read(folder / name) for name in ("deploy.yaml", "study.yaml"))
+    study = Study.model_validate({name: value for name, value in resolved.items() if name != "provenance"})
+    with tempfile.TemporaryDirectory() as scratch:
+        job = trial.Job(
+            trial=deploy["from"]["trial"],
+            architecture=deploy["architecture"],
+            seed=deploy["seed"],
+            rung=0,
+            images_seen=deploy["images_seen"],
+            last=True,
+            folder=Path(scratch),
+            like=deploy["like"],
+        )
+        found = trial.run_alone(study, cache, job)["rung"]["metrics"]
+    return [
+        Check(column, deploy["scores"][column], interval["low"], interval["high"], found[column])
+        for column, interval in deploy["intervals"].items()
+    ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: not there; export the run again")
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def grid(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells for people."""
+    heads = ["score", "recorded", "interval", "again", "agrees"]
+    cells = [
+        [c.column, f"{c.recorded:.6g}", f"[{c.low:.6g}, {c.high:.6g}]", f"{c.found:.6g}", "yes" if c.agrees else "NO"]
+        for c in checks
+    ]
+    return heads, cells

@@ -1,0 +1,211 @@
+"""Exports: what is written is what PyTorch computes, and what is wrong is said in one line."""
+
+import shutil
+from types import SimpleNamespace
+
+import exported
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from nas import conditioning, drawing, export, exporters, graphs
+from nas.backbones.unet import Config, Level
+from nas.errors import InputError
+
+onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+
+from nas.exporters import onnx as format_onnx  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return exported.run_directory(tmp_path_factory.mktemp("runs") / "small" / "2026")
+
+
+@pytest.fixture(scope="module")
+def model(run, tmp_path_factory):
+    return export.export(run, "trial:0", tmp_path_factory.mktemp("model"), ["yaml", "safetensors", "onnx"])
+
+
+@pytest.fixture
+def copy(model, tmp_path):
+    return shutil.copytree(model, tmp_path / "copy")
+
+
+def test_every_runtime_draws_the_same_pictures(model):
+    captions = [*exported.CAPTIONS, "sun"]  # another batch than the one traced, and than the one compared on export
+    expected = drawing.load(model, "pytorch").draw(captions, seed=3, steps=3, guidance=2.0)
+    assert expected.shape == (3, 3, 64, 64) and expected.std() > 0.05
+    found = drawing.load(model, "onnxruntime").draw(captions, seed=3, steps=3, guidance=2.0)
+    assert torch.allclose(found, expected, atol=1e-4)
+    alone = drawing.load(model, "onnxruntime").draw(captions[:1], seed=3, steps=3, guidance=2.0)
+    assert torch.allclose(alone, found[:1], atol=1e-4)
+
+
+def test_the_manifest_says_what_is_on_disk(model):
+    held = drawing.read(model)["formats"]
+    assert set(held) == {"safetensors", "onnx"} and set(held["onnx"]) == {"fp32"}
+    for precision, entry in held["onnx"].items():
+        assert set(entry["networks"]) == set(graphs.NAMES)
+        for network in entry["networks"].values():
+            assert network["bytes"] == (model / network["file"]).stat().st_size
+            assert 0 < network["max_relative_error"] <= export.TOLERANCE[precision]
+
+
+def test_half_precision_is_half_the_size_and_close(tmp_path):
+    graph = graphs.text_encoder(conditioning.load(conditioning.Settings()))
+    path = format_onnx.write(graph, tmp_path / "text", "fp16")
+    inputs = graph.random_inputs(3)
+    assert 1e-6 < graphs.relative_error(format_onnx.load(path)(inputs), graph.run(inputs)) < export.TOLERANCE["fp16"]
+    assert path.stat().st_size < 0.55 * graph.parameter_bytes
+
+
+def test_a_file_of_graphs_holds_little_beside_its_weights(model):
+    path = model / "onnx" / "decoder.onnx"
+    weights = sum(onnx.numpy_helper.to_array(w).nbytes for w in onnx.load(path).graph.initializer)
+    assert path.stat().st_size < weights + 150_000
+    blocks = {e.value for node in onnx.load(path).graph.node for e in node.metadata_props if e.key == format_onnx.BLOCK}
+    assert any(block.startswith("network.mid_block") for block in blocks)
+
+
+def test_the_card_holds_scores_conditions_costs_and_the_licence(model, run):
+    text = (model / "README.md").read_text()
+    record = run.records()[0]
+    assert "| clip_score" in text and "100 x cosine" in text and "judge shipped" in text
+    assert f"{record['cost']['params']:,}" in text and f"{record['proxy_cost']['params']:,}" in text
+    assert "CC-BY 4.0" in text and "onnx/denoiser.onnx" in text
+
+
+def test_a_network_that_ignores_an_input_keeps_it(tmp_path):
+    config = Config(levels=(Level(16, (0,), (0,)),), pooled_width=None, groups=2, time_width=16, text_width=8)
+    graph = graphs.denoiser(exported.randomised(config.build()), (8, 4, 4), (5, 8), 7)
+    network = format_onnx.load(format_onnx.write(graph, tmp_path / "d"))
+    for batch in (1, 5):
+        inputs = graph.random_inputs(batch)
+        assert graphs.relative_error(network(inputs), graph.run(inputs)) < 1e-4
+
+
+def test_the_error_of_outputs_is_that_of_the_worst():
+    expected = (torch.tensor([10.0, -20.0]), torch.tensor([1.0, 1.0]))
+    found = (torch.tensor([11.0, -20.0]), torch.tensor([1.0, 0.9]))
+    assert graphs.relative_error(found, expected) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("formats", "precisions", "words"),
+    [
+        (["onxx"], ["fp32"], ["'onxx'", "did you mean 'onnx'", "safetensors"]),
+        (["onnx"], ["fp61"], ["'fp61'", "fp16"]),
+    ],
+)
+def test_unknown_formats_are_named(run, tmp_path, formats, precisions, words):
+    with pytest.raises(InputError) as caught:
+        export.export(run, "trial:0", tmp_path / "m", formats, precisions)
+    assert all(word in str(caught.value) for word in words) and not (tmp_path / "m").exists()
+
+
+def test_a_format_without_its_package_says_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(format_onnx, "PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(InputError, match=r"format onnx: needs no_such_package, .* pip install 'nas\[onnx\]'"):
+        export.export(run, "trial:0", tmp_path / "m", ["onnx"])
+
+
+def test_a_file_that_computes_something_else_is_refused(run, tmp_path, monkeypatch):
+    graph = graphs.decoder(nn.Conv2d(8, 3, 1), (8, 4, 4))
+    monkeypatch.setattr(format_onnx, "write", lambda graph, path, precision: path)
+    monkeypatch.setattr(format_onnx, "load", lambda path: lambda inputs: tuple(1.01 * v for v in graph.run(inputs)))
+    model = SimpleNamespace(graphs=(graph,))
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "decoder").write_text("")
+    with pytest.raises(
+        InputError, match=r"format onnx: decoder in fp32 differs from PyTorch by 0\.01 .* at most 0\.001"
+    ):
+        export._graphs(model, format_onnx, tmp_path, "onnx", "fp32", [])
+
+
+class Odd(nn.Module):
+    def forward(self, latents):
+        return torch.ops.nas_tests.odd(latents)
+
+
+class HasOdd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Identity(), Odd()])
+
+    def forward(self, latents):
+        return self.blocks[1](latents) + 1
+
+
+def test_an_operator_that_onnx_lacks_is_named_with_its_block(tmp_path):
+    @torch.library.custom_op("nas_tests::odd", mutates_args=())
+    def odd(x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    odd.register_fake(torch.empty_like)
+    with pytest.raises(exporters.Unsupported, match=r"decoder uses the operator nas_tests\.odd.* in block blocks\.1$"):
+        format_onnx.write(graphs.decoder(HasOdd(), (4, 2, 2)), tmp_path / "decoder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_operator_that_onnxruntime_lacks_is_named_with_its_block(tmp_path):
+    path = tmp_path / "odd.onnx"
+    for operator, domain, kind in (("Odd", "my", onnx.TensorProto.FLOAT), ("Conv", "", onnx.TensorProto.DOUBLE)):
+        shape = ["batch", 4, 2, 2]
+        values = [onnx.helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y")]
+        weights = onnx.helper.make_tensor("w", kind, [4, 4, 1, 1], [0.5] * 16)
+        node = onnx.helper.make_node(operator, ["x", "w"], ["y"], name="node_odd", domain=domain)
+        node.metadata_props.add(key=format_onnx.BLOCK, value="levels.1.down.0")
+        graph = onnx.helper.make_graph([node], "g", values[:1], values[1:], [weights])
+        opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("my", 1)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+        with pytest.raises(
+            exporters.Unsupported, match=rf"lacks the operator .*{operator}, used in block levels\.1\.down\.0"
+        ):
+            format_onnx.load(path)
+    path.write_bytes(b"no model")
+    with pytest.raises(InputError, match="cannot read it"):
+        format_onnx.load(path)
+
+
+def test_captions_that_are_empty_or_too_long(model, tmp_path):
+    with pytest.raises(InputError, match="caption 2: ' ' is empty"):
+        drawing.sample(model, ["sun", " "], 0, tmp_path / "x.png")
+    long = "a small red house beside a very wide blue sea under a large white cloud, painted in oil, twemoji"
+    notes = drawing.sample(model, ["sun", long], 0, tmp_path / "x.png", runtime="onnxruntime")
+    assert len(notes) == 1 and "the first 20 are read" in notes[0] and long in notes[0]
+    encoder = conditioning.load(conditioning.Settings())
+    (ids,) = conditioning.load(conditioning.Settings(length=32)).tokenise([long]).values()
+    assert encoder.token_count("sun") == int((encoder.tokenise(["sun"])["input_ids"] != 0).sum())
+    assert encoder.token_count(long) > 20 and int((ids != 0).sum()) > 20
+    assert (tmp_path / "x.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 99}, ["version 99", "version 1", "export the run again"]),
+        ({"formats": {}}, ["architecture without weights", "safetensors"]),
+    ],
+)
+def test_exports_that_cannot_be_drawn_from(copy, change, words):
+    manifest = yaml.safe_load((copy / "export.yaml").read_text())
+    (copy / "export.yaml").write_text(yaml.safe_dump({**manifest, **change}))
+    with pytest.raises(InputError) as caught:
+        drawing.load(copy)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_weights_of_another_network_and_wrong_runtimes(copy, tmp_path):
+    config = Config.from_dict(yaml.safe_load((copy / "proxy" / "config.yaml").read_text()))
+    (copy / "proxy" / "config.yaml").write_text(yaml.safe_dump({**config.to_dict(), "latent_channels": 16}))
+    with pytest.raises(InputError, match="holds another architecture: conv_in.weight is 4x8x3x3, expected 4x16x3x3"):
+        drawing.load(copy)
+    with pytest.raises(InputError, match="nothing in it runs on 'onnxruntme'; did you mean 'onnxruntime'"):
+        drawing.load(copy, "onnxruntme")
+    with pytest.raises(InputError, match="onnx has no 'int8'"):
+        drawing.load(copy, "onnxruntime", "int8")
+    with pytest.raises(InputError, match="not an exported model"):
+        drawing.load(tmp_path / "nothing")

@@ -1,0 +1,167 @@
+"""Latency: what is timed, how tables are kept, and sums of blocks against whole networks."""
+
+import dataclasses
+import time
+from collections import Counter
+
+import exported
+import pytest
+import torch
+
+from nas import block_latency, latency, settings, space
+from nas.backbones.unet import Config, Level, network, presets
+from nas.errors import InputError
+
+SMALL = Config(
+    levels=(
+        Level(32, (1,), (1, 1), cross_attention=True, ffn_ratio=2),
+        Level(64, (2, 1), (1, 0), self_attention=True, cross_attention=True, conv="separable", kernel=5),
+    ),
+    mid=(1,),
+    skips="all",
+    text_width=24,
+    pooled_width=16,
+    time_width=48,
+    groups=4,
+    head_dim=8,
+)
+
+
+def row(**changed):
+    values = {field.name: 1.0 for field in dataclasses.fields(latency.Row)}
+    words = {"network": "a", "weights": "random", "runtime": "eager", "runtime_version": "torch 1", "decoder": "d"}
+    numbers = {"threads": 1, "image_size": 64, "steps": 2, "repeats": 3}
+    return latency.Row(**{**values, **words, **numbers, "device": "this", "fingerprint": "00", **changed})
+
+
+def test_a_timing_is_of_what_was_called():
+    calls = []
+    found = latency.timed(lambda: (calls.append(1), time.sleep(0.02)), repeats=4, warmup=2)
+    assert len(calls) == 6
+    assert found.low_ms <= found.median_ms <= found.high_ms and found.median_ms >= 20
+    assert found.cpu_ms < 15  # sleeping takes no processor time
+
+
+def test_quartiles_are_those_of_the_wall_times():
+    found = latency.summary([(1.0, 9.0), (2.0, 8.0), (3.0, 7.0), (4.0, 6.0), (100.0, 5.0)])
+    assert (found.low_ms, found.median_ms, found.high_ms, found.cpu_ms) == (2.0, 3.0, 4.0, 7.0)
+
+
+def test_a_row_adds_up(tmp_path):
+    run = exported.run_directory(tmp_path / "small" / "2026")
+    from nas import export
+
+    folder = export.export(run, "trial:0", tmp_path / "model")
+    subject = latency.subject(str(folder), 512, None)
+    assert subject.steps == 4 and subject.image_size == 64  # two solver steps, two guidance branches
+    found = latency.measure(subject, "eager", 1, 2)
+    expected = found.text_encoder_ms + 4 * found.denoiser_ms + found.decoder_ms
+    assert found.overall_ms == pytest.approx(expected) and found.fingerprint == latency.device()[1]
+    latency.write_csv([found], tmp_path / "t.csv")
+    assert latency.read_csv(tmp_path / "t.csv") == [found]
+    with pytest.raises(InputError, match="unknown runtime 'onnxruntme'; did you mean 'onnxruntime'"):
+        latency.measure(subject, "onnxruntme", 1, 1)
+
+
+def test_tables_keep_the_newest_and_refuse_other_devices(tmp_path):
+    path = tmp_path / "t.csv"
+    latency.write_csv([row(), row(network="b")], path)
+    latency.write_csv([row(overall_ms=7.0)], path)
+    assert [(one.network, one.overall_ms) for one in latency.read_csv(path)] == [("b", 1.0), ("a", 7.0)]
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="rows of different devices do not compare: 00 is this, 11 is that"):
+        latency.write_csv([row(device="that", fingerprint="11")], path)
+    assert path.read_bytes() == before
+    with pytest.raises(InputError, match="different devices"):
+        latency.grid([row(), row(fingerprint="11")])
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="not a table of latencies"):
+        latency.read_csv(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("mobilediffusio", 512, None), ["mobilediffusion"]),
+        (("mobilediffusion", 500, None), ["500", "multiple of 8"]),
+        (("mobilediffusion", 8, None), ["cannot be halved"]),
+    ],
+)
+def test_what_cannot_be_timed(arguments, words):
+    with pytest.raises(InputError) as caught:
+        latency.subject(*arguments)
+    assert all(word in str(caught.value) for word in words)
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+def modules_run(config, side, tokens):
+    """(class, shape of its first input) of every block that a forward pass of the whole network calls."""
+    built, seen = config.build(), Counter()
+    kinds = (network.FullConv, network.SeparableConv, network.Stack, network.TransformerBlock)
+    for module in built.modules():
+        if isinstance(module, kinds):
+            module.register_forward_pre_hook(lambda m, x: seen.update([(type(m).__name__, tuple(x[0].shape[1:]))]))
+    from nas.conditioning import Text
+
+    text = Text(torch.randn(1, tokens, config.text_width), torch.randn(1, config.pooled_width or 1))
+    built(torch.randn(1, config.latent_channels, side, side), torch.zeros(1, dtype=torch.long), text)
+    return seen
+
+
+@pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, projections="block", skips="outer", mid=())])
+def test_blocks_are_those_a_forward_pass_runs(config):
+    found = Counter()
+    for block, times in block_latency.blocks(config, 8, 6).items():
+        module, inputs = block_latency.build(block)
+        with torch.no_grad():
+            module(*inputs)
+        if type(module).__name__ in ("FullConv", "SeparableConv", "Stack", "TransformerBlock"):
+            found[type(module).__name__, tuple(inputs[0].shape[1:])] += times
+    assert found == modules_run(config, 8, 6)
+
+
+def test_blocks_have_all_the_parameters_of_the_network():
+    total = sum(
+        times * sum(p.numel() for p in block_latency.build(block)[0].parameters())
+        for block, times in block_latency.blocks(SMALL, 8, 6).items()
+    )
+    assert total == SMALL.cost(8, 6).params
+
+
+def table(config, milliseconds=2.0, **changed):
+    found = {block.name: milliseconds for block in block_latency.blocks(config, 64, 77)}
+    values = {"latent_size": 64, "text_tokens": 77, "threads": 1, "clock": "cpu", "rounds": 1, "runtime": "eager"}
+    return block_latency.Table(found, **{**values, "device": "this", "fingerprint": "00", **changed})
+
+
+def test_a_study_has_the_sum_as_a_cost(tmp_path):
+    config = presets()["mobilediffusion"]
+    count = sum(block_latency.blocks(config, 64, 77).values())
+    table(config).save(tmp_path / "blocks.json")
+    deploy = settings.Deploy(latency=tmp_path / "blocks.json")
+    costs = deploy.costs(config)
+    assert costs["latency_ms"] == pytest.approx(2.0 * count) and costs["params"] == config.cost(64, 77).params
+    assert deploy.latency_conditions()["latency_ms"]["fingerprint"] == "00"
+    assert settings.Deploy().latency_conditions() == {}
+    wider = space.changed(config, [("levels.2.channels", 768)])
+    with pytest.raises(InputError, match="lacks the block '.*768.*'; measure it again"):
+        deploy.costs(wider)
+    with pytest.raises(InputError, match="latents of side 64 and 77 text tokens, the study deploys at 32 and 77"):
+        settings.Deploy(latency=tmp_path / "blocks.json", image_size=256).costs(config)
+    (tmp_path / "other.json").write_text('{"version": 9}')
+    with pytest.raises(InputError, match="version 9, expected 1"):
+        block_latency.load(tmp_path / "other.json")
+    with pytest.raises(InputError, match="not a latency table"):
+        block_latency.load(tmp_path / "none.json")
+
+
+def test_every_block_is_timed():
+    wanted = list(block_latency.blocks(SMALL, 8, 6))
+    found = block_latency.measure(wanted, 8, 6, rounds=2, clock="wall")
+    assert set(found.milliseconds) == {block.name for block in wanted}
+    assert all(ms > 0 for ms in found.milliseconds.values())
+    assert found.latency_ms(SMALL) == pytest.approx(
+        sum(times * found.milliseconds[b.name] for b, times in block_latency.blocks(SMALL, 8, 6).items())
+    )

@@ -1,0 +1,48 @@
+"""Verifying an export: the same seeds give the same scores, and other recorded scores are told apart."""
+
+import json
+import math
+
+import exported
+import numpy as np
+import pytest
+import yaml
+from scipy.stats import t
+
+from nas import export, verify
+from nas.cli import app
+from nas.errors import InputError
+
+TRAINING = ["training.init=scratch", "training.images_seen=32", "training.batch=16", "metrics=[clip_score]"]
+
+
+def test_the_interval_is_the_prediction_interval_of_one_more_training():
+    measured = {"a": [[1.0], [3.0]], "b": [[5.0], [5.0], [8.0]], "c": [[2.0]]}
+    found = verify._interval("x", 3.0, {key: np.array(rows) for key, rows in measured.items()}, "a")
+    pooled = math.sqrt((1 + 1 + 1 + 1 + 4) / 3)  # squared deviations from own means over (2 - 1) + (3 - 1)
+    half = t.ppf(0.975, 3) * pooled * math.sqrt(1 + 1 / 2)
+    assert (found["low"], found["high"]) == pytest.approx((3 - half, 3 + half))
+    alone = verify._interval("x", -200.0, {"c": np.array([[2.0]])}, "c")
+    assert (alone["low"], alone["high"]) == (-202.0, -198.0) and "nothing was repeated" in alone["how"]
+
+
+def test_training_again_from_the_same_seeds_agrees_and_other_scores_do_not(tmp_path):
+    run = exported.run_directory(tmp_path / "small" / "2026", overrides=TRAINING)
+    folder = export.export(run, "trial:0", tmp_path / "model")
+    cache = tmp_path / ".cache"
+    untrue = verify.verify(folder, cache)  # the made-up run's scores
+    assert not all(check.agrees for check in untrue)
+    with pytest.raises(SystemExit) as left:
+        app(["verify", str(folder), "--cache", str(cache)])
+    assert left.value.code == 1
+    deploy = yaml.safe_load((folder / "deploy.yaml").read_text())
+    path = run.trial(0) / "record.json"
+    record = json.loads(path.read_text())
+    record["rungs"][-1]["metrics"] = {check.column: check.found for check in untrue}
+    record["rungs"][-1]["images_seen"] = deploy["images_seen"]
+    path.write_text(json.dumps(record))
+    again = verify.verify(export.export(run, "trial:0", tmp_path / "true"), cache)
+    assert all(check.agrees and check.found == check.recorded for check in again)
+    (folder / "study.yaml").unlink()
+    with pytest.raises(InputError, match=r"study\.yaml: not there; export the run again"):
+        verify.verify(folder, cache)
