@@ -349,6 +349,32 @@ def save_agreement(pairs: Mapping[str, pd.DataFrame], path: Path) -> None:
     figure.savefig(path)
 
 
+def save_guidance(points: pd.DataFrame, x: str, y: str, path: Path) -> None:
+    """A curve over guidance scales per network and way of drawing, a filled mark where it is drawn as trained."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    colours = {name: colormaps["tab10"](place % 10) for place, name in enumerate(points["model"].unique())}
+    for (name, solver, steps), rows in points.groupby(["model", "solver", "steps"], sort=False):
+        colour, line = colours[name], "--" if steps == 1 else "-"
+        axes.plot(rows[x], rows[y], line, color=colour, marker="o", mfc="white", label=f"{name}, {solver} {steps}")
+        own = rows[rows["as_trained"]]
+        axes.plot(own[x], own[y], linestyle="", marker="o", color=colour)
+        for _, row in rows.iterrows():
+            axes.annotate(
+                f"{row['guidance']:g}", (row[x], row[y]), (4, 4), textcoords="offset points", fontsize=8, color=colour
+            )
+    axes.set_xlabel(label(x), fontsize=11)
+    axes.set_ylabel(label(y), fontsize=11)
+    axes.grid(color=_GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.savefig(path)
+
+
 def _panel(axes: Any, points: pd.DataFrame, x: str, y: str) -> None:
     complete, front = points["state"] == "complete", points["on_front"]
     groups = (

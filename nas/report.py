@@ -209,6 +209,16 @@ def read_grid(path: Path) -> Grid | None:
     return None
 
 
+def _guidance(path: Path) -> str | None:
+    """The picture that `nas sweep-guidance` left, as a data URL; None if there is none."""
+    from PIL import Image
+
+    if not path.is_file():
+        return None
+    with Image.open(path) as opened:
+        return _data_url(opened.convert("RGB"))
+
+
 def _is_grid(white: np.ndarray, tile: int, border: int) -> bool:
     """Whether a side of the picture (one mark per pixel line that is all white) divides into tiles with white gaps."""
     inner = white[border : len(white) - border]
@@ -375,6 +385,7 @@ def _contents(run: Run) -> dict[str, Any]:
         "colours": {"front": figures.FRONT, "knee": figures.KNEE, "rest": figures.GREY, "stopped": figures.PALE},
         "front": {"heads": [], "rows": [], "shared": []} if run.is_ablation else _front_table(best, run),
         "pictures": _pictures(best, run),
+        "guidance": _guidance(run.path / "guidance.png"),
         "certainty": None
         if run.is_ablation
         else certainty.front_page(run.table, run.goals, certainty.confidence(run.settings)),
