@@ -98,9 +98,9 @@ def sweep(
         missing = [point for point in model.points(scales) if not _has(table, point[1])]
         if not missing:
             continue
-        network, schedule = model.load(), _schedule(model.bench)
+        network, schedule = model.load(), schedule_of(model.bench)
         for plan, named in missing:
-            found = _scores(model.bench, network, schedule, plan)
+            found = scores(model.bench, network, schedule, plan)
             table = pd.concat([table, pd.DataFrame([named | found])], ignore_index=True).astype(WHOLE)
             _write(table, run.path / TABLE)
             say(f"{named['model']}, {plan.solver} {plan.steps}, scale {plan.guidance:g}: {_said(found, (x, y))}")
@@ -205,7 +205,7 @@ def _trial(run: RunDirectory, bench: Bench, record: Mapping[str, Any]) -> Model:
 # --- one point -------------------------------------------------------------------------------------------------------
 
 
-def _schedule(bench: Bench) -> dict[str, Any]:
+def schedule_of(bench: Bench) -> dict[str, Any]:
     """The noise schedule of the study's objective, which every plan is drawn by."""
     from nas import menu
 
@@ -214,7 +214,7 @@ def _schedule(bench: Bench) -> dict[str, Any]:
     return dict(made.config)
 
 
-def _scores(bench: Bench, network: nn.Module, schedule: dict[str, Any], plan: Plan) -> dict[str, float]:
+def scores(bench: Bench, network: nn.Module, schedule: dict[str, Any], plan: Plan) -> dict[str, float]:
     """The study's metrics of its evaluation captions drawn by the plan."""
     drawn = bench.variant({"sampling": plan.model_dump()})
     captions, done = drawn.drawn[0], 0
