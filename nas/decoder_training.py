@@ -20,7 +20,7 @@ BATCH = 64  # pictures decoded at a time outside training
 class Recipe:
     """How a decoder is trained."""
 
-    images: int = 3_200
+    images: int = 1_600
     """Pictures seen."""
     batch: int = 16
     learning_rate: float = 5e-4

@@ -31,9 +31,9 @@ from nas.trial import Bench
 STYLE = "fluent"
 LORA = lora.Settings(rank=8)
 STYLE_TRAINING = training.Settings(
-    init="base", images_seen=4096, learning_rate=1e-3, warmup_images=512, ema_decay=0.98, lora=LORA
+    init="base", images_seen=2048, batch=16, learning_rate=1e-3, warmup_images=256, ema_decay=0.98, lora=LORA
 )
-STRUCTURE_IMAGES = 8192
+STRUCTURE_IMAGES = 4096
 MAPS = 128  # held-out pictures whose edges are to be followed
 BATCH = 64
 TABLE = Path(__file__).with_name("results.csv")
@@ -81,7 +81,7 @@ class Transfer:
             adapters.load(adapter, path)
             return adapter
         maps = torch.cat([edges.edges(batch.images) for batch in self.bench.images("train")])
-        recipe = adapters.Recipe(images=STRUCTURE_IMAGES, seed=seed)
+        recipe = adapters.Recipe(images=STRUCTURE_IMAGES, batch=32, seed=seed)
         adapters.train(adapter, self.base, self.schedule, self.bench.train_data, maps, recipe)
         adapters.save(adapter, path, {"repeat": str(repeat)})
         return adapter

@@ -49,11 +49,14 @@ def main() -> None:
         latents = cached_latents(autoencoder, pictures)
         judge = fid.EfficientNet()
         real = judge(pictures["held_out"])
+    before: dict[str, dict[str, float]] = {}
     for repeat, cell in missing:
         groups, blocks = CELLS[cell]
         decoder = copy.deepcopy(full) if cell == "full" else pruning.pruned(full, groups, blocks)
         row = {"cell": cell, "factor.decoder": cell, "repeat": repeat, "state": "complete"}
-        row |= {f"{name}_before": value for name, value in scores(decoder, latents, pictures, judge, real).items()}
+        if cell not in before:
+            before[cell] = scores(decoder, latents, pictures, judge, real)
+        row |= {f"{name}_before": value for name, value in before[cell].items()}
         recipe = decoder_training.Recipe(seed=repeat)
         began = time.process_time()
         decoder_training.train(decoder, latents["train"], pictures["train"], recipe)
