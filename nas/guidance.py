@@ -4,7 +4,8 @@ Every point has the captions and the noise of the run's own scores. A network dr
 well; a one-step generator only as it was made to be drawn. The scale is w in null + w (cond - null), at every evaluation of
 the network (Ho & Salimans 2022, eq. 6, with w = 1 for none). A one-step generator is drawn with w = 1: what its training
 took from a guided teacher is in its weights, and another w extrapolates from its two single predictions. Such points are
-drawn too, and `as_trained` says which point of a curve is the plan that the run itself scored.
+drawn too (trained without caption dropout, its prediction without a caption is the base's, untuned), and `as_trained` says
+which point of a curve is the plan that the run itself scored.
 """
 
 from __future__ import annotations
