@@ -359,7 +359,8 @@ def save_guidance(points: pd.DataFrame, x: str, y: str, path: Path) -> None:
     colours = {name: colormaps["tab10"](place % 10) for place, name in enumerate(points["model"].unique())}
     for (name, solver, steps), rows in points.groupby(["model", "solver", "steps"], sort=False):
         colour, line = colours[name], "--" if steps == 1 else "-"
-        axes.plot(rows[x], rows[y], line, color=colour, marker="o", mfc="white", label=f"{name}, {solver} {steps}")
+        how = "one step" if solver == "one_step" else f"{solver} {steps}"
+        axes.plot(rows[x], rows[y], line, color=colour, marker="o", mfc="white", label=f"{name}, {how}")
         own = rows[rows["as_trained"]]
         axes.plot(own[x], own[y], linestyle="", marker="o", color=colour)
         for _, row in rows.iterrows():
