@@ -1,6 +1,6 @@
-"""A decoder trained on the latents of a frozen encoder, as MobileDiffusion trains its pruned one (arXiv 2311.16567, section
-4.3): there is no KL term left, since nothing moves the latents. The loss is L1 + L2 on pixels, as for the shipped
-autoencoder; MobileDiffusion adds perceptual and adversarial terms."""
+"""A decoder trained on the latents of a frozen encoder, as MobileDiffusion trains its pruned one (arXiv 2311.16567): there is
+no KL term left, since nothing moves the latents. The loss is L1 + L2 on pixels, as for the shipped autoencoder;
+MobileDiffusion has an adversarial term as well, smaller than in the training of the whole."""
 
 from __future__ import annotations
 
