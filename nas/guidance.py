@@ -94,6 +94,8 @@ def sweep(
     """
     x, y = axes(run)
     models = list(_models(run, picks, repeats))
+    if not models:
+        raise InputError(f"{run.path}: no cell was trained to the end, so there is nothing to draw")
     table = _read(run.path / TABLE)
     for model in models:
         missing = [point for point in model.points(scales) if not _has(table, point[1])]

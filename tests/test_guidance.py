@@ -198,6 +198,15 @@ def test_repeats_are_averaged_in_the_picture_only(run):
     assert mean == pytest.approx(one.fid.mean()) and one.fid.nunique() == 2
 
 
+def test_a_run_without_a_trained_cell_is_refused(run):
+    settings_ = yaml.safe_load((run.path / "resolved.yaml").read_text())
+    run.write_yaml("resolved.yaml", settings_ | {"base": None})
+    for record in run.records().values():
+        run.write_record(record | {"state": "failed"})
+    with pytest.raises(InputError, match="no cell was trained to the end"):
+        swept(run, 1.0)
+
+
 def test_an_exported_folder_is_its_trial(run, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
