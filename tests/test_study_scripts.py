@@ -27,11 +27,14 @@ def vae():
     return script("vae_decoder/train.py")
 
 
-def test_the_full_decoder_is_the_shipped_one_and_an_eighth_of_what_is_deployed(vae):
+def test_the_full_decoder_is_the_shipped_one_and_an_eighth_of_what_is_deployed(vae, tmp_path, monkeypatch):
     autoencoder = kl.load(kl.Settings())
     full = pruning.of_autoencoder(autoencoder.model)
     pictures = torch.rand(4, 3, 64, 64) * 2 - 1
+    monkeypatch.setattr(vae, "CACHE", tmp_path / "latents.safetensors")
+    first, again = (vae.cached_latents(autoencoder, {"train": pictures})["train"] for _ in range(2))
     latents = vae.encoded(autoencoder, pictures)
+    assert torch.equal(first, latents) and torch.equal(again, latents)
     shipped = autoencoder.decode(autoencoder.encode(pictures))
     torch.testing.assert_close(decoded(full, latents), shipped, rtol=1e-3, atol=1e-4)
     assert psnr(shipped, shipped + 1e-3) == pytest.approx(66.02, abs=0.01)  # 20 log10(2 / 0.001)

@@ -81,7 +81,7 @@ def cached_latents(autoencoder: kl.KlAutoencoder, pictures: dict[str, Tensor]) -
 def encoded(autoencoder: kl.KlAutoencoder, pictures: Tensor) -> Tensor:
     model = autoencoder.model
     parts = torch.split(pictures, decoder_training.BATCH)
-    return torch.cat([model.post_quant_conv(model.encode(part).latent_dist.mean) for part in parts])
+    return torch.cat([model.post_quant_conv(model.encode(part).latent_dist.mean) for part in parts]).contiguous()
 
 
 def scores(
