@@ -236,6 +236,36 @@ def sample(
     typer.echo(f"wrote {out}")
 
 
+@app.command(name="sweep-guidance")
+def sweep_guidance(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run directory, a study's folder in runs/, or an exported folder.")
+    ],
+    pick: Annotated[
+        list[str],
+        typer.Option(help="base | knee | best:COLUMN | trial:NUMBER; repeatable. Default: knee, or every cell."),
+    ] = [],  # noqa: B006 (typer reads the default)
+    scales: Annotated[str, typer.Option(help="Guidance scales, with commas between them.")] = "1,2,3,5,7.5",
+    repeats: Annotated[int, typer.Option(min=1, help="Of every cell of an ablation, how many repeats.")] = 1,
+) -> None:
+    """Draw the FID-CLIP curve of trained networks over guidance scales, many-step and one-step side by side.
+
+    Writes guidance.csv and guidance.png into the run; the same command goes on where it was interrupted.
+
+    Examples:
+
+        nas sweep-guidance runs/quickstart
+
+        nas sweep-guidance runs/ufogen_lora --scales 1,1.5,2,3 --repeats 3
+    """
+    from nas import guidance, report
+
+    chosen = guidance.scales_of(scales)
+    found, picks = guidance.opened(run, pick)
+    guidance.sweep(found, picks, chosen, repeats, typer.echo)
+    typer.echo(f"wrote {found.path / guidance.PICTURE}; report: {report.write(found.path)}")
+
+
 @app.command()
 def verify(
     model: Annotated[Path, typer.Argument(help="A folder that `nas export` wrote.")],

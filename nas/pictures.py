@@ -62,6 +62,16 @@ def read_grid(path: Path, quality: int = QUALITIES[0]) -> Grid | None:
     return None
 
 
+def whole(path: Path) -> str | None:
+    """A picture as a data URL; None if there is none."""
+    from PIL import Image
+
+    if not path.is_file():
+        return None
+    with Image.open(path) as opened:
+        return _data_url(opened.convert("RGB"), QUALITIES[0])
+
+
 def album(run_dir: Path, first: Iterable[int], others: Iterable[int], most: int, limit: int) -> dict[int, Grid]:
     """The samples of trials by number: at most `most` grids that take at most `limit` bytes of a page together.
 

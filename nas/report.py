@@ -83,6 +83,7 @@ def article(run: Run, prefix: str) -> str:
         **sections.contents(run, album),
         id=prefix,
         album=album,
+        guidance=pictures.whole(run.path / "guidance.png"),
         plots=plots,
         heights={name: figure.layout.height for name, figure in drawn.items()},
         colours={"front": FRONT, "knee": KNEE, "rest": GREY, "stopped": PALE},

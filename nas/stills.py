@@ -249,3 +249,30 @@ def _draw_explored(axes: Any, explored: pd.DataFrame) -> None:
     axes.set_ylabel("hypervolume (% of the table's)")
     axes.set_title("Samplers, with and without stopping", fontsize=10)
     axes.legend(frameon=False, fontsize=7, loc="lower right")
+
+
+def save_guidance(points: pd.DataFrame, x: str, y: str, path: Path) -> None:
+    """A curve over guidance scales per network and way of drawing, a filled mark where it is drawn as trained."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    colours = {name: colormaps["tab10"](place % 10) for place, name in enumerate(points["model"].unique())}
+    for (name, solver, steps), rows in points.groupby(["model", "solver", "steps"], sort=False):
+        colour, line = colours[name], "--" if steps == 1 else "-"
+        how = "one step" if solver == "one_step" else f"{solver} {steps}"
+        axes.plot(rows[x], rows[y], line, color=colour, marker="o", mfc="white", label=f"{name}, {how}")
+        own = rows[rows["as_trained"]]
+        axes.plot(own[x], own[y], linestyle="", marker="o", color=colour)
+        for _, row in rows.iterrows():
+            axes.annotate(
+                f"{row['guidance']:g}", (row[x], row[y]), (4, 4), textcoords="offset points", fontsize=8, color=colour
+            )
+    axes.set_xlabel(label(x), fontsize=11)
+    axes.set_ylabel(label(y), fontsize=11)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.savefig(path)

@@ -164,3 +164,22 @@ def test_an_unreadable_folder_is_named(how, network, tmp_path):
     with pytest.raises(InputError, match=r"autoencoder\.path: .*spoilt") as caught:
         kl.load(kl.Settings(path=tmp_path / "spoilt"))
     assert "\n" not in str(caught.value)
+
+
+def test_another_number_of_latent_channels_begins_with_the_shipped_weights():
+    shipped = kl.load(kl.Settings()).model
+    for channels in (4, 8):
+        torch.manual_seed(3)
+        model = make_autoencoder.network(8, channels, kl.SHIPPED)
+        assert model.config["latent_channels"] == channels
+        theirs = shipped.state_dict()
+        afresh = {name for name, value in model.state_dict().items() if not torch.equal(value, theirs[name])}
+        weights = {name for name in afresh if name.endswith("weight")}
+        assert weights == {f"{layer}weight" for layer in make_autoencoder.AT_LATENTS}
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--start .*another autoencoder"):
+        make_autoencoder.network(4, 8, kl.SHIPPED)
+    with pytest.raises(InputError, match="--start .*cannot be read"):
+        make_autoencoder.network(8, 8, tmp_path / "none.safetensors")

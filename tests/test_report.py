@@ -345,3 +345,10 @@ def test_budget_far_out_does_not_squeeze_the_data(run_dir):
     near = figures.draw_pareto(points, "macs", "clip_score", {"macs": 2e11})
     far = figures.draw_pareto(points, "macs", "clip_score", {"macs": 2e13})
     assert len(near.layout.shapes) == 1 and not far.layout.shapes
+
+
+def test_a_guidance_sweep_is_shown_if_there_is_one(run_dir):
+    assert 'id="guidance"' not in page_of(run_dir)
+    Image.new("RGB", (30, 20), "blue").save(run_dir / "guidance.png")
+    page = page_of(run_dir)
+    assert page.index('id="guidance"') < page.index('alt="FID against CLIP score over guidance scales"')

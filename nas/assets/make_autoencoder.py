@@ -2,7 +2,8 @@
 
 The loss is L1 + L2 on pixels, and a KL term small enough to only keep the latents bounded (as in LDM, Rombach et al. 2022, which
 uses 1e-6). No perceptual or adversarial term: features used there would also be the ones the Frechet distance reads.
-`--factor 4` trains the compared variant: 32 px pictures, the same 8x8 latents.
+`--factor 4` trains the compared variant: 32 px pictures, the same 8x8 latents. `--channels` sets those of the latents, and
+`--start FILE` begins with another autoencoder's weights, all but the layers that touch the latents.
 """
 
 from __future__ import annotations
@@ -16,12 +17,21 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from nas.errors import InputError, brief
 
 WIDTHS = {8: (16, 32, 64, 96), 4: (32, 64, 96)}  # f=4 keeps f=8's widths at equal resolutions below the image
 IMAGE_SIZE = {8: 64, 4: 32}
 LATENT_CHANNELS = 8  # MobileDiffusion's choice
+AT_LATENTS = (
+    "encoder.conv_out.",
+    "quant_conv.",
+    "post_quant_conv.",
+    "decoder.conv_in.",
+)  # layers that read or write them
 KL_WEIGHT = 1e-6
 EMA_DECAY = 0.998
 CHECK_EVERY = 200
@@ -34,20 +44,36 @@ def images(split: str) -> Tensor:
     return torch.cat([batch.images for batch in emoji.load(emoji.Settings(), split)])
 
 
-def network(factor: int) -> AutoencoderKL:
-    """The autoencoder before training."""
+def network(factor: int, channels: int = LATENT_CHANNELS, start: Path | None = None) -> AutoencoderKL:
+    """The autoencoder before training. `start` gives all layers but those at the latents; InputError if they do not fit."""
     widths = WIDTHS[factor]
-    return AutoencoderKL(
+    model = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         block_out_channels=widths,
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=channels,
         norm_num_groups=8,
         sample_size=IMAGE_SIZE[factor],
     )
+    if start is not None:
+        _begin(model, start)
+    return model
+
+
+def _begin(model: AutoencoderKL, start: Path) -> None:
+    own: dict[str, Tensor] = model.state_dict()
+    try:
+        given = {name: value.float() for name, value in load_file(start).items() if not name.startswith(AT_LATENTS)}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"--start {start}: cannot be read as weights: {brief(error)}") from None
+    for name in own | given:
+        here, there = (side[name].shape if name in side else None for side in (own, given))
+        if here != there and not name.startswith(AT_LATENTS):
+            raise InputError(f"--start {start}: another autoencoder: {name} does not fit")
+    model.load_state_dict(own | given)
 
 
 def loss_of(model: AutoencoderKL, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -76,11 +102,20 @@ def shrink(x: Tensor, factor: int) -> Tensor:
     return F.interpolate(x, size=IMAGE_SIZE[factor], mode="area")
 
 
-def train(factor: int, steps: int, batch: int, learning_rate: float, seed: int, out: Path) -> None:
+def train(
+    factor: int,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    out: Path,
+    channels: int = LATENT_CHANNELS,
+    start: Path | None = None,
+) -> None:
     """Resumable: `<out>.partial` holds weights, moments and the step every CHECK_EVERY steps."""
     torch.manual_seed(seed)
     train_set, held_out = images("train"), images("held_out")
-    model = network(factor)
+    model = network(factor, channels, start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     first = _resume(out, model, optimizer, average)
@@ -122,11 +157,16 @@ def _finish(
         "latent_mean": json.dumps(latents.mean((0, 2, 3)).tolist()),
         "latent_std": json.dumps(latents.std((0, 2, 3)).tolist()),
         "quality": json.dumps(facts),
-        "made_by": f"python -m nas.assets.make_autoencoder --factor {factor}",
+        "made_by": _command(factor, int(model.config["latent_channels"])),
         "licence": "Apache-2.0; trained on the pictures named in NOTICE",
     }
     save_file({name: p.half().contiguous() for name, p in model.state_dict().items()}, out, metadata)
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB {facts}")
+
+
+def _command(factor: int, channels: int) -> str:
+    command = f"python -m nas.assets.make_autoencoder --factor {factor}"
+    return command if channels == LATENT_CHANNELS else f"{command} --channels {channels}"
 
 
 def _suspend(
@@ -162,6 +202,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--channels", type=int, default=LATENT_CHANNELS)
+    parser.add_argument("--start", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "autoencoder.safetensors")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

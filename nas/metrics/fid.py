@@ -40,7 +40,7 @@ def column(settings: Settings) -> str:
 
 def build(settings: Settings, reference: Reference) -> FrechetDistance:
     """The metric, with the real pictures' features (10 s for the emoji set on one core, once)."""
-    extractor = _inception(settings.weights) if settings.features == "inception" else _EfficientNet()
+    extractor = _inception(settings.weights) if settings.features == "inception" else EfficientNet()
     real = reference.cached(settings.features, lambda: torch.cat([extractor(b.images) for b in reference.batches()]))
     return FrechetDistance(extractor, real, column(settings), {"features": settings.features, "references": len(real)})
 
@@ -95,7 +95,7 @@ def _compact(centred: Tensor) -> Tensor:
     return compact
 
 
-class _EfficientNet(nn.Module):
+class EfficientNet(nn.Module):
     """(B, 3, H, W) in [-1, 1] -> (B, 1280), at 64 px."""
 
     def __init__(self) -> None:

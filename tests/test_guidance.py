@@ -1,0 +1,253 @@
+"""Guidance sweeps over a made-up ablation: what is drawn, that it is drawn right, and once."""
+
+import json
+import sys
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import nn
+
+from nas import cli, guidance, settings, stages, trial
+from nas.backbones.unet import presets
+from nas.encoded import EncodedSet
+from nas.errors import InputError
+from nas.objectives import denoising
+from nas.rundir import RunDirectory
+from nas.sampling import Plan
+
+STUDY = """
+name: small
+architecture: mobilediffusion
+dataset: emoji
+proxy: {width_divisor: 32}
+base: {checkpoint: CHECKPOINT, sampling: {steps: 2, guidance: 2.0}}
+sampling: {solver: one_step}
+evaluation: {images: 4}
+ablation:
+  design: one_factor
+  factors:
+    drawing:
+      levels:
+        one: {}
+        many: {sampling: {steps: 2, guidance: 2.0}}
+  minimise: [fid]
+  repeats: 2
+"""
+CONDITIONS = {"fid": {"guidance": 1.0}, "clip_score": {"guidance": 1.0}, "denoising_loss": {}}
+
+
+class Mean:
+    """A metric that is the mean of all pixels, or of their squares."""
+
+    def __init__(self, name, power):
+        self.name, self.power = name, power
+
+    def reset(self):
+        self.seen, self.captions = [], []
+
+    def update(self, images, captions):
+        self.seen.append(images)
+        self.captions += captions
+
+    def compute(self):
+        assert self.captions == ["0", "1", "2", "3"]
+        return torch.cat(self.seen).pow(self.power).mean()
+
+
+class Pictures:
+    def decode(self, latents):
+        return latents[:, :3]
+
+
+class Small(trial.Bench):
+    """A bench whose data are random numbers."""
+
+    def prepare(self):
+        generator = torch.Generator().manual_seed(0)
+        tokens, pooled = torch.randn(7, 3, 6, generator=generator), torch.randn(7, 4, generator=generator)
+        latents = torch.randn(12, 4, 8, 8, generator=generator)
+        captions = (*map(str, range(6)), "")
+        self.train_data = EncodedSet(latents, torch.arange(12) % 6, captions, tokens.half(), pooled.half())
+        self.held_out_data, self.autoencoder = self.train_data, Pictures()
+        self.metrics = [Mean("fid", 2), Mean("clip_score", 1)]
+        self.drawn = list(captions[:4]), self.train_data.text(torch.arange(4)), latents[:4]
+
+    def __init__(self, study, cache):
+        super().__init__(study, cache)
+        self.prepare()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """An ablation of two cells and two repeats, and a base, all with random weights."""
+    monkeypatch.setattr(trial, "Bench", Small)
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace("CHECKPOINT", str(tmp_path / "base.safetensors")))
+    study = settings.load(path)
+    bench = Small(study, tmp_path)
+    folder = tmp_path / "runs" / "small" / "2026-01-01"
+    found = RunDirectory(folder)
+    proxy = bench.scaled(presets()["mobilediffusion"].to_dict())
+    _weights(proxy, 99, tmp_path / "base.safetensors")
+    for number in range(4):
+        _weights(proxy, number, found.trial(number) / "weights.safetensors")
+        cell = ["reference", "drawing=many"][number % 2]
+        changes = {"sampling": {"steps": 2, "guidance": 2.0}} if number % 2 else {}
+        found.write_record(
+            {"trial": number, "state": "complete", "key": "k", "cell": cell, "repeat": number // 2, "settings": changes}
+            | {
+                "seed": 1,
+                "choices": {},
+                "proxy": proxy.to_dict(),
+                "rungs": [{"rung": 0, "images_seen": 64, "metrics": {}}],
+            }
+        )
+    found.write_yaml("resolved.yaml", study.resolved())
+    found.write_json("conditions.json", CONDITIONS)
+    return found
+
+
+def _weights(proxy, seed, path):
+    network = trial.fresh(proxy, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        nn.init.normal_(network.conv_out.weight, std=0.3)
+    save_file(network.state_dict(), path, {"images_seen": "128"})
+
+
+def swept(run, *scales, picks=(), repeats=1):
+    told = []
+    return guidance.sweep(run, picks, scales, repeats, told.append), told
+
+
+def test_every_network_is_drawn_in_its_ways(run):
+    table, told = swept(run, 1.0, 2.0)
+    drawn = table.groupby(["model", "solver", "steps"]).guidance.apply(list).to_dict()
+    assert drawn == {
+        ("base", "ddim", 2): [1.0, 2.0],
+        ("base", "one_step", 1): [1.0, 2.0],
+        ("reference", "one_step", 1): [1.0, 2.0],
+        ("drawing=many", "ddim", 2): [1.0, 2.0],
+        ("drawing=many", "one_step", 1): [1.0, 2.0],
+    }
+    own = table[table.as_trained]
+    assert own[["model", "solver", "guidance"]].values.tolist() == [
+        ["base", "ddim", 2.0],
+        ["reference", "one_step", 1.0],
+        ["drawing=many", "ddim", 2.0],
+    ]
+    assert len(told) == len(table) == 10
+    assert (run.path / "guidance.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_one_step_scores_are_those_of_the_guided_clean_latents(run, scale):
+    """x0 = a x - s v with v = null + w (cond - null), by hand."""
+    table, _ = swept(run, scale, picks=["trial:0"])
+    bench = Small(settings.load(run.path.parents[2] / "study.yaml"), run.path)
+    network = bench.scaled(presets()["mobilediffusion"].to_dict()).build().eval()
+    stages.load_weights(network, run.path / "trials/0000/weights.safetensors", "")
+    _, text, noise = bench.drawn
+    time = torch.full((4,), 999)
+    alpha = denoising.noise_schedule(denoising.Settings()).alphas_cumprod[999]
+    null = type(text)(*(part.expand(4, *part.shape[1:]) for part in bench.train_data.null))
+    with torch.no_grad():
+        without, given = network(noise, time, null), network(noise, time, text)
+    clean = alpha.sqrt() * noise - (1 - alpha).sqrt() * (without + scale * (given - without))
+    assert table.fid.item() == pytest.approx(float(clean[:, :3].square().mean()), rel=1e-4)
+    assert table.clip_score.item() == pytest.approx(float(clean[:, :3].mean()), rel=1e-3, abs=1e-5)
+
+
+def test_nothing_is_drawn_twice(run):
+    first, _ = swept(run, 1.0, 2.0)
+    again, told = swept(run, 1.0, 2.0)
+    assert told == []
+    pd.testing.assert_frame_equal(first, again, check_dtype=False)
+    _, told = swept(run, 1.0, 2.0, 3.0)
+    assert len(told) == 5 and all("scale 3" in line for line in told)
+    whole = pd.read_csv(run.path / "guidance.csv")
+    whole.drop(index=4).to_csv(run.path / "guidance.csv", index=False)
+    mended, told = swept(run, 1.0, 2.0)
+    assert len(told) == 1
+    keys = guidance.IDENTITY
+    pd.testing.assert_frame_equal(
+        mended.sort_values(keys).reset_index(drop=True),
+        whole.sort_values(keys).reset_index(drop=True),
+        check_dtype=False,
+    )
+
+
+def test_weights_that_were_trained_on_are_drawn_again(run):
+    swept(run, 1.0, picks=["trial:0"])
+    record = run.records()[0]
+    record["rungs"][-1]["images_seen"] = 128
+    run.write_record(record)
+    table, told = swept(run, 1.0, picks=["trial:0"])
+    assert len(told) == 1 and table.images_seen.tolist() == [64, 128]
+
+
+def test_repeats_are_averaged_in_the_picture_only(run):
+    table, _ = swept(run, 1.0, 2.0, repeats=2)
+    seen = guidance.curves(table, "clip_score", "fid")
+    assert len(table) == 4 + 2 * (2 + 4) and (seen[seen.model != "base"].n == 2).all()
+    one = table[(table.model == "reference") & (table.guidance == 2.0)]
+    (mean,) = seen[(seen.model == "reference") & (seen.guidance == 2.0)].fid
+    assert mean == pytest.approx(one.fid.mean()) and one.fid.nunique() == 2
+
+
+def test_a_run_without_a_trained_cell_is_refused(run):
+    settings_ = yaml.safe_load((run.path / "resolved.yaml").read_text())
+    run.write_yaml("resolved.yaml", settings_ | {"base": None})
+    for record in run.records().values():
+        run.write_record(record | {"state": "failed"})
+    with pytest.raises(InputError, match="no cell was trained to the end"):
+        swept(run, 1.0)
+
+
+def test_an_exported_folder_is_its_trial(run, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "deploy.yaml").write_text(yaml.safe_dump({"from": {"run": str(run.path), "trial": 3}}))
+    found, picks = guidance.opened(folder, [])
+    assert found.path == run.path and picks == ["trial:3"]
+    with pytest.raises(InputError, match="one exported trial"):
+        guidance.opened(folder, ["knee"])
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "-1", "nan", "inf", "1;2"])
+def test_scales_that_are_not_numbers(text):
+    with pytest.raises(InputError, match="--scales"):
+        guidance.scales_of(text)
+
+
+def test_scales_are_ordered_and_different():
+    assert guidance.scales_of("3, 1,3,7.5") == [1.0, 3.0, 7.5]
+
+
+def test_what_a_plan_becomes():
+    assert guidance.plans(Plan(solver="renoise", steps=4)) == [Plan(solver="renoise", steps=4)]
+    assert guidance.plans(Plan(steps=4)) == [Plan(steps=4), Plan(solver="one_step")]
+
+
+def test_bad_runs_are_one_line(run, monkeypatch, capsys):
+    def told(*arguments):
+        monkeypatch.setattr(sys, "argv", ["nas", "sweep-guidance", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        return line
+
+    assert "--scales" in told(run.path, "--scales", "x")
+    assert "trial:9" in told(run.path, "--pick", "trial:9") or "9" in told(run.path, "--pick", "trial:9")
+    assert "not a run directory" in told(run.path / "trials")
+    (run.path / "trials/0000/weights.safetensors").unlink()
+    assert "has no weights" in told(run.path, "--pick", "trial:0")
+    (run.path / "guidance.csv").write_text("a\n1\n")
+    assert "guidance.csv" in told(run.path, "--pick", "trial:1")
+    (run.path / "conditions.json").write_text(json.dumps({"fid": CONDITIONS["fid"]}))
+    assert "clip_score" in told(run.path)
+    assert not (run.path / "guidance.png").exists()

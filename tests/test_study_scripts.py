@@ -1,0 +1,88 @@
+"""The scripts of studies that are more than a study file: their cells, their costs on paper, and their tables."""
+
+import importlib.util
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from nas import pruning, settings
+from nas.autoencoders import kl
+from nas.decoder_training import decoded, psnr
+
+STUDIES = Path(__file__).parents[1] / "studies"
+
+
+def script(name):
+    path = STUDIES / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return script("vae_decoder/train.py")
+
+
+def test_the_full_decoder_is_the_shipped_one_and_an_eighth_of_what_is_deployed(vae, tmp_path, monkeypatch):
+    autoencoder = kl.load(kl.Settings())
+    full = pruning.of_autoencoder(autoencoder.model)
+    pictures = torch.rand(4, 3, 64, 64) * 2 - 1
+    monkeypatch.setattr(vae, "CACHE", tmp_path / "latents.safetensors")
+    first, again = (vae.cached_latents(autoencoder, {"train": pictures})["train"] for _ in range(2))
+    latents = vae.encoded(autoencoder, pictures)
+    assert torch.equal(first, latents) and torch.equal(again, latents)
+    shipped = autoencoder.decode(autoencoder.encode(pictures))
+    torch.testing.assert_close(decoded(full, latents), shipped, rtol=1e-3, atol=1e-4)
+    assert psnr(shipped, shipped + 1e-3) == pytest.approx(66.02, abs=0.01)  # 20 log10(2 / 0.001)
+
+    deployed = vae.deployed(full.config)
+    assert [level.channels for level in deployed.levels] == [128, 256, 512, 768] and deployed.groups == 32
+    costs = {cell: vae.costs(pruning.pruned(full, *how).config) for cell, how in vae.CELLS.items()}
+    assert costs["full"]["params"] == sum(p.numel() for p in deployed.build().parameters())
+    narrow, short = costs["half the width"], costs["half the width, one block"]
+    assert 3.8 < costs["full"]["macs"] / narrow["macs"] < 4.0  # a quarter, but for the first and last convolutions
+    assert short["macs"] < narrow["macs"] and short["params"] < narrow["params"]
+
+
+def test_tables_of_the_decoders(vae, capsys):
+    rows = [
+        {
+            "cell": cell,
+            "factor.decoder": cell,
+            "repeat": repeat,
+            "state": "complete",
+            "psnr_db": 25.0 - 2 * place + 0.1 * repeat,
+        }
+        | {"fid_efficientnet_lite0": 9.0 + place, "cpu_ms": 4.0 - place, "proxy_cpu_ms": 2.0}
+        for place, cell in enumerate(vae.CELLS)
+        for repeat in range(3)
+    ]
+    vae.show(pd.DataFrame(rows))
+    told = capsys.readouterr().out
+    assert "psnr_db" in told and "-2.000" in told and "worse" in told
+
+
+def test_the_median_of_measured_times(vae, monkeypatch):
+    clock = iter([0, 1, 10, 15, 20, 22])  # 1, 5 and 2 seconds
+    monkeypatch.setattr(vae.time, "process_time", lambda: next(clock))
+    assert vae.cpu_ms(torch.nn.Identity(), torch.zeros(1), 3) == 2000
+
+
+def test_plug_in_cells_are_those_of_the_study_file():
+    transfer = script("plug_in_transfer/transfer.py")
+    study = settings.load(STUDIES / "plug_in_transfer")
+    assert transfer.REFERENCE in study.ablation.factors["reconstruction"].names
+    assert transfer.STYLE not in study.dataset.settings("datasets").styles
+    assert transfer.FID in study.ablation.minimise
+
+
+def test_the_autoencoders_that_are_made_are_those_that_are_compared():
+    make, study = script("latent_channels/make.py"), settings.load(STUDIES / "latent_channels")
+    levels = study.ablation.factors["channels"].levels
+    assert {str(make.FOLDER / f"c{n}.safetensors") for n in make.CHANNELS} == {
+        level["autoencoder.path"] for level in levels.values()
+    }
