@@ -9,7 +9,7 @@ run: .venv/ready
 	.venv/bin/nas run $(STUDY) $(ARGS)
 
 test: .venv/ready
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 check: .venv/ready
 	.venv/bin/ruff check .

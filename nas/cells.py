@@ -95,7 +95,7 @@ class CellRun(Run):
             like=self.architectures[self.reference].to_dict(),
         )
 
-    def _goes_on(self, record: Record, others: list[list[list[float]]]) -> bool:
+    def _goes_on(self, record: Record) -> bool:
         return True
 
     def _conditions(self, conditions: Record) -> Record:

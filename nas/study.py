@@ -58,6 +58,7 @@ class Run:
         self.continuations: deque[tuple[int, int]] = deque()  # (trial, next rung)
         self.twins: dict[int, list[int]] = {}  # running trial -> later trials that asked for its architecture
         self.deaths: dict[tuple[int, int], int] = {}
+        self._curves: dict[int, list[list[float]]] = {}
         self.tracker = Tracker(study.tracking, directory.path, study.name)
         shared = is_database(url)
         run = f"{study.name}/{directory.path.name}" if shared else study.name
@@ -295,11 +296,10 @@ class Run:
             return self._conclude(record, "failed", str(known))
         result = future.result()
         record.update(proxy=result["proxy"], proxy_cost=result["proxy_cost"])
-        others = [self._curve(other) for other in self._searched() if other is not record]
         record["rungs"].append(result["rung"])
         if rung == len(self.study.stopping.rungs) - 1:
             self._conclude(record, "complete", "")
-        elif self._goes_on(record, others):
+        elif self._goes_on(record):
             self._save(record)
             self.continuations.append((number, rung + 1))
         else:
@@ -309,12 +309,15 @@ class Run:
         """The trials the sampler asked for; a repeat has no earlier rungs."""
         return [record for record in self.records.values() if not record.get("race")]
 
-    def _goes_on(self, record: Record, others: list[list[list[float]]]) -> bool:
+    def _goes_on(self, record: Record) -> bool:
+        others = [self._curve(other) for other in self._searched() if other["rungs"] and other is not record]
         return stopping.goes_on(self._curve(record), others, self.study.stopping)
 
     def _curve(self, record: Record) -> list[list[float]]:
-        """The objectives at every rung so far, all to be minimised."""
-        return [self._values(record, rung) for rung in range(len(record["rungs"]))]
+        """The objectives at every rung so far, all to be minimised; kept, because every decision asks for all of them."""
+        known = self._curves.setdefault(record["trial"], [])
+        known.extend(self._values(record, rung) for rung in range(len(known), len(record["rungs"])))
+        return known
 
     def _retry(self, record: Record, rung: int, death: failures.Lost) -> None:
         """A worker process died under a trial: again from the last checkpoint, and at last give it up."""
