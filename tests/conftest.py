@@ -11,6 +11,10 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 import pytest  # noqa: E402
 import synthetic_run  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture

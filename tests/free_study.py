@@ -6,6 +6,7 @@ import sys
 import time
 from hashlib import sha256
 from io import StringIO
+from multiprocessing import forkserver
 from pathlib import Path
 
 from nas.workers import Workers
@@ -87,6 +88,7 @@ def forked(function, *arguments):
     code = 1
     try:
         os.setsid()
+        forkserver._forkserver.__init__()  # the server of the program that forked it is not its child
         main = sys.modules["__main__"]
         main.__spec__ = None
         vars(main).pop("__file__", None)

@@ -67,7 +67,9 @@ def test_every_figure_is_drawn_before_printing(page):
 def test_nothing_sticks_out(page, width):
     page.resize(width, 900)
     page.wait("document.documentElement.clientWidth <= " + str(width))
-    assert page.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    page.wait(
+        "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )  # figures follow the window
     cut = """[...document.querySelectorAll('.winner *')].filter(part => part.offsetParent &&
         part.getBoundingClientRect().right > document.querySelector('.winner').getBoundingClientRect().right + 1).length"""
     assert page.value(cut) == 0
