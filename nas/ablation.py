@@ -206,9 +206,11 @@ def against(seen: Responses, value: float) -> pd.DataFrame:
 
 
 def tables(seen: Responses) -> dict[str, pd.DataFrame]:
-    """All of them by kind, without those that have no rows."""
+    """All of them by kind, without those that have no rows; without interactions main effects are the differences again."""
     makers: tuple[Callable[[Responses], pd.DataFrame], ...] = (cells, differences, main_effects, interactions)
     made = {kind: make(seen) for kind, make in zip(KINDS, makers, strict=True)}
+    if made["interactions"].empty:
+        del made["main_effects"]
     return {kind: table for kind, table in made.items() if len(table)}
 
 

@@ -250,10 +250,10 @@ def test_effects_of_a_full_factorial_are_those_of_hand_formulas():
     assert len(both) == 2 + 2 + 1
 
 
-def test_one_factor_designs_have_main_effects_and_no_interactions():
+def test_main_effects_of_one_factor_designs_are_the_differences_and_told_once():
     levels = [{"a": "0", "b": "0"}, {"a": "1", "b": "0"}, {"a": "0", "b": "1"}]
     seen = ablation.read(frame(np.arange(9.0).reshape(3, 3) ** 1.5, levels, REFERENCE), "fid")
-    assert set(ablation.tables(seen)) == {"cells", "differences", "main_effects"}
+    assert set(ablation.tables(seen)) == {"cells", "differences"}
     main, apart = ablation.main_effects(seen), ablation.differences(seen)
     assert main["estimate"].tolist() == pytest.approx(apart["estimate"].tolist())
 
@@ -515,7 +515,7 @@ def test_a_run_trains_every_cell_with_shared_seeds_and_writes_its_tables(finishe
     page = (folder / "report.html").read_text()
     assert "Differences from the reference cell" in page and "Which decision mattered" not in page
     written = pd.read_csv(folder / "effects.csv")
-    assert set(written["table"]) == {"cells", "differences", "main_effects"}
+    assert set(written["table"]) == {"cells", "differences"}
     cell = written[(written["column"] == "denoising_loss") & (written["table"] == "cells")].set_index("cell")
     by_hand = table[table["cell"] == "kv=relu"]["denoising_loss"].mean()
     assert cell["mean"]["kv=relu"] == pytest.approx(by_hand)
