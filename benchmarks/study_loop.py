@@ -13,43 +13,20 @@ import resource
 import sys
 import tempfile
 import time
-from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import free_study  # noqa: E402
+from at_once import AtOnce  # noqa: E402
 from postgres_server import Cluster, binaries  # noqa: E402
 
 
-class AtOnce:
-    """Two slots that compute the free objective in this process."""
+class Free(AtOnce):
+    """The free objective, in this process."""
 
-    def __init__(self, *_):
-        self._done = []
-
-    @property
-    def free(self):
-        return len(self._done) < 2
-
-    @property
-    def busy(self):
-        return [tag for tag, _ in self._done]
-
-    def submit(self, tag, function, *arguments):
-        future = Future()
-        if function.__name__ == "prepare":
-            future.set_result(free_study.prepare())
-        else:
-            future.set_result(free_study.run_rung(vars(arguments[0])))
-        self._done.append((tag, future))
-
-    def finished(self, timeout_s):
-        done, self._done = self._done, []
-        return done
-
-    def stop(self):
-        pass
+    def compute(self, tag, function, *arguments):
+        return free_study.prepare() if function.__name__ == "prepare" else free_study.run_rung(vars(arguments[0]))
 
 
 def loop(trials, url):
@@ -70,7 +47,7 @@ def loop(trials, url):
         path = Path(folder) / "study.yaml"
         path.write_text(free_study.STUDY.format(trials=trials, workers=2))
         began, cpu = time.perf_counter(), time.process_time()
-        running = free_study.coordinate(path, Path(folder) / "runs", url, AtOnce)
+        running = free_study.coordinate(path, Path(folder) / "runs", url, Free)
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
     Run._conclude = conclude
     asked = len(running.records)

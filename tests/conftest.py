@@ -33,3 +33,15 @@ def long_run(tmp_path_factory):
     run_dir = synthetic_run.write(tmp_path_factory.mktemp("long") / "study" / "run", trials=200)
     began = time.process_time()
     return run_dir, report.write(run_dir), time.process_time() - began
+
+
+@pytest.fixture(scope="module")
+def database_server():
+    """A PostgreSQL server of the test's own, on loopback; skips where none is installed."""
+    from postgres_server import Cluster, binaries
+
+    if binaries() is None:
+        pytest.skip("no PostgreSQL server here: install Debian's postgresql")
+    pytest.importorskip("psycopg", reason="no driver: install nas[postgres]")
+    with Cluster() as cluster:
+        yield cluster

@@ -3,7 +3,6 @@
 import json
 import math
 import pickle
-from concurrent.futures import Future
 from dataclasses import replace
 from itertools import product
 
@@ -12,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from at_once import AtOnce
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -460,30 +460,17 @@ def test_cells_must_lie_in_the_supernet_they_start_from(tmp_path):
 # --- a real run ------------------------------------------------------------------------------------------------------
 
 
-class InProcess:
-    """One slot that computes at once, here: the real functions without the seconds a process takes to start."""
+class InProcess(AtOnce):
+    """The real functions, without the seconds a process takes to start."""
+
+    slots = 1
 
     def __init__(self, count, study, cache):
+        super().__init__(count, study, cache)
         trial.start_worker(study, cache, 1)
-        self._done = []
 
-    free = property(lambda self: not self._done)
-    busy = property(lambda self: [tag for tag, _ in self._done])
-
-    def submit(self, tag, function, *arguments):
-        future = Future()
-        try:
-            future.set_result(function(*pickle.loads(pickle.dumps(arguments))))
-        except Exception as error:
-            future.set_exception(error)
-        self._done.append((tag, future))
-
-    def finished(self, timeout_s):
-        done, self._done = self._done, []
-        return done
-
-    def stop(self):
-        pass
+    def compute(self, tag, function, *arguments):
+        return function(*pickle.loads(pickle.dumps(arguments)))
 
 
 @pytest.fixture(scope="module")

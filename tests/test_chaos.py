@@ -12,22 +12,12 @@ import optuna
 import psutil
 import pytest
 import rich._emoji_codes
-from postgres_server import Cluster, binaries
 
 from nas import results, settings
 from nas.space import SearchSpace
 from nas.storage import open_storage
 
 TRIALS, WORKERS = 30, 3
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    if binaries() is None:
-        pytest.skip("no PostgreSQL server here: install Debian's postgresql")
-    pytest.importorskip("psycopg", reason="no driver: install nas[postgres]")
-    with Cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +95,7 @@ def trained(found):
 
 @pytest.mark.parametrize("kind", ["journal", "postgres"])
 def test_random_kills_change_nothing(kind, study, undisturbed, tmp_path, monkeypatch, request):
-    url = request.getfixturevalue("postgres").url if kind == "postgres" else None
+    url = request.getfixturevalue("database_server").url if kind == "postgres" else None
     monkeypatch.setenv(free_study.SECONDS, "0.2")
     rng, deaths, until = random.Random(1), {"worker": 0, "coordinator": 0}, time.monotonic() + 300
     pid = free_study.forked(free_study.coordinate, study, tmp_path, url)

@@ -4,7 +4,6 @@ import threading
 
 import optuna
 import pytest
-from postgres_server import Cluster, binaries
 
 from nas import postgres
 from nas.errors import InputError
@@ -61,36 +60,27 @@ def test_a_storage_that_cannot_be_is_one_line_without_the_password(url, words, t
     assert "\n" not in str(error.value)
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    if binaries() is None:
-        pytest.skip("no PostgreSQL server here: install Debian's postgresql")
-    pytest.importorskip("psycopg", reason="no driver: install nas[postgres]")
-    with Cluster() as started:
-        yield started
-
-
-def test_a_database_that_restarts_is_waited_for(cluster, monkeypatch):
-    study = open_study(cluster.url, None, "restart")
+def test_a_database_that_restarts_is_waited_for(database_server, monkeypatch):
+    study = open_study(database_server.url, None, "restart")
     told(study, 2)
-    cluster.stop()
-    starting = threading.Timer(1.0, cluster.start)
+    database_server.stop()
+    starting = threading.Timer(1.0, database_server.start)
     starting.start()
     told(study, 2)
     starting.join()
-    assert len(open_study(cluster.url, None, "restart").trials) == 4
+    assert len(open_study(database_server.url, None, "restart").trials) == 4
     monkeypatch.setattr(postgres, "PATIENCE_S", 0.5)
-    cluster.stop()
+    database_server.stop()
     try:
         with pytest.raises(InputError, match="no answer"):
             told(study, 1)
     finally:
-        cluster.start()
+        database_server.start()
 
 
-def test_writers_side_by_side_leave_no_gap_and_runs_stay_apart(cluster):
+def test_writers_side_by_side_leave_no_gap_and_runs_stay_apart(database_server):
     def write(name):
-        journal = DatabaseJournal(Database(cluster.url), "many")
+        journal = DatabaseJournal(Database(database_server.url), "many")
         for number in range(20):
             journal.append_logs([{"who": name, "number": number}])
 
@@ -99,16 +89,16 @@ def test_writers_side_by_side_leave_no_gap_and_runs_stay_apart(cluster):
         thread.start()
     for thread in threads:
         thread.join()
-    found = list(DatabaseJournal(Database(cluster.url), "many").read_logs(0))
+    found = list(DatabaseJournal(Database(database_server.url), "many").read_logs(0))
     assert sorted((row["who"], row["number"]) for row in found) == [(w, n) for w in range(4) for n in range(20)]
     for name in range(4):
         assert [row["number"] for row in found if row["who"] == name] == list(range(20))
-    assert list(DatabaseJournal(Database(cluster.url), "other").read_logs(0)) == []
-    assert "many" in Database(cluster.url).runs("ma") and Database(cluster.url).runs("%") == []
+    assert list(DatabaseJournal(Database(database_server.url), "other").read_logs(0)) == []
+    assert "many" in Database(database_server.url).runs("ma") and Database(database_server.url).runs("%") == []
 
 
-def test_a_write_whose_answer_was_lost_counts_once(cluster):
-    database = Database(cluster.url)
+def test_a_write_whose_answer_was_lost_counts_once(database_server):
+    database = Database(database_server.url)
     journal = DatabaseJournal(database, "once")
     real, calls = database.patiently, []
 

@@ -3,11 +3,11 @@
 import json
 import random
 import shutil
-from concurrent.futures import Future
 from io import StringIO
 
 import optuna
 import pytest
+from at_once import AtOnce
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
@@ -31,40 +31,19 @@ tracking: {mode: "off"}
 """
 
 
-class Workers:
-    """Two slots that compute a made-up score at once; `fail` maps trial numbers to exceptions, taken one by one."""
+class Workers(AtOnce):
+    """A made-up score for every job; `fail` maps trial numbers to exceptions, taken one by one."""
 
-    fail: dict[int, list[BaseException]] = {}
+    fail: dict[int, list[Exception]] = {}
     ran: list[tuple[int, int]] = []
 
-    def __init__(self, count, study, cache):
-        self._done = []
-
-    @property
-    def free(self):
-        return len(self._done) < 2
-
-    @property
-    def busy(self):
-        return [tag for tag, _ in self._done]
-
-    def submit(self, tag, function, *arguments):
-        future = Future()
+    def compute(self, tag, function, *arguments):
         if function is trial.prepare:
-            future.set_result(({"fid_efficientnet_lite0": {"unit": "", "higher_is_better": False}}, ["a", "b"]))
-        elif self.fail.get(tag[0]):
-            future.set_exception(self.fail[tag[0]].pop(0))
-        else:
-            self.ran.append(tag)
-            future.set_result(rung_of(arguments[0]))
-        self._done.append((tag, future))
-
-    def finished(self, timeout_s):
-        done, self._done = self._done, []
-        return done
-
-    def stop(self):
-        pass
+            return {"fid_efficientnet_lite0": {"unit": "", "higher_is_better": False}}, ["a", "b"]
+        if self.fail.get(tag[0]):
+            raise self.fail[tag[0]].pop(0)
+        self.ran.append(tag)
+        return rung_of(arguments[0])
 
 
 def rung_of(job):
