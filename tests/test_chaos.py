@@ -96,7 +96,7 @@ def trained(found):
 @pytest.mark.parametrize("kind", ["journal", "postgres"])
 def test_random_kills_change_nothing(kind, study, undisturbed, tmp_path, monkeypatch, request):
     url = request.getfixturevalue("database_server").url if kind == "postgres" else None
-    monkeypatch.setenv(free_study.SECONDS, "0.2")
+    monkeypatch.setenv(free_study.SECONDS, "0.4")
     rng, deaths, until = random.Random(1), {"worker": 0, "coordinator": 0}, time.monotonic() + 300
     pid = free_study.forked(free_study.coordinate, study, tmp_path, url)
     try:
@@ -106,7 +106,7 @@ def test_random_kills_change_nothing(kind, study, undisturbed, tmp_path, monkeyp
                 pid = free_study.forked(free_study.coordinate, study, tmp_path, url)
                 continue
             workers = workers_of(pid)
-            if workers and rng.random() < 0.6:
+            if workers and deaths["worker"] <= deaths["coordinator"]:  # in turn, so that a fast machine sees both
                 rng.choice(workers).kill()
                 deaths["worker"] += 1
             else:
