@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nas import menu, space
+from nas import fields, menu
 from nas.document import expected
 from nas.errors import InputError
+from nas.space import SearchSpace
 
 if TYPE_CHECKING:
     from nas.backbones.unet import Config
@@ -253,7 +254,7 @@ def base_architecture(study: Study) -> Config:
 
     given = study.architecture
     if given is None:
-        base: Config = space.SearchSpace.load(str(study.space)).base
+        base: Config = SearchSpace.load(str(study.space)).base
         return base
     if isinstance(given, str):
         from nas.published import architecture
@@ -273,7 +274,7 @@ def architectures(study: Study) -> dict[str, Config]:
     """Each cell's canonical network at deploy scale, by the cell's name."""
     assert study.ablation is not None
     base = base_architecture(study)
-    return {c.name: space.changed(base, c.architecture_fields).canonical() for c in cells(study.ablation)}
+    return {c.name: fields.changed(base, c.architecture_fields).canonical() for c in cells(study.ablation)}
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
@@ -337,8 +338,8 @@ def _check_level(study: Study, base: Config, path: str, value: Any, location: Lo
 def _check_architecture(base: Config, path: str, value: Any, location: Location) -> None:
     _, _, field = path.partition(".")
     try:
-        space.changed(base, [(field, value)])
-    except space.NoField as error:
+        fields.changed(base, [(field, value)])
+    except fields.NoField as error:
         raise Refused(_field_location(location), str(error)) from None
     except ValueError as error:
         raise Refused(location, f"{path}: {value!r} is refused: {error}") from None
@@ -377,7 +378,7 @@ def _set_by(factor: Factor, base: Config) -> set[str]:
     found: set[str] = set()
     for path in (path for name in factor.names for path in factor.overrides(name)):
         section, _, field = path.partition(".")
-        inside = space.concrete(base, field) if section == FIRST and "*" in field else [field]
+        inside = fields.concrete(base, field) if section == FIRST and "*" in field else [field]
         found |= {f"{section}.{field}".rstrip(".") for field in inside}
     return found
 
@@ -388,7 +389,7 @@ def _check_cells(study: Study, settings: Settings, base: Config) -> None:
     for cell in cells(settings):
         location: Location = ("ablation", "factors")
         try:
-            config = space.changed(base, cell.architecture_fields).canonical()
+            config = fields.changed(base, cell.architecture_fields).canonical()
             new = _validated(study, cell.settings)
         except ValidationError as error:
             raise Refused(location, f"cell {cell.name!r} is refused: {error.errors()[0]['msg']}") from None

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from nas import menu
 from nas.cost import Cost
 from nas.errors import InputError
-from nas.space import Axis, Choices, SearchSpace, with_fields
+from nas.fields import with_fields
+from nas.space import Axis, Choices, SearchSpace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -307,7 +308,7 @@ def _alike(space: SearchSpace, target: Config, choices: Choices, axes: tuple[Axi
 
 def _agrees(base: Config, target: Config, path: str, value: Any) -> bool:
     """Whether setting this field of the network changes nothing, in at least one place that `*` stands for."""
-    from nas.space import concrete
+    from nas.fields import concrete
 
     for place in concrete(base, path):
         try:

@@ -25,23 +25,18 @@ Reading, sampling and counting import neither torch nor numpy; `nas.screen` eval
 
 from __future__ import annotations
 
-import copy
-import difflib
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from graphlib import CycleError, TopologicalSorter
-from itertools import combinations, product
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import TYPE_CHECKING, Any
 
 from nas import menu
 from nas.errors import InputError
+from nas.fields import with_fields
 
 if TYPE_CHECKING:
     import optuna
@@ -50,79 +45,6 @@ if TYPE_CHECKING:
 
 Choices = dict[str, Any]
 Condition = dict[str, tuple[Any, ...]]
-SHIPPED = Path(__file__).parent.parent / "search_spaces"
-
-
-class Range(BaseModel):
-    """Integers from low to high, both included."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    low: int
-    high: int
-    step: int = Field(1, ge=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low > self.high or (self.high - self.low) % self.step:
-            raise ValueError(f"low={self.low}, high={self.high}, step={self.step}: steps from low must end at high")
-        return self
-
-
-Clause = dict[str, Any]
-
-
-class AxisFile(BaseModel):
-    """One axis as a space file spells it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    fields: str | list[str] = []
-    """Path of the field, or several tied paths that take the same value; `*` stands for every level or entry."""
-    choices: list[Any] | dict[str, dict[str, Any]] | None = None
-    """The values; or named choices, each a mapping of paths to values (then without `fields`)."""
-    range: Range | None = None
-    """Evenly spaced integers, instead of `choices`; a sampler may use their order."""
-    when: Clause | list[Clause] = []
-    """The axis counts only if these other axes have these values (one or a list); of a list of mappings, one must hold."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if (self.choices is None) == (self.range is None):
-            raise ValueError("give one of choices and range")
-        if self.choices is not None and not self.choices:
-            raise ValueError("choices is empty")
-        if isinstance(self.choices, dict) == bool(self.fields):
-            raise ValueError("give fields with a list of choices or a range, and none with named choices")
-        return self
-
-
-class SpaceFile(BaseModel):
-    """A search space file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    backbone: str | None = None
-    """The family of denoisers: a name in nas/backbones."""
-    decoder: str | None = None
-    """Or the family of image decoders: a name in nas/decoders."""
-    base: str | dict[str, Any]
-    """Where the other fields come from: the name of a preset, or a whole architecture."""
-    hold: dict[str, Any] = {}
-    """Fields held at other values than the base's, by path."""
-    axes: dict[str, AxisFile] = Field(min_length=1)
-    """What is searched: a name for each decision."""
-
-    @model_validator(mode="after")
-    def _one_family(self) -> Self:
-        if (self.backbone is None) == (self.decoder is None):
-            raise ValueError("give one of backbone and decoder")
-        return self
-
-    @property
-    def family(self) -> tuple[str, str]:
-        """The menu folder and the name in it."""
-        return ("backbones", self.backbone) if self.backbone is not None else ("decoders", self.decoder or "")
 
 
 @dataclass(frozen=True)
@@ -171,12 +93,9 @@ class SearchSpace:
 
         Raises InputError naming file, axis, value and rule for whatever the space cannot be.
         """
-        from nas.document import Document
+        from nas import space_file
 
-        path = find(name_or_path)
-        document = Document.read(path)
-        file: SpaceFile = document.validate(SpaceFile, document.content)
-        return _Loader(path, file).space()
+        return space_file.load(name_or_path)
 
     # -- members -------------------------------------------------------------------------------------------------
 
@@ -214,7 +133,7 @@ class SearchSpace:
         try:
             return self.built(choices).canonical()
         except ValueError as error:
-            raise InputError(f"{self.source}: {_spelled(choices)} is refused: {error}") from None
+            raise InputError(f"{self.source}: {spelled(choices)} is refused: {error}") from None
 
     def enumerate(self) -> Iterator[Choices]:
         """Every member once."""
@@ -306,244 +225,6 @@ class SearchSpace:
         return chosen
 
 
-def find(name_or_path: str | Path) -> Path:
-    """The file of a space. Raises InputError that lists the spaces there are."""
-    given = Path(name_or_path)
-    folders = [Path("search_spaces"), SHIPPED]
-    candidates = [given] if given.suffix else [folder / f"{name_or_path}.yaml" for folder in folders]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is not None:
-        return found
-    offered = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    raise InputError(f"search space: no file {candidates[0]}{menu.nearest(given.stem, offered)}")
-
-
-def with_fields(config: Config, settings: Sequence[tuple[str, Any]]) -> Config:
-    """The architecture with fields set by path. Raises KeyError(path) where there is no such field."""
-    changes: dict[str, Any] = {}
-    levels: dict[int, dict[str, Any]] = {}
-    for path, value in settings:
-        head, *rest = path.split(".")
-        if head != "levels" or not rest:
-            changes[head] = _entry(changes.get(head, getattr(config, head, None)), rest, value, path)
-            continue
-        if len(rest) < 2:
-            raise KeyError(path)
-        for index in _indices(rest[0], len(config.levels), path):
-            level = levels.setdefault(index, {})
-            old = level.get(rest[1], getattr(config.levels[index], rest[1], None))
-            level[rest[1]] = _entry(old, rest[2:], value, path)
-    if levels:
-        changes["levels"] = tuple(replace(level, **levels.get(i, {})) for i, level in enumerate(config.levels))
-    return replace(config, **changes)
-
-
-class NoField(ValueError):
-    """A path that names no field of an architecture."""
-
-
-def changed(base: Config, settings: Sequence[tuple[str, Any]]) -> Config:
-    """`with_fields`, its types checked. NoField names the nearest field there is; ValueError says why a value is refused."""
-    try:
-        config: Config = type(base).from_dict(with_fields(copy.copy(base), settings).to_dict())
-        return config
-    except KeyError as error:
-        raise NoField(f"no field {error.args[0]!r}{_nearest_path(base, error.args[0])}") from None
-    except (ValueError, TypeError) as error:
-        unknown = "unexpected keyword argument" in str(error)
-        path = next((path for path, _ in settings if unknown and path.split(".")[-1] in str(error)), None)
-        if path is not None:
-            raise NoField(f"no field {path!r}{_nearest_path(base, path)}") from None
-        raise ValueError(str(error)) from None
-
-
-def _entry(old: Any, rest: Sequence[str], value: Any, path: str) -> Any:
-    """The new value of a field: the given one, or the old tuple with the entry (or all, for *) replaced."""
-    if not rest:
-        return tuple(value) if isinstance(value, list) else value
-    if len(rest) > 1 or not isinstance(old, tuple):
-        raise KeyError(path)
-    changed = list(old)
-    for index in _indices(rest[0], len(old), path):
-        changed[index] = value
-    return tuple(changed)
-
-
-def _indices(step: str, length: int, path: str) -> Sequence[int]:
-    if step == "*":
-        return range(length)
-    if step.isdigit() and int(step) < length:
-        return [int(step)]
-    raise KeyError(path)
-
-
-def _spelled(choices: Mapping[str, Any]) -> str:
+def spelled(choices: Mapping[str, Any]) -> str:
+    """A member for a message."""
     return ", ".join(f"{name}={value}" for name, value in choices.items()) or "the base"
-
-
-class _Loader:
-    """From a file's contents to a space, refusing what cannot be."""
-
-    def __init__(self, path: Path, file: SpaceFile):
-        self.path, self.file = path, file
-        try:
-            self.menu = menu.pick(*file.family)
-        except InputError as error:
-            raise self._error(str(error)) from None
-
-    def space(self) -> SearchSpace:
-        base = self._base()
-        for path, value in self.file.hold.items():
-            base = self._tried(base, [(path, value)], f"hold.{path}: {value!r}")
-        axes = [self._axis(name, axis) for name, axis in self.file.axes.items()]
-        space = SearchSpace(self.path.stem, str(self.path), self.file.family, base, tuple(self._ordered(axes)))
-        self._check_fields(space)
-        self._check_overlaps(space)
-        self._check_pairs(space)
-        return space
-
-    def _error(self, message: str) -> InputError:
-        return InputError(f"{self.path}: {message}")
-
-    def _base(self) -> Config:
-        if isinstance(self.file.base, dict):
-            try:
-                config: Config = self.menu.Config.from_dict(self.file.base)
-                return config
-            except ValueError as error:
-                raise self._error(f"base: {error}") from None
-        presets: dict[str, Config] = self.menu.presets()
-        if self.file.base not in presets:
-            raise self._error(f"base: unknown preset {self.file.base!r}{menu.nearest(self.file.base, list(presets))}")
-        return presets[self.file.base]
-
-    def _axis(self, name: str, axis: AxisFile) -> Axis:
-        when = tuple(
-            {asked: tuple(value) if isinstance(value, list) else (value,) for asked, value in clause.items()}
-            for clause in ([axis.when] if isinstance(axis.when, dict) else axis.when)
-        )
-        self._check_when(name, when)
-        if isinstance(axis.choices, dict):
-            named = tuple(tuple(settings.items()) for settings in axis.choices.values())
-            return Axis(name, tuple(axis.choices), named, when)
-        paths = [axis.fields] if isinstance(axis.fields, str) else axis.fields
-        span = axis.range
-        values = tuple(range(span.low, span.high + 1, span.step)) if span else tuple(axis.choices or ())
-        if any(value in values[:index] for index, value in enumerate(values)):
-            raise self._error(f"axes.{name}.choices: {list(values)} names a value twice")
-        settings = tuple(tuple((path, value) for path in paths) for value in values)
-        return Axis(name, values, settings, when, span.step if span else None)
-
-    def _check_when(self, name: str, when: tuple[Condition, ...]) -> None:
-        for asked, values in (item for condition in when for item in condition.items()):
-            other = self.file.axes.get(asked)
-            if other is None or asked == name:
-                offered = menu.nearest(asked, [axis for axis in self.file.axes if axis != name])
-                raise self._error(f"axes.{name}.when: no axis {asked!r}{offered}")
-            span = other.range
-            choices = list(range(span.low, span.high + 1, span.step)) if span else list(other.choices or ())
-            wrong = [value for value in values if value not in choices]
-            if wrong:
-                raise self._error(f"axes.{name}.when.{asked}: {wrong[0]!r} is not one of its choices: {choices}")
-
-    def _ordered(self, axes: list[Axis]) -> list[Axis]:
-        """As in the file, but each after the axes its condition asks about."""
-        sorter = TopologicalSorter({a.name: {name for condition in a.when for name in condition} for a in axes})
-        place = {axis.name: index for index, axis in enumerate(axes)}
-        ordered: list[str] = []
-        try:
-            sorter.prepare()
-            ready = list(sorter.get_ready())
-            while ready:
-                ready.sort(key=lambda name: place[name])
-                ordered.append(ready.pop(0))
-                sorter.done(ordered[-1])
-                ready += sorter.get_ready()
-        except CycleError as error:
-            raise self._error(f"axes: conditions go round in a circle: {' -> '.join(error.args[1])}") from None
-        return [axes[place[name]] for name in ordered]
-
-    def _tried(self, base: Config, settings: Sequence[tuple[str, Any]], what: str) -> Config:
-        """The base with these fields; InputError `what is refused: rule` if there is no such field or value."""
-        try:
-            return changed(base, settings)
-        except NoField as error:
-            raise self._error(f"{what}: {error}") from None
-        except ValueError as error:
-            raise self._error(f"{what} is refused: {error}") from None
-
-    def _check_fields(self, space: SearchSpace) -> None:
-        """Every choice of every axis, alone on the base."""
-        for axis in space.axes:
-            for choice, settings in zip(axis.choices, axis.settings, strict=True):
-                self._tried(space.base, settings, f"axes.{axis.name}: {choice!r}")
-
-    def _check_overlaps(self, space: SearchSpace) -> None:
-        """No two axes set one field at a time; an axis for a whole tuple comes before those for its entries."""
-        for a, b in combinations(space.axes, 2):
-            fields = {path: concrete(space.base, path) for axis in (a, b) for c in axis.settings for path, _ in c}
-            mine, theirs = ({p for c in axis.settings for path, _ in c for p in fields[path]} for axis in (a, b))
-            shared = mine & theirs | {path for path in mine if path.rpartition(".")[0] in theirs}
-            if shared and any(a.active(decided) and b.active(decided) for decided in space.decided()):
-                raise self._error(f"axes.{a.name} and axes.{b.name} both set {min(shared)}")
-
-    def _check_pairs(self, space: SearchSpace) -> None:
-        """Every pair of choices that can be active together, so that a clash is found before a search is under way."""
-        for a, b in combinations(space.axes, 2):
-            for i, j in product(range(len(a.choices)), range(len(b.choices))):
-                pair = {a.name: a.choices[i], b.name: b.choices[j]}
-                if not (_possible(a, pair) and _possible(b, pair)):
-                    continue
-                try:
-                    with_fields(space.base, a.settings[i] + b.settings[j])
-                except ValueError as error:
-                    raise self._error(f"axes.{a.name}, axes.{b.name}: {_spelled(pair)} is refused: {error}") from None
-                except KeyError as error:
-                    raise self._error(
-                        f"axes.{b.name}: {_spelled(pair)}: no field {error.args[0]!r} after axes.{a.name}"
-                    ) from None
-
-
-def _possible(axis: Axis, choices: Mapping[str, Any]) -> bool:
-    """Whether the axis can be active beside these choices, if the other axes are free."""
-    return not axis.when or any(
-        all(name not in choices or choices[name] in values for name, values in condition.items())
-        for condition in axis.when
-    )
-
-
-def concrete(config: Config, path: str) -> list[str]:
-    """The paths that a path with `*` stands for."""
-    found = [""]
-    for step in path.split("."):
-        found = [f"{p}.{s}".lstrip(".") for p in found for s in (_steps(config, p) if step == "*" else [step])]
-    return found
-
-
-def _steps(config: Config, path: str) -> range:
-    """The indices below a path: of the levels, or of the entries of a level's tuple."""
-    if path == "levels":
-        return range(len(config.levels))
-    _, index, name = path.split(".")
-    return range(len(getattr(config.levels[int(index)], name)))
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of space files, which editors read."""
-    return SpaceFile.model_json_schema()
-
-
-def paths(config: Config) -> list[str]:
-    """The paths an axis may name, `*` for each kind of index."""
-    plain = config.to_dict()
-    top = [name for name in plain if name != "levels"]
-    levels = [f"levels.{i}.{name}" for i, level in enumerate(plain["levels"]) for name in level]
-    lists = [(i, name) for i, level in enumerate(plain["levels"]) for name, v in level.items() if isinstance(v, list)]
-    entries = [f"levels.{i}.{name}.*" for i, name in lists]
-    return top + levels + [f"levels.*.{name}" for name in plain["levels"][0]] + entries
-
-
-def _nearest_path(config: Config, path: str) -> str:
-    close = difflib.get_close_matches(path, paths(config), n=1, cutoff=0.3)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (an axis may name fields such as levels.0.channels, levels.*.ffn_ratio, levels.2.down.*, shared_kv)"

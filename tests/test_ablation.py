@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 import nas.study
-from nas import ablation, cells, check, design, export, launch, results, space, stages, trial
+from nas import ablation, cells, check, design, export, fields, launch, results, stages, trial
 from nas import settings as study_file
 from nas.backbones import Proxy
 from nas.backbones.unet import Config, presets
@@ -541,7 +541,7 @@ def test_an_exported_cell_draws_as_its_cell_says(finished, tmp_path):
 def test_initial_weights_agree_where_shapes_do():
     proxy = Proxy(16, 8, 16, 16)
     base = presets()["mobilediffusion"]
-    one, two = (trial.fresh(space.changed(base, [("levels.2.channels", w)]).scaled(proxy), 5) for w in (1024, 1280))
+    one, two = (trial.fresh(fields.changed(base, [("levels.2.channels", w)]).scaled(proxy), 5) for w in (1024, 1280))
     before = {name: tensor.clone() for name, tensor in two.state_dict().items()}
     stages.copy_agreeing(one, two)
     own, other = two.state_dict(), one.state_dict()

@@ -8,7 +8,7 @@ import exported
 import pytest
 import torch
 
-from nas import block_latency, latency, settings, space
+from nas import block_latency, fields, latency, settings
 from nas.backbones.unet import Config, Level, network, presets
 from nas.errors import InputError
 
@@ -145,7 +145,7 @@ def test_a_study_has_the_sum_as_a_cost(tmp_path):
     assert costs["latency_ms"] == pytest.approx(2.0 * count) and costs["params"] == config.cost(64, 77).params
     assert deploy.latency_conditions()["latency_ms"]["fingerprint"] == "00"
     assert settings.Deploy().latency_conditions() == {}
-    wider = space.changed(config, [("levels.2.channels", 768)])
+    wider = fields.changed(config, [("levels.2.channels", 768)])
     with pytest.raises(InputError, match="lacks the block '.*768.*'; measure it again"):
         deploy.costs(wider)
     with pytest.raises(InputError, match="latents of side 64 and 77 text tokens, the study deploys at 32 and 77"):

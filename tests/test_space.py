@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from nas.backbones import Proxy, unet
 from nas.errors import InputError
-from nas.space import SHIPPED, SearchSpace
+from nas.space import SearchSpace
+from nas.space_file import SHIPPED
 
 SPACES = {path.stem: SearchSpace.load(path) for path in sorted(SHIPPED.glob("*.yaml"))}
 PRESETS = unet.presets()
@@ -240,6 +241,6 @@ def test_a_member_the_space_does_not_have(tmp_path, choices, message):
 
 
 def test_schema_on_disk_is_the_one_the_code_gives():
-    from nas.space import schema
+    from nas.space_file import schema
 
     assert json.loads((Path(SHIPPED) / "space.schema.json").read_text()) == schema()
