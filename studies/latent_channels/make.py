@@ -17,7 +17,7 @@ from nas.decoder_training import BATCH, psnr
 from nas.metrics import fid
 
 CHANNELS = (4, 8, 16)
-STEPS, PICTURES, LEARNING_RATE = 250, 16, 1e-3
+STEPS, PICTURES, LEARNING_RATE = 1000, 16, 1e-3
 FOLDER = Path("runs/latent_channels")
 TABLE = Path(__file__).with_name("reconstructions.csv")
 
