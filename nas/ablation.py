@@ -26,15 +26,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy import special
 
-from nas import results
+from nas import contrasts, results
+from nas.contrasts import MOST_REPEATS, Array, Variance
 from nas.errors import InputError
 from nas.menu import nearest
 
-Array = NDArray[np.float64]
-Variance = Literal["separate", "pooled"]
 Style = Literal["markdown", "latex", "html", "plain"]
 FILES: dict[Style, tuple[str, str]] = {
     "markdown": ("md", "## {}\n\n"),
@@ -42,8 +39,6 @@ FILES: dict[Style, tuple[str, str]] = {
     "html": ("html", "<h2>{}</h2>\n"),
 }
 KINDS = ("cells", "differences", "main_effects", "interactions")
-POWER = 0.8
-MOST_REPEATS = 10_000  # more than this is no plan
 MOST_TOLD = 4  # settled differences spelled out in the answer's sentence
 FACTOR = "factor."
 
@@ -137,14 +132,14 @@ def _reference_row(levels: pd.DataFrame, reference: Mapping[str, str]) -> int:
 def cells(seen: Responses) -> pd.DataFrame:
     """Every cell: cell, its levels, n, mean, sd, low, high. The interval is Student's over the cell's own repeats."""
     counts = np.isfinite(seen.values).sum(axis=1)
-    mean, sd = _moments(seen.values)
-    half = _quantile(seen.confidence, counts - 1) * sd / np.sqrt(np.maximum(counts, 1))
+    mean, sd = contrasts.moments(seen.values)
+    half = contrasts.quantile(seen.confidence, counts - 1) * sd / np.sqrt(np.maximum(counts, 1))
     found = seen.levels.assign(n=counts, mean=mean, sd=sd, low=mean - half, high=mean + half)
     return _titled(found, "cells", seen)
 
 
 def differences(seen: Responses) -> pd.DataFrame:
-    """Every other cell less the reference, paired by repeat: cell, against, and the columns of `_tested`."""
+    """Every other cell less the reference, paired by repeat: cell, against, and the columns of `contrasts.tested`."""
     others = [row for row in range(len(seen.levels)) if row != seen.reference]
     weights = np.zeros((len(others), len(seen.levels)))
     weights[range(len(others)), others] = 1.0
@@ -165,7 +160,7 @@ def ratios(seen: Responses) -> pd.DataFrame:
 
 def main_effects(seen: Responses) -> pd.DataFrame:
     """What each level does against the reference's level of its factor, averaged over all pairs of cells that differ in
-    that factor alone: factor, level, against, and the columns of `_tested`."""
+    that factor alone: factor, level, against, and the columns of `contrasts.tested`."""
     told, weights = [], []
     for factor, base in seen.base_levels.items():
         for level in seen.levels_of(factor):
@@ -178,7 +173,7 @@ def main_effects(seen: Responses) -> pd.DataFrame:
 
 def interactions(seen: Responses) -> pd.DataFrame:
     """How much the effect of one level changes with another factor's (a difference of differences), against the
-    reference's levels: factor, level, with_factor, with_level, and the columns of `_tested`. Empty unless factorial."""
+    reference's levels: factor, level, with_factor, with_level, and the columns of `contrasts.tested`. Empty unless factorial."""
     told, weights = [], []
     for (a, a0), (b, b0) in combinations(seen.base_levels.items(), 2):
         for level, other in product(seen.levels_of(a), seen.levels_of(b)):
@@ -236,7 +231,7 @@ def _said(column: str, table: pd.DataFrame) -> str:
     return f"{column}, against {table['against'].iloc[0]!r}: {'; '.join(parts)}{rest}."
 
 
-# --- statistics ------------------------------------------------------------------------------------------------------
+# --- contrasts -------------------------------------------------------------------------------------------------------
 
 
 def _contrast(seen: Responses, changes: Mapping[str, tuple[str, str]]) -> Array | None:
@@ -262,136 +257,7 @@ def _contrast(seen: Responses, changes: Mapping[str, tuple[str, str]]) -> Array 
 
 
 def _tested(seen: Responses, weights: Array) -> dict[str, Any]:
-    """Contrasts (k, cells) tested against 0: n, estimate, low, high, p, p_holm, verdict, repeats_needed.
-
-    n counts the repeats in which all cells of the contrast are there. `repeats_needed` is for rows that are not settled:
-    how many repeats, in total and at least one more, would find an effect of the estimated size, at the estimated
-    scatter, with probability 0.8 at this row's step of Holm's procedure. The estimates are uncertain, so it is a rough plan.
-    """
-    estimate, error, counts, freedom, spread = _errors(seen, weights)
-    half = _quantile(seen.confidence, freedom) * error
-    p = _p_values(estimate, error, freedom)
-    adjusted = holm(p)
-    alpha = 1 - seen.confidence
-    settled = adjusted < alpha
-    step = alpha / _holm_factor(p)
-    cells_used = len(seen.levels) if seen.variance == "pooled" else 2
-    needed = [
-        math.nan if done or not math.isfinite(s) else max(n + 1.0, repeats_needed(e, s, level, cells=cells_used))
-        for done, n, e, s, level in zip(settled, counts, estimate, spread, step, strict=True)
-    ]
-    return {
-        "n": counts,
-        "estimate": estimate,
-        "low": estimate - half,
-        "high": estimate + half,
-        "p": p,
-        "p_holm": adjusted,
-        "verdict": [_verdict(*row, seen.goal) for row in zip(estimate, adjusted, settled, strict=True)],
-        "repeats_needed": np.array(needed, dtype=float),
-    }
-
-
-def _errors(seen: Responses, weights: Array) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.int64], Array]:
-    """For each contrast: its estimate, standard error, repeats, degrees of freedom, and the scatter of one repeat."""
-    used = weights != 0
-    present = ~((used[:, :, None] & ~np.isfinite(seen.values)).any(axis=1))  # (k, repeats)
-    per_repeat = np.where(present, weights @ np.nan_to_num(seen.values), np.nan)
-    counts = present.sum(axis=1)
-    estimate, spread = _moments(per_repeat)
-    freedom = counts - 1
-    if seen.variance == "pooled":
-        residual, freedom_of_all = _residual(seen.values)
-        spread = residual * np.sqrt((weights**2).sum(axis=1))
-        freedom = np.full(len(weights), freedom_of_all)
-    return estimate, spread / np.sqrt(np.maximum(counts, 1)), counts, freedom, spread
-
-
-def _residual(values: Array) -> tuple[float, int]:
-    """Standard deviation and degrees of freedom of what cells and repeats, added, leave over; complete repeats only."""
-    block = values[:, np.isfinite(values).all(axis=0)]
-    freedom = (block.shape[0] - 1) * (block.shape[1] - 1)
-    if freedom < 1:
-        return math.nan, 0
-    left = block - block.mean(axis=1, keepdims=True) - block.mean(axis=0, keepdims=True) + block.mean()
-    return float(np.sqrt((left**2).sum() / freedom)), freedom
-
-
-def _moments(values: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation (n - 1) of each row, NaN left out; NaN where there are too few."""
-    counts = np.isfinite(values).sum(axis=1)
-    mean = np.nansum(values, axis=1) / np.where(counts > 0, counts, np.nan)
-    squares = np.nansum((values - mean[:, None]) ** 2, axis=1)
-    return mean, np.sqrt(squares / np.where(counts > 1, counts - 1, np.nan))
-
-
-def _quantile(confidence: float, freedom: Any) -> Array:
-    """Student's two-sided quantile; NaN without degrees of freedom."""
-    degrees = np.asarray(freedom, dtype=float)
-    return np.asarray(special.stdtrit(np.where(degrees > 0, degrees, np.nan), (1 + confidence) / 2), dtype=float)
-
-
-def _p_values(estimate: Array, error: Array, freedom: Any) -> Array:
-    """Two-sided p of Student's t. Without any scatter it is 0, or 1 for no difference."""
-    degrees = np.where(np.asarray(freedom) > 0, freedom, np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where((error == 0) & (estimate == 0), 0.0, np.abs(estimate) / error)
-    return np.asarray(2 * special.stdtr(degrees, -t), dtype=float)
-
-
-def holm(p: Array) -> Array:
-    """Holm's (1979) step-down p-values: the i-th smallest of m times m - i + 1, made to rise, at most 1. NaN stays NaN."""
-    adjusted = np.full(len(p), np.nan)
-    known = np.flatnonzero(~np.isnan(p))
-    ordered = known[np.argsort(p[known], kind="stable")]
-    factors = np.arange(len(ordered), 0, -1)
-    adjusted[ordered] = np.minimum(np.maximum.accumulate(p[ordered] * factors), 1.0)
-    return adjusted
-
-
-def _holm_factor(p: Array) -> Array:
-    """What Holm's procedure multiplies each p by: m for the smallest, 1 for the largest."""
-    factors = np.ones(len(p))
-    known = np.flatnonzero(~np.isnan(p))
-    factors[known[np.argsort(p[known], kind="stable")]] = np.arange(len(known), 0, -1)
-    return factors
-
-
-def power(effect: float, spread: float, repeats: int, alpha: float, cells: int = 2) -> float:
-    """Probability that a two-sided t-test at `alpha` finds an effect whose values per repeat scatter by `spread`.
-
-    Noncentral t (Cohen 1988, section 2.3; R's power.t.test, strict): df = (cells - 1)(repeats - 1), noncentrality
-    effect / spread x sqrt(repeats). `cells` is 2 for a paired difference, all of them where the variance is pooled.
-    """
-    freedom = (cells - 1) * (repeats - 1)
-    critical = special.stdtrit(freedom, 1 - alpha / 2)
-    shift = abs(effect) / spread * math.sqrt(repeats)
-    far = special.nctdtr(freedom, shift, -critical)  # scipy 1.17 gives NaN where this is tiny
-    return float(1 - special.nctdtr(freedom, shift, critical) + np.nan_to_num(far))
-
-
-def repeats_needed(effect: float, spread: float, alpha: float = 0.05, wanted: float = POWER, cells: int = 2) -> float:
-    """The fewest repeats with which `power` reaches `wanted`; infinity if more than 10,000."""
-    if spread == 0:
-        return 2.0 if effect else math.inf
-    ratio = abs(effect) / spread
-    normal = special.ndtri(1 - alpha / 2) + special.ndtri(wanted)
-    if ratio == 0 or (normal / ratio) ** 2 > MOST_REPEATS:
-        return math.inf
-    repeats = max(2, math.floor((normal / ratio) ** 2))  # what a known scatter would need; Student's t needs a few more
-    while power(ratio, 1.0, repeats, alpha, cells) < wanted:
-        repeats += 1
-    return float(repeats)
-
-
-def _verdict(estimate: float, p: float, settled: bool, goal: str | None) -> str:
-    if math.isnan(p):
-        return ""
-    if not settled:
-        return "not settled"
-    if goal is None:
-        return "higher" if estimate > 0 else "lower"
-    return "better" if (estimate > 0) == (goal == "maximise") else "worse"
+    return contrasts.tested(seen.values, weights, seen.confidence, seen.variance, seen.goal)
 
 
 def _joined(told: list[dict[str, str]], names: list[str], seen: Responses, weights: list[Array]) -> pd.DataFrame:

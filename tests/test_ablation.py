@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 import nas.study
-from nas import ablation, cells, check, design, export, fields, launch, results, stages, trial
+from nas import ablation, cells, check, contrasts, design, export, fields, launch, results, stages, trial
 from nas import settings as study_file
 from nas.backbones import Proxy
 from nas.backbones.unet import Config, presets
@@ -182,11 +182,11 @@ def holm_by_definition(p):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=7))
 def test_holm_is_its_definition(p):
-    assert ablation.holm(np.array(p)) == pytest.approx(holm_by_definition(p), abs=1e-9)
+    assert contrasts.holm(np.array(p)) == pytest.approx(holm_by_definition(p), abs=1e-9)
 
 
 def test_holm_leaves_out_what_was_not_tested():
-    assert ablation.holm(np.array([0.01, math.nan, 0.02])).tolist() == pytest.approx(
+    assert contrasts.holm(np.array([0.01, math.nan, 0.02])).tolist() == pytest.approx(
         [0.02, math.nan, 0.02], nan_ok=True
     )
 
@@ -196,21 +196,21 @@ def test_power_is_the_share_of_simulated_tests_that_find_the_effect(ratio, repea
     rng = np.random.default_rng(repeats)
     drawn = rng.normal(ratio, 1, (40_000, repeats))
     found = np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05)
-    assert ablation.power(ratio, 1.0, repeats, 0.05) == pytest.approx(found, abs=0.01)
+    assert contrasts.power(ratio, 1.0, repeats, 0.05) == pytest.approx(found, abs=0.01)
 
 
 @pytest.mark.parametrize(("ratio", "expected"), [(0.5, 34), (1.0, 10), (0.2, 199)])
 def test_repeats_needed_are_those_of_published_tables(ratio, expected):
     """Paired t, two-sided 0.05, power 0.8: G*Power and R's power.t.test(type="paired") round up to these."""
-    assert ablation.repeats_needed(ratio, 1.0) == expected
+    assert contrasts.repeats_needed(ratio, 1.0) == expected
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.floats(0.05, 5.0), st.sampled_from([0.05, 0.01, 0.005]), st.sampled_from([2, 6]))
 def test_repeats_needed_is_the_first_number_that_is_enough(ratio, alpha, cells):
-    n = int(ablation.repeats_needed(ratio, 1.0, alpha, cells=cells))
-    assert ablation.power(ratio, 1.0, n, alpha, cells) >= 0.8
-    assert n == 2 or ablation.power(ratio, 1.0, n - 1, alpha, cells) < 0.8
+    n = int(contrasts.repeats_needed(ratio, 1.0, alpha, cells=cells))
+    assert contrasts.power(ratio, 1.0, n, alpha, cells) >= 0.8
+    assert n == 2 or contrasts.power(ratio, 1.0, n - 1, alpha, cells) < 0.8
 
 
 def test_no_scatter_and_no_difference_are_said_without_numbers_that_mislead():
