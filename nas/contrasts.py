@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 Array = NDArray[np.float64]
+Counts = NDArray[np.int64]
 Variance = Literal["separate", "pooled"]
 POWER = 0.8
 MOST_REPEATS = 10_000  # more than this is no plan
@@ -18,7 +19,9 @@ MOST_REPEATS = 10_000  # more than this is no plan
 def tested(
     values: Array, weights: Array, confidence: float = 0.95, variance: Variance = "separate", goal: str | None = None
 ) -> dict[str, Any]:
-    """Contrasts (k, cells) of values (cells, repeats), NaN where one is missing, tested against 0: n, estimate, low, high, p, p_holm, verdict, repeats_needed.
+    """Contrasts (k, cells) of values (cells, repeats), NaN where one is missing, tested against 0.
+
+    Columns: n, estimate, low, high, p, p_holm, verdict, repeats_needed.
 
     n counts the repeats in which all cells of the contrast are there. `repeats_needed` is for rows that are not settled:
     how many repeats, in total and at least one more, would find an effect of the estimated size, at the estimated
