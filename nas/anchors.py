@@ -44,13 +44,18 @@ class Plan:
     anchors: int = 16
     seeds: int = 2
     long: int = 10
-    """Length of the long trainings, in brief ones."""
+    """Length of the long trainings, in brief ones; 0: none, only how well the seeds of brief trials agree."""
 
     def __post_init__(self) -> None:
-        least = {"anchors": LEAST_ANCHORS, "seeds": 1, "long": 2}
+        least = {"anchors": LEAST_ANCHORS, "seeds": 1 if self.long else 2, "long": 2 if self.long else 0}
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise InputError(f"nas trust: --{name} {getattr(self, name)}: expected at least {limit}")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is measured, in this order."""
+        return KINDS if self.long else ("slice", "warm")
 
     def images(self, brief: int, warm: bool) -> int:
         """Training images in all."""
@@ -62,11 +67,14 @@ def run(
 ) -> list[Agreement]:
     """Complete the anchor table of a study in `out`, write the trust table and picture beside it, and store the result.
 
-    Without `train` the table is taken as far as it got. Raises InputError when that is not far enough for an interval.
+    Without long trainings there is no truth to store or draw. Without `train` the table is taken as far as it got. Raises
+    InputError when that is not far enough for an interval.
     """
     study = settings.load(path, overrides)
     if study.space is None or study.search is None:
         raise InputError(f"{path}: search: nas trust is about the trials of a search; this study has none")
+    if not plan.long and study.training.init == "scratch":
+        raise InputError("nas trust: --long 0: expected a study of warm trials; this one trains from scratch")
     space = SearchSpace.load(study.space)
     check(study, space)
     brief = study.training.images_seen
@@ -80,9 +88,13 @@ def run(
     table = out / "anchors.csv"
     rows = measure(study, space, plan, table, CACHE, workers, print) if train else read(table)
     found = trust.table(rows, targets)
-    if not any(each.signal.startswith(("warm: ", "scratch: ")) for each in found):
-        raise InputError(f"{table}: too few architectures were trained long for an interval, expected {LEAST_ANCHORS}")
+    against_long = [each for each in found if each.signal in (f"warm: {each.target}", f"scratch: {each.target}")]
+    if not (against_long if plan.long else found):
+        how = "long" if plan.long else "with two seeds"
+        raise InputError(f"{table}: too few architectures were trained {how} for an interval, expected {LEAST_ANCHORS}")
     pd.DataFrame([asdict(each) for each in found]).to_csv(out / "trust.csv", index=False)
+    if not plan.long:
+        return found
     stills.save_agreement(trust.pairs(rows, targets), out / "trust.png")
     long = rows[rows["kind"] == "long"]
     seeds, images_seen = int(long["seed"].nunique()), int(long["images_seen"].max())
@@ -139,7 +151,7 @@ def measure(
     """The anchor table at `out`, completed."""
     chosen = choose(study, space, plan.anchors)
     _check_lengths(study, plan, out)
-    for kind in KINDS:
+    for kind in plan.kinds:
         if kind in ("slice", "warm") and study.training.init == "scratch":
             continue
         seeds = range(plan.seeds if kind in ("long", "warm") else 1)
@@ -155,6 +167,8 @@ def _check_lengths(study: Study, plan: Plan, out: Path) -> None:
     rows = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=["kind", "images_seen"])
     training = study.training
     for kind, images in {"warm": training.images_seen, "long": plan.long * training.images_seen}.items():
+        if kind not in plan.kinds:
+            continue
         wanted = training.updates(images) * training.batch
         other = rows[(rows["kind"] == kind) & (rows["images_seen"] != wanted)]
         if len(other):

@@ -472,7 +472,8 @@ def trust(
     anchors: Annotated[int, typer.Option(help="Architectures, spread over the space by multiply-adds.")] = 16,
     seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 2,
     long: Annotated[
-        int, typer.Option(help="Length of the long trainings from scratch, in the study's brief trials.")
+        int,
+        typer.Option(help="Length of the long trainings from scratch, in the study's brief trials; 0: none of them."),
     ] = 10,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables; default runs/trust/STUDY.")] = None,
     store: Annotated[Path, typer.Option(help="Where reports of studies on this proxy find the result.")] = Path(
@@ -491,6 +492,8 @@ def trust(
         nas trust studies/quickstart
 
         nas trust studies/quickstart --anchors 24 --seeds 3 --long 20
+
+        nas trust studies/quickstart --long 0    # only how well two seeds of the brief trials agree
     """
     from nas import preload
 

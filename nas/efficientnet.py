@@ -42,3 +42,11 @@ def features(model: nn.Module, images: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1] -> (B, 1280) pooled features, float32."""
     out: Tensor = model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
     return out
+
+
+@torch.no_grad()
+def early_features(model: nn.Module, images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> (B, 112): what the stage at stride 16 sees, averaged over the picture, float32."""
+    (stage,) = model.forward_intermediates(images, indices=[3], intermediates_only=True)  # type: ignore[operator]
+    out: Tensor = stage.mean((2, 3))
+    return out

@@ -175,6 +175,14 @@ def test_only_inception_makes_it_fid():
     assert fid.column(fid.Settings(features="inception")) == "fid"
 
 
+def test_early_features_are_those_of_the_stage_at_stride_16():
+    early, images = fid.EfficientNet(early=True), pictures(3, 5, size=64)
+    stem = early.model.bn1(early.model.conv_stem(images))
+    by_hand = nn.Sequential(*early.model.blocks[:5])(stem).mean((2, 3))
+    assert early(images).shape == (3, 112) and torch.allclose(early(images), by_hand)
+    assert fid.column(fid.Settings(features="efficientnet_lite0_112")) == "fid_efficientnet_lite0_112"
+
+
 def test_the_pictures_themselves_are_at_distance_zero_and_noise_is_far():
     real = pictures(12, 0)
     metric = fid.build(fid.Settings(), Reference(lambda: [Batch(real, ["a"] * 12, ["b"] * 12)]))

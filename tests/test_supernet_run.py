@@ -109,6 +109,24 @@ def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_
     assert (out / "trust.png").stat().st_size > 0 and (out / "trust.csv").stat().st_size > 0
 
 
+def test_without_long_trainings_only_the_agreement_of_seeds_is_told(folder, weights, tmp_path):
+    scores = {"fid_efficientnet_lite0": 1.0, "clip_score": 2.0, "denoising_loss": 3.0}
+    rows = [
+        {"kind": "warm", "seed": seed, "key": f"k{n}", "params": 9, "macs": 9, **{k: v * n for k, v in scores.items()}}
+        for n in range(8)
+        for seed in range(2)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "anchors.csv", index=False)
+    plan = anchors.Plan(anchors=8, seeds=2, long=0)
+    options = overrides(folder, weights)
+    found = anchors.run(STUDY, options, plan, tmp_path, tmp_path / "store", workers=1, train=False)
+    assert {each.signal for each in found} == {"warm: seed 0 with seed 1"} and all(each.tau == 1 for each in found)
+    assert {each.target for each in found} == set(scores) and not (tmp_path / "store").exists()
+    assert len(pd.read_csv(tmp_path / "trust.csv")) == len(found)
+    with pytest.raises(InputError, match="too few architectures were trained long"):
+        anchors.run(STUDY, options, anchors.Plan(8, 2, 10), tmp_path, tmp_path / "store", workers=1, train=False)
+
+
 def test_the_front_is_raced_with_new_seeds_after_the_search(folder, weights):
     root = folder / "raced"
     result = nas("run", str(STUDY), "--root", str(root), *_set([*overrides(folder, weights), "racing.trials=2"]))

@@ -67,7 +67,7 @@ def test_intervals_cover_the_tau_of_a_known_distribution():
 def test_too_few_architectures_are_refused():
     with pytest.raises(ValueError, match="at least 8 architectures, got 7"):
         trust.agreement("s", "t", np.arange(7.0), np.arange(7.0))
-    for wrong in ({"anchors": 7}, {"seeds": 0}, {"long": 1}):
+    for wrong in ({"anchors": 7}, {"seeds": 0}, {"long": 1}, {"seeds": 1, "long": 0}):
         with pytest.raises(InputError, match=f"--{next(iter(wrong))} .*expected at least"):
             anchors.Plan(**wrong)
 
