@@ -320,6 +320,14 @@ def of_run(run_dir: Path) -> dict[str, dict[str, pd.DataFrame]]:
     return {column: tables(read(table, column, **options)) for column in results.objectives(settings)}
 
 
+def together(found: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
+    """`of_run`'s tables as one, a row per table row, with `column` and `table` in front; what a kind does not have is NaN."""
+    rows = [t.assign(column=column, table=kind) for column, kinds in found.items() for kind, t in kinds.items()]
+    whole = pd.concat(rows, ignore_index=True)
+    first = ["column", "table"]
+    return whole[[*first, *(name for name in whole if name not in first)]]
+
+
 def write(run_dir: Path) -> dict[str, dict[str, pd.DataFrame]]:
     """Write the tables of a run into its directory and return them.
 
@@ -327,10 +335,7 @@ def write(run_dir: Path) -> dict[str, dict[str, pd.DataFrame]]:
     effects.html are to be read.
     """
     found = of_run(run_dir)
-    rows = [t.assign(column=column, table=kind) for column, kinds in found.items() for kind, t in kinds.items()]
-    together = pd.concat(rows, ignore_index=True)
-    first = ["column", "table"]
-    together[[*first, *(name for name in together if name not in first)]].to_csv(run_dir / "effects.csv", index=False)
+    together(found).to_csv(run_dir / "effects.csv", index=False)
     for style, (suffix, heading) in FILES.items():
         parts = [
             heading.format(f"{column}: {kind.replace('_', ' ')}") + render(table, style) + "\n"

@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 supernets = typer.Typer(help="Shared weights of a whole search space, for warm starts.", no_args_is_help=True)
 app.add_typer(supernets, name="supernet")
+wandb_app = typer.Typer(help="Runs on Weights & Biases.", no_args_is_help=True)
+app.add_typer(wandb_app, name="wandb")
 Overrides = Annotated[
     list[str],
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting of the study file; repeatable."),
@@ -172,6 +174,39 @@ def dashboard(run: Run_, port: Annotated[int, typer.Option(min=1, max=65535)] = 
     from nas import dashboard as showing
 
     showing.serve(run, port)
+
+
+@wandb_app.command("sync")
+def wandb_sync(
+    run: Run_,
+    entity: Annotated[
+        str | None, typer.Option(help="User or team; default tracking.entity, else the account's own.")
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="Default tracking.project.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be sent as JSON; needs no key and no connection.")
+    ] = False,
+) -> None:
+    """Upload a run's offline W&B runs, and save a workspace and a report with its front, decisions, samples and effects.
+
+    The same command again uploads what is new and changes both. Needs the extra: pip install 'nas[wandb]'.
+
+    Examples:
+
+        nas wandb sync runs/quickstart --dry-run > specification.json
+
+        nas wandb sync runs/quickstart --entity my-team --project architectures
+    """
+    import json
+
+    from nas import results
+    from nas import wandb_sync as syncing
+
+    aim = syncing.target(results.find(run), entity, project)
+    if dry_run:
+        return typer.echo(json.dumps(syncing.specification(aim), indent=1))
+    for name, address in syncing.sync(aim, typer.echo).items():
+        typer.echo(f"{name}: {address}")
 
 
 @app.command()

@@ -1,4 +1,9 @@
-"""Weights & Biases as a sink: every trial a run, and a last one with the front. The record is `record.json`, never W&B.
+"""Weights & Biases as a sink: every trial a run, and a last one with the study. The record is `record.json`, never W&B.
+
+A trial's config is what it was (choices, costs, architecture, settings and system, every leaf a scalar, so that each is a
+column), its summary the trial's row of results.csv under the same names, its history metrics by images seen and its
+samples. The study's run holds the tables `trials`, `front` or `cells`, `samples` and, of an ablation, `effects`; charts of
+the front; and the hypervolume over the images trained. `nas.wandb_sync` lays out what is named here.
 
 One background thread writes the runs, after the record is on disk; whatever goes wrong there is one warning line and
 the study goes on. Nothing here asks for a login: without one, runs are written offline, for `wandb sync` later.
@@ -6,11 +11,14 @@ the study goes on. Nothing here asks for a login: without one, runs are written 
 
 from __future__ import annotations
 
+import copy
 import logging
 import netrc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
@@ -25,7 +33,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Mode = Literal["offline", "online", "off"]
-STEP = "images_seen"  # the x-axis of every metric, so that batch sizes compare
+STEP = "images_seen"  # the x-axis of every metric of a trial, so that batch sizes compare
+SPENT = "images_trained"  # the x-axis of the study's own metrics, over all of its trials
+HYPERVOLUME = "hypervolume_share"
+TRIAL, SUMMARY = "trial", "summary"  # job types
+SAMPLES, TRIALS, EFFECTS = "samples", "trials", "effects"  # a picture or a table
+MOST_SAMPLES = 24  # rows of the table of samples
+STAGING = "WANDB_DATA_DIR"  # W&B reads it whenever it puts a file away
+HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # W&B's cloud, since wandb 0.30 and before: one place, two names
+NOT_A_TRIALS = (
+    "ablation",
+    "provenance",
+    "question",
+    "tracking",
+    "workers",
+    "worker_memory",
+)  # settings of the study alone
 
 
 class Settings(BaseModel):
@@ -66,7 +89,8 @@ class Tracker:
     def _guarded(self, write: Callable[[], None]) -> None:
         """Write; once more offline if a connection fails; never raise."""
         try:
-            write()
+            with _staged(self.run_dir):
+                write()
         except Exception as error:
             if self.mode == "online":
                 self.mode = "offline"
@@ -75,36 +99,68 @@ class Tracker:
             else:
                 log.warning("W&B logging failed, results are not affected: %s", _one_line(error))
 
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        from nas import results
+
+        return results.resolved(self.run_dir)
+
     def _log_trial(self, record: Record, directory: Path) -> None:
         import wandb
 
-        with self._start("trial", f"trial {record['trial']:04d}", _config(record), [record["state"]]) as run:
+        config = _config(record, self.resolved)
+        with self._start(TRIAL, f"trial {record['trial']:04d}", config, [record["state"]]) as run:
             run.define_metric(STEP)
             run.define_metric("*", step_metric=STEP)
             for rung in record["rungs"]:
                 samples = directory / f"samples_{rung['rung']}.png"
-                pictures = {"samples": wandb.Image(str(samples))} if samples.is_file() else {}
+                pictures = {SAMPLES: wandb.Image(str(samples))} if samples.is_file() else {}
                 run.log({STEP: rung[STEP], "rung": rung["rung"], **_numbers(rung), **pictures})
-            run.summary.update({name: record.get(name) for name in ("trial", "state", "reason")})
+            run.summary.update(_row(record, self.run_dir, self.resolved))
             run.finish(exit_code=int(record["state"] == "failed"))
 
     def _log_summary(self, table: pd.DataFrame, goals: Objectives) -> None:
-        import wandb
-
-        from nas import naming, results
+        from nas import findings, results
 
         kind, chosen = ("cells", table["state"] == "complete") if "cell" in table else ("front", table["on_front"])
-        front = table[chosen].dropna(axis="columns", how="all")
-        rows = front.drop(columns=["on_front", "reason"], errors="ignore").astype(object)
-        cells = [[_plain(value) for value in row] for row in rows.itertuples(index=False)]
-        states = {f"trials/{state}": int(count) for state, count in table["state"].value_counts().items()}
-        with self._start("summary", kind, results.resolved(self.run_dir), []) as run:
-            front_table = wandb.Table(columns=[str(column) for column in rows], data=cells)
-            run.log({kind: front_table})
-            for x, y in naming.pairs(goals):
-                if x in rows and y in rows:
-                    run.log({f"chart/{y} by {x}": wandb.plot.scatter(front_table, x, y, title=f"Front: {y} by {x}")})
-            run.summary.update(states | ({"front_size": len(front)} if kind == "front" else {}))
+        members = table[chosen].dropna(axis="columns", how="all").drop(columns=["on_front", "reason"], errors="ignore")
+        config = {**self.resolved, "conditions": table.attrs.get("conditions", {})}
+        with self._start(SUMMARY, kind, config, []) as run:
+            run.define_metric(SPENT)
+            run.define_metric(HYPERVOLUME, step_metric=SPENT)
+            run.log({TRIALS: _table(table), kind: _table(members)} | self._samples(table[chosen], goals))
+            run.log(_charts(members, goals))
+            if kind == "cells":
+                run.log(self._effects())
+            elif len(members):
+                for row in findings.hypervolume(table, goals).to_dict("records"):
+                    run.log({SPENT: int(row[SPENT]), HYPERVOLUME: float(row["share"])})
+                run.summary["knee"] = results.knee(table, goals)
+            states = {f"trials/{state}": int(count) for state, count in table["state"].value_counts().items()}
+            run.summary.update(states | ({"front_size": len(members)} if kind == "front" else {}))
+
+    def _samples(self, best: pd.DataFrame, goals: Objectives) -> dict[str, Any]:
+        """What the best drew, one row each; the same captions and noise in every picture. {} without pictures."""
+        import wandb
+
+        once = best.drop_duplicates("cell") if "cell" in best else best
+        columns = [name for name in ("trial", "cell", *goals) if name in once]
+        rows = []
+        for row in once[columns].head(MOST_SAMPLES).to_dict("records"):
+            path = self.run_dir / "trials" / f"{row['trial']:04d}" / "samples.png"
+            if path.is_file():
+                rows.append([*(_plain(row[name]) for name in columns), wandb.Image(str(path))])
+        return {SAMPLES: wandb.Table(columns=[*columns, "drawn"], data=rows)} if rows else {}
+
+    def _effects(self) -> dict[str, Any]:
+        """The tables of an ablation as one, as in effects.csv; {} while there is nothing to compare."""
+        from nas import ablation
+        from nas.errors import InputError
+
+        try:
+            return {EFFECTS: _table(ablation.together(ablation.of_run(self.run_dir)))}
+        except InputError:
+            return {}
 
     def _start(self, job: str, name: str, config: Mapping[str, Any], tags: list[str]) -> Any:
         import wandb
@@ -117,7 +173,7 @@ class Tracker:
         return wandb.init(
             project=self.settings.project,
             entity=self.settings.entity,
-            group=f"{self.study}/{self.run_dir.name}",
+            group=group(self.study, self.run_dir),
             job_type=job,
             name=name,
             config=dict(config),
@@ -127,6 +183,19 @@ class Tracker:
             reinit="create_new",
             settings=quiet,
         )
+
+
+@contextmanager
+def _staged(run_dir: Path) -> Iterator[None]:
+    """Files of tables wait in the run directory for `wandb sync`: W&B's own place is the home directory, of this machine."""
+    if os.environ.get(STAGING):
+        yield
+        return
+    os.environ[STAGING] = str((run_dir / "wandb" / "staged").resolve())
+    try:
+        yield
+    finally:
+        del os.environ[STAGING]
 
 
 def chosen_mode(asked: str) -> Mode:
@@ -144,30 +213,81 @@ def logged_in() -> bool:
     """Whether this user has a W&B key, found where W&B looks for it (environment, netrc) without calling anyone."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    address = os.environ.get("WANDB_BASE_URL")
+    hosts = [urlparse(address).hostname or ""] if address else HOSTS
     path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
     try:
-        return netrc.netrc(str(path)).authenticators(host) is not None
+        known = netrc.netrc(str(path))
+        return any(known.authenticators(host) is not None for host in hosts)
     except (OSError, netrc.NetrcParseError):
         return False
 
 
-def _config(record: Record) -> dict[str, Any]:
-    """What a trial was: nested by kind, so that W&B shows `choices.depth`, `cost.macs`, ..."""
-    kept = (
-        "trial",
-        "key",
-        "cell",
-        "settings",
-        "seed",
-        "repeat",
-        "init",
-        "choices",
-        "cost",
-        "proxy_cost",
-        "architecture",
-    )
-    return {name: record[name] for name in kept if record.get(name) is not None}
+def group(study: str, run_dir: Path) -> str:
+    """The W&B group that holds all runs of one run directory."""
+    return f"{study}/{Path(run_dir).name}"
+
+
+def leaves(value: Any) -> Any:
+    """A nested value whose lists are mappings by index: W&B makes a column of every scalar in it, and none of a list."""
+    if isinstance(value, Mapping):
+        return {str(key): leaves(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return {str(index): leaves(inner) for index, inner in enumerate(value)}
+    return value
+
+
+def _config(record: Record, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trial was: nested by kind, so that W&B shows `choices.depth`, `cost.macs`, `settings.training.batch`, ..."""
+    whole = ("trial", "key", "cell", "seed", "repeat", "init", "choices", "cost", "proxy_cost", "architecture")
+    settings = {name: value for name, value in resolved.items() if name not in NOT_A_TRIALS}
+    kept = {name: record[name] for name in whole if record.get(name) is not None}
+    own = with_settings(settings, record.get("settings") or {})
+    return dict(leaves({**kept, "settings": own, "system": resolved.get("provenance") or {}}))
+
+
+def with_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with those of a cell in their places (`design.changed`, on plain values): its keys are dotted paths."""
+    changed = copy.deepcopy(dict(settings))
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place = changed
+        for name in parents:
+            if not isinstance(place.get(name), dict):  # a section that was not given, such as training.lora
+                place[name] = {}
+            place = place[name]
+        place[last] = value
+    return changed
+
+
+def _row(record: Record, run_dir: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The trial's row of results.csv, what it does not have left out: numbers, costs, times, and the verdict on it."""
+    from nas import results
+
+    table = results.frame([record], results.conditions(run_dir), results.objectives(resolved))
+    row = table.drop(columns="on_front").iloc[0]  # who is on the front is known at the end of the study
+    known = {str(name): _plain(value) for name, value in row.items() if not str(name).startswith(("arch.", "factor."))}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _table(frame: pd.DataFrame) -> Any:
+    import wandb
+
+    data = [[_plain(value) for value in row] for row in frame.astype(object).itertuples(index=False)]
+    return wandb.Table(columns=[str(column) for column in frame], data=data)
+
+
+def _charts(members: pd.DataFrame, goals: Objectives) -> dict[str, Any]:
+    """The members in every pair of objectives."""
+    import wandb
+
+    from nas import naming
+
+    return {
+        f"chart/{y} by {x}": wandb.plot.scatter(_table(members), x, y, title=f"Front: {y} by {x}")
+        for x, y in naming.pairs(goals)
+        if x in members and y in members
+    }
 
 
 def _numbers(rung: Mapping[str, Any]) -> dict[str, float]:

@@ -200,3 +200,29 @@ def copy_with(run_dir: Path, number: int, **changes):
     """Change fields of one trial's record in place."""
     path = run_dir / "trials" / f"{number:04d}" / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def write_cells(run_dir: Path, repeats=3):
+    """A finished ablation of one factor with two levels, `repeats` of each, where the second is better by ten."""
+    write(run_dir, trials=2 * repeats, states=["complete"] * (2 * repeats))
+    levels = {"slow": {}, "fast": {"training.learning_rate": 1.0e-3}}
+    settings = yaml.safe_load((run_dir / "resolved.yaml").read_text())
+    goals = {name: settings["search"][name] for name in ("minimise", "maximise")}
+    goals["minimise"] = goals["minimise"][:1]
+    del settings["search"]
+    settings["ablation"] = {
+        "design": "one_factor",
+        "factors": {"pace": {"levels": levels}},
+        "repeats": repeats,
+        **goals,
+    }
+    settings["ablation"]["reference"] = {"pace": "slow"}
+    (run_dir / "resolved.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    for number in range(2 * repeats):
+        level, repeat = ("slow", "fast")[number % 2], number // 2
+        record = json.loads((run_dir / "trials" / f"{number:04d}" / "record.json").read_text())
+        for rung in record["rungs"]:
+            rung["metrics"]["fid_efficientnet_lite0"] = 100.0 - 10 * (level == "fast") + repeat + 0.1 * number
+        cell = {"cell": level if number % 2 else "reference", "choices": {"pace": level}, "settings": levels[level]}
+        copy_with(run_dir, number, **cell, repeat=repeat, key="one network", rungs=record["rungs"])
+    return run_dir

@@ -1,14 +1,16 @@
-import json
 import logging
+import os
 import subprocess
 import sys
-import time
+from urllib.parse import urlparse
 
+import pandas as pd
 import pytest
 import synthetic_run
+from offline_runs import pictures_of, runs_of, tables_of
 from pydantic import ValidationError
 
-from nas import results, tracking
+from nas import ablation, findings, results, tracking
 from nas.tracking import Settings, Tracker
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
@@ -29,57 +31,6 @@ def track(run_dir, numbers):
     tracker.finish(results.load(run_dir), GOALS)
 
 
-def chunks(data):
-    """The messages of a .wandb file: LevelDB log format (32 KiB blocks; crc 4, length 2, kind 1) after 7 bytes."""
-    place, message = 7, b""
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        message += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield message
-            message = b""
-
-
-def read_back(path):
-    """One W&B run: its identity, config, history rows and summary."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    def value(items):
-        return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-    run = {"config": {}, "history": [], "summary": {}}
-    for message in chunks(path.read_bytes()):
-        record = Record.FromString(message)
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            run |= {"name": record.run.display_name, "group": record.run.run_group, "job": record.run.job_type}
-            run |= {"tags": list(record.run.tags), "project": record.run.project}
-            run["config"] |= value(record.run.config.update)
-        elif kind == "history":
-            run["history"].append(value(record.history.item))
-        elif kind == "summary":
-            run["summary"] |= value(record.summary.update)
-        elif kind == "exit":
-            run["exit"] = record.exit.exit_code
-    return run
-
-
-def runs_of(run_dir):
-    """Every run by name, once W&B's writer has put the last message of each on disk (a moment after `finish`)."""
-    paths = list((run_dir / "wandb").glob("offline-run-*/*.wandb"))
-    deadline = time.monotonic() + 20
-    while True:
-        found = [read_back(path) for path in paths]
-        if all("exit" in run for run in found) or time.monotonic() > deadline:
-            return {run["name"]: run for run in found}
-        time.sleep(0.05)
-
-
 def test_offline_runs_hold_the_records(run_dir):
     track(run_dir, [2, 3, 9])
     runs, records = runs_of(run_dir), results.records(run_dir)
@@ -98,6 +49,104 @@ def test_offline_runs_hold_the_records(run_dir):
     assert runs["trial 0009"]["exit"] == 1 and runs["trial 0009"]["summary"]["reason"].startswith("loss is not finite")
 
 
+def flat(value, path=""):
+    """Leaves by path, lists by index: written a second time, on purpose."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {leaf: inner for key, part in items for leaf, inner in flat(part, f"{path}.{key}").items()}
+    return {path: value}
+
+
+def test_config_and_summary_hold_every_field(run_dir):
+    """Of a trial of every state: nothing of its record is missing, and its summary is its row of results.csv."""
+    numbers = [0, 1, 3, 4, 5, 9, 23]
+    track(run_dir, numbers)
+    runs, records, table = runs_of(run_dir), results.records(run_dir), results.load(run_dir).set_index("trial")
+    settings = results.resolved(run_dir)
+    states = set()
+    for number in numbers:
+        record = records[number]
+        run = runs[f"trial {number:04d}"]
+        states.add(record["state"])
+        config = flat({name: part for name, part in run["config"].items() if name != "_wandb"})
+        assert not any(isinstance(value, list | dict) for value in config.values())
+        whole = {name: record[name] for name in ("choices", "cost", "proxy_cost", "architecture")}
+        whole |= {name: record[name] for name in ("trial", "key", "seed", "repeat", "init")}
+        told = {name: settings[name] for name in ("name", "search", "budget", "training")}
+        assert config == flat(whole | {"settings": told, "system": settings["provenance"]})
+        row = table.loc[number].drop("on_front").dropna()
+        row = row[[not name.startswith("arch.") for name in row.index]]
+        assert set(row.index) | {"trial"} <= set(run["summary"])
+        assert {name: run["summary"][name] for name in row.index} == {name: plain(value) for name, value in row.items()}
+        assert len(run["history"]) == len(record["rungs"]) and run["job"] == "trial"
+        for logged, rung in zip(run["history"], record["rungs"], strict=True):
+            numbers = rung["metrics"] | rung["timings"] | {name: rung[name] for name in ("images_seen", "images_per_s")}
+            assert {name: logged[name] for name in numbers} == numbers
+    assert states == set(results.STATES)
+
+
+def plain(value):
+    """As JSON has it."""
+    if value is None or value is pd.NA or value != value:
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def test_the_last_run_holds_the_study(run_dir):
+    track(run_dir, [])
+    study, table = runs_of(run_dir)["front"], results.load(run_dir)
+    tables = tables_of(run_dir)
+    columns, rows = tables["trials"]
+    assert columns == list(table.columns) and len(rows) == 24
+    for name, logged in zip(columns, zip(*rows, strict=True), strict=True):
+        assert list(logged) == [plain(value) for value in table[name]], name
+    columns, rows = tables["samples"]
+    assert columns == ["trial", *GOALS, "drawn"]
+    assert [row[0] for row in rows] == table.loc[table["on_front"], "trial"].tolist()
+    drawn = [(run_dir / "trials" / f"{row[0]:04d}" / "samples.png").read_bytes() for row in rows]
+    assert sorted(pictures_of(run_dir, "samples").values()) == sorted(drawn)
+    history = findings.hypervolume(table, GOALS)
+    logged = [row for row in study["history"] if tracking.HYPERVOLUME in row]
+    assert [row[tracking.HYPERVOLUME] for row in logged] == history["share"].tolist()
+    assert [row[tracking.SPENT] for row in logged] == history["images_trained"].tolist()
+    assert study["config"]["conditions"] == results.conditions(run_dir)
+    assert study["config"]["provenance"] == results.resolved(run_dir)["provenance"]
+    assert study["summary"]["knee"] == results.knee(table, GOALS)
+
+
+def test_an_ablations_runs_hold_its_settings_and_effects(tmp_path):
+    run_dir = synthetic_run.write_cells(tmp_path / "cells" / "run")
+    records = results.records(run_dir)
+    tracker = Tracker(Settings(mode="offline"), run_dir, "cells")
+    tracker.trial(records[1], run_dir / "trials" / "0001")
+    tracker.finish(results.load(run_dir), results.objectives(results.resolved(run_dir)))
+    runs, tables = runs_of(run_dir), tables_of(run_dir)
+    config = runs["trial 0001"]["config"]
+    assert config["cell"] == records[1]["cell"] and config["choices"] == records[1]["choices"]
+    assert config["settings"]["training"] == {
+        "init": "supernet",
+        "images_seen": 20480,
+        "batch": 64,
+        "learning_rate": 1e-3,
+    }
+    assert "ablation" not in config["settings"]
+    columns, rows = tables["effects"]
+    wanted = ablation.together(ablation.of_run(run_dir))
+    assert columns == list(wanted.columns) and len(rows) == len(wanted)
+    kept = wanted["estimate"].notna().to_numpy()
+    place = columns.index("estimate")
+    assert [row[place] for row, known in zip(rows, kept, strict=True) if known] == wanted.loc[kept, "estimate"].tolist()
+    assert tables["cells"][1] and len(tables["trials"][1]) == 6 and "cells" in runs
+
+
+def test_a_cells_settings_replace_the_studys():
+    study = {"training": {"batch": 64, "lora": None}, "sampling": {"solver": "dpm++", "steps": 10}}
+    cell = {"training.batch": 8, "training.lora.rank": 4, "sampling": {"solver": "one_step"}}
+    changed = tracking.with_settings(study, cell)
+    assert changed == {"training": {"batch": 8, "lora": {"rank": 4}}, "sampling": {"solver": "one_step"}}
+    assert study["training"] == {"batch": 64, "lora": None}  # untouched
+
+
 def test_the_last_run_holds_the_front(run_dir):
     track(run_dir, [])
     front = runs_of(run_dir)["front"]
@@ -106,9 +155,8 @@ def test_the_last_run_holds_the_front(run_dir):
     assert front["summary"]["front_size"] == len(members) and front["summary"]["trials/complete"] == 12
     logged = {key for row in front["history"] for key in row}
     assert {"front/_type", "chart/clip_score by macs_table/_type"} <= logged
-    path = next((run_dir / "wandb").glob("offline-run-*/files/media/table/front_*.table.json"))
-    table = json.loads(path.read_text())
-    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    columns, data = tables_of(run_dir)["front"]
+    rows = [dict(zip(columns, row, strict=True)) for row in data]
     assert [row["trial"] for row in rows] == members["trial"].tolist()
     assert [row["macs"] for row in rows] == members["macs"].tolist()
     assert rows[0]["clip_score"] == members["clip_score"].iloc[0]
@@ -117,8 +165,10 @@ def test_the_last_run_holds_the_front(run_dir):
 def test_nothing_is_written_outside_the_run_directory(run_dir, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))  # where W&B would put the files of tables
     track(run_dir, [2])
     assert not list((tmp_path / "elsewhere").iterdir())
+    assert list((run_dir / "wandb" / "staged").rglob("tmp*")) and tracking.STAGING not in os.environ
 
 
 def test_a_run_without_a_front_is_tracked(tmp_path):
@@ -192,12 +242,20 @@ def test_mode_follows_the_login(monkeypatch, tmp_path):
     assert tracking.chosen_mode("online") == "online" and tracking.chosen_mode("off") == "off"
 
 
-def test_a_login_in_netrc_counts(monkeypatch, tmp_path):
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password made-up\n")
+@pytest.mark.parametrize("host", tracking.HOSTS)
+def test_a_login_in_netrc_counts(monkeypatch, tmp_path, host):
+    (tmp_path / "netrc").write_text(f"machine {host} login user password made-up\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert tracking.logged_in()
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     assert not tracking.logged_in()
+
+
+def test_the_hosts_are_those_wandb_logs_in_to():
+    from wandb.sdk.lib import urls
+
+    assert urlparse(urls.DEFAULT_BASE_URL).hostname == tracking.HOSTS[0]
+    assert urlparse(urls.forge_upstream_url(urls.DEFAULT_BASE_URL)).hostname == tracking.HOSTS[1]
 
 
 def test_online_without_a_login_warns_and_goes_on_offline(caplog):
