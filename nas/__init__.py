@@ -15,7 +15,8 @@ __version__ = "0.1.0"
 def load(*runs: str | Path) -> pd.DataFrame:
     """Runs as one pandas frame, a row per trial: `nas.load("runs/quickstart")`. Several get a column `run` (0, 1, ...).
 
-    A run is its directory, or a study's folder in runs/ (its latest run). The columns:
+    A run is its directory, a study's folder in runs/ (its latest run), or a folder with a committed study, such as
+    studies/quickstart: study.yaml, results.csv and conditions.json. The columns:
 
         trial, key           number, and the architecture's hash: equal networks have equal keys
         state, reason        complete, stopped, over_budget, duplicate, failed or running, and why
@@ -23,14 +24,25 @@ def load(*runs: str | Path) -> pd.DataFrame:
         duplicate_of, init   the earlier trial of the same network; what training started from
         rung, images_seen    how far it was trained
         on_front             whether no other architecture is better in every objective (means over repeats)
-        fid_..., clip_score, ...   the metrics at the last rung; `.attrs["conditions"]` says what each was measured with
-        params, macs, macs_without_attention, macs_padding_free, activation_bytes   of the network at deploy scale
+        fid, fid_...         Frechet distance of image features to the dataset's, lower is better; `fid` is Inception's, any
+                             other extractor is part of the name
+        clip_score           100 x cosine of picture and caption by the judge, higher is better
+        caption_accuracy     share of pictures whose caption the judge tells from other captions
+        denoising_loss       mean squared error on held-out pictures, at fixed times and noise
+        other metrics        each in the column of its own name; all metrics are those at the last rung that was reached
+        params               of the network at deploy scale, as are all costs that do not begin with proxy_
+        macs, macs_without_attention, macs_padding_free   multiply-adds of one call; without the attention's products;
+                             without those with padding
+        activation_bytes     of what convolutions, linear layers and attention put out, in float32
+        latency_ms           of one picture, where the study has a table of block latencies
         proxy_params, ...    the same of the small network that was trained
         load_s, train_s, sample_s, score_s, save_s, total_s   seconds by phase, summed over rungs; wall_s from start to end
         images_per_s, peak_memory_mib   of training
-        arch.<axis>          the choices (a list as JSON text); of an ablation `cell` and factor.<name> instead
+        arch.<axis>          the choices of a search (a list as JSON text)
+        cell, factor.<name>  of an ablation instead: the cell's name, and its level of each factor
 
-    A cell without a number is empty. `.attrs["objectives"]` maps the study's objectives to "minimise" or "maximise".
+    A cell without a number is empty. `.attrs["objectives"]` maps the study's objectives to "minimise" or "maximise",
+    `.attrs["conditions"]` says what each metric was measured with.
 
     InputError, one line: no run there, a run of a newer version, no trial trained to the end, or runs whose metrics were
     measured under different conditions (it names the condition).

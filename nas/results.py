@@ -26,9 +26,9 @@ STATES = ("complete", "stopped", "over_budget", "duplicate", "failed", "running"
 COSTS = ("params", "macs", "macs_without_attention", "macs_padding_free", "activation_bytes")
 TIMINGS = ("load_s", "train_s", "sample_s", "score_s", "save_s", "total_s")
 
-_TEXT = ("key", "state", "reason", "init")
+TEXT = ("key", "state", "reason", "init")
 _PROXY_COSTS = tuple(f"proxy_{name}" for name in COSTS)
-_INTEGERS = ("trial", "seed", "repeat", "duplicate_of", "rung", "images_seen", *COSTS, *_PROXY_COSTS)
+INTEGERS = ("trial", "seed", "repeat", "duplicate_of", "rung", "images_seen", *COSTS, *_PROXY_COSTS)
 _SPEEDS = (*TIMINGS, "wall_s", "images_per_s", "peak_memory_mib")
 
 
@@ -81,15 +81,29 @@ def load(run_dir: Path) -> pd.DataFrame:
 def load_finished(runs: Sequence[str | Path]) -> pd.DataFrame:
     """What `nas.load` returns: runs with at least one trial trained to the end each, as one frame."""
     if not runs:
-        raise InputError("nas.load: expected at least one run directory, or a study's folder in runs/")
-    tables = []
-    for run_dir in (find(Path(run)) for run in runs):
-        table = load(run_dir)
-        if not (table["state"] == "complete").any():
-            raise InputError(f"{run_dir}: no trial was trained to the end yet")
-        table.attrs["objectives"] = dict(objectives(resolved(run_dir)))
-        tables.append(table)
-    return tables[0] if len(tables) == 1 else concat(tables)
+        raise InputError("nas.load: expected at least one run directory, or a study's folder")
+    tables = [_finished(Path(run)) for run in runs]
+    if len(tables) == 1:
+        return tables[0]
+    for run, table in zip(runs, tables, strict=True):
+        if not table.attrs["conditions"]:
+            raise InputError(
+                f"{run}: no conditions.json in it, so nobody knows whether its scores compare with another run's"
+            )
+    return concat(tables)
+
+
+def _finished(path: Path) -> pd.DataFrame:
+    from nas import committed
+
+    if committed.is_committed(path) and not (path / "resolved.yaml").exists():
+        return committed.load(path)
+    run_dir = find(path)
+    table = load(run_dir)
+    if not (table["state"] == "complete").any():
+        raise InputError(f"{run_dir}: no trial was trained to the end yet")
+    table.attrs["objectives"] = dict(objectives(resolved(run_dir)))
+    return table
 
 
 def objectives(settings: Mapping[str, Any]) -> Objectives:
@@ -114,16 +128,16 @@ def frame(trials: Sequence[Record], scored: Mapping[str, Mapping[str, Any]], goa
     axes = [column for column in seen if column == "cell" or column.startswith(("arch.", "factor."))]
     costs = list(dict.fromkeys([*COSTS, *(name for record in trials for name in record.get("cost") or {})]))
     proxy_costs = [f"proxy_{name}" for name in costs]
-    described = {*_TEXT, *_INTEGERS, *_SPEEDS, *axes, *costs, *proxy_costs}
+    described = {*TEXT, *INTEGERS, *_SPEEDS, *axes, *costs, *proxy_costs}
     metrics = [column for column in dict.fromkeys([*scored, *goals, *seen]) if column not in described]
     columns = ["trial", "key", "state", "reason", "seed", "repeat", "duplicate_of", "init", "rung", "images_seen"]
     columns += ["on_front", *metrics, *costs, *proxy_costs, *_SPEEDS, *axes]
     table = pd.DataFrame(rows, columns=columns)
-    for column in _INTEGERS:
+    for column in INTEGERS:
         table[column] = pd.array([_integer(value) for value in table[column]], dtype="Int64")
-    for column in {*metrics, *costs, *proxy_costs, *_SPEEDS}.difference(_INTEGERS):
+    for column in {*metrics, *costs, *proxy_costs, *_SPEEDS}.difference(INTEGERS):
         table[column] = pd.to_numeric(table[column]).astype("float64")
-    for column in (*_TEXT, *axes):
+    for column in (*TEXT, *axes):
         table[column] = table[column].astype("object")
     table["on_front"] = front(table, goals)
     table.attrs["conditions"] = {column: dict(values) for column, values in scored.items()}
@@ -318,7 +332,7 @@ def _row(record: Record) -> dict[str, Any]:
     rungs = record.get("rungs") or []
     last = rungs[-1] if rungs else {}
     memory = [rung["peak_memory_mib"] for rung in rungs if rung.get("peak_memory_mib") is not None]
-    row = {name: record.get(name) for name in (*_TEXT, "trial", "seed", "repeat", "duplicate_of")}
+    row = {name: record.get(name) for name in (*TEXT, "trial", "seed", "repeat", "duplicate_of")}
     row |= {name: last.get(name) for name in ("rung", "images_seen", "images_per_s")} | dict(last.get("metrics") or {})
     row |= dict(record.get("cost") or {})
     row |= {f"proxy_{name}": value for name, value in (record.get("proxy_cost") or {}).items()}
