@@ -1,8 +1,11 @@
-"""Figures as files, for papers and READMEs: matplotlib, from the same frames as the page (png, pdf, svg by suffix)."""
+"""Figures for papers, READMEs and notebooks: matplotlib, from the same frames as the page. `draw_*` gives a figure,
+`save_*` writes one (png, pdf, svg by suffix)."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -13,13 +16,20 @@ from nas.naming import label, magnitude, pairs, scaled
 from nas.palette import FRONT, GREY, GRID, KNEE, LIMIT, PALE, SERIES
 from nas.results import Objectives
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MARKERS = "os^Dvp*X"
 
 
 def save_front(
     points: pd.DataFrame, shown_pairs: Sequence[tuple[str, str]], budget: Mapping[str, float], path: Path
 ) -> None:
-    """Up to three panels side by side, 150 dots an inch, legible at the width of a README."""
+    draw_front(points, shown_pairs, budget).savefig(path)
+
+
+def draw_front(points: pd.DataFrame, shown_pairs: Sequence[tuple[str, str]], budget: Mapping[str, float]) -> Figure:
+    """The frame of `findings.pareto` in up to three panels, 150 dots an inch, legible at the width of a README."""
     from matplotlib.figure import Figure
 
     panels = list(shown_pairs)[:3]
@@ -31,7 +41,7 @@ def save_front(
             axes.axvline(scaled(x, budget[x]), color=LIMIT, linestyle="--", linewidth=1.2, label="budget")
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=10)
-    figure.savefig(path)
+    return figure
 
 
 def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
@@ -44,14 +54,14 @@ def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
 
     if run.is_ablation:
         for column, kinds in run.effects.items():
-            save(f"cells_{column}", _cells(kinds["cells"], column))
+            save(f"cells_{column}", draw_cells(kinds["cells"], column))
     elif run.table["on_front"].any():
         written.append(folder / f"front.{suffix}")
         save_front(findings.pareto(run.table, run.goals), pairs(run.goals), run.budget, written[-1])
-        save("hypervolume", _hypervolume(findings.hypervolume(run.table, run.goals)))
+        save("hypervolume", draw_hypervolume(findings.hypervolume(run.table, run.goals)))
         decisions = importance.of_decisions(run.table, run.curves, run.goals)
         if len(decisions):
-            save("importance", _importance(decisions, run.goals))
+            save("importance", draw_importance(decisions, run.goals))
     for column in (column for column in run.scores if column in run.curves):
         save(f"curves_{column}", _curves(run, column))
     if not written:
@@ -60,6 +70,10 @@ def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
 
 
 def save_fronts(fronts: Mapping[str, pd.DataFrame], shown_pairs: Sequence[tuple[str, str]], path: Path) -> None:
+    draw_fronts(fronts, shown_pairs).savefig(path)
+
+
+def draw_fronts(fronts: Mapping[str, pd.DataFrame], shown_pairs: Sequence[tuple[str, str]]) -> Figure:
     """The fronts of several studies on one axis: name -> complete trials with `on_front`; one panel per pair, at most three."""
     from matplotlib.figure import Figure
 
@@ -74,10 +88,11 @@ def save_fronts(fronts: Mapping[str, pd.DataFrame], shown_pairs: Sequence[tuple[
         _plain(axes, label(x), label(y))
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), frameon=False, fontsize=10)
-    figure.savefig(path)
+    return figure
 
 
-def _hypervolume(history: pd.DataFrame) -> Any:
+def draw_hypervolume(history: pd.DataFrame) -> Figure:
+    """The frame of `findings.hypervolume`: the share of the box over training compute."""
     figure, axes = _single()
     prefix, divisor = magnitude(float(history["macs"].iloc[-1]))
     axes.step(history["macs"] / divisor, history["share"], where="post", color=FRONT)
@@ -86,7 +101,7 @@ def _hypervolume(history: pd.DataFrame) -> Any:
     return figure
 
 
-def _importance(decisions: pd.DataFrame, goals: Objectives) -> Any:
+def draw_importance(decisions: pd.DataFrame, goals: Objectives) -> Figure:
     """A bar per decision and objective; those within chance are pale."""
     shown_axes = list(dict.fromkeys(decisions["axis"]))
     columns = [column for column in goals if column in set(decisions["column"])]
@@ -118,7 +133,7 @@ def _curves(run: Run, column: str) -> Any:
     return figure
 
 
-def _cells(cells: pd.DataFrame, column: str) -> Any:
+def draw_cells(cells: pd.DataFrame, column: str) -> Figure:
     """The mean of every cell with its interval."""
     figure, axes = _single(height=0.36 * len(cells) + 1.0)
     half = scaled(column, (cells["high"] - cells["low"]) / 2).fillna(0.0)
@@ -128,7 +143,7 @@ def _cells(cells: pd.DataFrame, column: str) -> Any:
     return figure
 
 
-def _single(width: float = 5.2, height: float = 3.8, panels: int = 1) -> tuple[Any, Any]:
+def _single(width: float = 5.2, height: float = 3.8, panels: int = 1) -> tuple[Figure, Any]:
     """An empty figure, 150 dots an inch, and its first axes."""
     from matplotlib.figure import Figure
 
