@@ -77,7 +77,7 @@ def of_runs(run_dirs: Sequence[Path], by: Compute = "macs", seed: int = 0) -> Co
     names = _names(runs)
     together = pd.concat([run.table for run in runs], ignore_index=True)
     reference = results.reference_point(together, goals)
-    box = _box(together, goals, reference)
+    box = hypervolume_box(together, goals, reference)
     histories = [_history(run, goals, reference, box, by) for run in runs]
     limit = min(float(history[by].iloc[-1]) for history in histories)
     dominated = _dominated(names, runs, goals)
@@ -166,7 +166,7 @@ def _history(run: Run, goals: Objectives, reference: Mapping[str, float], box: f
     return history.assign(share=history["hypervolume"] / box)
 
 
-def _box(table: pd.DataFrame, goals: Objectives, reference: Mapping[str, float]) -> float:
+def hypervolume_box(table: pd.DataFrame, goals: Objectives, reference: Mapping[str, float]) -> float:
     """The volume between the best value of every objective and the reference."""
     values = results.minimised(table[table["state"] == "complete"], goals)
     signs = np.array([1.0 if way == "minimise" else -1.0 for way in goals.values()])
