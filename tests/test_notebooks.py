@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["01_first_study", "02_ablation_analysis", "03_compare_studies", "04_search_space_atlas"]
 LARGEST = 400_000  # bytes
-SAID = {"16", "32", "64", "512", "77", "95", "1.5"}  # sides of pictures, text tokens, per cent, Stable Diffusion's version
+# sides of pictures, text tokens, per cent, Stable Diffusion's version
+SAID = {"16", "32", "64", "512", "77", "95", "1.5"}
 
 
 def texts(cell):
