@@ -17,6 +17,7 @@ import time
 import traceback
 from collections import defaultdict
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 
 TIME = "2026-01-01_10-00-00"  # the run that pages speak of
@@ -31,16 +32,27 @@ SMALL = (
     "tracking.mode='off'",
     "workers=1",
 )
+FEW = ["--set", "dataset={name: emoji, limit: 32}", "--set", "evaluation.images=8", "--set", "sampling.steps=1"]
 LATER = {  # options that make a verb small; the last one given counts
     "watch": ["--once"],
     "latency": ["--repeats", "1"],
     "replay": ["--shuffles", "3", "--repeats", "1"],
-    "supernet train": ["--images", "16", "--set", "training.batch=8", "--set", "dataset={name: emoji, limit: 32}"],
+    "supernet train": ["--images", "16", "--set", "training.batch=8", *FEW],
     "sweep-guidance": ["--scales", "1,2", "--repeats", "1"],
-    "trust": ["--no-train", "--out", "runs/trust"],
+    "trust": ["--no-train", "--out", "runs/trust", *FEW],
 }
 
 
+TINY = """
+backbone: unet
+base:
+  levels:
+    - { channels: 64, down: [0], up: [0] }
+    - { channels: 64, down: [1], up: [1], self_attention: true, cross_attention: true, conv: separable }
+axes:
+  ffn_ratio: { fields: levels.1.ffn_ratio, choices: [2, 3] }
+  attention: { fields: attention, choices: [softmax, relu] }
+"""  # what is trained in place of members of mobilediffusion
 RUN: set[str] = set()  # names of the studies that were run
 
 
@@ -53,6 +65,8 @@ class Failed(Exception):
 
 def stay_in_this_process():
     """Trials are computed here, by the functions that a worker process would run."""
+    from at_once import AtOnce
+
     import nas.anchors
     import nas.check
     import nas.dashboard
@@ -60,9 +74,8 @@ def stay_in_this_process():
     import nas.joining
     import nas.preload
     import nas.study
-    from at_once import AtOnce
-
-    from nas import block_latency, clip, conditioning, latency, published, results, settings, supernet, trial
+    from nas import block_latency, clip, conditioning, latency, published, results, settings, supernet_training, trial
+    from nas.exporters import onnx
     from nas.metrics import fid
 
     class InProcess(AtOnce):
@@ -76,26 +89,38 @@ def stay_in_this_process():
             return function(*pickle.loads(pickle.dumps(arguments)))
 
     nas.study.Workers = nas.anchors.Workers = InProcess
-    nas.check.PROBES = 100
+    nas.check.PROBES, supernet_training.POOL = 100, 4
+    onnx.write = converted_once(onnx.write)
     for module, name in ((clip, "load"), (conditioning, "load"), (fid, "EfficientNet")):
         setattr(module, name, cache(getattr(module, name)))  # the same frozen weights, study after study
-    covers, covered = supernet.require_covers, set()
-
-    def require_covers(path, space, proxy):
-        if (path, space.name, proxy) not in covered:
-            covers(path, space, proxy)
-        covered.add((path, space.name, proxy))
-
-    supernet.require_covers = require_covers
     nas.preload.start = nas.interruption.install_in_coordinator = lambda: None
     nas.joining.work = lambda study, *rest: settings.load(Path(study))
     nas.dashboard.serve = lambda run, port: results.find(run)
     every, subject = block_latency.of_space, latency.subject
-    block_latency.of_space = lambda *given: dict(list(every(*given).items())[:2])
+    block_latency.of_space = lambda *given: every(*given)[:2]
     latency.subject = lambda what, *how: (Path(what).is_dir() or published.architecture(what)) and subject(EXPORT, *how)
 
 
 # --- commands ----------------------------------------------------------------------------------------------------------
+
+
+def converted_once(write):
+    """`nas.exporters.onnx.write`, which takes seconds even of the shipped text encoder: a graph again is a copy."""
+    made = {}
+
+    def again(graph, path, precision="fp32"):
+        weights = sha256(repr([graph.name, precision, graph.inputs]).encode())
+        for name, value in sorted(graph.module.state_dict().items()):
+            weights.update(name.encode() + value.contiguous().view(-1).numpy().tobytes())
+        key = weights.hexdigest()
+        target = path.with_name(f"{path.name}.onnx")
+        if key not in made:
+            made[key] = write(graph, path, precision).read_bytes()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(made[key])
+        return target
+
+    return again
 
 
 def run_command(line):
@@ -139,6 +164,8 @@ def made_small(words):
 
     The first run of a study trains a tiny network or two, further ones end after the checks.
     """
+    import yaml
+
     from nas import check, settings
     from nas.space import SearchSpace
 
@@ -149,10 +176,20 @@ def made_small(words):
     check.check(study, SearchSpace.load(study.space) if study.space is not None else None)
     if "--dry-run" not in words:
         RUN.add(study.name)
-    small = [*SMALL, *(["search.trials=2"] if study.search else ["ablation.repeats=2"])]
+    small = list(SMALL)
+    if study.search:
+        small += ["search.trials=2", *(["space=tiny.yaml", "training.init=scratch"] if shipped(study) else [])]
+    else:
+        network = json.dumps(yaml.safe_load(TINY)["base"])
+        small += ["ablation.repeats=2", f"architecture={network}", "training.init=scratch"]
     if study.dataset.name == "emoji":
         small.append("dataset=" + json.dumps({"name": "emoji", **study.dataset.options, "limit": 32}))
     return [part for setting in small for part in ("--set", setting)]
+
+
+def shipped(study):
+    """Whether it asks for networks of the full size of MobileDiffusion, rather than for something the page is about."""
+    return study.space == "mobilediffusion"
 
 
 def run_pytest(words):
@@ -255,7 +292,9 @@ def attempt(name, function, *given):
         function(*given)
     except Exception as failure:
         lines = traceback.format_exception(failure)
-        error = f"{type(failure).__name__}: {failure}" + ("" if isinstance(failure, Failed) else "\n" + "".join(lines[-4:]))
+        error = f"{type(failure).__name__}: {failure}" + (
+            "" if isinstance(failure, Failed) else "\n" + "".join(lines[-4:])
+        )
     tell(name, began, error)
     return not error
 
@@ -269,6 +308,7 @@ def main():
     for block in told:
         if block.title or block.language == "diff":
             attempt(block.name, write, block)
+    write_file("tiny.yaml", TINY)
     stay_in_this_process()
     if not attempt("prepare", prepare):
         return

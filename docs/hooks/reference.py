@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 from mkdocs.structure.files import File, Files
-from pydantic import BaseModel
 
+import nas
 from nas import menu
 from nas.settings import Entry, Study
 
@@ -31,6 +31,7 @@ MENUS = {
 }  # folder -> the key of the study file that takes a name from it
 ASKED = re.compile(r"<!-- generated: ([a-z ]+) -->")
 PICTURE = re.compile(r"\]\(((?:\.\./)+)(studies/[^)]+\.png)\)")
+FROM_FOLDER = "name"  # the key that nas.settings.load fills in
 Schema = dict[str, Any]
 
 
@@ -58,10 +59,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 def study_file() -> str:
     """Every section of a study file, each key with its type, bounds, default and meaning."""
     schema = Study.model_json_schema()
-    parts = ["## Top level", "", *_keys(schema, schema["$defs"])]
-    for name, path in sorted(_sections(schema).items(), key=lambda found: found[1]):
+    paths = dict(_sections(schema, schema["$defs"], "", set()))
+    parts = ["## Top level", "", *_keys(schema, schema["$defs"], paths)]
+    for name, path in paths.items():
         section = schema["$defs"][name]
-        parts += ["", f"## `{path}` {{: #{_anchor(name)} }}", "", *_text(section), "", *_keys(section, schema["$defs"])]
+        parts += ["", f"## `{path}` {{: #{_anchor(path)} }}", "", section.get("description", ""), ""]
+        parts += _keys(section, schema["$defs"], paths)
     return "\n".join(parts)
 
 
@@ -72,7 +75,7 @@ def menus() -> str:
         for name in menu.names(folder):
             module = menu.pick(folder, name)
             schema = module.Settings.model_json_schema()
-            keys = _keys(schema, schema.get("$defs", {})) if schema["properties"] else ["No settings.", ""]
+            keys = _keys(schema, schema.get("$defs", {}), {}) if schema["properties"] else ["No settings.", ""]
             parts += ["", f"### `{key}: {name}`", "", _summary(module), "", *keys]
     return "\n".join(parts)
 
@@ -86,18 +89,18 @@ def formats() -> str:
     return "\n".join(rows)
 
 
-def _sections(schema: Schema) -> dict[str, str]:
-    """Name in the schema -> path in the file, of every section below the top level."""
-    found: dict[str, str] = {}
-    open_ = [("", schema)]
-    while open_:
-        prefix, model = open_.pop(0)
-        for key, value in model["properties"].items():
-            for name, suffix in _references(value):
-                if name != Entry.__name__ and name not in found:
-                    found[name] = f"{prefix}{key}{suffix}"
-                    open_.append((f"{found[name]}.", schema["$defs"][name]))
-    return found
+def _sections(model: Schema, named: Schema, prefix: str, seen: set[str]) -> Iterator[tuple[str, str]]:
+    """(name in the schema, path in the file) of every section below a model, each once, in the order of the keys."""
+    held = [
+        (name, f"{prefix}{key}{suffix}")
+        for key, value in model["properties"].items()
+        for name, suffix in _references(value)
+    ]
+    for name, path in held:
+        if name != Entry.__name__ and name not in seen:
+            seen.add(name)
+            yield name, path
+            yield from _sections(named[name], named, f"{path}.", seen)
 
 
 def _references(value: Schema, suffix: str = "") -> Iterator[tuple[str, str]]:
@@ -112,50 +115,56 @@ def _references(value: Schema, suffix: str = "") -> Iterator[tuple[str, str]]:
         yield from _references(value["additionalProperties"], f"{suffix}.NAME")
 
 
-def _keys(schema: Schema, named: Schema) -> Iterator[str]:
+def _keys(schema: Schema, named: Schema, paths: dict[str, str]) -> Iterator[str]:
     """A definition list: the key with its type and default, and what it means."""
     for key, value in schema["properties"].items():
-        needed = key in schema.get("required", ())
-        yield f"`{key}` <small>{_kind(value)}{_default(value, needed)}</small>"
+        needed = ", **required**" if key in schema.get("required", ()) and key != FROM_FOLDER else _default(value)
+        yield f"`{key}` <small>{_kind(value, paths)}{needed}</small>"
         yield f":   {_meaning(value, named)}"
         yield ""
 
 
 def _meaning(value: Schema, named: Schema) -> str:
-    """The attribute's docstring, or the first sentence of that of the section it holds."""
+    """The attribute's docstring, or the first paragraph of that of the section it holds; null as YAML spells it."""
     told = value.get("description")
     if told is None:
         told = next((named[name].get("description", "") for name, _ in _references(value)), "")
         told = told.split("\n\n")[0]
-    return " ".join(told.split())
+    return re.sub(r"\bNone\b", "null", " ".join(told.split())).replace("<", "&lt;")
 
 
-def _default(value: Schema, needed: bool) -> str:
-    if needed:
-        return ", **required**"
-    default = value.get("default")
-    if default is None or isinstance(default, dict) and "$ref" in value:
+def _default(value: Schema) -> str:
+    """As a study file spells it; nothing for null, for what is empty, and for a section, whose keys have their own."""
+    default = _named_only(value.get("default"))
+    if default in (None, "", [], {}) or ("$ref" in value and isinstance(default, dict)):
         return ""
     spelled = yaml.safe_dump(default, default_flow_style=True, width=1000, sort_keys=False).removesuffix("...\n")
-    return f", default `{spelled.strip()}`" if default not in ("", [], {}) else ""
+    return f", default `{spelled.strip()}`"
 
 
-def _kind(value: Schema) -> str:
+def _named_only(value: Any) -> Any:
+    """A menu choice without settings is its name."""
+    if isinstance(value, list):
+        return [_named_only(each) for each in value]
+    return value["name"] if isinstance(value, dict) and set(value) == {"name"} else value
+
+
+def _kind(value: Schema, paths: dict[str, str]) -> str:
     """The type in words, with its bounds."""
     if "$ref" in value:
-        return _linked(value["$ref"].rpartition("/")[2])
+        return _linked(value["$ref"].rpartition("/")[2], paths)
     if "const" in value:
         return f"`{value['const']}`"
     if "enum" in value:
         return " or ".join(f"`{word}`" for word in value["enum"])
     if "anyOf" in value:
-        return " or ".join(_kind(each) for each in value["anyOf"])
+        return " or ".join(_kind(each, paths) for each in value["anyOf"])
     kind = value.get("type")
     if kind == "array":
-        return _listed(value)
+        return _listed(value, paths)
     if kind == "object":
         inner = value.get("additionalProperties")
-        return f"mapping of names to {_kind(inner)}" if isinstance(inner, dict) and inner else "mapping"
+        return f"mapping of names to {_kind(inner, paths)}" if isinstance(inner, dict) and inner else "mapping"
     words = {"integer": "integer", "number": "number", "boolean": "true or false", "null": "null", "string": "text"}
     word = "path" if value.get("format") == "path" else words.get(str(kind), "any value")
     return word + "".join(f" {sign} {value[name]:g}" for name, sign in BOUNDS.items() if name in value)
@@ -164,22 +173,18 @@ def _kind(value: Schema) -> str:
 BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
 
 
-def _listed(value: Schema) -> str:
+def _listed(value: Schema, paths: dict[str, str]) -> str:
     if "prefixItems" in value:
-        return f"list of {len(value['prefixItems'])}: " + ", ".join(_kind(each) for each in value["prefixItems"])
-    return f"list of {_kind(value['items'])}" if value.get("items") else "list"
+        return f"list of {len(value['prefixItems'])}: " + ", ".join(_kind(each, paths) for each in value["prefixItems"])
+    return f"list of {_kind(value['items'], paths)}" if value.get("items") else "list"
 
 
-def _linked(name: str) -> str:
-    return "a name, or a mapping with `name`" if name == Entry.__name__ else f"[section](#{_anchor(name)})"
+def _linked(name: str, paths: dict[str, str]) -> str:
+    return "a name, or a mapping with `name`" if name == Entry.__name__ else f"[section](#{_anchor(paths[name])})"
 
 
-def _anchor(name: str) -> str:
-    return re.sub(r"\W+", "-", name).strip("-").lower()
-
-
-def _text(schema: Schema) -> list[str]:
-    return [schema.get("description", "")]
+def _anchor(path: str) -> str:
+    return re.sub(r"\W+", "-", path).strip("-").lower()
 
 
 def _summary(module: ModuleType) -> str:
@@ -187,9 +192,16 @@ def _summary(module: ModuleType) -> str:
     return " ".join((module.__doc__ or "").split("\n\n")[0].split())
 
 
-def sections() -> list[type[BaseModel]]:
-    """Every settings class that the page documents, for the test that none of their keys goes unexplained."""
-    return [Study, *(menu.pick(folder, name).Settings for folder in MENUS for name in menu.names(folder))]
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+def columns() -> str:
+    """The indented table in the docstring of `nas.load`, as a definition list."""
+    rows = re.findall(r"^ {8}(\S.*?) {2,}(.+)$", nas.load.__doc__ or "", re.M)
+    spelled = [
+        (", ".join(f"`{name}`" for name in names.split(", ")), told.replace("<", "&lt;")) for names, told in rows
+    ]
+    return "\n".join(f"{names}\n:   {told}\n" for names, told in spelled)
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -200,7 +212,13 @@ def command_line() -> str:
     command = [sys.executable, "-m", "typer", "nas.cli", "utils", "docs", "--name", "nas"]
     written = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     _, _, verbs = written.partition("\n## ")
-    return f"## {verbs}"
+    return re.sub(r"^Example: (nas .+)$", r"Example:\n\n    \1", f"## {verbs}", flags=re.M)
 
 
-GENERATED = {"study file": study_file, "menus": menus, "formats": formats, "command line": command_line}
+GENERATED = {
+    "study file": study_file,
+    "menus": menus,
+    "formats": formats,
+    "columns": columns,
+    "command line": command_line,
+}
