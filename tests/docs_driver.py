@@ -53,6 +53,7 @@ axes:
   ffn_ratio: { fields: levels.1.ffn_ratio, choices: [2, 3] }
   attention: { fields: attention, choices: [softmax, relu] }
 """  # what is trained in place of members of mobilediffusion
+WHOLE = ("my_curves",)  # studies whose run is replayed, which wants members of their own space
 RUN: set[str] = set()  # names of the studies that were run
 
 
@@ -91,6 +92,7 @@ def stay_in_this_process():
     nas.study.Workers = nas.anchors.Workers = InProcess
     nas.check.PROBES, supernet_training.POOL = 100, 4
     onnx.write = converted_once(onnx.write)
+    supernet_training.train = trained_once(supernet_training.train)
     for module, name in ((clip, "load"), (conditioning, "load"), (fid, "EfficientNet")):
         setattr(module, name, cache(getattr(module, name)))  # the same frozen weights, study after study
     nas.preload.start = nas.interruption.install_in_coordinator = lambda: None
@@ -98,7 +100,14 @@ def stay_in_this_process():
     nas.dashboard.serve = lambda run, port: results.find(run)
     every, subject = block_latency.of_space, latency.subject
     block_latency.of_space = lambda *given: every(*given)[:2]
-    latency.subject = lambda what, *how: (Path(what).is_dir() or published.architecture(what)) and subject(EXPORT, *how)
+
+    def small_subject(what, *how):
+        if not Path(what).is_dir():
+            published.architecture(what)
+            what = EXPORT
+        return subject(what, *how)
+
+    latency.subject = small_subject
 
 
 # --- commands ----------------------------------------------------------------------------------------------------------
@@ -109,7 +118,8 @@ def converted_once(write):
     made = {}
 
     def again(graph, path, precision="fp32"):
-        weights = sha256(repr([graph.name, precision, graph.inputs]).encode())
+        shapes = [tuple(given.shape) for given in graph.random_inputs(2)]
+        weights = sha256(repr([graph.name, precision, graph.inputs, shapes]).encode())
         for name, value in sorted(graph.module.state_dict().items()):
             weights.update(name.encode() + value.contiguous().view(-1).numpy().tobytes())
         key = weights.hexdigest()
@@ -119,6 +129,21 @@ def converted_once(write):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(made[key])
         return target
+
+    return again
+
+
+def trained_once(train):
+    """`nas.supernet_training.train`: further supernets are the first one's file."""
+    made = []
+
+    def again(study, space, recipe, out, *rest):
+        if not made:
+            made.append((out, train(study, space, recipe, out, *rest)))
+        elif out != made[0][0]:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(made[0][0], out)
+        return made[0][1]
 
     return again
 
@@ -178,18 +203,15 @@ def made_small(words):
         RUN.add(study.name)
     small = list(SMALL)
     if study.search:
-        small += ["search.trials=2", *(["space=tiny.yaml", "training.init=scratch"] if shipped(study) else [])]
+        small += ["search.trials=2"]
+        if study.space == "mobilediffusion":  # of full size, and not what a page is about
+            small += ["training.init=scratch", *(["space=tiny.yaml"] if study.name not in WHOLE else [])]
     else:
         network = json.dumps(yaml.safe_load(TINY)["base"])
         small += ["ablation.repeats=2", f"architecture={network}", "training.init=scratch"]
     if study.dataset.name == "emoji":
         small.append("dataset=" + json.dumps({"name": "emoji", **study.dataset.options, "limit": 32}))
     return [part for setting in small for part in ("--set", setting)]
-
-
-def shipped(study):
-    """Whether it asks for networks of the full size of MobileDiffusion, rather than for something the page is about."""
-    return study.space == "mobilediffusion"
 
 
 def run_pytest(words):
