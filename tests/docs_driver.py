@@ -54,6 +54,7 @@ axes:
   attention: { fields: attention, choices: [softmax, relu] }
 """  # what is trained in place of members of mobilediffusion
 WHOLE = ("my_curves",)  # studies whose run is replayed, which wants members of their own space
+SEVERAL = ("quickstart", "first", "first_random", "my_curves")  # studies of which a front is wanted
 RUN: set[str] = set()  # names of the studies that were run
 
 
@@ -75,7 +76,18 @@ def stay_in_this_process():
     import nas.joining
     import nas.preload
     import nas.study
-    from nas import block_latency, clip, conditioning, latency, published, results, settings, supernet_training, trial
+    from nas import (
+        block_latency,
+        clip,
+        conditioning,
+        latency,
+        published,
+        results,
+        settings,
+        supernet_training,
+        trial,
+        trust,
+    )
     from nas.exporters import onnx
     from nas.metrics import fid
 
@@ -90,7 +102,7 @@ def stay_in_this_process():
             return function(*pickle.loads(pickle.dumps(arguments)))
 
     nas.study.Workers = nas.anchors.Workers = InProcess
-    nas.check.PROBES, supernet_training.POOL = 100, 4
+    nas.check.PROBES, supernet_training.POOL, trust.RESAMPLES = 100, 4, 50
     onnx.write = converted_once(onnx.write)
     supernet_training.train = trained_once(supernet_training.train)
     for module, name in ((clip, "load"), (conditioning, "load"), (fid, "EfficientNet")):
@@ -203,7 +215,7 @@ def made_small(words):
         RUN.add(study.name)
     small = list(SMALL)
     if study.search:
-        small += ["search.trials=2"]
+        small += [f"search.trials={2 if study.name in SEVERAL else 1}"]
         if study.space == "mobilediffusion":  # of full size, and not what a page is about
             small += ["training.init=scratch", *(["space=tiny.yaml"] if study.name not in WHOLE else [])]
     else:
@@ -304,12 +316,12 @@ def prepare():
 
 
 def tell(name, began, error=""):
-    print(json.dumps({"block": name, "seconds": round(time.monotonic() - began, 2), "error": error}), file=REPORT)
+    print(json.dumps({"block": name, "seconds": round(time.process_time() - began, 2), "error": error}), file=REPORT)
     REPORT.flush()
 
 
 def attempt(name, function, *given):
-    began, error = time.monotonic(), ""
+    began, error = time.process_time(), ""
     try:
         function(*given)
     except Exception as failure:
