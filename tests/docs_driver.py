@@ -158,7 +158,7 @@ def trained_small(train):
     def small(study, space, recipe, out, *rest):
         from nas.space import SearchSpace
 
-        quality = train(study, SearchSpace.load("tiny.yaml"), recipe, out.with_name("tiny.safetensors"), *rest)
+        quality = train(study, SearchSpace.load("tiny.yaml"), recipe, out.with_name(f"tiny_{out.name}"), *rest)
         shutil.copy(f"nas/assets/supernet_{space.name}.safetensors", out)
         return quality
 
@@ -236,7 +236,8 @@ def made_small(words):
     if study.search:
         small += [f"search.trials={2 if study.name in SEVERAL else 1}"]
         if study.space == "mobilediffusion":  # of full size, and not what a page is about
-            small += ["training.init=scratch", *(["space=tiny.yaml"] if study.name not in WHOLE else [])]
+            small += ["training.init=scratch"]
+            small += ["stopping.rungs=[0.0, 1.0]"] if study.name in WHOLE else ["space=tiny.yaml"]
     else:
         network = json.dumps(yaml.safe_load(TINY)["base"])
         small += ["ablation.repeats=2", f"architecture={network}", "training.init=scratch"]
