@@ -98,7 +98,10 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )  # fmt: skip
     assert built.returncode == 0, built.stderr[-3000:]
     keys = (site / "reference" / "study-file.html").read_text()
-    assert all(word in keys for word in ("images_seen", "width_divisor", "zero_terminal_snr", "skip_corrupt", "levels"))
+    assert all(
+        word in keys
+        for word in ("images_seen", "width_divisor", "zero_terminal_snr", "skip_corrupt", "ffn_ratio", "mid_blocks")
+    )
     assert "nas sweep-guidance" in (site / "reference" / "cli.html").read_text()
     assert "macs_without_attention" in (site / "reference" / "results-columns.html").read_text()
     assert "hypervolume_history" in (site / "reference" / "api.html").read_text()

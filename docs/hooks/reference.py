@@ -15,8 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import griffe
 import yaml
 from mkdocs.structure.files import File, Files
+from pydantic import TypeAdapter
 
 import nas
 from nas import menu
@@ -76,8 +78,31 @@ def menus() -> str:
             module = menu.pick(folder, name)
             schema = module.Settings.model_json_schema()
             keys = _keys(schema, schema.get("$defs", {}), {}) if schema["properties"] else ["No settings.", ""]
-            parts += ["", f"### `{key}: {name}`", "", _summary(module), "", *keys]
+            parts += ["", f"### `{key}: {name}`", "", _summary(module.__doc__), "", *keys]
     return "\n".join(parts)
+
+
+def architectures() -> str:
+    """The fields of every backbone and decoder. These are dataclasses, whose docstrings of fields only the source has."""
+    parts: list[str] = []
+    for folder in ("backbones", "decoders"):
+        for name in menu.names(folder):
+            parts += ["", f"### `{folder.removesuffix('s')}: {name}`", *_fields(menu.pick(folder, name), f"{name} ")]
+    return "\n".join(parts)
+
+
+def _fields(module: ModuleType, prefix: str) -> Iterator[str]:
+    """The fields of a file's `Config`, and of the dataclasses in it."""
+    schema = TypeAdapter(module.Config).json_schema()
+    named = schema.get("$defs", {})
+    source = griffe.load(module.__name__, search_paths=[str(ROOT)])
+    paths = dict(_sections(schema, named, "", set()))
+    anchors = {name: f"{prefix}{path}" for name, path in paths.items()}
+    for kind, fields in {"Config": schema, **{name: named[name] for name in paths}}.items():
+        for key, value in fields["properties"].items():
+            value["description"] = source[f"{kind}.{key}"].docstring.value
+        heading = [f"#### `{paths[kind]}` {{: #{_anchor(anchors[kind])} }}"] if kind in paths else []
+        yield from ["", *heading, "", _summary(source[kind].docstring.value), "", *_keys(fields, {}, anchors)]
 
 
 def formats() -> str:
@@ -187,9 +212,9 @@ def _anchor(path: str) -> str:
     return re.sub(r"\W+", "-", path).strip("-").lower()
 
 
-def _summary(module: ModuleType) -> str:
-    """The first paragraph of a file's docstring."""
-    return " ".join((module.__doc__ or "").split("\n\n")[0].split())
+def _summary(docstring: str | None) -> str:
+    """The first paragraph."""
+    return " ".join((docstring or "").split("\n\n")[0].split())
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------
@@ -218,6 +243,7 @@ def command_line() -> str:
 GENERATED = {
     "study file": study_file,
     "menus": menus,
+    "architectures": architectures,
     "formats": formats,
     "columns": columns,
     "command line": command_line,
