@@ -3,7 +3,7 @@ PYTHON ?= python3
 STUDY ?= studies/quickstart/study.yaml
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: run test check setup clean
+.PHONY: run test check docs setup clean
 
 run: .venv/ready
 	.venv/bin/nas run $(STUDY) $(ARGS)
@@ -16,6 +16,11 @@ check: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# The pages of docs/ and what is generated from the code, as a site that opens from the disk: site/index.html.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 setup: .venv/ready
 
 # Set-up is done once, and again when what is installed changes.
@@ -24,5 +29,9 @@ setup: .venv/ready
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch .venv/ready
 
+.venv/docs: .venv/ready
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch .venv/docs
+
 clean:
-	rm -rf .venv
+	rm -rf .venv site

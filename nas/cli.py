@@ -493,7 +493,7 @@ def supernet_train(
 
         nas supernet train mobilediffusion --images 900000
 
-        nas run my-study --set training.init=runs/supernets/mobilediffusion.safetensors
+        nas run studies/quickstart --set training.init=runs/supernets/mobilediffusion.safetensors
     """
     from nas import supernet_training
 

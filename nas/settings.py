@@ -182,30 +182,39 @@ class Study(Section):
     """For an ablation, the network its cells change: a preset (`nas cost` takes the same names), a YAML file such as a
     run's best.yaml, or a mapping; the base of `space` unless given."""
     dataset: Entry
+    """The captioned pictures: a name in nas/datasets, with its settings."""
     autoencoder: Entry = Entry(name="kl")
+    """Between pictures and latents: a name in nas/autoencoders."""
     conditioning: Conditioning = Conditioning()
+    """The frozen text encoder."""
     proxy: Proxy = Proxy()
     deploy: Deploy = Deploy()
     objective: Entry = Entry(name="denoising")
+    """What training minimises: a name in nas/objectives."""
     training: Training = Training()
     sampling: Plan = Plan()
+    """How every trial's network is drawn from for its scores."""
     evaluation: Evaluation = Evaluation()
     metrics: tuple[Entry, ...] = (Entry(name="fid"), Entry(name="clip_score"))
+    """What the pictures are scored by: names in nas/metrics."""
     budget: dict[str, Annotated[float, BeforeValidator(count)]] = {}
     """Upper limits on deploy-scale costs, for example params: 400M. A candidate over budget is never trained."""
     base: Base | None = None
     search: Search | None = None
-    """A study has one of `search` and `ablation`."""
+    """Architectures that a sampler chooses. A study has one of `search` and `ablation`."""
     ablation: design.Settings | None = None
+    """Fixed cells, each trained several times."""
     stopping: Stopping = Stopping()
     racing: Racing = Racing()
     """Repeats after the search, of architectures whose place on the front is undecided."""
     tracking: Tracking = Tracking()
+    """Logging to Weights & Biases."""
     workers: int | None = Field(None, ge=0)
     """Trials that run side by side on this machine. None: one per core, or one per GPU. 0: only on workers that join."""
     worker_memory: Annotated[float, BeforeValidator(count)] | None = None
     """Bytes a worker process may hold, for example 8G; a trial that needs more fails. None: no bound but the machine's."""
     seed: int = 0
+    """Decides, with the architecture and the repeat, the seed of every training."""
 
     @property
     def objectives(self) -> dict[str, str]:

@@ -42,7 +42,9 @@ class Settings(BaseModel):
     learning_rate: float = Field(1e-3, gt=0)
     """AdamW's, reached after the warm-up and then held: rungs stay comparable (MobileDiffusion trains with 1e-3)."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay of the gradient's first and second moment."""
     weight_decay: float = Field(0.01, ge=0)
+    """AdamW's, of every trained parameter."""
     warmup_images: int = Field(1_024, ge=0)
     """Linear warm-up of the learning rate."""
     gradient_clip: float = Field(1.0, gt=0)
@@ -53,6 +55,7 @@ class Settings(BaseModel):
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, for classifier-free guidance."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """What forward and backward passes compute in; weights are fp32 either way."""
     init: str = "scratch"
     """`scratch`, `base` (the study's base model), `supernet` (the weights shipped for this space and proxy), or a path to
     supernet weights."""

@@ -1,0 +1,378 @@
+"""Does what the documentation says, block by block, in a copy of the repository: python docs_driver.py FOLDER.
+
+The folder is what a clone is: nas/, search_spaces/, studies/, tests/. Files that a page shows are written into it, commands
+are run through the real command line in this one process, and one JSON line per block tells how it went. What would take
+minutes is made small by further options at the end of the command, after the command as printed was checked in full.
+"""
+
+import json
+import os
+import pickle
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections import defaultdict
+from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
+
+TIME = "2026-01-01_10-00-00"  # the run that pages speak of
+EXPORT = f"runs/quickstart/{TIME}/export/knee"  # measured in place of networks of hundreds of millions of parameters
+SMALL = (
+    "training.images_seen=16",
+    "training.batch=8",
+    "training.warmup_images=8",
+    "evaluation.images=8",
+    "sampling.steps=1",
+    "stopping.min_peers=2",
+    "tracking.mode='off'",
+    "workers=1",
+)
+FEW = ["--set", "dataset={name: emoji, limit: 32}", "--set", "evaluation.images=8", "--set", "sampling.steps=1"]
+LATER = {  # options that make a verb small; the last one given counts
+    "watch": ["--once"],
+    "latency": ["--repeats", "1"],
+    "replay": ["--shuffles", "3", "--repeats", "1"],
+    "supernet train": ["--images", "8", "--set", "training.batch=8", *FEW],
+    "sweep-guidance": ["--scales", "1,2", "--repeats", "1"],
+    "trust": ["--no-train", "--out", "runs/trust", *FEW],
+}
+
+
+TINY = """
+backbone: unet
+base:
+  levels:
+    - { channels: 64, down: [0], up: [0] }
+    - { channels: 64, down: [1], up: [1], self_attention: true, cross_attention: true, conv: separable }
+axes:
+  ffn_ratio: { fields: levels.1.ffn_ratio, choices: [2, 3] }
+  attention: { fields: attention, choices: [softmax, relu] }
+"""  # what is trained in place of members of mobilediffusion
+WHOLE = ("my_curves",)  # studies whose run is replayed, which wants members of their own space
+QUICKER = {"gp": "nsga2"}  # samplers, when curves are replayed
+SEVERAL = ("quickstart", "first", "first_random", "my_curves")  # studies of which a front is wanted
+RUN: set[str] = set()  # names of the studies that were run
+
+
+class Failed(Exception):
+    """A block that does not do what its page says."""
+
+
+# --- processes and servers, which a test has no time for ---------------------------------------------------------------
+
+
+def stay_in_this_process():
+    """Trials are computed here, by the functions that a worker process would run."""
+    from at_once import AtOnce
+
+    import nas.anchors
+    import nas.check
+    import nas.dashboard
+    import nas.interruption
+    import nas.joining
+    import nas.preload
+    import nas.study
+    from nas import (
+        block_latency,
+        clip,
+        conditioning,
+        guidance,
+        latency,
+        published,
+        replay,
+        results,
+        settings,
+        supernet_training,
+        trial,
+        trust,
+    )
+    from nas.exporters import onnx
+    from nas.metrics import fid
+
+    class InProcess(AtOnce):
+        slots = 1
+
+        def __init__(self, count, study, cache):
+            super().__init__(count, study, cache)
+            trial.start_worker(study, cache, 1)
+
+        def compute(self, tag, function, *arguments):
+            return function(*pickle.loads(pickle.dumps(arguments)))
+
+    nas.study.Workers = nas.anchors.Workers = InProcess
+    nas.check.PROBES, supernet_training.POOL, trust.RESAMPLES = 100, 4, 50
+    onnx.write = converted_once(onnx.write)
+    supernet_training.train = trained_small(supernet_training.train)
+    nas.anchors.run = once(nas.anchors.run, lambda study, overrides, *_: settings.load(study, overrides))
+    guidance.sweep = once(guidance.sweep, lambda *_: None)
+    explore = replay.explore
+    replay.explore = lambda table, about, sampler, *rest: explore(table, about, QUICKER.get(sampler, sampler), *rest)
+    for module, name in ((clip, "load"), (conditioning, "load"), (fid, "EfficientNet")):
+        setattr(module, name, cache(getattr(module, name)))  # the same frozen weights, study after study
+    nas.preload.start = nas.interruption.install_in_coordinator = lambda: None
+    nas.joining.work = lambda study, *rest: settings.load(Path(study))
+    nas.dashboard.serve = lambda run, port: results.find(run)
+    every, subject = block_latency.of_space, latency.subject
+    block_latency.of_space = lambda *given: every(*given)[:2]
+
+    def small_subject(what, *how):
+        if not Path(what).is_dir():
+            published.architecture(what)
+            what = EXPORT
+        return subject(what, *how)
+
+    latency.subject = small_subject
+
+
+# --- commands ----------------------------------------------------------------------------------------------------------
+
+
+def converted_once(write):
+    """`nas.exporters.onnx.write`, which takes seconds even of the shipped text encoder: a graph again is a copy."""
+    made = {}
+
+    def again(graph, path, precision="fp32"):
+        shapes = [tuple(given.shape) for given in graph.random_inputs(2)]
+        weights = sha256(repr([graph.name, precision, graph.inputs, shapes]).encode())
+        for name, value in sorted(graph.module.state_dict().items()):
+            weights.update(name.encode() + value.contiguous().view(-1).numpy().tobytes())
+        key = weights.hexdigest()
+        target = path.with_name(f"{path.name}.onnx")
+        if key not in made:
+            made[key] = write(graph, path, precision).read_bytes()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(made[key])
+        return target
+
+    return again
+
+
+def trained_small(train):
+    """`nas.supernet_training.train` of a tiny space; the file of a shipped space is the shipped one."""
+
+    def small(study, space, recipe, out, *rest):
+        from nas.space import SearchSpace
+
+        quality = train(study, SearchSpace.load("tiny.yaml"), recipe, out.with_name(f"tiny_{out.name}"), *rest)
+        shutil.copy(f"nas/assets/supernet_{space.name}.safetensors", out)
+        return quality
+
+    return small
+
+
+def once(function, check):
+    """What is dear is done for the first command that asks for it; of further ones `check` gets what they gave."""
+    found = []
+
+    def again(*given):
+        if found:
+            check(*given)
+        else:
+            found.append(function(*given))
+        return found[0]
+
+    return again
+
+
+def run_command(line):
+    """One line of a block of shell."""
+    words = shlex.split(line.replace("<time>", TIME), comments=True)
+    if words[0] == "nas":
+        return run_nas(words[1:])
+    if words[0] == "make":
+        return shell(["make", "-n", *words[1:]])
+    if words[:3] == [".venv/bin/python", "-m", "pytest"]:
+        return run_pytest(words[3:])
+    raise Failed(f"no way is known to check {words[0]!r}: run it in tests/docs_driver.py, or say in the page why not")
+
+
+def shell(words):
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"{shlex.join(words)}: exit code {done.returncode}: {done.stderr[-500:]}")
+
+
+def run_nas(words):
+    """One command of nas: as it is printed where that is quick, else parsed in full and then made small."""
+    from nas.cli import app
+
+    words = ["journal.log" if word.startswith("postgresql://") else word for word in words]
+    verb = " ".join(words[:2]) if words[0] == "supernet" else words[0]
+    words += LATER.get(verb, [])
+    if verb == "run":
+        words += made_small(words)
+    if verb == "worker":
+        words = [word if word != "/shared/runs" else "runs" for word in words]
+    try:
+        app(words, standalone_mode=False)
+    except SystemExit as left:
+        if left.code:
+            raise Failed(f"exit code {left.code}") from None
+
+
+def made_small(words):
+    """What makes a run quick; first the study is loaded and checked as the command names it.
+
+    The first run of a study trains a tiny network or two, further ones end after the checks.
+    """
+    import yaml
+
+    from nas import check, settings
+    from nas.space import SearchSpace
+
+    given = [words[i + 1] for i, word in enumerate(words) if word in ("--set", "-s")]
+    study = settings.load(Path(words[1]), given)
+    if study.name in RUN:
+        return ["--dry-run"]
+    check.check(study, SearchSpace.load(study.space) if study.space is not None else None)
+    if "--dry-run" not in words:
+        RUN.add(study.name)
+    small = list(SMALL)
+    if study.search:
+        small += [f"search.trials={2 if study.name in SEVERAL else 1}"]
+        if study.space == "mobilediffusion":  # of full size, and not what a page is about
+            small += ["training.init=scratch"]
+            small += ["stopping.rungs=[0.0, 1.0]"] if study.name in WHOLE else ["space=tiny.yaml"]
+    else:
+        network = json.dumps(yaml.safe_load(TINY)["base"])
+        small += ["ablation.repeats=2", f"architecture={network}", "training.init=scratch"]
+    if study.dataset.name == "emoji":
+        small.append("dataset=" + json.dumps({"name": "emoji", **study.dataset.options, "limit": 32}))
+    return [part for setting in small for part in ("--set", setting)]
+
+
+def run_pytest(words):
+    import pytest
+
+    if code := pytest.main([*words, "-q", "-p", "no:cacheprovider"]):
+        raise Failed(f"pytest {shlex.join(words)}: exit code {code}")
+
+
+# --- files and fragments -----------------------------------------------------------------------------------------------
+
+
+def write_file(title, code):
+    path = Path(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(code, encoding="utf-8")
+
+
+def load_fragment(code):
+    """Keys of a study file that a page shows without the rest: on top of the quickstart's, they must load."""
+    import yaml
+
+    from nas import settings
+
+    study = yaml.safe_load(Path("studies/quickstart/study.yaml").read_text())
+    fragment = yaml.safe_load(code)
+    if not isinstance(fragment, dict):
+        raise Failed(f"expected keys of a study file, got {code!r}")
+    study |= fragment
+    if "ablation" in fragment:
+        del study["search"]
+    write_file("studies/fragment/study.yaml", yaml.safe_dump(study))
+    settings.load(Path("studies/fragment"))
+
+
+def apply_patch(code):
+    done = subprocess.run(["patch", "-p1", "--forward"], input=code, capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"the change does not apply: {done.stdout}{done.stderr}")
+
+
+def write(block):
+    """What the page says the clone is to hold: a file, or a change to one."""
+    (apply_patch if block.language == "diff" else partial(write_file, block.title))(block.code)
+
+
+def do(block, names):
+    """One block, in the folder; `names` are what the page's earlier blocks of Python defined."""
+    if block.language in ("sh", "") and block.commands:
+        for line in block.commands:
+            run_command(line)
+    elif block.language == "":  # README.md: keys of a study file, or words
+        if re.match(r"[a-z_]+: ", block.code):
+            load_fragment(block.code)
+    elif block.language == "yaml":
+        load_fragment(block.code)
+    elif block.language == "python":
+        exec(compile(block.code, block.name, "exec"), names)
+    elif block.language != "text":
+        raise Failed(f"a block in {block.language!r}; expected sh, yaml, python, diff or text, or a title")
+    elif any(re.match(r"\$? *nas ", line) for line in block.code.splitlines()):
+        raise Failed("a command in a block of text, where no test sees it")
+
+
+# --- the whole documentation --------------------------------------------------------------------------------------------
+
+
+def own_pictures(folder):
+    """The reader's own: a few pictures, and a table of captions."""
+    from PIL import Image
+
+    folder.mkdir()
+    lines = ["file,caption"]
+    for number in range(24):
+        Image.new("RGB", (70, 64), (10 * number, 90, 200 - 8 * number)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,a plain picture {number}")
+    (folder / "captions.csv").write_text("\n".join(lines) + "\n")
+
+
+def prepare():
+    """What pages take for granted: finished runs of a search and of an ablation, and an export."""
+    for study, likes in (("quickstart", ["random"]), ("my_ablation", ["ffn_ratio", "ufogen_lora"])):
+        run_nas(["run", f"studies/{study}"])
+        (found,) = Path(f"runs/{study}").iterdir()
+        found.rename(found.with_name(TIME))
+        for like in likes:
+            shutil.copytree(f"runs/{study}", f"runs/{like}", symlinks=True)
+    run_nas(["export", "runs/quickstart"])
+    shutil.copytree("studies/proxy_trust", "runs/trust")
+
+
+def tell(name, began, error=""):
+    print(json.dumps({"block": name, "seconds": round(time.process_time() - began, 2), "error": error}), file=REPORT)
+    REPORT.flush()
+
+
+def attempt(name, function, *given):
+    began, error = time.process_time(), ""
+    try:
+        function(*given)
+    except Exception as failure:
+        lines = traceback.format_exception(failure)
+        error = f"{type(failure).__name__}: {failure}" + (
+            "" if isinstance(failure, Failed) else "\n" + "".join(lines[-4:])
+        )
+    tell(name, began, error)
+    return not error
+
+
+def main():
+    """Files first, as nothing of nas is imported yet; then commands and programs, page by page."""
+    from docs_pages import blocks, examples, pages
+
+    told = [block for page in map(blocks, pages()) for block in page if not block.not_run]
+    own_pictures(Path("my-pictures"))
+    for block in told:
+        if block.title or block.language == "diff":
+            attempt(block.name, write, block)
+    write_file("tiny.yaml", TINY)
+    stay_in_this_process()
+    if not attempt("prepare", prepare):
+        return
+    names = defaultdict(lambda: {"__name__": "__main__"})
+    for block in [*told, *examples()]:
+        if not block.title and block.language != "diff":
+            attempt(block.name, do, block, names[block.page])
+
+
+if __name__ == "__main__":
+    os.chdir(sys.argv[1])
+    REPORT = open("report.jsonl", "w", encoding="utf-8")  # noqa: SIM115 (open until the end)
+    main()
