@@ -284,6 +284,51 @@ def verify(
 
 
 @app.command()
+def train(
+    what: Annotated[str, typer.Argument(help="A folder that `nas export` wrote, a preset, or an architecture's YAML.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Shards (.tar, a folder of them, a pattern), a folder with metadata.jsonl, or {name: ...}."),
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML; default MobileDiffusion's (--dry-run prints it).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default runs/train/NAME.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs of this machine, or processes without one.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Lightning's: auto | ddp.")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 | bf16; default the recipe's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, print the settings, write nothing.")] = False,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Train a network at deploy scale on your pictures: stages of resolution, moving average, several GPUs.
+
+    The same command continues an interrupted training. The folder is an export: nas sample draws from it.
+
+    Examples:
+
+        nas train runs/quickstart/2026-01-01_10-00-00/export/knee --data "laion/{00000..00099}.tar" --devices 8
+
+        nas train mobilediffusion --data my-pictures --recipe recipe.yaml --out my-model
+    """
+    from nas import deploy_training
+    from nas.interruption import Interrupted
+    from nas.training import Hardware
+
+    overrides = [*set_, *([f"precision={precision}"] if precision is not None else [])]
+    try:
+        deploy_training.start(
+            what,
+            recipe,
+            overrides,
+            data,
+            out,
+            Hardware(devices, strategy),
+            dry_run,
+            lambda line: print(line, flush=True),
+        )
+    except Interrupted:
+        raise typer.Exit(EXIT_CODE) from None
+
+
+@app.command()
 def cost(
     networks: Annotated[
         list[str], typer.Argument(help="Names of published networks, or YAML files with an architecture.")

@@ -152,7 +152,7 @@ def _network(picked: Picked) -> Any:
 
 
 def _proxy(picked: Picked, folder: Path) -> dict[str, Any]:
-    proxy = folder / "proxy"
+    proxy = folder / drawing.PROXY
     proxy.mkdir(exist_ok=True)
     write_yaml(proxy / "config.yaml", picked.record["proxy"])
     target = proxy / "weights.safetensors"

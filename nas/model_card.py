@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas import menu
@@ -24,6 +24,55 @@ def text(
         "## Limits\n\n" + _limits(resolved),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def trained(
+    deploy: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+    stages: int,
+) -> str:
+    """The card of a network that `nas train` trained through `stages` of its stages, from its own files."""
+    scale = "deploy scale" if settings["width_divisor"] == 1 else f"every width divided by {settings['width_divisor']}"
+    head = [
+        "---\npipeline_tag: text-to-image\ntags: [diffusion]\n---",
+        f"# {deploy['from']['trained']}",
+        "",
+        f"The architecture `{deploy['key']}`, {scale}, trained on `{settings['dataset']['name']}` after {stages} of "
+        f"{len(settings['stages'])} stages. Its settings are in `training.yaml`.",
+        "",
+        '    nas sample THIS_FOLDER "a caption"',
+    ]
+    costs = [[name, f"{value:,}"] for name, value in deploy["cost"].items() if isinstance(value, int)]
+    return (
+        "\n\n".join(
+            [
+                "\n".join(head),
+                "## Training\n\n" + _stages(settings, log, stages),
+                "## Cost\n\n" + _table(["one call", "as trained"], costs, ("left", "right")),
+                "## Files\n\n" + _files(manifest),
+                "## Licence of the training data\n\n" + licence(settings["dataset"]["name"]),
+                "## Limits\n\nNot scored: nas train reports the training loss only.",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _stages(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]], stages: int) -> str:
+    """Lengths, and the last line of the log of each stage."""
+    last = {int(row["stage"]): row for row in log}
+    rows = []
+    for number, stage in enumerate(settings["stages"][:stages], 1):
+        row = last[number]
+        pace = f"{float(row['images_per_s']):,.4g}"
+        memory = f"{float(row['peak_memory_mib']):,.0f}"
+        devices = f"{row['devices']} x {row['device']}"
+        told = [str(stage["image_size"]), f"{stage['images']:,}", f"{stage['batch']:,}", f"{float(row['loss']):.4g}"]
+        rows.append([*told, pace, memory, devices])
+    heads = ["px", "images", "batch", "loss", "images/s", "peak memory, MiB", "on"]
+    return _table(heads, rows)
 
 
 def _head(deploy: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
