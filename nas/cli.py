@@ -236,6 +236,22 @@ def sample(
     typer.echo(f"wrote {out}")
 
 
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="A folder that `nas export` or `nas train` wrote.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7860,
+    runtime: Annotated[str, typer.Option(help="auto | pytorch | onnxruntime | executorch")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 | fp16 | int8, where the export has it.")] = None,
+) -> None:
+    """A page at 127.0.0.1 that draws from an export: caption, steps, guidance, seed, and the time each part took.
+
+    Example: nas serve runs/quickstart/2026-01-01_10-00-00/export/knee
+    """
+    from nas import serve as serving
+
+    serving.serve(model, port, runtime, precision, lambda line: print(line, flush=True))
+
+
 @app.command(name="sweep-guidance")
 def sweep_guidance(
     run: Annotated[
