@@ -135,7 +135,7 @@ def _check(made: Job) -> None:
 
 def run(made: Job, say: Say) -> Path:
     """Train, or go on with it, and return the folder. Raises InputError, and Interrupted once a checkpoint is saved."""
-    say = say if rank_zero_only.rank == 0 else _silent
+    say = say if _is_first() else _silent
     _same_training(made)
     interruption.install_in_trainer()
     frozen = _frozen(made.recipe)
@@ -157,6 +157,11 @@ def run(made: Job, say: Say) -> Path:
     return made.out
 
 
+def _is_first() -> bool:
+    """Whether this process is rank 0: Lightning knows before and after the processes are joined."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
 def _silent(line: str) -> None:
     """Of a process that is not rank 0."""
 
@@ -172,7 +177,7 @@ def _same_training(made: Job) -> None:
                     f"{made.out}: holds a training with {name} {_brief(found.get(name))}, not {_brief(wanted[name])}; "
                     "choose another folder with --out"
                 )
-    elif rank_zero_only.rank == 0:
+    elif _is_first():
         if (made.out / drawing.MANIFEST).exists():
             raise InputError(
                 f"{made.out}: holds an export that nas train did not write; choose another folder with --out"
@@ -276,7 +281,7 @@ def _finish_stage(
     made: Job, module: DenoiserTraining, network: nn.Module, frozen: Frozen, stage: int, say: Say
 ) -> None:
     """Write the export, then the checkpoint that the next stage begins with."""
-    if rank_zero_only.rank == 0:
+    if _is_first():
         module.ema.swap()
         write(made, network, frozen, stage)
         module.ema.swap()
@@ -287,7 +292,7 @@ def _finish_stage(
 
 
 def _save(made: Job, module: DenoiserTraining, stage: int) -> None:
-    if rank_zero_only.rank == 0:
+    if _is_first():
         module.save(made.checkpoint, {"stage": str(stage)})
 
 
@@ -318,25 +323,26 @@ class Watch(L.Callback):
     def report(self, module: DenoiserTraining) -> None:
         """One line for people, and one in log.csv."""
         now, logged = time.perf_counter(), module.logged()
-        if module.step == self.last_step or rank_zero_only.rank:
+        if module.step == self.last_step or not _is_first():
             return
         pace = (module.step - self.last_step) * module.settings.batch / max(now - self.last_line, 1e-9)
         left = (self.stop - module.step) * module.settings.batch / pace / 60
-        row = {
+        memory = peak_memory_mib()
+        row: dict[str, Any] = {
             "stage": self.stage + 1,
             "image_size": self.made.recipe.stages[self.stage].image_size,
             "images_seen": module.images_seen,
             "loss": logged["generator_loss"],
             "gradient_norm": logged["generator_gradient_norm"],
             "images_per_s": pace,
-            "peak_memory_mib": peak_memory_mib(),
+            "peak_memory_mib": memory,
             "devices": self.made.hardware.devices,
             "device": device_name(),
         }
         _append(self.made.out / LOG, row)
         self.say(
             f"stage {row['stage']} ({row['image_size']} px)  {module.images_seen:,}/{self.stop * module.settings.batch:,} images"
-            f"  loss {row['loss']:.4f}  {pace:.4g} images/s  {row['peak_memory_mib'] / 1024:.2f} GiB  {left:.1f} min left"
+            f"  loss {row['loss']:.4f}  {pace:.4g} images/s  {memory / 1024:.2f} GiB  {left:.1f} min left"
         )
         self.last_line, self.last_step = now, module.step
 
@@ -348,7 +354,7 @@ def _training(module: L.LightningModule) -> DenoiserTraining:
 
 def peak_memory_mib() -> float:
     """Most memory held so far: on the GPU by PyTorch, or else by this process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
