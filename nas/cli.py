@@ -194,14 +194,19 @@ def export(
         nas export runs/quickstart
 
         nas export runs/quickstart --pick best:clip_score --to small-model --format safetensors,onnx --quantise int8
+
+        nas export runs/train/knee --format onnx   # graphs of what nas train trained
     """
     from nas import export as exporting
     from nas import launch
 
     if quantise not in (None, "int8"):
         raise InputError(f"--quantise {quantise}: expected int8")
-    run_ = launch.find_run(run)
-    folder = exporting.export(run_, pick, to, _words(format), _words(precision), quantise is not None)
+    if (run / "training.yaml").exists():
+        folder = exporting.add_formats(run, _words(format), _words(precision), quantise is not None)
+    else:
+        run_ = launch.find_run(run)
+        folder = exporting.export(run_, pick, to, _words(format), _words(precision), quantise is not None)
     typer.echo(f"wrote {folder}; draw with: nas sample {folder} 'red heart, noto'")
 
 

@@ -397,6 +397,7 @@ def write(made: Job, network: nn.Module, frozen: Frozen, stage: int) -> None:
         "architecture": made.architecture.to_dict(),
         "cost": asdict(config.cost(side, frozen.encoder.length)),
         "images_seen": images,
+        "stages": stage + 1,
         "seed": made.recipe.seed,
     }
     export.write_yaml(made.out / "deploy.yaml", deploy)
@@ -410,13 +411,16 @@ def write(made: Job, network: nn.Module, frozen: Frozen, stage: int) -> None:
         "latents": [frozen.autoencoder.channels, side, side],
     }
     export.write_yaml(made.out / drawing.MANIFEST, manifest)
-    card = model_card.trained(deploy, made.settings(), manifest, _log(made.out / LOG), stage + 1)
-    (made.out / "README.md").write_text(card, encoding="utf-8")
+    write_card(made.out)
 
 
-def _log(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def write_card(out: Path) -> None:
+    """Write README.md from the folder's own files."""
+    deploy, settings = (yaml.safe_load((out / name).read_text(encoding="utf-8")) for name in ("deploy.yaml", SETTINGS))
+    with (out / LOG).open(newline="", encoding="utf-8") as file:
+        log = list(csv.DictReader(file))
+    text = model_card.trained(deploy, settings, drawing.read(out), log)
+    (out / "README.md").write_text(text, encoding="utf-8")
 
 
 def start(

@@ -31,9 +31,9 @@ def trained(
     settings: Mapping[str, Any],
     manifest: Mapping[str, Any],
     log: Sequence[Mapping[str, Any]],
-    stages: int,
 ) -> str:
-    """The card of a network that `nas train` trained through `stages` of its stages, from its own files."""
+    """The card of a network that `nas train` trained, from its folder's own files."""
+    stages = deploy["stages"]
     scale = "deploy scale" if settings["width_divisor"] == 1 else f"every width divided by {settings['width_divisor']}"
     head = [
         "---\npipeline_tag: text-to-image\ntags: [diffusion]\n---",

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from typer.testing import CliRunner
 
-from nas import deploy_training, drawing, interruption, recipe, streaming, training
+from nas import cli, deploy_training, drawing, export, interruption, recipe, streaming, training, verify
 from nas.backbones.unet import Config, Level
 from nas.conditioning import Text
 from nas.datasets import Captioned, Pictures
@@ -388,6 +389,23 @@ def test_a_folder_of_another_kind_is_left_alone(network, whole, tmp_path):
     (tmp_path / "export" / "training.yaml").unlink()
     with pytest.raises(InputError, match="holds an export that nas train did not write"):
         deploy_training.run(job(network, tmp_path / "export"), lambda line: None)
+
+
+def test_it_is_no_trial_to_verify(whole, tmp_path):
+    with pytest.raises(InputError, match="holds no trial of a study"):
+        verify.verify(whole[0], tmp_path)
+
+
+def test_its_graphs_are_exported_beside_it(whole, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    folder = shutil.copytree(whole[0], tmp_path / "model")
+    with pytest.raises(InputError, match="is no trial of a study"):
+        export.add_formats(folder, ["onnx"], quantised=True)
+    found = CliRunner().invoke(cli.app, ["export", str(folder), "--format", "onnx"])
+    assert found.exit_code == 0, found.exception
+    expected, drawn = (drawing.load(folder, runtime).draw(["sun"], seed=2) for runtime in ("pytorch", "onnxruntime"))
+    assert drawn.shape == (1, 3, 64, 64) and torch.allclose(drawn, expected, atol=1e-4)
+    assert "onnx/denoiser.onnx" in (folder / "README.md").read_text()
 
 
 # --- as a command ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas import drawing, export, graphs, quality
+from nas import drawing, export, graphs, latency, quality
 from nas.errors import InputError
 from nas.trial import Bench
 
@@ -140,6 +140,13 @@ def test_scores_are_those_the_study_gives(model, bench):
     expected = bench.score(drawing.load_network(model), drawer.schedule).metrics
     found = quality.scores(bench, drawer)
     assert found == pytest.approx({name: expected[name] for name in found}, rel=1e-4)
+
+
+def test_latency_is_that_of_the_files_an_export_has(model, monkeypatch):
+    subject = latency.subject(str(model), 512, None)
+    assert set(subject.files) == {"onnxruntime"} and set(subject.files["onnxruntime"]) == set(graphs.NAMES)
+    monkeypatch.setattr(format_onnx, "write", None)
+    assert latency.measure(subject, "onnxruntime", 1, 1).denoiser_ms > 0
 
 
 def test_calibration_inputs_are_what_drawing_asks_for(model):
