@@ -136,10 +136,11 @@ def _check(made: Job) -> None:
 def run(made: Job, say: Say) -> Path:
     """Train, or go on with it, and return the folder. Raises InputError, and Interrupted once a checkpoint is saved."""
     say = say if _is_first() else _silent
-    _same_training(made)
+    _check_folder(made)
     interruption.install_in_trainer()
     frozen = _frozen(made.recipe)
     network = _network(made, frozen)
+    _record(made)
     parameters = sum(p.numel() for p in network.parameters())
     say(f"{made.name}: {parameters:,} parameters, {len(made.recipe.stages)} stages, in {made.out}")
     stage = _stage_reached(made)
@@ -166,24 +167,27 @@ def _silent(line: str) -> None:
     """Of a process that is not rank 0."""
 
 
-def _same_training(made: Job) -> None:
-    """Record what is trained here, or raise InputError if that is something else than what is there."""
-    path, wanted = made.out / SETTINGS, made.settings()
-    if path.is_file():
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for name in wanted:
-            if found.get(name) != wanted[name]:
-                raise InputError(
-                    f"{made.out}: holds a training with {name} {_brief(found.get(name))}, not {_brief(wanted[name])}; "
-                    "choose another folder with --out"
-                )
-    elif _is_first():
+def _check_folder(made: Job) -> None:
+    """Raises InputError when the folder holds something else than a part of this training."""
+    if not made.checkpoint.exists():
         if (made.out / drawing.MANIFEST).exists():
             raise InputError(
                 f"{made.out}: holds an export that nas train did not write; choose another folder with --out"
             )
+        return
+    found, wanted = yaml.safe_load((made.out / SETTINGS).read_text(encoding="utf-8")), made.settings()
+    for name in wanted:
+        if found.get(name) != wanted[name]:
+            raise InputError(
+                f"{made.out}: holds a training with {name} {_brief(found.get(name))}, not {_brief(wanted[name])}; "
+                "choose another folder with --out"
+            )
+
+
+def _record(made: Job) -> None:
+    if _is_first():
         made.out.mkdir(parents=True, exist_ok=True)
-        export.write_yaml(path, wanted)
+        export.write_yaml(made.out / SETTINGS, made.settings())
 
 
 def _brief(value: Any) -> str:
@@ -265,6 +269,7 @@ def _train_stage(made: Job, module: DenoiserTraining, frozen: Frozen, stage: int
         with interruption.computing():
             training.fit(module, stream, stop, made.hardware, [watch])
     except interruption.Interrupted:
+        watch.report(module)
         _save(made, module, stage)
         say(
             f"told to end: saved at {module.images_seen:,} images of stage {stage + 1}; the same command goes on from there"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,16 +62,17 @@ def trained(
 
 
 def _stages(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]], stages: int) -> str:
-    """Lengths, and the last line of the log of each stage."""
-    last = {int(row["stage"]): row for row in log}
+    """Lengths, the last loss of each stage's log, and the median pace; blank where an interruption left no line."""
     rows = []
     for number, stage in enumerate(settings["stages"][:stages], 1):
-        row = last[number]
-        pace = f"{float(row['images_per_s']):,.4g}"
-        memory = f"{float(row['peak_memory_mib']):,.0f}"
-        devices = f"{row['devices']} x {row['device']}"
-        told = [str(stage["image_size"]), f"{stage['images']:,}", f"{stage['batch']:,}", f"{float(row['loss']):.4g}"]
-        rows.append([*told, pace, memory, devices])
+        own = [row for row in log if int(row["stage"]) == number]
+        told = [str(stage["image_size"]), f"{stage['images']:,}", f"{stage['batch']:,}"]
+        if own:
+            pace = statistics.median(float(row["images_per_s"]) for row in own)
+            memory = max(float(row["peak_memory_mib"]) for row in own)
+            told += [f"{float(own[-1]['loss']):.4g}", f"{pace:,.4g}", f"{memory:,.0f}"]
+            told.append(f"{own[-1]['devices']} x {own[-1]['device']}")
+        rows.append(told + [""] * (7 - len(told)))
     heads = ["px", "images", "batch", "loss", "images/s", "peak memory, MiB", "on"]
     return _table(heads, rows)
 

@@ -1,5 +1,6 @@
 """nas train: what an update sees of a stream, and that a training in two stages can be interrupted anywhere."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -266,7 +267,7 @@ def assert_same_weights(one, other):
     assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
 
 
-@pytest.mark.parametrize("after", [3, 9])
+@pytest.mark.parametrize("after", [3, 7])
 def test_an_interrupted_training_ends_with_the_same_weights(network, whole, tmp_path, told, after):
     said, out = [], tmp_path / "model"
     told.append(after)
@@ -313,6 +314,20 @@ def test_another_training_starts_from_its_weights(network, whole, tmp_path):
     wanted = load_file(whole[0] / "network" / "weights.safetensors")
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
     assert made.recipe.training(0).init != "scratch"  # so that the moving average keeps the start
+
+
+def test_a_one_step_generator_learns_from_a_trained_network(network, whole, tmp_path):
+    stage = {"image_size": 64, "images": 8, "batch": 4, "micro_batch": 2}
+    changed = {"objective": {"name": "ufogen"}, "sampling": {"solver": "one_step"}, "stages": [stage]}
+    made = job(network, tmp_path / "next", start=str(whole[0]), **changed)
+    deploy_training.run(made, lambda line: None)
+    before, after = (load_file(out / "network" / "weights.safetensors") for out in (whole[0], made.out))
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
+    drawer = drawing.load(made.out)
+    assert (drawer.plan.steps, drawer.plan.branches) == (1, 1) and drawer.draw(["sun"], 0).isfinite().all()
+    with pytest.raises(InputError, match="--devices 2: objective ufogen has a critic"):
+        two = dataclasses.replace(made, hardware=Hardware(devices=2))
+        deploy_training._module(two, deploy_training._network(two, deploy_training._frozen(two.recipe)), 0)
 
 
 def test_the_default_is_the_papers_recipe():
@@ -377,16 +392,16 @@ def test_trainings_that_are_refused(network, tmp_path, changed, hardware, words)
         ({"width_divisor": 7}, ["width_divisor", "7"]),
     ],
 )
-def test_pictures_and_widths_that_do_not_divide(network, tmp_path, changed, words):
-    made = job(network, tmp_path / "model", **changed)
+def test_pictures_and_widths_that_do_not_divide(network, tmp_path, told, changed, words):
     with pytest.raises(InputError) as caught:
-        deploy_training.scaled(made, deploy_training._frozen(made.recipe))
+        deploy_training.run(job(network, tmp_path / "model", **changed), lambda line: None)
     assert all(word in str(caught.value) for word in words), caught.value
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_folder_of_another_kind_is_left_alone(network, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "export")
-    (tmp_path / "export" / "training.yaml").unlink()
+    (tmp_path / "export" / "checkpoint.safetensors").unlink()
     with pytest.raises(InputError, match="holds an export that nas train did not write"):
         deploy_training.run(job(network, tmp_path / "export"), lambda line: None)
 
