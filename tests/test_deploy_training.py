@@ -43,8 +43,9 @@ NETWORK = Config(
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch):
-    """Also where there is a GPU: what is compared here is exact."""
+    """Also where there is a GPU: what is compared here is exact. Signals are left to pytest."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(interruption, "install_in_trainer", lambda: None)
 
 
 class Autoencoder:
@@ -246,7 +247,6 @@ def told(monkeypatch):
     """Told to stop after so many looks; at no time unless set."""
     looks, after = itertools.count(1), []
     monkeypatch.setattr(interruption, "asked", lambda: bool(after) and next(looks) > after[0])
-    monkeypatch.setattr(interruption, "install_in_trainer", lambda: None)
     return after
 
 
@@ -392,7 +392,7 @@ def test_trainings_that_are_refused(network, tmp_path, changed, hardware, words)
         ({"width_divisor": 7}, ["width_divisor", "7"]),
     ],
 )
-def test_pictures_and_widths_that_do_not_divide(network, tmp_path, told, changed, words):
+def test_pictures_and_widths_that_do_not_divide(network, tmp_path, changed, words):
     with pytest.raises(InputError) as caught:
         deploy_training.run(job(network, tmp_path / "model", **changed), lambda line: None)
     assert all(word in str(caught.value) for word in words), caught.value
