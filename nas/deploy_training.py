@@ -438,9 +438,10 @@ def start(
     dry_run: bool,
     say: Say,
 ) -> None:
-    """`nas train`."""
+    """`nas train`; a dry run prints the recipe, as a file that `--recipe` reads."""
     made = job(what, recipe.load(path, overrides, data), out, hardware)
     if dry_run:
-        say(yaml.safe_dump(made.settings(), sort_keys=False, allow_unicode=True).rstrip())
+        shown = {name: value for name, value in made.settings().items() if name != "architecture"}
+        say(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip())
         return
     run(made, say)

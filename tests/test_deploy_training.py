@@ -339,6 +339,15 @@ def test_the_default_is_the_papers_recipe():
     assert (found.learning_rate, found.betas, found.weight_decay) == (1e-3, (0.9, 0.999), 0.01)
 
 
+def test_a_dry_run_prints_a_recipe_and_writes_nothing(network, tmp_path):
+    printed, out = [], tmp_path / "model"
+    given = (str(network), None, ["seed=3"], "emoji", out, Hardware(), True)
+    deploy_training.start(*given, printed.append)
+    (tmp_path / "recipe.yaml").write_text(printed[0])
+    again = recipe.load(tmp_path / "recipe.yaml")
+    assert again.seed == 3 and again.stages == recipe.PAPER and again.dataset.name == "emoji" and not out.exists()
+
+
 def test_what_data_means(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("")
     assert recipe.dataset_of(str(tmp_path)) == {"name": "folder", "path": str(tmp_path)}
