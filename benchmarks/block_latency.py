@@ -3,13 +3,16 @@
     python benchmarks/block_latency.py [--networks 20] [--image-size 512] [--rounds 5] [--threads 1]
 
 Prints each network's time, the sum of its blocks and the error, then the median and largest error and Kendall's tau. Times are
-the process's CPU time in one thread, medians over rounds.
+the process's CPU time, medians over rounds. Blocks are timed before and after the networks, and the two medians averaged, because
+a machine that others use is not as fast all the time; how far the two are apart is printed too.
 """
 
 import argparse
+import os
 import random
 import statistics
 import time
+from functools import partial
 
 import torch
 from scipy.stats import kendalltau
@@ -44,16 +47,24 @@ def main() -> None:
     networks = [space.architecture(space.sample(rng)) for _ in range(given.networks)]
     wanted = {block for config in networks for block in block_latency.blocks(config, side, published.TEXT_TOKENS)}
     ordered = sorted(wanted, key=lambda block: block.name)
-    table = block_latency.measure(ordered, side, published.TEXT_TOKENS, given.threads, given.rounds)
     print(f"{latency.device()[0]}; {len(ordered)} blocks, {given.image_size} px, {given.threads} threads", flush=True)
+    measured = partial(
+        block_latency.measure, ordered, side, published.TEXT_TOKENS, given.threads, max(1, given.rounds // 2)
+    )
+    before = measured()
+    print(f"blocks timed once; load {os.getloadavg()[0]:.1f}", flush=True)
+    true = [whole(config, side, given.rounds) for config in networks]
+    print(f"networks timed; load {os.getloadavg()[0]:.1f}", flush=True)
+    after = measured()
     pairs = []
-    for config in networks:
-        pairs.append((whole(config, side, given.rounds), table.latency_ms(config)))
-        print(
-            f"{config.key}  {pairs[-1][0]:9.1f} ms  blocks {pairs[-1][1]:9.1f} ms  {pairs[-1][1] / pairs[-1][0] - 1:+.1%}",
-            flush=True,
-        )
+    for config, whole_ms in zip(networks, true, strict=True):
+        first, second = (table.latency_ms(config) for table in (before, after))
+        found = (first + second) / 2
+        pairs.append((whole_ms, found))
+        apart = second / first - 1
+        print(f"{config.key}  {whole_ms:9.1f} ms  blocks {found:9.1f} ms ({apart:+.0%})  {found / whole_ms - 1:+.1%}")
     errors = [abs(found / true - 1) for true, found in pairs]
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     tau = kendalltau(*zip(*pairs, strict=True)).statistic
     print(
         f"error: median {statistics.median(errors):.1%}, mean {statistics.mean(errors):.1%}, "

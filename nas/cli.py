@@ -229,14 +229,19 @@ def export(
         nas export runs/quickstart
 
         nas export runs/quickstart --pick best:clip_score --to small-model --format safetensors,onnx --quantise int8
+
+        nas export runs/train/knee --format onnx   # graphs of what nas train trained
     """
     from nas import export as exporting
     from nas import launch
 
     if quantise not in (None, "int8"):
         raise InputError(f"--quantise {quantise}: expected int8")
-    run_ = launch.find_run(run)
-    folder = exporting.export(run_, pick, to, _words(format), _words(precision), quantise is not None)
+    if (run / "training.yaml").exists():
+        folder = exporting.add_formats(run, _words(format), _words(precision), quantise is not None)
+    else:
+        run_ = launch.find_run(run)
+        folder = exporting.export(run_, pick, to, _words(format), _words(precision), quantise is not None)
     typer.echo(f"wrote {folder}; draw with: nas sample {folder} 'red heart, noto'")
 
 
@@ -269,6 +274,22 @@ def sample(
     for note in drawing.sample(model, captions, seed, out, steps, guidance, runtime, precision):
         typer.echo(f"note: {note}")
     typer.echo(f"wrote {out}")
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="A folder that `nas export` or `nas train` wrote.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7860,
+    runtime: Annotated[str, typer.Option(help="auto | pytorch | onnxruntime | executorch")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 | fp16 | int8, where the export has it.")] = None,
+) -> None:
+    """A page at 127.0.0.1 that draws from an export: caption, steps, guidance, seed, and the time each part took.
+
+    Example: nas serve runs/quickstart/2026-01-01_10-00-00/export/knee
+    """
+    from nas import serve as serving
+
+    serving.serve(model, port, runtime, precision, lambda line: print(line, flush=True))
 
 
 @app.command(name="sweep-guidance")
@@ -316,6 +337,51 @@ def verify(
     _print_grid(*verifying.grid(found))
     if not all(one.agrees for one in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    what: Annotated[str, typer.Argument(help="A folder that `nas export` wrote, a preset, or an architecture's YAML.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Shards (.tar, a folder of them, a pattern), a folder with metadata.jsonl, or {name: ...}."),
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML; default MobileDiffusion's (--dry-run prints it).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default runs/train/NAME.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs of this machine, or processes without one.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Lightning's: auto | ddp.")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 | bf16; default the recipe's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, print the settings, write nothing.")] = False,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Train a network at deploy scale on your pictures: stages of resolution, moving average, several GPUs.
+
+    The same command continues an interrupted training. The folder is an export: nas sample draws from it.
+
+    Examples:
+
+        nas train runs/quickstart/2026-01-01_10-00-00/export/knee --data "laion/{00000..00099}.tar" --devices 8
+
+        nas train mobilediffusion --data my-pictures --recipe recipe.yaml --out my-model
+    """
+    from nas import deploy_training
+    from nas.interruption import Interrupted
+    from nas.training import Hardware
+
+    overrides = [*set_, *([f"precision={precision}"] if precision is not None else [])]
+    try:
+        deploy_training.start(
+            what,
+            recipe,
+            overrides,
+            data,
+            out,
+            Hardware(devices, strategy),
+            dry_run,
+            lambda line: print(line, flush=True),
+        )
+    except Interrupted:
+        raise typer.Exit(EXIT_CODE) from None
 
 
 @app.command()

@@ -10,13 +10,14 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 SHIPPED = Path(__file__).parent / "assets" / "text"
@@ -50,6 +51,10 @@ class TextEncoder(Protocol):
     width: int
     pooled_width: int
     length: int
+
+    def to(self, device: torch.device) -> Self:
+        """The encoder itself, moved to a device; what it gives is there too."""
+        ...
 
     def encode(self, captions: Sequence[str]) -> Text:
         """Float32 states (B, length, width) and pooled vectors (B, pooled_width), without gradients."""
@@ -89,11 +94,16 @@ class MiniLm:
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.model = AutoModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
 
+    def to(self, device: torch.device) -> Self:
+        self.model.to(device)
+        return self
+
     def encode(self, captions: Sequence[str]) -> Text:
         import torch
 
+        inputs = _beside(self.model, self._tokenised(captions, padding=True))
         with torch.no_grad():
-            return Text(*self.network()(**self._tokenised(captions, padding=True)))
+            return Text(*self.network()(**inputs))
 
     def tokenise(self, captions: Sequence[str]) -> dict[str, Tensor]:
         return self._tokenised(captions, padding="max_length")
@@ -122,6 +132,11 @@ def _minilm_folder() -> Path:
     return root / "model"
 
 
+def _beside(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    device = next(model.parameters()).device
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
 class OpenClip:
     """The text tower of an open_clip model: the last layer's token states, before the final norm; pooled is its text feature."""
 
@@ -144,11 +159,15 @@ class OpenClip:
         probe = self.encode(["a"])
         self.width, self.pooled_width = probe.tokens.shape[2], probe.pooled.shape[1]
 
+    def to(self, device: torch.device) -> Self:
+        self.model.to(device)
+        return self
+
     def encode(self, captions: Sequence[str]) -> Text:
         import torch
 
         with torch.no_grad():
-            return Text(*self.network()(**self.tokenise(captions)))
+            return Text(*self.network()(**_beside(self.model, self.tokenise(captions))))
 
     def tokenise(self, captions: Sequence[str]) -> dict[str, Tensor]:
         return {"input_ids": self.tokenizer(list(captions))}  # (B, context)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of the folder; another version is refused
 MANIFEST = "export.yaml"
+PROXY, TRAINED = "proxy", "network"  # where the weights are: of a study's trial, and of `nas train`
 PYTORCH = "pytorch"  # the runtime of `safetensors`
 
 
@@ -104,15 +105,16 @@ class Model:
 
 
 def model(network: nn.Module, pipeline: dict[str, Any]) -> Model:
-    """A denoiser with the frozen models its pipeline names."""
+    """A denoiser with the frozen models its pipeline names. `image_size` in it is that of the pictures it was trained on; without
+    one, they are of the autoencoder's size."""
     from nas import conditioning, graphs
     from nas.settings import Entry
 
     encoder = conditioning.load(conditioning.Settings(**pipeline["conditioning"]))
     entry = Entry(**pipeline["autoencoder"])
     autoencoder = menu.pick("autoencoders", entry.name).load(entry.settings("autoencoders"))
-    side = autoencoder.image_size // autoencoder.factor
-    made = graphs.of_pipeline(network, encoder, autoencoder)
+    side = (pipeline.get("image_size") or autoencoder.image_size) // autoencoder.factor
+    made = graphs.of_pipeline(network, encoder, autoencoder, side)
     return Model(pipeline, made, encoder, (autoencoder.channels, side, side))
 
 
@@ -133,16 +135,16 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def load_network(folder: Path) -> nn.Module:
-    """The trained proxy of an exported folder, in eval mode. Raises InputError when its weights are another network's."""
+    """The trained network of an exported folder, in eval mode. Raises InputError when its weights are another network's."""
     from nas import stages
     from nas.backbones.unet import Config
 
     read(folder)
-    proxy = folder / "proxy"
-    if not (proxy / "config.yaml").exists():
+    held = next((folder / name for name in (TRAINED, PROXY) if (folder / name / "config.yaml").exists()), None)
+    if held is None:
         raise InputError(f"{folder}: holds no weights for PyTorch; export again with --format safetensors")
-    network: nn.Module = Config.from_dict(yaml.safe_load((proxy / "config.yaml").read_text())).build()
-    stages.load_weights(network, proxy / "weights.safetensors", str(folder))
+    network: nn.Module = Config.from_dict(yaml.safe_load((held / "config.yaml").read_text())).build()
+    stages.load_weights(network, held / "weights.safetensors", str(folder))
     return network.eval()
 
 

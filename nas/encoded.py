@@ -52,7 +52,7 @@ def encode_images(batches: Iterable[Batch], autoencoder: Autoencoder) -> tuple[T
     latents: list[Tensor] = []
     captions: list[str] = []
     for batch in batches:
-        latents.append(autoencoder.encode(batch.images))
+        latents.append(autoencoder.encode(batch.images).cpu())
         captions += batch.captions
     return torch.cat(latents).contiguous() if latents else torch.empty(0), captions
 
@@ -65,7 +65,7 @@ def encode_captions(captions: Iterable[str], encoder: TextEncoder) -> tuple[tupl
     different = sorted(set(captions) - {""}, key=lambda caption: (len(caption), caption))
     ordered = (*different, "")
     chunks = [encoder.encode(ordered[i : i + TEXT_BATCH]) for i in range(0, len(ordered), TEXT_BATCH)]
-    tokens, pooled = (torch.cat(parts).half() for parts in zip(*chunks, strict=True))
+    tokens, pooled = (torch.cat(parts).half().cpu() for parts in zip(*chunks, strict=True))
     return ordered, tokens, pooled
 
 
@@ -83,12 +83,17 @@ def load_or_encode(
 ) -> EncodedSet:
     """The cached split at `path`. Only if it is not there yet are the three factories called to make it."""
     if not path.exists():
-        latents, image_captions = encode_images(batches(), autoencoder())
-        captions, tokens, pooled = encode_captions(image_captions, encoder())
-        row = {caption: index for index, caption in enumerate(captions)}
-        caption_of = torch.tensor([row[caption] for caption in image_captions], dtype=torch.int64)
-        _save(path, EncodedSet(latents, caption_of, captions, tokens, pooled))
+        _save(path, encode(batches(), autoencoder(), encoder()))
     return _load(path)
+
+
+def encode(batches: Iterable[Batch], autoencoder: Autoencoder, encoder: TextEncoder) -> EncodedSet:
+    """Pictures and their captions, on the CPU whatever the models compute on."""
+    latents, image_captions = encode_images(batches, autoencoder)
+    captions, tokens, pooled = encode_captions(image_captions, encoder)
+    row = {caption: index for index, caption in enumerate(captions)}
+    caption_of = torch.tensor([row[caption] for caption in image_captions], dtype=torch.int64)
+    return EncodedSet(latents, caption_of, captions, tokens, pooled)
 
 
 def _save(path: Path, data: EncodedSet) -> None:

@@ -38,6 +38,7 @@ PICTURE_TOLERANCE = {
 }  # mean difference of pixels in [-1, 1]: of one and 16 levels in 256
 TRIED_BATCH = 3  # another batch than the one that was traced
 TRIED_CAPTIONS = 4
+TRIED = ("a red heart", "a pizza")  # where no study says what is drawn
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,30 @@ def export(
     return folder
 
 
+def add_formats(
+    folder: Path, formats: Sequence[str], precisions: Sequence[str] = ("fp32",), quantised: bool = False
+) -> Path:
+    """Write the graphs of a network that `nas train` trained beside its weights; return the folder.
+
+    Raises InputError as `export` does, and for int8, whose loss is told in the scores of a study.
+    """
+    from nas import deploy_training
+
+    modules = check_formats(formats, precisions)
+    if quantised:
+        raise InputError(f"--quantise int8: {folder} is no trial of a study, whose scores would tell what int8 costs")
+    manifest = drawing.read(folder)
+    pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text(encoding="utf-8"))
+    model = drawing.model(drawing.load_network(folder), pipeline)
+    for name, module in modules.items():
+        chosen = [precision for precision in precisions if precision in module.PRECISIONS]
+        made = {one: _graphs(model, module, folder, name, one, TRIED) for one in chosen}
+        manifest["formats"][name] = {**manifest["formats"].get(name, {}), **made}
+    write_yaml(folder / drawing.MANIFEST, manifest)
+    deploy_training.write_card(folder)
+    return folder
+
+
 def check_formats(formats: Sequence[str], precisions: Sequence[str]) -> dict[str, ModuleType]:
     """The modules behind the formats that hold graphs. Raises InputError with the nearest valid word."""
     offered = [*FILES, *menu.names("exporters")]
@@ -152,7 +177,7 @@ def _network(picked: Picked) -> Any:
 
 
 def _proxy(picked: Picked, folder: Path) -> dict[str, Any]:
-    proxy = folder / "proxy"
+    proxy = folder / drawing.PROXY
     proxy.mkdir(exist_ok=True)
     write_yaml(proxy / "config.yaml", picked.record["proxy"])
     target = proxy / "weights.safetensors"
@@ -246,7 +271,7 @@ def entry_of(folder: Path, path: Path) -> dict[str, Any]:
 
 def _captions(run: RunDirectory) -> list[str]:
     path = run.path / "captions.json"
-    drawn = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else ["a red heart", "a pizza"]
+    drawn = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else TRIED
     return list(drawn[:TRIED_CAPTIONS])
 
 

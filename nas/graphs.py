@@ -119,9 +119,10 @@ def text_encoder(encoder: TextEncoder) -> Graph:
     return Graph("text_encoder", encoder.network().eval(), tuple(tried), ("states", "pooled_text"), draw)
 
 
-def of_pipeline(network: nn.Module, encoder: TextEncoder, autoencoder: Autoencoder) -> tuple[Graph, Graph, Graph]:
-    """Text encoder, denoiser and decoder of what was trained together."""
-    side = autoencoder.image_size // autoencoder.factor
+def of_pipeline(
+    network: nn.Module, encoder: TextEncoder, autoencoder: Autoencoder, side: int
+) -> tuple[Graph, Graph, Graph]:
+    """Text encoder, denoiser and decoder of what was trained together, for latents of this side."""
     latents = (autoencoder.channels, side, side)
     text = (encoder.length, encoder.width)
     return (

@@ -44,6 +44,17 @@ def install_in_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def install_in_trainer() -> None:
+    """From now on SIGTERM and Ctrl-C ask for a stop."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGINT, _on_sigterm)
+
+
+def ask() -> None:
+    """As if this process had been told to stop."""
+    _asked.set()
+
+
 def install_in_coordinator() -> None:
     """From now on SIGTERM raises Terminated in the main thread."""
     signal.signal(signal.SIGTERM, _raise_terminated)

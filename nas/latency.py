@@ -14,8 +14,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,8 +126,11 @@ def version(runtime: str) -> str:
     return f"{package} {metadata.version(package)}"
 
 
-def on_runtime(graph: Graph, runtime: str, threads: int, scratch: Path) -> Network:
-    """The graph ready to run. Raises InputError for an unknown runtime or one that is not installed."""
+def on_runtime(graph: Graph, runtime: str, threads: int, scratch: Path, written: Path | None = None) -> Network:
+    """The graph ready to run, from the file it was `written` to, or one in `scratch`.
+
+    Raises InputError for an unknown runtime or one that is not installed.
+    """
     from nas import exporters
 
     offered = runtimes()
@@ -139,7 +142,7 @@ def on_runtime(graph: Graph, runtime: str, threads: int, scratch: Path) -> Netwo
         return _compiled(graph)
     name = next(n for n in menu.names("exporters") if runtime == menu.pick("exporters", n).RUNTIME)
     (module,) = exporters.require([name])
-    network: Network = module.load(module.write(graph, scratch / graph.name, "fp32"), threads)
+    network: Network = module.load(written or module.write(graph, scratch / graph.name, "fp32"), threads)
     return network
 
 
@@ -167,6 +170,8 @@ class Subject:
     decoder: str
     steps: int
     graphs: tuple[Graph, ...]
+    files: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    """Of an export: by runtime and graph, what is written already, in fp32."""
 
 
 def subject(what: str, image_size: int, steps: int | None, decoder: str = DECODER) -> Subject:
@@ -186,9 +191,21 @@ def _of_export(folder: Path, steps: int | None) -> Subject:
     model = drawing.model(drawing.load_network(folder), pipeline)
     plan = model.drawer().plan.changed(steps)
     size = model.graphs[2].run(model.graphs[2].random_inputs(1))[0].shape[-1]
-    return Subject(
-        str(folder), "trained", size, pipeline["autoencoder"]["name"], plan.steps * plan.branches, model.graphs
-    )
+    calls = plan.steps * plan.branches
+    return Subject(str(folder), "trained", size, pipeline["autoencoder"]["name"], calls, model.graphs, _files(folder))
+
+
+def _files(folder: Path) -> dict[str, dict[str, Path]]:
+    from nas import drawing
+
+    held = drawing.read(folder)["formats"]
+    return {
+        menu.pick("exporters", name).RUNTIME: {
+            part: folder / entry["file"] for part, entry in held[name]["fp32"]["networks"].items()
+        }
+        for name in menu.names("exporters")
+        if "fp32" in held.get(name, {})
+    }
 
 
 def _of_architecture(what: str, image_size: int, steps: int | None, decoder: str) -> Subject:
@@ -255,7 +272,9 @@ def measure(what: Subject, runtime: str, threads: int, repeats: int) -> Row:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             for graph in what.graphs:
-                network, inputs = on_runtime(graph, runtime, threads, Path(scratch)), graph.random_inputs(1)
+                written = what.files.get(runtime, {}).get(graph.name)
+                network = on_runtime(graph, runtime, threads, Path(scratch), written)
+                inputs = graph.random_inputs(1)
                 found = timed(partial(network, inputs), repeats)
                 times |= {
                     f"{graph.name}_ms": found.median_ms,

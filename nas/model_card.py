@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas import menu
@@ -24,6 +25,56 @@ def text(
         "## Limits\n\n" + _limits(resolved),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def trained(
+    deploy: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+) -> str:
+    """The card of a network that `nas train` trained, from its folder's own files."""
+    stages = deploy["stages"]
+    scale = "deploy scale" if settings["width_divisor"] == 1 else f"every width divided by {settings['width_divisor']}"
+    head = [
+        "---\npipeline_tag: text-to-image\ntags: [diffusion]\n---",
+        f"# {deploy['from']['trained']}",
+        "",
+        f"The architecture `{deploy['key']}`, {scale}, trained on `{settings['dataset']['name']}` after {stages} of "
+        f"{len(settings['stages'])} stages. Its settings are in `training.yaml`.",
+        "",
+        '    nas sample THIS_FOLDER "a caption"',
+    ]
+    costs = [[name, f"{value:,}"] for name, value in deploy["cost"].items() if isinstance(value, int)]
+    return (
+        "\n\n".join(
+            [
+                "\n".join(head),
+                "## Training\n\n" + _stages(settings, log, stages),
+                "## Cost\n\n" + _table(["one call", "as trained"], costs, ("left", "right")),
+                "## Files\n\n" + _files(manifest),
+                "## Licence of the training data\n\n" + licence(settings["dataset"]["name"]),
+                "## Limits\n\nNot scored: nas train reports the training loss only.",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _stages(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]], stages: int) -> str:
+    """Lengths, the last loss of each stage's log, and the median pace; blank where an interruption left no line."""
+    rows = []
+    for number, stage in enumerate(settings["stages"][:stages], 1):
+        own = [row for row in log if int(row["stage"]) == number]
+        told = [str(stage["image_size"]), f"{stage['images']:,}", f"{stage['batch']:,}"]
+        if own:
+            pace = statistics.median(float(row["images_per_s"]) for row in own)
+            memory = max(float(row["peak_memory_mib"]) for row in own)
+            told += [f"{float(own[-1]['loss']):.4g}", f"{pace:,.4g}", f"{memory:,.0f}"]
+            told.append(f"{own[-1]['devices']} x {own[-1]['device']}")
+        rows.append(told + [""] * (7 - len(told)))
+    heads = ["px", "images", "batch", "loss", "images/s", "peak memory, MiB", "on"]
+    return _table(heads, rows)
 
 
 def _head(deploy: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nas import design, encoded, supernet, training
+from nas import design, drawing, encoded, supernet, training
 from nas.backbones.unet import Config
 from nas.errors import InputError, brief
 from nas.settings import Base, Study
@@ -75,14 +75,13 @@ def digest(study: Study, init: str) -> str:
     return hashlib.sha256(supernet.weights_path(init, study.space).read_bytes()).hexdigest()
 
 
-def checkpoint_file(path: Path) -> Path:
-    """The weights in a folder that `nas export` wrote, or the file itself. Raises InputError if there is none."""
-    found = next(
-        (p for p in (path / "proxy" / "weights.safetensors", path / "weights.safetensors", path) if p.is_file()), None
-    )
+def checkpoint_file(path: Path, setting: str = "base.checkpoint") -> Path:
+    """The weights in a folder that `nas export` or `nas train` wrote, or the file itself. Raises InputError if there is none."""
+    places = (path / folder / "weights.safetensors" for folder in (drawing.TRAINED, drawing.PROXY, "."))
+    found = next((p for p in (*places, path) if p.is_file()), None)
     if found is None:
         raise InputError(
-            f"base.checkpoint: {path}: no such file; expected a folder that nas export wrote, or weights.safetensors"
+            f"{setting}: {path}: no such file; expected a folder that nas export wrote, or weights.safetensors"
         )
     return found
 

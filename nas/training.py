@@ -7,7 +7,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,23 +80,30 @@ class Batches(IterableDataset[LatentBatch]):
 
     def __iter__(self) -> Iterator[LatentBatch]:
         for update in range(self.start, self.stop):
+            rows = shuffled_rows(len(self.data), self.settings.batch, update, self.seed)
             generator = torch.Generator().manual_seed(stream_seed(self.seed, update))
-            rows = self._rows(update)
-            dropped = torch.rand(len(rows), generator=generator) < self.settings.caption_dropout
-            yield LatentBatch(self.data.latents[rows], self.data.text(rows, dropped), generator, update)
+            yield drawn(self.data, rows, self.settings.caption_dropout, generator, update)
 
-    def _rows(self, update: int) -> Tensor:
-        """Row numbers of an update: the next `batch` entries of the endless sequence of permutations."""
-        size, batch = len(self.data), self.settings.batch
-        first = update * batch
-        epochs = range(first // size, (first + batch - 1) // size + 1)
-        sequence = torch.cat([self._permutation(epoch) for epoch in epochs])
-        offset = first - epochs[0] * size
-        return sequence[offset : offset + batch]
 
-    def _permutation(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, -1 - epoch))
-        return torch.randperm(len(self.data), generator=generator)
+def drawn(
+    data: EncodedSet, rows: Tensor, caption_dropout: float, generator: torch.Generator, update: int
+) -> LatentBatch:
+    """The batch of these rows (B,), some of its captions dropped."""
+    dropped = torch.rand(len(rows), generator=generator) < caption_dropout
+    return LatentBatch(data.latents[rows], data.text(rows, dropped), generator, update)
+
+
+def shuffled_rows(size: int, batch: int, update: int, seed: int) -> Tensor:
+    """Row numbers (batch,) of an update: the next entries of the endless sequence of permutations of `size` rows."""
+    first = update * batch
+    epochs = range(first // size, (first + batch - 1) // size + 1)
+    sequence = torch.cat([_permutation(size, stream_seed(seed, -1 - epoch)) for epoch in epochs])
+    offset = first - epochs[0] * size
+    return sequence[offset : offset + batch]
+
+
+def _permutation(size: int, seed: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
 
 def stream_seed(seed: int, position: int) -> int:
@@ -138,8 +146,10 @@ class Ema:
 class DenoiserTraining(L.LightningModule):
     """Alternates the objective's critic and generator updates; optimisation is manual because critics need it."""
 
-    def __init__(self, objective: Objective, settings: Settings, images_seen: int = 0):
+    def __init__(self, objective: Objective, settings: Settings, images_seen: int = 0, parts: int = 1):
+        """`parts`: pieces of a batch whose gradients are added up before an update."""
         super().__init__()
+        self.parts = parts
         self.automatic_optimization = False
         self.objective = objective
         self.settings = settings
@@ -180,18 +190,30 @@ class DenoiserTraining(L.LightningModule):
         self.ema.update(self.step)
         if self.step % FINITE_CHECK_EVERY == 0 and not math.isfinite(self.loss):
             raise Diverged(f"the loss is {self.loss.item()} after {self.step * self.settings.batch:,} images")
-        interruption.check()
+        if self.trainer.world_size == 1:  # several devices must agree on it: `nas.deploy_training`
+            interruption.check()
 
     def _update(self, role: str, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
         (group,) = optimizer.param_groups
         group["lr"] = group["peak"] * self._warmup()
-        loss: Tensor = loss_of(batch)
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        loss = torch.zeros((), device=self.device)
+        pieces = batch.split(self.parts)
+        for number, piece in enumerate(pieces, 1):
+            part: Tensor = loss_of(piece) * (len(piece.latents) / len(batch.latents))
+            with nullcontext() if number == len(pieces) else self._unsynchronised():
+                self.manual_backward(part)
+            loss = loss + part.detach()
         norm = nn.utils.clip_grad_norm_(group["params"], self.settings.gradient_clip)
         optimizer.step()
-        self._log({f"{role}_loss": loss.detach(), f"{role}_gradient_norm": norm.detach()})
-        return loss.detach()
+        self._log({f"{role}_loss": loss, f"{role}_gradient_norm": norm.detach()})
+        return loss
+
+    def _unsynchronised(self) -> AbstractContextManager[Any]:
+        """Within it gradients stay on their device: other devices get their sum with the last piece's."""
+        block = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        found: AbstractContextManager[Any] = block()
+        return found
 
     def _log(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
@@ -269,6 +291,15 @@ class Pace:
         return self.images / self.seconds if self.seconds else 0.0
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """What a training runs on; the names are Lightning's."""
+
+    devices: int = 1
+    strategy: str = "auto"
+    accelerator: str = "auto"
+
+
 def train(module: DenoiserTraining, data: EncodedSet, seed: int, images_seen: int) -> Pace:
     """Train until `images_seen` images in total. Raises Diverged, and Interrupted between two updates."""
     start, stop = module.step, module.settings.updates(images_seen)
@@ -276,15 +307,28 @@ def train(module: DenoiserTraining, data: EncodedSet, seed: int, images_seen: in
         return Pace(0, 0.0)
     if len(data) == 0:
         raise InputError("dataset: the training split is empty")
-    batches = Batches(data, module.settings, seed, start, stop)
     began = time.perf_counter()
+    fit(module, Batches(data, module.settings, seed, start, stop), stop)
+    return Pace((stop - start) * module.settings.batch, time.perf_counter() - began)
+
+
+def fit(
+    module: DenoiserTraining,
+    batches: IterableDataset[LatentBatch],
+    stop: int,
+    hardware: Hardware = Hardware(),  # noqa: B008 (frozen)
+    callbacks: Sequence[L.Callback] = (),
+) -> None:
+    """Train on the batches, which end before update `stop`. Raises Diverged, and Interrupted between two updates."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # few workers, no scheduler: both are meant
         trainer = L.Trainer(
             max_epochs=1,
-            accelerator="auto",
-            devices=1,
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            strategy=hardware.strategy,
             precision="bf16-mixed" if module.settings.precision == "bf16" else "32-true",
+            callbacks=list(callbacks),
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -299,4 +343,3 @@ def train(module: DenoiserTraining, data: EncodedSet, seed: int, images_seen: in
         interruption.check()
     if not math.isfinite(module.loss):
         raise Diverged(f"the loss is {module.loss.item()} after {module.images_seen:,} images")
-    return Pace((stop - start) * module.settings.batch, time.perf_counter() - began)

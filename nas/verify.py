@@ -70,7 +70,10 @@ def verify(folder: Path, cache: Path) -> list[Check]:
     from nas.settings import Study
 
     drawing.read(folder)
-    deploy, resolved = (_read(folder / name) for name in ("deploy.yaml", "study.yaml"))
+    deploy = _read(folder / "deploy.yaml")
+    if "trial" not in deploy["from"]:
+        raise InputError(f"{folder}: holds no trial of a study, whose scores could be compared; nas train wrote it")
+    resolved = _read(folder / "study.yaml")
     study = Study.model_validate({name: value for name, value in resolved.items() if name != "provenance"})
     with tempfile.TemporaryDirectory() as scratch:
         job = trial.Job(

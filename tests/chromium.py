@@ -50,9 +50,9 @@ class Page:
         return found["result"].get("value")
 
     def open(self, path, until, seconds=60):
-        """Open a file and wait until an expression is true; returns the seconds that took."""
+        """Open a file, or an address, and wait until an expression is true; returns the seconds that took."""
         began = time.monotonic()
-        self.call("Page.navigate", url=f"file://{path}")
+        self.call("Page.navigate", url=str(path) if "://" in str(path) else f"file://{path}")
         self.wait(until, seconds)
         return time.monotonic() - began
 

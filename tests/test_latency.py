@@ -7,8 +7,10 @@ from collections import Counter
 import exported
 import pytest
 import torch
+import yaml
+from typer.testing import CliRunner
 
-from nas import block_latency, fields, latency, settings
+from nas import block_latency, cli, fields, latency, settings, space
 from nas.backbones.unet import Config, Level, network, presets
 from nas.errors import InputError
 
@@ -165,3 +167,48 @@ def test_every_block_is_timed():
     assert found.latency_ms(SMALL) == pytest.approx(
         sum(times * found.milliseconds[b.name] for b, times in block_latency.blocks(SMALL, 8, 6).items())
     )
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from nas import export
+
+    run = exported.run_directory(tmp_path_factory.mktemp("runs") / "small" / "2026")
+    return export.export(run, "trial:0", tmp_path_factory.mktemp("model") / "small")
+
+
+def command(*arguments):
+    """(exit code, what it printed) of nas latency."""
+    found = CliRunner().invoke(cli.app, ["latency", *map(str, arguments)])
+    return found.exit_code, found.output, found.exception
+
+
+def test_the_command_prints_and_keeps_rows(folder, tmp_path):
+    path = tmp_path / "t.csv"
+    arguments = (folder, "--repeats", 2, "--csv", path)
+    code, said, _ = command(*arguments)
+    rows = latency.read_csv(path)
+    assert code == 0 and [row.runtime for row in rows] == ["eager"]
+    assert said.splitlines()[0].split()[:2] == ["network", "runtime"] and len(said.strip().splitlines()) == 2
+    assert all(row.repeats == 2 and row.load >= 0 and row.device == latency.device()[0] for row in rows)
+    path.write_text(path.read_text().replace(rows[0].fingerprint, "deadbeef"))
+    before = path.read_text()
+    code, _, error = command(*arguments)
+    assert code == 1 and isinstance(error, InputError) and "rows of different devices do not compare" in str(error)
+    assert path.read_text() == before
+
+
+def test_the_command_measures_the_blocks_of_a_space(tmp_path):
+    space_file, out = tmp_path / "space.yaml", tmp_path / "blocks.json"
+    axes = {"ffn": {"fields": "levels.1.ffn_ratio", "choices": [1, 2]}}
+    space_file.write_text(yaml.safe_dump({"backbone": "unet", "base": SMALL.to_dict(), "axes": axes}))
+    code, said, error = command(space_file, "--blocks", out, "--image-size", 64, "--repeats", 1)
+    assert code == 0, error
+    table = block_latency.load(out)
+    wanted = {block.name for block in block_latency.of_space(space.SearchSpace.load(str(space_file)), 8, 77)}
+    assert set(table.milliseconds) == wanted and f"{len(wanted)} blocks" in said
+    code, _, error = command(space_file, space_file, "--blocks", out)
+    assert code == 1 and "expected one search space, got 2 names" in str(error)

@@ -1,7 +1,8 @@
 """Autoencoders between pictures and latents, one file per kind: `Settings`, and `load(settings) -> Autoencoder`."""
 
-from typing import Protocol
+from typing import Protocol, Self
 
+import torch
 from torch import Tensor, nn
 
 
@@ -11,6 +12,10 @@ class Autoencoder(Protocol):
     factor: int  # picture pixels per latent position along one side
     channels: int  # of the latents
     image_size: int  # pixels along a side of the pictures it was trained on
+
+    def to(self, device: torch.device) -> Self:
+        """The autoencoder itself, moved to a device; so are pictures and latents that it is given."""
+        ...
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, channels, H / factor, W / factor)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Self
 
 import torch
 from diffusers import AutoencoderKL
@@ -35,17 +36,22 @@ class KlAutoencoder:
         self.channels = int(model.config["latent_channels"])
         self.image_size = int(model.config["sample_size"])
 
+    def to(self, device: torch.device) -> Self:
+        self.model.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         for side in images.shape[2:]:
             if side % self.factor:
                 raise InputError(f"dataset.image_size: {side} is not divisible by the autoencoder's {self.factor}")
-        latents: Tensor = self.model.encode(images).latent_dist.mean
+        latents: Tensor = self.model.encode(images.to(self.mean.device)).latent_dist.mean
         return (latents - self.mean) / self.std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        images: Tensor = self.decoder()(latents)
+        images: Tensor = self.decoder()(latents.to(self.mean.device))
         return images
 
     def decoder(self) -> nn.Module:

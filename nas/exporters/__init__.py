@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas import menu
 from nas.errors import InputError
@@ -34,6 +34,12 @@ class Unsupported(InputError):
 
 class NoRuntime(InputError):
     """The format can be written here, but not run."""
+
+
+def block_of(node: Any) -> str:
+    """The dotted name of the module that a node of a traced graph came from."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return (stack[-1][0] if stack else "") or "the network itself"
 
 
 def missing(module: ModuleType) -> list[str]:

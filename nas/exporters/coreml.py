@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import platform
 import warnings
@@ -30,7 +32,7 @@ def write(graph: Graph, path: Path, precision: str = "fp16") -> Path:
     compute = coremltools.precision.FLOAT16 if precision == "fp16" else coremltools.precision.FLOAT32
     target = path.with_name(f"{path.name}.mlpackage")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # progress bars
         warnings.simplefilter("ignore")
         traced = torch.export.export(graph.module, graph.random_inputs(1), strict=True).run_decompositions({})
         try:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import brief
-from nas.exporters import Network, Unsupported
+from nas.exporters import Network, Unsupported, block_of
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from nas.graphs import Graph
 
 RUNTIME = "executorch"
@@ -37,11 +40,20 @@ def write(graph: Graph, path: Path, precision: str = "fp32") -> Path:
             lowered = to_edge_transform_and_lower(traced, partitioner=[XnnpackPartitioner()])
             program = lowered.to_executorch()
         except Exception as error:  # many classes, some private
-            raise Unsupported(f"format executorch: {graph.name} cannot be lowered: {brief(error)}") from None
+            raise Unsupported(_told(graph.name, traced, error)) from None
     target = path.with_name(f"{path.name}.pte")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(program.buffer)
     return target
+
+
+def _told(name: str, traced: ExportedProgram, error: BaseException) -> str:
+    """Which operator of which block could not be lowered."""
+    refused = set(re.findall(r"\w+::\w+", str(error)))
+    for node in traced.graph.nodes:
+        if str(getattr(node.target, "_schema", "")).partition("(")[0].partition(".")[0] in refused:
+            return f"format executorch: {name} uses the operator {node.target}, which ExecuTorch lacks, in block {block_of(node)}"
+    return f"format executorch: {name} cannot be lowered: {brief(error)}"
 
 
 def load(path: Path, threads: int | None = None) -> Network:

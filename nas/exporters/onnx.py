@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, brief
-from nas.exporters import Network, Unsupported
+from nas.exporters import Network, Unsupported, block_of
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -72,13 +72,7 @@ def _told(name: str, traced: ExportedProgram, error: BaseException) -> str:
     if found is None or found[1] not in nodes:
         return f"format onnx: {name} cannot be written: {brief(error)}"
     node = nodes[found[1]]
-    return f"format onnx: {name} uses the operator {node.target}, which ONNX lacks, in block {_block(node)}"
-
-
-def _block(node: Any) -> str:
-    """The dotted name of the module a traced node came from."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return (stack[-1][0] if stack else "") or "the network itself"
+    return f"format onnx: {name} uses the operator {node.target}, which ONNX lacks, in block {block_of(node)}"
 
 
 def _clean(model: Any) -> None:

@@ -38,6 +38,16 @@ class LatentBatch:
         text = Text(self.text.tokens.to(device), self.text.pooled.to(device))
         return LatentBatch(self.latents.to(device), text, self.generator, self.update)
 
+    def split(self, parts: int) -> "list[LatentBatch]":
+        """The batch in at most `parts` pieces of about the same size, which draw from its generator one after the other."""
+        if parts == 1:
+            return [self]
+        latents, tokens, pooled = (torch.chunk(value, parts) for value in (self.latents, *self.text))
+        return [
+            LatentBatch(one, Text(*text), self.generator, self.update)
+            for one, *text in zip(latents, tokens, pooled, strict=True)
+        ]
+
     def draw(self, steps: int) -> tuple[Tensor, Tensor]:
         """Uniform random times (B,) in 0 .. steps - 1, and noise of the latents' shape."""
         time = torch.randint(steps, self.latents.shape[:1], generator=self.generator)

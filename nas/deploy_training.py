@@ -1,0 +1,447 @@
+"""A network trained at deploy scale on the user's own pictures, in a folder that `nas sample` and `nas export` read.
+
+    training.yaml            what is trained and how: the same command goes on, another one is refused
+    checkpoint.safetensors   where it stands
+    log.csv                  loss, pictures a second and memory on the way
+    export.yaml, ...         the export, written anew at the end of every stage
+
+Several devices: each is a process of Lightning's that runs the same command; rank 0 alone writes and prints.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from nas import (
+    autoencoders,
+    conditioning,
+    drawing,
+    export,
+    interruption,
+    menu,
+    model_card,
+    published,
+    recipe,
+    stages,
+    training,
+    trial,
+)
+from nas.backbones import Proxy
+from nas.backbones.unet import Config
+from nas.errors import InputError
+from nas.recipe import Recipe
+from nas.settings import Entry
+from nas.streaming import Frozen, Reading, Stream
+from nas.training import DenoiserTraining, Hardware, stream_seed
+
+STRATEGIES = ("auto", "ddp")
+REPORT_SECONDS = 30.0
+CHECKPOINT, SETTINGS, LOG = "checkpoint.safetensors", "training.yaml", "log.csv"
+PIPELINE = ("conditioning", "autoencoder")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training: what, how, and where it lies."""
+
+    name: str
+    architecture: Config
+    """At deploy scale."""
+    recipe: Recipe
+    """With its autoencoder and text encoder filled in."""
+    out: Path
+    hardware: Hardware
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the weights, as plain values; not what it runs on."""
+        plain = self.recipe.model_dump(mode="json")
+        for section in ("dataset", "autoencoder", "objective"):
+            plain[section] = dict(getattr(self.recipe, section))
+        for section in ("readers", "checkpoint_minutes"):
+            del plain[section]
+        found: dict[str, Any] = yaml.safe_load(yaml.safe_dump({"architecture": self.architecture.to_dict(), **plain}))
+        return found
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / CHECKPOINT
+
+
+def job(what: str, given: Recipe, out: Path | None, hardware: Hardware) -> Job:
+    """The training of an export's architecture, or of a preset's or YAML file's. Raises InputError for what cannot be."""
+    folder = Path(what)
+    found = _of_export(folder) if folder.is_dir() else {}
+    architecture = found.get("architecture") or published.architecture(what)
+    filled = given.model_copy(
+        update={
+            "conditioning": given.conditioning or found.get("conditioning") or conditioning.Settings(),
+            "autoencoder": given.autoencoder or found.get("autoencoder") or Entry(name="kl"),
+        }
+    )
+    name = folder.resolve().name if found else Path(what).stem
+    made = Job(name, architecture, filled, out or Path("runs/train") / name, hardware)
+    _check(made)
+    return made
+
+
+def _of_export(folder: Path) -> dict[str, Any]:
+    drawing.read(folder)
+    deploy, pipeline = (yaml.safe_load((folder / name).read_text()) for name in ("deploy.yaml", "pipeline.yaml"))
+    return {
+        "architecture": Config.from_dict(deploy["architecture"]),
+        "conditioning": conditioning.Settings(**pipeline["conditioning"]),
+        "autoencoder": Entry(**pipeline["autoencoder"]),
+    }
+
+
+def _check(made: Job) -> None:
+    """What can be known to be wrong before any model is loaded."""
+    hardware, given = made.hardware, made.recipe
+    if hardware.strategy not in STRATEGIES:
+        raise InputError(
+            f"--strategy: unknown strategy {hardware.strategy!r}{menu.nearest(hardware.strategy, list(STRATEGIES))} "
+            "(weights are whole on every device, which the moving average and checkpoints rely on)"
+        )
+    for number, stage in enumerate(given.stages):
+        if stage.batch % hardware.devices:
+            raise InputError(f"stages.{number}.batch: {stage.batch} does not divide by --devices {hardware.devices}")
+    requires = menu.pick("objectives", given.objective.name).Objective.requires
+    if requires - {"teacher"}:
+        raise InputError(
+            f"objective: {given.objective.name} needs {', '.join(requires)}, which nas train does not have"
+        )
+    if requires and given.start is None:
+        raise InputError(f"start: required by objective {given.objective.name}, which learns from a trained network")
+
+
+# --- the training ----------------------------------------------------------------------------------------------------
+
+
+def run(made: Job, say: Say) -> Path:
+    """Train, or go on with it, and return the folder. Raises InputError, and Interrupted once a checkpoint is saved."""
+    say = say if _is_first() else _silent
+    _check_folder(made)
+    interruption.install_in_trainer()
+    frozen = _frozen(made.recipe)
+    network = _network(made, frozen)
+    _record(made)
+    parameters = sum(p.numel() for p in network.parameters())
+    say(f"{made.name}: {parameters:,} parameters, {len(made.recipe.stages)} stages, in {made.out}")
+    stage = _stage_reached(made)
+    if stage == len(made.recipe.stages):
+        say("trained to the end already")
+        return made.out
+    module = _module(made, network, stage)
+    if made.checkpoint.exists():
+        module.restore(made.checkpoint)
+        say(f"going on from {module.images_seen:,} images of stage {stage + 1}")
+    for current in range(stage, len(made.recipe.stages)):
+        _enter(module, made, current)
+        _train_stage(made, module, frozen, current, say)
+        _finish_stage(made, module, network, frozen, current, say)
+    return made.out
+
+
+def _is_first() -> bool:
+    """Whether this process is rank 0: Lightning knows before and after the processes are joined."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def _silent(line: str) -> None:
+    """Of a process that is not rank 0."""
+
+
+def _check_folder(made: Job) -> None:
+    """Raises InputError when the folder holds something else than a part of this training."""
+    if not made.checkpoint.exists():
+        if (made.out / drawing.MANIFEST).exists():
+            raise InputError(
+                f"{made.out}: holds an export that nas train did not write; choose another folder with --out"
+            )
+        return
+    found, wanted = yaml.safe_load((made.out / SETTINGS).read_text(encoding="utf-8")), made.settings()
+    for name in wanted:
+        if found.get(name) != wanted[name]:
+            raise InputError(
+                f"{made.out}: holds a training with {name} {_brief(found.get(name))}, not {_brief(wanted[name])}; "
+                "choose another folder with --out"
+            )
+
+
+def _record(made: Job) -> None:
+    if _is_first():
+        made.out.mkdir(parents=True, exist_ok=True)
+        export.write_yaml(made.out / SETTINGS, made.settings())
+
+
+def _brief(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _frozen(given: Recipe) -> Frozen:
+    entry = given.autoencoder
+    assert entry is not None and given.conditioning is not None
+    autoencoder: autoencoders.Autoencoder = menu.pick("autoencoders", entry.name).load(entry.settings("autoencoders"))
+    return Frozen(autoencoder, conditioning.load(given.conditioning))
+
+
+def scaled(made: Job, frozen: Frozen) -> Config:
+    """The network that is trained: the architecture with the ends its frozen models need. InputError where a width does not
+    divide, or a stage's pictures do not."""
+    encoder, autoencoder = frozen.encoder, frozen.autoencoder
+    proxy = Proxy(made.recipe.width_divisor, autoencoder.channels, encoder.width, encoder.pooled_width)
+    try:
+        config = made.architecture.scaled(proxy)
+    except ValueError as error:
+        raise InputError(f"width_divisor: {error}") from None
+    for number, stage in enumerate(made.recipe.stages):
+        side, rest = divmod(stage.image_size, autoencoder.factor)
+        try:
+            if rest:
+                raise ValueError(f"expected a multiple of {autoencoder.factor}, the autoencoder's factor")
+            config.cost(side, encoder.length)
+        except ValueError as error:
+            raise InputError(f"stages.{number}.image_size: {stage.image_size}: {error}") from None
+    return config
+
+
+def _network(made: Job, frozen: Frozen) -> nn.Module:
+    network = trial.fresh(scaled(made, frozen), made.recipe.seed)
+    if made.recipe.start is not None:
+        stages.load_weights(network, stages.checkpoint_file(made.recipe.start, "start"), "start")
+    return network
+
+
+def _stage_reached(made: Job) -> int:
+    if not made.checkpoint.exists():
+        return 0
+    with safe_open(made.checkpoint, "pt") as file:
+        return int(file.metadata()["stage"])
+
+
+def _module(made: Job, network: nn.Module, stage: int) -> DenoiserTraining:
+    entry = made.recipe.objective
+    objective = menu.pick("objectives", entry.name).Objective
+    teacher = copy.deepcopy(network).eval().requires_grad_(False) if "teacher" in objective.requires else None
+    module = DenoiserTraining(objective(network, teacher, entry.settings("objectives")), made.recipe.training(stage))
+    if module.objective.critic is not None and made.hardware.devices > 1:
+        raise InputError(f"--devices {made.hardware.devices}: objective {entry.name} has a critic; expected 1 device")
+    return module
+
+
+def _enter(module: DenoiserTraining, made: Job, stage: int) -> None:
+    """Give the module a stage's settings, as it would have been built with them."""
+    module.settings = made.recipe.training(stage)
+    module.ema.warmup = module.settings.init == "scratch"
+    now = made.recipe.stages[stage]
+    share = now.batch // made.hardware.devices
+    module.parts = -(-share // (now.micro_batch or share))
+
+
+def _train_stage(made: Job, module: DenoiserTraining, frozen: Frozen, stage: int, say: Say) -> None:
+    given, settings = made.recipe, module.settings
+    stop = settings.updates(given.stages[stage].images)
+    if module.step >= stop:
+        return
+    reading = Reading(
+        settings.batch, settings.caption_dropout, stream_seed(given.seed, stage), given.window, given.readers
+    )
+    stream = Stream(given.data(stage), frozen, reading, module.step, stop, lambda: module.device)
+    watch = Watch(made, stage, stop, say)
+    try:
+        with interruption.computing():
+            training.fit(module, stream, stop, made.hardware, [watch])
+    except interruption.Interrupted:
+        watch.report(module)
+        _save(made, module, stage)
+        say(
+            f"told to end: saved at {module.images_seen:,} images of stage {stage + 1}; the same command goes on from there"
+        )
+        raise
+    except training.Diverged as error:
+        raise InputError(
+            f"{made.out}: {error} of stage {stage + 1}; try a lower learning_rate in another folder (--out)"
+        ) from None
+    watch.report(module)
+
+
+def _finish_stage(
+    made: Job, module: DenoiserTraining, network: nn.Module, frozen: Frozen, stage: int, say: Say
+) -> None:
+    """Write the export, then the checkpoint that the next stage begins with."""
+    if _is_first():
+        module.ema.swap()
+        write(made, network, frozen, stage)
+        module.ema.swap()
+    module.step = 0
+    _save(made, module, stage + 1)
+    size = made.recipe.stages[stage].image_size
+    say(f"stage {stage + 1} ({size} px) is done; draw with: nas sample {made.out} 'a caption'")
+
+
+def _save(made: Job, module: DenoiserTraining, stage: int) -> None:
+    if _is_first():
+        module.save(made.checkpoint, {"stage": str(stage)})
+
+
+class Watch(L.Callback):
+    """What happens beside the updates: lines, checkpoints, and one answer of all processes to SIGTERM."""
+
+    def __init__(self, made: Job, stage: int, stop: int, say: Say):
+        self.made, self.stage, self.stop, self.say = made, stage, stop, say
+        self.last_line = self.last_save = time.perf_counter()
+        self.last_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        interruption.install_in_trainer()  # in place of Lightning's, which does not wait for the end of an update
+        self.last_line = self.last_save = time.perf_counter()
+        self.last_step = _training(pl_module).step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        module, now = _training(pl_module), time.perf_counter()
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(interruption.asked(), all=False):
+            interruption.ask()
+            trainer.should_stop = True
+        if now - self.last_line >= REPORT_SECONDS:
+            self.report(module)
+        if now - self.last_save >= 60 * self.made.recipe.checkpoint_minutes:
+            _save(self.made, module, self.stage)
+            self.last_save = time.perf_counter()
+
+    def report(self, module: DenoiserTraining) -> None:
+        """One line for people, and one in log.csv."""
+        now, logged = time.perf_counter(), module.logged()
+        if module.step == self.last_step or not _is_first():
+            return
+        pace = (module.step - self.last_step) * module.settings.batch / max(now - self.last_line, 1e-9)
+        left = (self.stop - module.step) * module.settings.batch / pace / 60
+        memory = peak_memory_mib()
+        row: dict[str, Any] = {
+            "stage": self.stage + 1,
+            "image_size": self.made.recipe.stages[self.stage].image_size,
+            "images_seen": module.images_seen,
+            "loss": logged["generator_loss"],
+            "gradient_norm": logged["generator_gradient_norm"],
+            "images_per_s": pace,
+            "peak_memory_mib": memory,
+            "devices": self.made.hardware.devices,
+            "device": device_name(),
+        }
+        _append(self.made.out / LOG, row)
+        self.say(
+            f"stage {row['stage']} ({row['image_size']} px)  {module.images_seen:,}/{self.stop * module.settings.batch:,} images"
+            f"  loss {row['loss']:.4f}  {pace:.4g} images/s  {memory / 1024:.2f} GiB  {left:.1f} min left"
+        )
+        self.last_line, self.last_step = now, module.step
+
+
+def _training(module: L.LightningModule) -> DenoiserTraining:
+    assert isinstance(module, DenoiserTraining)
+    return module
+
+
+def peak_memory_mib() -> float:
+    """Most memory held so far: on the GPU by PyTorch, or else by this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def device_name() -> str:
+    """What computes, in words."""
+    from nas.latency import device
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else device()[0]
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def write(made: Job, network: nn.Module, frozen: Frozen, stage: int) -> None:
+    """The export of a network that was trained to the end of a stage."""
+    config = scaled(made, frozen)
+    size = made.recipe.stages[stage].image_size
+    folder = made.out / drawing.TRAINED
+    folder.mkdir(exist_ok=True)
+    images = sum(one.images for one in made.recipe.stages[: stage + 1])
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    save_file(weights, folder / "weights.safetensors", {"images_seen": str(images)})
+    export.write_yaml(folder / "config.yaml", config.to_dict())
+    pipeline = {section: made.settings()[section] for section in (*PIPELINE, "objective", "sampling")}
+    export.write_yaml(made.out / "pipeline.yaml", {**pipeline, "image_size": size})
+    side = size // frozen.autoencoder.factor
+    deploy = {
+        "from": {"trained": made.name},
+        "key": made.architecture.key,
+        "architecture": made.architecture.to_dict(),
+        "cost": asdict(config.cost(side, frozen.encoder.length)),
+        "images_seen": images,
+        "stages": stage + 1,
+        "seed": made.recipe.seed,
+    }
+    export.write_yaml(made.out / "deploy.yaml", deploy)
+    manifest = {
+        "version": drawing.VERSION,
+        "formats": {
+            "safetensors": {
+                "fp32": {"networks": {"denoiser": export.entry_of(made.out, folder / "weights.safetensors")}}
+            }
+        },
+        "latents": [frozen.autoencoder.channels, side, side],
+    }
+    export.write_yaml(made.out / drawing.MANIFEST, manifest)
+    write_card(made.out)
+
+
+def write_card(out: Path) -> None:
+    """Write README.md from the folder's own files."""
+    deploy, settings = (yaml.safe_load((out / name).read_text(encoding="utf-8")) for name in ("deploy.yaml", SETTINGS))
+    with (out / LOG).open(newline="", encoding="utf-8") as file:
+        log = list(csv.DictReader(file))
+    text = model_card.trained(deploy, settings, drawing.read(out), log)
+    (out / "README.md").write_text(text, encoding="utf-8")
+
+
+def start(
+    what: str,
+    path: Path | None,
+    overrides: Sequence[str],
+    data: str | None,
+    out: Path | None,
+    hardware: Hardware,
+    dry_run: bool,
+    say: Say,
+) -> None:
+    """`nas train`; a dry run prints the recipe, as a file that `--recipe` reads."""
+    made = job(what, recipe.load(path, overrides, data), out, hardware)
+    if dry_run:
+        shown = {name: value for name, value in made.settings().items() if name != "architecture"}
+        say(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip())
+        return
+    run(made, say)

@@ -1,0 +1,474 @@
+"""nas train: what an update sees of a stream, and that a training in two stages can be interrupted anywhere."""
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from typer.testing import CliRunner
+
+from nas import cli, deploy_training, drawing, export, interruption, recipe, streaming, training, verify
+from nas.backbones.unet import Config, Level
+from nas.conditioning import Text
+from nas.datasets import Captioned, Pictures
+from nas.encoded import encode
+from nas.errors import InputError
+from nas.objectives import CriticTraining, LatentBatch
+from nas.streaming import Frozen, Place, Reading, Stream
+from nas.training import Batches, DenoiserTraining, Hardware, Settings
+
+NETWORK = Config(
+    levels=(
+        Level(64, (0,), (0,)),
+        Level(64, (1,), (1,), self_attention=True, cross_attention=True, conv="separable"),
+    ),
+    time_width=64,
+    groups=16,
+    head_dim=32,
+)
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """Also where there is a GPU: what is compared here is exact. Signals are left to pytest."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(interruption, "install_in_trainer", lambda: None)
+
+
+class Autoencoder:
+    """Latents are the mean colours of 4x4 pixels."""
+
+    factor, channels, image_size, seen = 4, 3, 8, 0
+
+    def to(self, device):
+        return self
+
+    def encode(self, images):
+        self.seen += len(images)
+        return nn.functional.avg_pool2d(images, 4)
+
+
+class Encoder:
+    width = pooled_width = 2
+    length = 3
+
+    def to(self, device):
+        return self
+
+    def encode(self, captions):
+        numbers = torch.tensor([float(len(caption)) for caption in captions])
+        return Text(numbers[:, None, None].expand(-1, 3, 2), numbers[:, None].expand(-1, 2))
+
+
+def png(shade):
+    import io
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 255 - shade, 7)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pictures(count, broken=()):
+    """Picture i is of shade i and has a caption of length i + 1."""
+    items = [Captioned(str(i), "x" * (i + 1), b"?" if i in broken else png(i), str(i)) for i in range(count)]
+    unreadable = []
+    return Pictures(items, 8, unreadable.append)
+
+
+def stream(count, start, stop, batch=4, window=12, **kwargs):
+    how = Reading(batch, caption_dropout=0.25, seed=5, window=window, threads=2)
+    return Stream(pictures(count, **kwargs), Frozen(Autoencoder(), Encoder()), how, start, stop)
+
+
+def shades(batch):
+    return [round((float(latent[0, 0, 0]) + 1) * 127.5) for latent in batch.latents]
+
+
+def same(one, other):
+    values = [
+        (*batch.text, batch.latents, torch.tensor(batch.update), batch.generator.get_state()) for batch in (one, other)
+    ]
+    return all(torch.equal(a, b) for a, b in zip(*values, strict=True))
+
+
+# --- what an update sees ---------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 7), st.integers(0, 60))
+def test_passes_without_the_beginning(size, skip):
+    found = streaming.passes(list(range(size)), skip)
+    expected = itertools.islice(itertools.cycle(range(size)), skip, None)
+    assert list(itertools.islice(found, 20)) == list(itertools.islice(expected, 20))
+
+
+def test_a_set_that_fits_is_what_trials_see_and_is_encoded_once():
+    made = stream(10, 0, 9, window=12)
+    data = encode(pictures(10), Autoencoder(), Encoder())
+    expected = list(Batches(data, Settings(batch=4, caption_dropout=0.25), 5, 0, 9))
+    found = list(made)
+    assert len(found) == 9 and all(map(same, found, expected))
+    assert made.frozen.autoencoder.seen == 10
+
+
+def test_windows_are_passed_over_in_order_and_shuffled():
+    found = list(stream(30, 0, 9))  # three windows of 12: pictures 0-11, 12-23, and 24-29 with 0-5 of the next pass
+    seen = [sum((shades(batch) for batch in found[first : first + 3]), []) for first in (0, 3, 6)]
+    assert [sorted(window) for window in seen] == [
+        list(range(12)),
+        list(range(12, 24)),
+        sorted([*range(24, 30), *range(6)]),
+    ]
+    assert any(window != sorted(window) for window in seen)
+    for batch in found:  # captions belong to their pictures, but where they were dropped
+        lengths = [int(length) for length in batch.text.pooled[:, 0]]
+        assert all(length in (0, shade + 1) for length, shade in zip(lengths, shades(batch), strict=True))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 14), st.sampled_from([10, 12, 13, 30]))
+def test_a_stream_that_is_resumed_is_the_uninterrupted_one(start, count):
+    whole = list(stream(count, 0, 15))
+    resumed = list(stream(count, start, 15))
+    assert len(resumed) == 15 - start and all(map(same, resumed, whole[start:]))
+
+
+def test_processes_share_the_pictures(monkeypatch):
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(Place, "here", classmethod(lambda cls, rank=rank: Place(rank, 2)))
+        shares.append(list(stream(24, 0, 3)))
+    seen = [shade for share in shares for batch in share for shade in shades(batch)]
+    assert sorted(seen) == list(range(12))
+    assert all(len(batch.latents) == 2 for share in shares for batch in share)
+    noises = [torch.randn(4, generator=share[0].generator) for share in shares]
+    assert not torch.equal(*noises)
+
+
+def test_unreadable_pictures_are_left_out_and_none_is_an_error():
+    made = stream(10, 0, 4, broken=(3,))
+    assert 3 not in sum(map(shades, made), [])
+    with pytest.raises(InputError, match="no readable picture"):
+        list(stream(2, 0, 1, broken=(0, 1)))
+    with pytest.raises(InputError, match="no readable picture"):
+        list(stream(0, 0, 1))
+    with pytest.raises(InputError, match="training split is empty"):
+        next(streaming.passes([], 3))
+
+
+# --- accumulated gradients -------------------------------------------------------------------------------------------
+
+
+class Mean(nn.Module):
+    """A loss without randomness."""
+
+    requires, critic, critic_training, schedule_config = frozenset(), None, CriticTraining(updates=0), {}
+
+    def __init__(self):
+        super().__init__()
+        self.generator = nn.Linear(12, 1)
+        self.generator.weight.data = torch.linspace(-1, 1, 12)[None]
+        self.generator.bias.data.zero_()
+        self.logged, self.sizes = {}, []
+
+    def generator_loss(self, batch):
+        self.sizes.append(len(batch.latents))
+        return (self.generator(batch.latents.flatten(1)) - batch.text.pooled[:, :1]).square().mean()
+
+    def after_step(self):
+        pass
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
+    made = []
+    for pieces in (1, parts):
+        module = DenoiserTraining(Mean(), Settings(batch=8, warmup_images=0, learning_rate=0.1), parts=pieces)
+        training.fit(module, stream(20, 0, 3, batch=8, window=8), 3)
+        made.append(module)
+    for one, other in zip(*(m.objective.parameters() for m in made), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert made[0].logged() == pytest.approx(made[1].logged(), rel=1e-4)
+    assert max(made[1].objective.sizes) == -(-8 // parts) and sum(made[1].objective.sizes) == 24
+
+
+def test_pieces_are_the_batch():
+    text = Text(torch.randn(5, 2, 2), torch.randn(5, 2))
+    batch = LatentBatch(torch.randn(5, 1, 2, 2), text, torch.Generator(), 3)
+    pieces = batch.split(2)
+    assert [len(piece.latents) for piece in pieces] == [3, 2] and {piece.update for piece in pieces} == {3}
+    assert torch.equal(torch.cat([piece.latents for piece in pieces]), batch.latents)
+    assert torch.equal(torch.cat([piece.text.tokens for piece in pieces]), text.tokens)
+
+
+# --- whole trainings -------------------------------------------------------------------------------------------------
+
+STAGES = [
+    {"image_size": 32, "images": 40, "batch": 8, "micro_batch": 4},
+    {"image_size": 64, "images": 12, "batch": 4},
+]
+SMALL = {
+    "dataset": {"name": "emoji", "limit": 40},
+    "width_divisor": 16,
+    "stages": STAGES,
+    "warmup_images": 16,
+    "precision": "fp32",
+    "window": 16,
+    "sampling": {"steps": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "small.yaml"
+    path.write_text(yaml.safe_dump(NETWORK.to_dict()))
+    return path
+
+
+def job(network, out, **changed):
+    given = recipe.Recipe.model_validate({**SMALL, **changed})
+    return deploy_training.job(str(network), given, out, Hardware(accelerator="cpu"))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Told to stop after so many looks; at no time unless set."""
+    looks, after = itertools.count(1), []
+    monkeypatch.setattr(interruption, "asked", lambda: bool(after) and next(looks) > after[0])
+    return after
+
+
+@pytest.fixture(scope="module")
+def whole(network, tmp_path_factory):
+    """An uninterrupted training, and what it said."""
+    said, out = [], tmp_path_factory.mktemp("whole") / "model"
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    deploy_training.run(job(network, out), said.append)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return out, said
+
+
+def assert_same_weights(one, other):
+    tensors = [load_file(path) for path in (one, other)]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
+
+
+@pytest.mark.parametrize("after", [3, 7])
+def test_an_interrupted_training_ends_with_the_same_weights(network, whole, tmp_path, told, after):
+    said, out = [], tmp_path / "model"
+    told.append(after)
+    with pytest.raises(interruption.Interrupted):
+        deploy_training.run(job(network, out), said.append)
+    told.clear()
+    deploy_training.run(job(network, out), said.append)
+    for name in ("network/weights.safetensors", "checkpoint.safetensors"):
+        assert_same_weights(whole[0] / name, out / name)
+    assert any("going on from" in line for line in said)
+
+
+def test_what_a_training_leaves(whole, tmp_path):
+    out, said = whole
+    drawn = drawing.load(out)
+    assert drawn.latents == (8, 8, 8) and drawn.plan.steps == 2
+    assert drawn.draw(["sun", "heart"], seed=1).shape == (2, 3, 64, 64)
+    drawing.sample(out, ["sun"], 0, tmp_path / "sun.png")
+    card = (out / "README.md").read_text()
+    assert "every width divided by 16" in card and "| 64" in card and "CC-BY 4.0" in card and "images/s" in card
+    log = (out / "log.csv").read_text().splitlines()
+    assert len(log) == 3 and any("images/s" in line and "GiB" in line for line in said)
+    assert yaml.safe_load((out / "deploy.yaml").read_text())["images_seen"] == 52
+    with_ema = load_file(out / "checkpoint.safetensors")
+    average = {name.removeprefix("ema."): v for name, v in with_ema.items() if name.startswith("ema.")}
+    weights = load_file(out / "network" / "weights.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in average.items())
+    assert any(not torch.equal(with_ema[f"generator.{name}"], value) for name, value in average.items())
+
+
+def test_a_finished_training_is_left_alone(network, whole):
+    said, before = [], (whole[0] / "network" / "weights.safetensors").stat().st_mtime_ns
+    deploy_training.run(job(network, whole[0]), said.append)
+    assert "to the end already" in said[-1]
+    assert (whole[0] / "network" / "weights.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match=r"holds a training with learning_rate 0\.001, not 0\.002; .* --out"):
+        deploy_training.run(job(network, whole[0], learning_rate=0.002), said.append)
+
+
+def test_another_training_starts_from_its_weights(network, whole, tmp_path):
+    made = job(network, tmp_path / "next", start=str(whole[0]), stages=[{"image_size": 64, "images": 4, "batch": 4}])
+    frozen = deploy_training._frozen(made.recipe)
+    found = deploy_training._network(made, frozen).state_dict()
+    wanted = load_file(whole[0] / "network" / "weights.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    assert made.recipe.training(0).init != "scratch"  # so that the moving average keeps the start
+
+
+def test_a_one_step_generator_learns_from_a_trained_network(network, whole, tmp_path):
+    stage = {"image_size": 64, "images": 8, "batch": 4, "micro_batch": 2}
+    changed = {"objective": {"name": "ufogen"}, "sampling": {"solver": "one_step"}, "stages": [stage]}
+    made = job(network, tmp_path / "next", start=str(whole[0]), **changed)
+    deploy_training.run(made, lambda line: None)
+    before, after = (load_file(out / "network" / "weights.safetensors") for out in (whole[0], made.out))
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
+    drawer = drawing.load(made.out)
+    assert (drawer.plan.steps, drawer.plan.branches) == (1, 1) and drawer.draw(["sun"], 0).isfinite().all()
+    with pytest.raises(InputError, match="--devices 2: objective ufogen has a critic"):
+        two = dataclasses.replace(made, hardware=Hardware(devices=2))
+        deploy_training._module(two, deploy_training._network(two, deploy_training._frozen(two.recipe)), 0)
+
+
+def test_the_default_is_the_papers_recipe():
+    given = recipe.Recipe()
+    first, second = given.stages
+    assert (first.image_size, first.batch, first.images // first.batch) == (256, 4096, 750_000)
+    assert (second.image_size, second.batch, second.images // second.batch) == (512, 2048, 250_000)
+    found = given.training(0)
+    assert (found.learning_rate, found.betas, found.weight_decay) == (1e-3, (0.9, 0.999), 0.01)
+
+
+def test_a_dry_run_prints_a_recipe_and_writes_nothing(network, tmp_path):
+    printed, out = [], tmp_path / "model"
+    given = (str(network), None, ["seed=3"], "emoji", out, Hardware(), True)
+    deploy_training.start(*given, printed.append)
+    (tmp_path / "recipe.yaml").write_text(printed[0])
+    again = recipe.load(tmp_path / "recipe.yaml")
+    assert again.seed == 3 and again.stages == recipe.PAPER and again.dataset.name == "emoji" and not out.exists()
+
+
+def test_what_data_means(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text("")
+    assert recipe.dataset_of(str(tmp_path)) == {"name": "folder", "path": str(tmp_path)}
+    assert recipe.dataset_of("a/{00..09}.tar") == {"name": "webdataset", "path": "a/{00..09}.tar"}
+    assert recipe.dataset_of("emoji") == {"name": "emoji"}
+    assert recipe.dataset_of("{name: coco, path: x}") == {"name": "coco", "path": "x"}
+    with pytest.raises(InputError, match="--data nowhere: no data set; .*webdataset"):
+        recipe.dataset_of("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "words"),
+    [
+        ("stages: [{image_size: 32, images: 1.5, batch: 1}]", (), [":1", "stages.0.images", "1.5"]),
+        ("learning_rat: 1", (), ["learning_rat", "did you mean 'learning_rate'"]),
+        ("objective: ufogan", (), ["objective", "ufogen"]),
+        ("dataset: {name: emoji, image_size: 8}", (), ["given by the stages"]),
+        ("seed: 1", ("precision=fp16",), ["precision", "fp16", "bf16"]),
+        ("autoencoder: null", (), ["dataset: required", "--data"]),
+    ],
+)
+def test_recipes_that_are_refused(tmp_path, text, overrides, words):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        recipe.load(path, overrides, None if "dataset" in " ".join(words) or "given" in words[0] else "emoji")
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    ("changed", "hardware", "words"),
+    [
+        ({}, {"strategy": "fsdp"}, ["--strategy", "fsdp", "ddp"]),
+        ({}, {"devices": 3}, ["stages.0.batch", "8", "--devices 3"]),
+        ({"objective": "ufogen"}, {}, ["start: required", "ufogen"]),
+    ],
+)
+def test_trainings_that_are_refused(network, tmp_path, changed, hardware, words):
+    with pytest.raises(InputError) as caught:
+        made = recipe.Recipe.model_validate({**SMALL, **changed})
+        deploy_training.job(str(network), made, tmp_path / "model", Hardware(**hardware))
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"stages": [{**STAGES[0], "image_size": 36}]}, ["stages.0.image_size", "36", "multiple of 8"]),
+        ({"stages": [{**STAGES[0], "image_size": 8}]}, ["stages.0.image_size", "8", "halved"]),
+        ({"width_divisor": 7}, ["width_divisor", "7"]),
+    ],
+)
+def test_pictures_and_widths_that_do_not_divide(network, tmp_path, changed, words):
+    with pytest.raises(InputError) as caught:
+        deploy_training.run(job(network, tmp_path / "model", **changed), lambda line: None)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_of_another_kind_is_left_alone(network, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "export")
+    (tmp_path / "export" / "checkpoint.safetensors").unlink()
+    with pytest.raises(InputError, match="holds an export that nas train did not write"):
+        deploy_training.run(job(network, tmp_path / "export"), lambda line: None)
+
+
+def test_it_is_no_trial_to_verify(whole, tmp_path):
+    with pytest.raises(InputError, match="holds no trial of a study"):
+        verify.verify(whole[0], tmp_path)
+
+
+def test_its_graphs_are_exported_beside_it(whole, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    folder = shutil.copytree(whole[0], tmp_path / "model")
+    with pytest.raises(InputError, match="is no trial of a study"):
+        export.add_formats(folder, ["onnx"], quantised=True)
+    found = CliRunner().invoke(cli.app, ["export", str(folder), "--format", "onnx"])
+    assert found.exit_code == 0, found.exception
+    expected, drawn = (drawing.load(folder, runtime).draw(["sun"], seed=2) for runtime in ("pytorch", "onnxruntime"))
+    assert drawn.shape == (1, 3, 64, 64) and torch.allclose(drawn, expected, atol=1e-4)
+    assert "onnx/denoiser.onnx" in (folder / "README.md").read_text()
+
+
+# --- as a command ----------------------------------------------------------------------------------------------------
+
+
+def command(network, out, *more):
+    given = ["--data", json.dumps(SMALL["dataset"]), "--out", str(out), *more]
+    for name, value in SMALL.items():
+        given += [] if name == "dataset" else ["--set", f"{name}={json.dumps(value)}"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    script = network.with_name("command.py")  # a file, because Lightning starts it again for the second process
+    script.write_text("from nas.cli import main\n\nmain()\n")
+    return subprocess.Popen(
+        [sys.executable, str(script), "train", str(network), *given],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_command_goes_on(network, tmp_path):
+    out, stages = tmp_path / "model", json.dumps([{**STAGES[0], "images": 2_000}])
+    long = ["--set", f"stages={stages}", "--set", "checkpoint_minutes=0.001"]
+    process = command(network, out, *long)
+    while not (out / "checkpoint.safetensors").exists():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == interruption.EXIT_CODE and "the same command goes on" in said, said
+    said, _ = (process := command(network, out, *long)).communicate(timeout=300)
+    assert process.returncode == 0 and "going on from" in said, said
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(network, tmp_path):
+    process = command(network, tmp_path / "model", "--devices", "2", "--strategy", "ddp")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert said.count("stage 2 (64 px) is done") == 1
+    assert drawing.load(tmp_path / "model").draw(["sun"], seed=1).shape == (1, 3, 64, 64)

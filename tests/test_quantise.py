@@ -1,0 +1,204 @@
+"""8-bit graphs: what becomes of the weights, where ranges come from, and what is said about quality and speed."""
+
+import exported
+import pytest
+import torch
+from torch import nn
+
+from nas import drawing, export, graphs, latency, quality
+from nas.errors import InputError
+from nas.trial import Bench
+
+onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+
+from nas import quantise  # noqa: E402
+from nas.exporters import onnx as format_onnx  # noqa: E402
+
+
+class Network(nn.Module):
+    """A first convolution that stays as it is, and one that becomes integers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv_in = nn.Conv2d(4, 8, 3, padding=1)
+        self.inner = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, latents):
+        return self.inner(self.conv_in(latents))
+
+
+class Single(nn.Module):
+    """x -> x, as a convolution that may become integers."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv2d(2, 2, 1, bias=False)
+        self.inner.weight.data = torch.eye(2)[:, :, None, None]
+
+    def forward(self, latents):
+        return self.inner(latents)
+
+
+def written(module, tmp_path, size=(4, 6, 6)):
+    graph = graphs.decoder(module, size)
+    return graph, format_onnx.write(graph, tmp_path / "plain")
+
+
+def weights(path):
+    found = {value.name: torch.tensor(onnx.numpy_helper.to_array(value)) for value in onnx.load(path).graph.initializer}
+    return found, [value for value in found.values() if value.dtype == torch.int8 and value.dim() == 4]
+
+
+def test_weights_are_the_nearest_of_255_levels_in_each_channel(tmp_path):
+    graph, path = written(exported.randomised(Network()), tmp_path)
+    calibration = [graph.random_inputs(2, seed) for seed in range(4)]
+    small = quantise.write(path, tmp_path / "small.onnx", "static", calibration)
+    found, integers = weights(small)
+    inner = graph.module.inner.weight.detach()
+    (levels,) = integers  # the other convolution is among the blocks that are kept
+    scale = inner.abs().amax((1, 2, 3), keepdim=True) / 127
+    assert torch.equal(levels.float(), torch.round(inner / scale).clamp(-127, 127))
+    assert any(torch.equal(value, graph.module.conv_in.weight) for value in found.values())
+    inputs = graph.random_inputs(3, seed=9)
+    error = graphs.relative_error(format_onnx.load(small)(inputs), graph.run(inputs))
+    assert 1e-5 < error < 0.05
+
+
+def test_static_ranges_are_those_of_the_calibration(tmp_path):
+    graph, path = written(Single(), tmp_path, (2, 4, 4))
+    calibration = [(torch.linspace(-1, 1, 32).view(1, 2, 4, 4),)]
+    network = format_onnx.load(quantise.write(path, tmp_path / "small.onnx", "static", calibration))
+    (inside,) = network((calibration[0][0],))
+    assert torch.allclose(inside, calibration[0][0], atol=1.01 * 2 / 255)
+    (beyond,) = network((torch.full((1, 2, 4, 4), 5.0),))
+    assert torch.allclose(beyond, torch.ones(()), atol=2 * 2 / 255)
+
+
+def test_dynamic_ranges_are_those_of_the_call(tmp_path):
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4, bias=False)
+            self.inner.weight.data = torch.eye(4)
+
+        def forward(self, latents):
+            return self.inner(latents)
+
+    graph, path = written(Linear(), tmp_path, (2, 4, 4))
+    network = format_onnx.load(quantise.write(path, tmp_path / "small.onnx", "dynamic"))
+    for reach in (1.0, 100.0):
+        inputs = torch.linspace(-reach, reach, 32).view(1, 2, 4, 4)
+        assert torch.allclose(network((inputs,))[0], inputs, atol=1.01 * 2 * reach / 255)
+
+
+def test_what_cannot_be_quantised_is_an_input_error(tmp_path):
+    _, path = written(Single(), tmp_path, (2, 4, 4))
+    with pytest.raises(InputError, match=r"--quantise: .*plain\.onnx: onnxruntime cannot quantise it"):
+        quantise.write(path, tmp_path / "small.onnx", "static", [])
+    assert not (tmp_path / "small.onnx").exists()
+
+
+# --- an export with int8 ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "small" / "2026"
+    return exported.run_directory(path, overrides=["metrics=[clip_score]"])
+
+
+@pytest.fixture(scope="module")
+def model(run, tmp_path_factory):
+    to = tmp_path_factory.mktemp("model")
+    return export.export(run, "trial:0", to, ["safetensors", "onnx"], quantised=True)
+
+
+@pytest.fixture(scope="module")
+def bench(run):
+    return Bench(export.pick_trial(run, "trial:0").study, run.cache)
+
+
+def test_an_export_says_what_int8_costs(model, bench):
+    held = drawing.read(model)["formats"]["onnx"]["int8"]
+    for name, entry in held["networks"].items():
+        plain = model / "onnx" / f"{name}.onnx"
+        assert entry["bytes"] == (model / entry["file"]).stat().st_size
+        assert entry["size_ratio"] == pytest.approx(entry["bytes"] / plain.stat().st_size)
+        assert entry["speed_ratio"] > 0 and 0 < entry["max_relative_error"] < 0.5
+    drawer = drawing.load(model, "onnxruntime", "int8")
+    found = quality.scores(bench, drawer)
+    assert found == held["quality"]["scores"]["int8"] != held["quality"]["scores"]["fp32"]
+    card = (model / "README.md").read_text()
+    assert "all networks on onnxruntime" in card and "int8 denoiser (static)" in card
+    assert drawer.draw(["sun"], seed=1).shape == (1, 3, 64, 64)
+
+
+def test_scores_are_those_the_study_gives(model, bench):
+    """On PyTorch: the same captions, noise and metrics as a trial's own scoring."""
+    drawer = drawing.load(model, "pytorch")
+    expected = bench.score(drawing.load_network(model), drawer.schedule).metrics
+    found = quality.scores(bench, drawer)
+    assert found == pytest.approx({name: expected[name] for name in found}, rel=1e-4)
+
+
+def test_latency_is_that_of_the_files_an_export_has(model, monkeypatch):
+    subject = latency.subject(str(model), 512, None)
+    assert set(subject.files) == {"onnxruntime"} and set(subject.files["onnxruntime"]) == set(graphs.NAMES)
+    monkeypatch.setattr(format_onnx, "write", None)
+    assert latency.measure(subject, "onnxruntime", 1, 1).denoiser_ms > 0
+
+
+def test_calibration_inputs_are_what_drawing_asks_for(model):
+    drawer = drawing.load(model, "pytorch")
+    captions = [f"heart {i}" for i in range(20)]
+    seen = quantise.recorded(drawer, captions, seed=1)
+    steps = drawer.plan.steps
+    assert {name: len(calls) for name, calls in seen.items()} == {
+        "text_encoder": 2 * 2,
+        "denoiser": 2 * steps,
+        "decoder": 2,
+    }
+    latents, time, tokens, _ = seen["denoiser"][1]  # the end of a guided batch has the captions
+    assert latents.shape == (quantise.BATCH, 8, 8, 8) and time.unique().numel() == 1
+    expected = drawer.encode(captions).tokens[-quantise.BATCH :]
+    assert torch.allclose(tokens, expected, atol=1e-5)
+    assert torch.allclose(seen["denoiser"][0][2], drawer.encode([""]).tokens.expand(quantise.BATCH, -1, -1), atol=1e-5)
+
+
+def test_calibration_captions_are_spread_over_the_split(bench):
+    found = quality.calibration_captions(bench)
+    captions = list(bench.train_data.captions[:-1])
+    places = [captions.index(caption) for caption in found]
+    assert len(found) == len(set(found)) == quality.CALIBRATION and "" not in found
+    assert places == sorted(places) and places[-1] - places[0] > len(captions) / 2
+
+
+def test_the_speed_ratio_is_the_median_of_pairs(monkeypatch):
+    clock, rows = [0.0], []
+    monkeypatch.setattr(quality.time, "process_time", lambda: clock[0])
+
+    def network(seconds):
+        def run(inputs):
+            rows.append(len(inputs[0]))
+            clock[0] += next(seconds)
+
+        return run
+
+    slow = iter([9.0, 9.0] + [6.0] * quality.REPEATS)
+    fast = iter([1.0, 1.0] + [2.0] * (quality.REPEATS // 2 + 1) + [600.0] * quality.REPEATS)
+    assert quality.speed_ratio(network(slow), network(fast), (torch.zeros(5, 2),)) == 3.0
+    assert set(rows) == {1}
+
+
+def test_what_is_told_has_the_change_in_percent():
+    entries = {"denoiser": {"method": "static", "size_ratio": 0.271, "speed_ratio": 1.5}}
+    lines = quality.told({"fp32": {"fid": 200.0, "zero": 0.0}, "int8": {"fid": 206.0, "zero": 1.0}}, entries)
+    assert lines[0].startswith("int8 denoiser (static): 0.27 of the size, 1.50 times as fast")
+    assert "200 in fp32, 206 in int8 (+3.0%)" in lines[1] and "%" not in lines[2]
+
+
+def test_int8_needs_the_float_graphs(run, tmp_path):
+    with pytest.raises(InputError, match="--quantise int8: made from the onnx format in fp32"):
+        export.export(run, "trial:0", tmp_path / "m", ["safetensors"], quantised=True)
+    assert not (tmp_path / "m").exists()
