@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -49,6 +49,13 @@ def run(
         int | None, typer.Option(min=0, help="Trials side by side on this machine; 0: only on workers that join.")
     ] = None,
     storage: Storage = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where trials are computed: on this machine, or on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The Ray cluster's head node; default the cluster of this machine."),
+    ] = None,
 ) -> None:
     """Run a study, or continue it where it was interrupted.
 
@@ -59,6 +66,8 @@ def run(
         nas run studies/quickstart --set search.trials=40 --set search.sampler=random
 
         nas run studies/quickstart --workers 4 --storage postgresql://me@host/nas
+
+        nas run studies/quickstart --engine ray --address head:6379
     """
     from nas import interruption, preload
 
@@ -67,7 +76,7 @@ def run(
     from nas import launch
 
     overrides = [*set_, *([f"workers={workers}"] if workers is not None else [])]
-    launch.run(study, overrides, root, new, dry_run, storage)
+    launch.run(study, overrides, root, new, dry_run, storage, engine, address)
 
 
 @app.command()

@@ -21,7 +21,8 @@ from nas.results import FORMAT
 from nas.results import resolved as resolved_settings
 from nas.settings import Study
 
-EXTENDABLE = ("workers", "worker_memory", "tracking", "question")  # they do not change what a finished trial means
+# what does not change the meaning of a finished trial
+EXTENDABLE = ("workers", "worker_memory", "worker_cpus", "worker_gpus", "tracking", "question")
 MORE = {"search": "trials", "ablation": "repeats", "racing": "trials"}  # what may grow when a run is continued
 VERSIONED = ("torch", "optuna", "lightning", "torchmetrics", "diffusers", "open_clip_torch", "timm", "transformers")
 

@@ -19,6 +19,7 @@ from optuna.trial import FixedTrial, Trial
 
 from nas import failures, racing, stopping, trial
 from nas.backbones.unet import Config
+from nas.errors import InputError
 from nas.interruption import Interrupted
 from nas.joined import Fleet, Joined
 from nas.joining import ENDED, SETTINGS
@@ -118,12 +119,17 @@ class Run:
             self.directory.write_json("base.json", self._wait_for(workers, trial.prepare_base, self.directory.path))
 
     def _wait_for(self, workers: Engine, function: Any, *arguments: Any) -> Any:
-        """What one job gives, before any trial runs."""
-        workers.submit(PREPARATION, function, *arguments)
-        while not (ended := workers.finished(1.0)):
-            self.lease.renew()
-            self.progress.refresh(0)
-        return ended[0][1].result()
+        """What one job gives, before any trial runs. Raises InputError when its worker dies ATTEMPTS times."""
+        for _ in range(ATTEMPTS):
+            workers.submit(PREPARATION, function, *arguments)
+            while not (ended := workers.finished(1.0)):
+                self.lease.renew()
+                self.progress.refresh(0)
+            try:
+                return ended[0][1].result()
+            except failures.Lost as error:
+                death = error
+        raise InputError(f"the preparation's worker process died {ATTEMPTS} times; the last time: {death}")
 
     def _conditions(self, conditions: Record) -> Record:
         """What each score depends on, by column."""
