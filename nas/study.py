@@ -170,7 +170,7 @@ class Run:
         return None
 
     def _trained(self) -> int:
-        return sum(_counts(record) for record in self._searched())
+        return sum(_counts(record) and not record.get("race") for record in self.records.values())
 
     def _refused_in_a_row(self) -> int:
         """How many of the latest trials were not to be trained; on disk, so that interruptions don't change the search."""
