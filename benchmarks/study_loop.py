@@ -34,12 +34,14 @@ def loop(trials, url):
     from nas import workers
     from nas.study import Run
 
-    memory = []
+    memory, trained = [], 0
     conclude = Run._conclude
 
-    def watched(self, *arguments, **named):
-        conclude(self, *arguments, **named)
-        if self._trained() in (trials // 10, trials):
+    def watched(self, record, state, *arguments):
+        nonlocal trained
+        conclude(self, record, state, *arguments)
+        trained += state not in ("over_budget", "duplicate")
+        if trained in (trials // 10, trials):
             memory.append(workers.resident_mib())
 
     Run._conclude = watched

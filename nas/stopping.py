@@ -63,11 +63,11 @@ def goes_on(curve: Curve, others: Sequence[Curve], settings: Settings) -> bool:
 
     `others` are the curves of all earlier trials, as far as each got; those that did not get as far do not count.
     """
-    rungs = len(curve)
-    reached = [other[:rungs] for other in others if len(other) >= rungs]
-    if settings.rule == "none" or settings.keep == 1 or len(reached) + 1 < max(2, settings.min_peers):
+    if settings.rule == "none" or settings.keep == 1:
         return True
-    return RULES[settings.rule](np.array([*reached, curve], dtype=np.float64), settings.keep)
+    rungs = len(curve)
+    curves = np.array([*(other[:rungs] for other in others if len(other) >= rungs), curve], dtype=np.float64)
+    return len(curves) < max(2, settings.min_peers) or RULES[settings.rule](curves, settings.keep)
 
 
 def reason(settings: Settings, rung: int) -> str:

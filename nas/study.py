@@ -59,7 +59,7 @@ class Run:
         self.continuations: deque[tuple[int, int]] = deque()  # (trial, next rung)
         self.twins: dict[int, list[int]] = {}  # running trial -> later trials that asked for its architecture
         self.deaths: dict[tuple[int, int], int] = {}
-        self._curves: dict[int, list[list[float]]] = {}
+        self._curves: dict[int, list[list[float]]] = {}  # of every trial that was decided on: all others are compared
         self.tracker = Tracker(study.tracking, directory.path, study.name)
         shared = is_database(url)
         run = f"{study.name}/{directory.path.name}" if shared else study.name
@@ -316,14 +316,13 @@ class Run:
         return [record for record in self.records.values() if not record.get("race")]
 
     def _goes_on(self, record: Record) -> bool:
-        others = [self._curve(other) for other in self._searched() if other["rungs"] and other is not record]
-        return stopping.goes_on(self._curve(record), others, self.study.stopping)
+        curve = self._curves[record["trial"]] = self._curve(record)
+        others = [known for number, known in self._curves.items() if number != record["trial"]]
+        return stopping.goes_on(curve, others, self.study.stopping)
 
     def _curve(self, record: Record) -> list[list[float]]:
-        """The objectives at every rung so far, all to be minimised; kept, because every decision asks for all of them."""
-        known = self._curves.setdefault(record["trial"], [])
-        known.extend(self._values(record, rung) for rung in range(len(known), len(record["rungs"])))
-        return known
+        """The objectives at every rung so far, all to be minimised."""
+        return [self._values(record, rung) for rung in range(len(record["rungs"]))]
 
     def _retry(self, record: Record, rung: int, death: failures.Lost) -> None:
         """A worker process died under a trial: again from the last checkpoint, and at last give it up."""
@@ -363,6 +362,7 @@ class Run:
 
     def _resume(self) -> None:
         """Line up what an interrupted run left unfinished."""
+        self._curves = {record["trial"]: self._curve(record) for record in self._searched() if record["rungs"]}
         for number in self.ledger.lost():
             self._ask_again(number)
         for number in self.ledger.running():
