@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 TRIALS = 12
 SMALL = [
     "search.trials=1",
-    "training.images_seen=2048",
+    "training.images_seen=1024",
     "training.batch=16",
     "evaluation.images=16",
     "sampling.steps=2",
@@ -112,55 +112,63 @@ def test_a_database_that_restarts_in_the_middle_costs_nothing(database_server, s
 # --- the scheduler ---------------------------------------------------------------------------------------------------
 
 
-def nas(verb, root, url, *options):
+def nas(log, verb, root, url, *options):
+    """A command in a process of its own, which writes to the file `log`: pipes stay open for as long as its children."""
     return subprocess.Popen(
         [sys.executable, "-c", "from nas.cli import main; main()", verb, "studies/quickstart"]
         + ["--root", str(root), "--storage", url, *options],
         cwd=ROOT,
-        stdout=subprocess.PIPE,
+        stdout=log.open("w"),
         stderr=subprocess.STDOUT,
-        text=True,
     )
 
 
-def started(root, url, workers):
+def started(log, root, url, workers):
     settings = [part for setting in SMALL for part in ("--set", setting)]
-    return nas("run", root, url, *settings, "--workers", str(workers))
+    return nas(log, "run", root, url, *settings, "--workers", str(workers))
 
 
-def wait_for(condition, process, seconds=180):
+def wait_for(condition, process, log, seconds=300):
     until = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
+        assert process.poll() is None and time.monotonic() < until, log.read_text()
         time.sleep(0.1)
 
 
 def test_sigterm_in_training_saves_it_and_a_worker_elsewhere_goes_on(database_server, tmp_path):
     """`nas run` trains and is told to end; run again without workers, its trial is finished by `nas worker`."""
-    first = started(tmp_path, database_server.url, 1)
-    wait_for(lambda: any(record["rungs"] for record in records(tmp_path).values()), first)  # the next rung trains
-    time.sleep(1.0)
-    began = time.monotonic()
-    first.send_signal(signal.SIGTERM)
-    output = first.communicate(timeout=30)[0]
-    took = time.monotonic() - began
-    assert first.returncode == 143 and took < 10, (took, output)
-    assert "the same command goes on" in output
-    (record,) = records(tmp_path).values()
-    assert record["state"] == "running" and len(record["rungs"]) == 1
-    (checkpoint,) = tmp_path.glob("quickstart/*/trials/0000/checkpoint.safetensors")
-    with safe_open(checkpoint, "pt") as file:
-        before = int(file.metadata()["images_seen"])
-    assert 0 < before < 2048
+    url, root = database_server.url, tmp_path / "runs"
+    log, running = tmp_path / "first.log", []
+    try:
+        running.append(first := started(log, root, url, 1))
+        wait_for(lambda: any(record["rungs"] for record in records(root).values()), first, log)  # the next rung trains
+        time.sleep(0.5)
+        began = time.monotonic()
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(60) == 143 and time.monotonic() - began < 10, log.read_text()
+        assert "the same command goes on" in log.read_text() and "does not answer" not in log.read_text()
+        (record,) = records(root).values()
+        assert record["state"] == "running" and len(record["rungs"]) == 1
+        before = images_seen(root)
+        assert 0 < before < 1024
 
-    leader, worker = (
-        started(tmp_path, database_server.url, 0),
-        nas("worker", tmp_path, database_server.url, "--workers", "1"),
-    )
-    output, joined = leader.communicate(timeout=300)[0], worker.communicate(timeout=300)[0]
-    assert leader.returncode == 0 and "continuing study" in output, output
-    assert worker.returncode == 0 and "has ended" in joined, joined
-    (record,) = records(tmp_path).values()
-    assert record["state"] == "complete" and record["rungs"][-1]["images_seen"] == 2048
-    share = record["rungs"][-1]["images_per_s"] * record["rungs"][-1]["timings"]["train_s"] / 2048
-    assert share < 1.2 * (2048 - before) / 2048 + 0.1  # only what was left was trained
+        running.append(leader := started(tmp_path / "leader.log", root, url, 0))
+        running.append(worker := nas(tmp_path / "worker.log", "worker", root, url, "--workers", "1"))
+        wait_for(lambda: records(root)[0]["state"] != "running", worker, tmp_path / "worker.log")
+        assert leader.wait(60) == 0 and worker.wait(60) == 0
+    finally:
+        for process in running:
+            process.kill()
+    assert "continuing study" in (tmp_path / "leader.log").read_text()
+    assert "has ended" in (tmp_path / "worker.log").read_text()
+    (record,) = records(root).values()
+    last = record["rungs"][-1]
+    assert record["state"] == "complete" and last["images_seen"] == 1024
+    trained = last["images_per_s"] * last["timings"]["train_s"]
+    assert trained < 1.3 * (1024 - before)  # only what was left
+
+
+def images_seen(root):
+    (checkpoint,) = root.glob("quickstart/*/trials/0000/checkpoint.safetensors")
+    with safe_open(checkpoint, "pt") as file:
+        return int(file.metadata()["images_seen"])
