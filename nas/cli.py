@@ -68,8 +68,6 @@ def run(
         nas run studies/quickstart --set search.trials=40 --set search.sampler=random
 
         nas run studies/quickstart --workers 4 --storage postgresql://me@host/nas
-
-        nas run studies/quickstart --engine ray --address head:6379
     """
     from nas import interruption, preload
 
