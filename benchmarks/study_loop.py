@@ -1,7 +1,8 @@
 """What the study loop costs beside training: trials of a free objective, and how fast the storages take them.
 
     python benchmarks/study_loop.py                 # 1,000 trials with the journal, then with PostgreSQL where it is installed
-    python benchmarks/study_loop.py --rate          # asks and tells a second of the storage alone, at 1, 4 and 16 clients
+    python benchmarks/study_loop.py --rate          # the storage alone, at 1, 4 and 16 clients: trials asked and told a
+                                                    # second, and looks of waiting workers into their letter boxes
 
 One process computes at once what it is given, so that what is measured is asking, costing, records, the journal and
 Optuna. Both are given: time on the clock, and CPU time of this process, which other users of the machine do not change.
@@ -34,12 +35,14 @@ def loop(trials, url):
     from nas import workers
     from nas.study import Run
 
-    memory = []
+    memory, trained = [], 0
     conclude = Run._conclude
 
-    def watched(self, *arguments, **named):
-        conclude(self, *arguments, **named)
-        if self._trained() in (trials // 10, trials):
+    def watched(self, record, state, *arguments):
+        nonlocal trained
+        conclude(self, record, state, *arguments)
+        trained += state not in ("over_budget", "duplicate")
+        if trained in (trials // 10, trials):
             memory.append(workers.resident_mib())
 
     Run._conclude = watched
@@ -80,20 +83,43 @@ def client(url, journal, run, count, ready, out):
     out.put((began, time.perf_counter()))
 
 
-def rate(url, clients, total):
-    """Asks and tells a second, of all clients together, each a process."""
+def waiting(url, journal, run, seconds, ready, out):
+    """Look for a job as `nas worker` does, but without a pause."""
+    from nas.joined import letter_boxes
+    from nas.joining import Box
+    from nas.storage import open_storage
+
+    box = Box(letter_boxes(open_storage(url, journal, run), run))
+    ready.wait()
+    looks, until = 0, time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        box.look()
+        looks += 1
+    out.put(looks)
+
+
+def side_by_side(clients, work, url, run, size):
+    """What each of the clients, all of them processes, puts out."""
     context = multiprocessing.get_context("fork")
     ready, out = context.Barrier(clients), context.Queue()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (url, Path(folder) / "journal.log", f"rate/{clients}", max(1, total // clients), ready, out)
-        processes = [context.Process(target=client, args=arguments) for _ in range(clients)]
+        arguments = (url, Path(folder) / "journal.log", f"{run}/{clients}", size, ready, out)
+        processes = [context.Process(target=work, args=arguments) for _ in range(clients)]
         for process in processes:
             process.start()
-        spans = [out.get() for _ in processes]
-    seconds = max(end for _, end in spans) - min(start for start, _ in spans)
-    done = clients * max(1, total // clients)
+        return [out.get() for _ in processes]
+
+
+def rate(url, clients, total=200, seconds=4):
+    """Prints asks and tells a second, and looks a second, of all clients together."""
+    share = max(1, total // clients)
+    spans = side_by_side(clients, client, url, "rate", share)
+    took = max(end for _, end in spans) - min(start for start, _ in spans)
+    looks = sum(side_by_side(clients, waiting, url, "look", seconds))
     print(
-        f"{'PostgreSQL' if url else 'journal':<10} {clients:>3} clients: {done / seconds:.0f} trials asked and told a second"
+        f"{'PostgreSQL' if url else 'journal':<10} {clients:>3} clients: {clients * share / took:.0f} trials asked and told "
+        f"a second, {looks / seconds:.0f} looks of waiting workers a second",
+        flush=True,
     )
 
 
@@ -102,11 +128,13 @@ def main():
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--rate", action="store_true")
     chosen = parser.parse_args()
+    from nas import joining  # noqa: F401 (once, before clients are forked)
+
     with Cluster() if binaries() else nullcontext() as cluster:
         for url in [None, *([cluster.url] if cluster else [])]:
             if chosen.rate:
                 for clients in (1, 4, 16):
-                    rate(url, clients, 200)
+                    rate(url, clients)
             else:
                 loop(chosen.trials, url)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -51,6 +53,13 @@ def run(
         int | None, typer.Option(min=0, help="Trials side by side on this machine; 0: only on workers that join.")
     ] = None,
     storage: Storage = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where trials are computed: on this machine, or on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The Ray cluster's head node; default the cluster of this machine."),
+    ] = None,
 ) -> None:
     """Run a study, or continue it where it was interrupted.
 
@@ -69,7 +78,7 @@ def run(
     from nas import launch
 
     overrides = [*set_, *([f"workers={workers}"] if workers is not None else [])]
-    launch.run(study, overrides, root, new, dry_run, storage)
+    launch.run(study, overrides, root, new, dry_run, storage, engine, address)
 
 
 @app.command()
@@ -664,6 +673,14 @@ def _print_grid(headings: list[str], cells: list[list[str]]) -> None:
     typer.echo()
 
 
+def _leave(code: int) -> NoReturn:
+    """End without the seconds that Python takes to free what is loaded: the scheduler that said so does not wait."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main() -> None:
     """Entry point: an InputError is one line and exit code 2; an interrupt, or a full disk, says how to go on."""
     try:
@@ -673,7 +690,7 @@ def main() -> None:
         sys.exit(2)
     except Terminated:
         print("\nnas: told to end; the same command goes on from here", file=sys.stderr)
-        sys.exit(EXIT_CODE)
+        _leave(EXIT_CODE)
     except (OSError, DiskTrouble) as error:
         trouble = disk_trouble(error)
         if trouble is None:

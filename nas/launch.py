@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from nas import ablation, certainty, report, results, settings
+from nas import ablation, certainty, ray_engine, report, results, settings
 from nas.cells import CellRun
 from nas.check import check
 from nas.errors import InputError
@@ -20,13 +20,23 @@ from nas.progress import Progress
 from nas.rundir import RunDirectory, open_run
 from nas.space import SearchSpace
 from nas.storage import is_database
-from nas.study import Run
+from nas.study import MakeEngine, Run
 
 
-def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bool, storage: str | None = None) -> None:
+def run(
+    path: Path,
+    overrides: Sequence[str],
+    root: Path,
+    new: bool,
+    dry_run: bool,
+    storage: str | None = None,
+    engine: str = "local",
+    address: str | None = None,
+) -> None:
     """Run or continue the study at `path`. Nothing is written before every check has passed.
 
-    `storage`: where Optuna's trials are kept, a journal in the run directory unless given (`nas.storage`).
+    `storage`: where Optuna's trials are kept, a journal in the run directory unless given (`nas.storage`). `engine`: what
+    computes, local or ray; `address`: that of the Ray cluster.
     """
     study = settings.load(path, overrides)
     space = SearchSpace.load(study.space) if study.space is not None else None
@@ -35,12 +45,13 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bo
     if dry_run:
         console.print(yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
         return
+    make = _engine(engine, address, console)
     if storage is not None and is_database(storage):
         bring_back(study.name, storage, root)
     directory, continued = open_run(study, root, new)
     lock = directory.lock()
     console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
-    execution = (CellRun if study.ablation else Run)(study, space, directory, Progress(console), storage)
+    execution = (CellRun if study.ablation else Run)(study, space, directory, Progress(console), storage, make)
     try:
         execution.execute()
     except InputError:
@@ -50,6 +61,15 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool, dry_run: bo
     frame = summarise(directory)
     execution.tracker.finish(frame, study.objectives)
     lock.close()
+
+
+def _engine(name: str, address: str | None, console: Console) -> MakeEngine | None:
+    if name == "ray":
+        console.print(ray_engine.connect(address))
+        return ray_engine.RayEngine
+    if address is not None:
+        raise InputError(f"--address {address}: goes with --engine ray")
+    return None
 
 
 def summarise(directory: RunDirectory) -> Any:

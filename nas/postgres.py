@@ -68,6 +68,10 @@ class Database:
             self._connection = psycopg.connect(self._address, autocommit=True, connect_timeout=10)
         return self._connection
 
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
     def patiently(self, work: Callable[[Any], T]) -> T:
         """`work(connection)` in a transaction, repeated with growing pauses while the server is away."""
         import psycopg
@@ -86,8 +90,10 @@ class Database:
                 if not told:
                     log.warning("the database does not answer (%s); trying again", brief(error))
                 told = True
-                if self._connection is not None:
-                    self._connection.close()
+                self._drop()
+            except BaseException:  # SIGTERM in the middle of a command: nothing else can be sent on that connection
+                self._drop()
+                raise
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 

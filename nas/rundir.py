@@ -21,7 +21,8 @@ from nas.results import FORMAT
 from nas.results import resolved as resolved_settings
 from nas.settings import Study
 
-EXTENDABLE = ("workers", "worker_memory", "tracking", "question")  # they do not change what a finished trial means
+# what does not change the meaning of a finished trial
+EXTENDABLE = ("workers", "worker_memory", "worker_cpus", "worker_gpus", "tracking", "question")
 MORE = {"search": "trials", "ablation": "repeats", "racing": "trials"}  # what may grow when a run is continued
 VERSIONED = ("torch", "optuna", "lightning", "torchmetrics", "diffusers", "open_clip_torch", "timm", "transformers")
 
@@ -62,7 +63,11 @@ class RunDirectory:
         self.write_json(f"trials/{record['trial']:04d}/record.json", record)
 
     def write_json(self, name: str, value: Any) -> None:
-        self._write(name, json.dumps(value, indent=1))
+        """A mapping has a line for each key; json.dumps with `indent` is the slow encoder, in Python."""
+        if not isinstance(value, Mapping):
+            return self._write(name, json.dumps(value))
+        lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(each)}" for key, each in value.items())
+        self._write(name, f"{{\n{lines}\n}}")
 
     def write_yaml(self, name: str, value: Any) -> None:
         self._write(name, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))

@@ -213,6 +213,11 @@ class Study(Section):
     """Trials that run side by side on this machine. None: one per core, or one per GPU. 0: only on workers that join."""
     worker_memory: Annotated[float, BeforeValidator(count)] | None = None
     """Bytes a worker process may hold, for example 8G; a trial that needs more fails. None: no bound but the machine's."""
+    worker_cpus: float = Field(1.0, gt=0)
+    """CPU cores a trial holds on a Ray cluster (`--engine ray`)."""
+    worker_gpus: float | None = Field(None, ge=0, le=1)
+    """GPUs a trial holds on a Ray cluster; 0.5: two trials share one. None: one where the cluster has any. A trial trains on
+    one GPU at most."""
     seed: int = 0
     """Decides, with the architecture and the repeat, the seed of every training."""
 

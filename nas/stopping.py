@@ -22,12 +22,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nas.results import hypervolume
 
 Points = NDArray[np.float64]  # (number of points, number of objectives), all to be minimised
+Curve = Sequence[Sequence[float]] | NDArray[np.float64]  # (rungs so far, objectives)
 Curves = NDArray[np.float64]  # (number of trials, rungs so far, number of objectives), all to be minimised
 
 DECIMALS = 12  # of a contribution to a hypervolume that is scaled to about 1; beyond that lies rounding
@@ -57,18 +58,16 @@ class Settings(BaseModel):
         return rungs
 
 
-def goes_on(curve: ArrayLike, others: Sequence[ArrayLike], settings: Settings) -> bool:
+def goes_on(curve: Curve, others: Sequence[Curve], settings: Settings) -> bool:
     """Whether a trial continues, given its objectives at every rung so far, (rungs, objectives), all minimised.
 
     `others` are the curves of all earlier trials, as far as each got; those that did not get as far do not count.
     """
-    curve = np.asarray(curve, dtype=np.float64)
-    reached = [
-        np.asarray(other, dtype=np.float64)[: len(curve)] for other in others if len(np.atleast_1d(other)) >= len(curve)
-    ]
-    if settings.rule == "none" or settings.keep == 1 or len(reached) + 1 < max(2, settings.min_peers):
+    if settings.rule == "none" or settings.keep == 1:
         return True
-    return RULES[settings.rule](np.stack([*reached, curve]), settings.keep)
+    rungs = len(curve)
+    curves = np.array([*(other[:rungs] for other in others if len(other) >= rungs), curve], dtype=np.float64)
+    return len(curves) < max(2, settings.min_peers) or RULES[settings.rule](curves, settings.keep)
 
 
 def reason(settings: Settings, rung: int) -> str:

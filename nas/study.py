@@ -19,6 +19,7 @@ from optuna.trial import FixedTrial, Trial
 
 from nas import failures, racing, stopping, trial
 from nas.backbones.unet import Config
+from nas.errors import InputError
 from nas.interruption import Interrupted
 from nas.joined import Fleet, Joined
 from nas.joining import ENDED, SETTINGS
@@ -58,7 +59,7 @@ class Run:
         self.continuations: deque[tuple[int, int]] = deque()  # (trial, next rung)
         self.twins: dict[int, list[int]] = {}  # running trial -> later trials that asked for its architecture
         self.deaths: dict[tuple[int, int], int] = {}
-        self._curves: dict[int, list[list[float]]] = {}
+        self._curves: dict[int, list[list[float]]] = {}  # of every trial that was decided on: all others are compared
         self.tracker = Tracker(study.tracking, directory.path, study.name)
         shared = is_database(url)
         run = f"{study.name}/{directory.path.name}" if shared else study.name
@@ -118,12 +119,17 @@ class Run:
             self.directory.write_json("base.json", self._wait_for(workers, trial.prepare_base, self.directory.path))
 
     def _wait_for(self, workers: Engine, function: Any, *arguments: Any) -> Any:
-        """What one job gives, before any trial runs."""
-        workers.submit(PREPARATION, function, *arguments)
-        while not (ended := workers.finished(1.0)):
-            self.lease.renew()
-            self.progress.refresh(0)
-        return ended[0][1].result()
+        """What one job gives, before any trial runs. Raises InputError when its worker dies ATTEMPTS times."""
+        for _ in range(ATTEMPTS):
+            workers.submit(PREPARATION, function, *arguments)
+            while not (ended := workers.finished(1.0)):
+                self.lease.renew()
+                self.progress.refresh(0)
+            try:
+                return ended[0][1].result()
+            except failures.Lost as error:
+                death = error
+        raise InputError(f"the preparation's worker process died {ATTEMPTS} times; the last time: {death}")
 
     def _conditions(self, conditions: Record) -> Record:
         """What each score depends on, by column."""
@@ -164,7 +170,7 @@ class Run:
         return None
 
     def _trained(self) -> int:
-        return sum(_counts(record) for record in self._searched())
+        return sum(_counts(record) and not record.get("race") for record in self.records.values())
 
     def _refused_in_a_row(self) -> int:
         """How many of the latest trials were not to be trained; on disk, so that interruptions don't change the search."""
@@ -310,14 +316,13 @@ class Run:
         return [record for record in self.records.values() if not record.get("race")]
 
     def _goes_on(self, record: Record) -> bool:
-        others = [self._curve(other) for other in self._searched() if other["rungs"] and other is not record]
-        return stopping.goes_on(self._curve(record), others, self.study.stopping)
+        curve = self._curves[record["trial"]] = self._curve(record)
+        others = [known for number, known in self._curves.items() if number != record["trial"]]
+        return stopping.goes_on(curve, others, self.study.stopping)
 
     def _curve(self, record: Record) -> list[list[float]]:
-        """The objectives at every rung so far, all to be minimised; kept, because every decision asks for all of them."""
-        known = self._curves.setdefault(record["trial"], [])
-        known.extend(self._values(record, rung) for rung in range(len(known), len(record["rungs"])))
-        return known
+        """The objectives at every rung so far, all to be minimised."""
+        return [self._values(record, rung) for rung in range(len(record["rungs"]))]
 
     def _retry(self, record: Record, rung: int, death: failures.Lost) -> None:
         """A worker process died under a trial: again from the last checkpoint, and at last give it up."""
@@ -357,6 +362,7 @@ class Run:
 
     def _resume(self) -> None:
         """Line up what an interrupted run left unfinished."""
+        self._curves = {record["trial"]: self._curve(record) for record in self._searched() if record["rungs"]}
         for number in self.ledger.lost():
             self._ask_again(number)
         for number in self.ledger.running():

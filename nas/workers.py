@@ -72,9 +72,13 @@ def _cores() -> int:
 class Workers:
     """A fixed number of slots; `submit` fills a free one, `finished` empties those that are done."""
 
-    def __init__(self, count: int, study: Study, cache: Path):
-        self._study, self._cache, self._threads = study, cache, max(1, _cores() // count)
-        devices = visible_devices()
+    def __init__(
+        self, count: int, study: Study, cache: Path, threads: int | None = None, devices: list[str] | None = None
+    ):
+        """`threads`: of each process, its share of the cores unless given. `devices`: the GPUs to hand round, all
+        unless given; none: processes see what this one sees."""
+        self._study, self._cache, self._threads = study, cache, threads or max(1, _cores() // count)
+        devices = visible_devices() if devices is None else devices
         self._idle = [self._slot(devices[i % len(devices)] if devices else None) for i in range(count)]
         self._busy: list[_Slot] = []
 

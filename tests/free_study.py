@@ -4,11 +4,14 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from hashlib import sha256
 from io import StringIO
 from multiprocessing import forkserver
 from pathlib import Path
+from types import SimpleNamespace
 
+from nas.ray_engine import RayEngine
 from nas.workers import Workers
 
 STUDY = """
@@ -24,17 +27,36 @@ workers: {workers}
 SECONDS = "NAS_TEST_RUNG_SECONDS"
 
 
-class FreeWorkers(Workers):
-    """Real worker processes that compute the functions below in place of those of nas.trial."""
+class Bare(Workers):
+    """Real worker processes without torch."""
 
     def _begin(self):
         return nothing
 
+
+class FreeWorkers(Bare):
+    """They compute the functions below in place of those of nas.trial."""
+
     def submit(self, tag, function, *arguments):
-        if function.__name__ == "run_rung":
-            (job,) = arguments
-            arguments = ({**vars(job), "folder": str(job.folder)},)
-        super().submit(tag, {"prepare": prepare, "run_rung": run_rung}[function.__name__], *arguments)
+        super().submit(tag, *free(function, arguments))
+
+
+class FreeRay(RayEngine):
+    """The same on a Ray cluster."""
+
+    def _process(self):
+        return partial(Bare, 1, SimpleNamespace(worker_memory=None), self._cache, threads=1, devices=[])
+
+    def submit(self, tag, function, *arguments):
+        super().submit(tag, *free(function, arguments))
+
+
+def free(function, arguments):
+    """The job that stands for one of nas.trial's."""
+    if function.__name__ == "prepare":
+        return (prepare,)
+    (job,) = arguments
+    return run_rung, {**vars(job), "folder": str(job.folder)}
 
 
 def nothing():
@@ -46,6 +68,7 @@ def prepare():
 
 
 def run_rung(job):
+    began = time.time()
     time.sleep(float(os.environ.get(SECONDS, "0")))
     digest = sha256(json.dumps([job["architecture"], job["seed"]], sort_keys=True).encode()).digest()
     score = 100 + int.from_bytes(digest[:4], "big") / 2**32 * 100 - 10 * job["rung"]
@@ -54,6 +77,7 @@ def run_rung(job):
         "images_seen": job["images_seen"],
         "metrics": {"fid_efficientnet_lite0": score, "denoising_loss": score / 1000},
         "timings": {"train_s": 1.0},
+        "span": [began, time.time()],
         "images_per_s": 10.0,
         "peak_memory_mib": 1.0,
         "worker": os.getpid(),

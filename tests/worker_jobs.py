@@ -24,6 +24,15 @@ def until_told():
         time.sleep(0.01)
 
 
+def save_when_told(path):
+    path.with_suffix(".begun").touch()
+    try:
+        until_told()
+    except interruption.Interrupted:
+        path.touch()
+        raise
+
+
 class Unpicklable(Exception):
     def __init__(self, one, two):
         super().__init__(f"{one} {two}")
