@@ -1,0 +1,243 @@
+"""Commands about one trained network: export, draw, train at scale, time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.commands.options import Overrides, Run_, print_grid
+from nas.errors import InputError
+
+PANEL = "Models"
+app = typer.Typer()
+
+
+def _words(given: str) -> list[str]:
+    """The words of a list with commas."""
+    return [word.strip() for word in given.split(",") if word.strip()]
+
+
+@app.command(rich_help_panel=PANEL)
+def export(
+    run: Run_,
+    pick: Annotated[str, typer.Option(help="knee | best:COLUMN | trial:NUMBER")] = "knee",
+    to: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/export/PICK.")] = None,
+    format: Annotated[
+        str, typer.Option(help="Any of yaml, safetensors, onnx, executorch, coreml.")
+    ] = "yaml,safetensors",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or both, for formats that hold graphs.")] = "fp32",
+    quantise: Annotated[str | None, typer.Option(help="int8: also quantised, with its loss of quality.")] = None,
+) -> None:
+    """Write one trial's architecture at deploy scale, its proxy with trained weights, and both for other runtimes.
+
+    Every graph is compared with PyTorch on the spot; README.md is a model card.
+
+    Examples:
+
+        nas export runs/quickstart
+
+        nas export runs/quickstart --pick best:clip_score --to small-model --format safetensors,onnx --quantise int8
+
+        nas export runs/train/knee --format onnx   # graphs of what nas train trained
+    """
+    from nas import export as exporting
+    from nas import launch
+
+    if quantise not in (None, "int8"):
+        raise InputError(f"--quantise {quantise}: expected int8")
+    if (run / "training.yaml").exists():
+        folder = exporting.add_formats(run, _words(format), _words(precision), quantise is not None)
+    else:
+        run_ = launch.find_run(run)
+        folder = exporting.export(run_, pick, to, _words(format), _words(precision), quantise is not None)
+    typer.echo(f"wrote {folder}; draw with: nas sample {folder} 'red heart, noto'")
+
+
+@app.command(rich_help_panel=PANEL)
+def sample(
+    model: Annotated[Path, typer.Argument(help="A folder that `nas export` wrote.")],
+    captions: Annotated[list[str], typer.Argument(help="What to draw, one picture each.")],
+    seed: Annotated[int, typer.Option(help="Chooses the initial noise.")] = 0,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Solver steps; default as in the study.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default as in the study.")] = None,
+    runtime: Annotated[str, typer.Option(help="auto | pytorch | onnxruntime | executorch")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 | fp16 | int8, where the export has it.")] = None,
+) -> None:
+    """Draw captions with an exported model, on the runtime of any of its formats.
+
+    Examples:
+
+        nas sample runs/quickstart/2026-01-01_10-00-00/export/knee "red heart, noto" "pizza, twemoji"
+
+        nas sample small-model "red heart, noto" --runtime onnxruntime --steps 5
+    """
+    from nas import drawing
+
+    for note in drawing.sample(model, captions, seed, out, steps, guidance, runtime, precision):
+        typer.echo(f"note: {note}")
+    typer.echo(f"wrote {out}")
+
+
+@app.command(rich_help_panel=PANEL)
+def serve(
+    model: Annotated[Path, typer.Argument(help="A folder that `nas export` or `nas train` wrote.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7860,
+    runtime: Annotated[str, typer.Option(help="auto | pytorch | onnxruntime | executorch")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 | fp16 | int8, where the export has it.")] = None,
+) -> None:
+    """A page at 127.0.0.1 that draws from an export: caption, steps, guidance, seed, and the time each part took.
+
+    Example: nas serve runs/quickstart/2026-01-01_10-00-00/export/knee
+    """
+    from nas import serve as serving
+
+    serving.serve(model, port, runtime, precision, lambda line: print(line, flush=True))
+
+
+@app.command("sweep-guidance", rich_help_panel=PANEL)
+def sweep_guidance(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run directory, a study's folder in runs/, or an exported folder.")
+    ],
+    pick: Annotated[
+        list[str],
+        typer.Option(help="base | knee | best:COLUMN | trial:NUMBER; repeatable. Default: knee, or every cell."),
+    ] = [],  # noqa: B006 (typer reads the default)
+    scales: Annotated[str, typer.Option(help="Guidance scales, with commas between them.")] = "1,2,3,5,7.5",
+    repeats: Annotated[int, typer.Option(min=1, help="Of every cell of an ablation, how many repeats.")] = 1,
+) -> None:
+    """Draw the FID-CLIP curve of trained networks over guidance scales, many-step and one-step side by side.
+
+    Writes guidance.csv and guidance.png into the run; the same command goes on where it was interrupted.
+
+    Examples:
+
+        nas sweep-guidance runs/quickstart
+
+        nas sweep-guidance runs/ufogen_lora --scales 1,1.5,2,3 --repeats 3
+    """
+    from nas import guidance, report
+
+    chosen = guidance.scales_of(scales)
+    found, picks = guidance.opened(run, pick)
+    guidance.sweep(found, picks, chosen, repeats, typer.echo)
+    typer.echo(f"wrote {found.path / guidance.PICTURE}; report: {report.write(found.path)}")
+
+
+@app.command(rich_help_panel=PANEL)
+def train(
+    what: Annotated[str, typer.Argument(help="A folder that `nas export` wrote, a preset, or an architecture's YAML.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Shards (.tar, a folder of them, a pattern), a folder with metadata.jsonl, or {name: ...}."),
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML; default MobileDiffusion's (--dry-run prints it).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default runs/train/NAME.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs of this machine, or processes without one.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Lightning's: auto | ddp.")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 | bf16; default the recipe's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, print the settings, write nothing.")] = False,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Train a network at deploy scale on your pictures: stages of resolution, moving average, several GPUs.
+
+    The same command continues an interrupted training. The folder is an export: nas sample draws from it.
+
+    Examples:
+
+        nas train runs/quickstart/2026-01-01_10-00-00/export/knee --data "laion/{00000..00099}.tar" --devices 8
+
+        nas train mobilediffusion --data my-pictures --recipe recipe.yaml --out my-model
+    """
+    from nas import deploy_training
+    from nas.interruption import EXIT_CODE, Interrupted
+    from nas.training import Hardware
+
+    overrides = [*set_, *([f"precision={precision}"] if precision is not None else [])]
+    try:
+        deploy_training.start(
+            what,
+            recipe,
+            overrides,
+            data,
+            out,
+            Hardware(devices, strategy),
+            dry_run,
+            lambda line: print(line, flush=True),
+        )
+    except Interrupted:
+        raise typer.Exit(EXIT_CODE) from None
+
+
+@app.command(rich_help_panel=PANEL)
+def verify(
+    model: Annotated[Path, typer.Argument(help="A folder that `nas export` wrote.")],
+    cache: Annotated[Path, typer.Option(help="Where encoded data is kept.")] = Path("runs/.cache"),
+) -> None:
+    """Train an exported architecture again from its recorded seeds; exit 1 when its scores leave the recorded intervals.
+
+    Example: nas verify runs/quickstart/2026-01-01_10-00-00/export/knee
+    """
+    from nas import verify as verifying
+
+    found = verifying.verify(model, cache)
+    print_grid(*verifying.grid(found))
+    if not all(one.agrees for one in found):
+        raise typer.Exit(1)
+
+
+def _measure_blocks(what: list[str], to: Path, image_size: int, threads: int, repeats: int) -> None:
+    """The latency table of one search space."""
+    from nas import block_latency, published
+    from nas.space import SearchSpace
+
+    if len(what) != 1:
+        raise InputError(f"--blocks: expected one search space, got {len(what)} names")
+    size = published.latent_size(image_size)
+    wanted = block_latency.of_space(SearchSpace.load(what[0]), size, published.TEXT_TOKENS)
+    block_latency.measure(wanted, size, published.TEXT_TOKENS, threads, repeats).save(to)
+    typer.echo(f"wrote {to}: {len(wanted)} blocks")
+
+
+@app.command(rich_help_panel=PANEL)
+def latency(
+    what: Annotated[
+        list[str], typer.Argument(help="Presets, architecture YAML files, exports; with --blocks, one search space.")
+    ],
+    runtime: Annotated[str, typer.Option(help="Any of eager, compile, onnxruntime, executorch.")] = "eager",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one call.")] = 1,
+    image_size: Annotated[int, typer.Option(help="Pixels along a side, for architectures.")] = 512,
+    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps; default 1, or an export's own.")] = None,
+    decoder: Annotated[str, typer.Option(help="sd15-decoder, or a YAML file with one.")] = "sd15-decoder",
+    repeats: Annotated[int, typer.Option(min=1, help="Calls behind a median.")] = 5,
+    csv: Annotated[Path | None, typer.Option(help="Add the rows to this table.")] = None,
+    blocks: Annotated[
+        Path | None,
+        typer.Option(help="Measure the blocks of a space instead, into this JSON: deploy.latency of a study."),
+    ] = None,
+) -> None:
+    """Measure text encoder, denoiser step and decoder on runtimes of this machine, one picture at a time.
+
+    Architectures are measured at deploy scale with random weights.
+
+    Examples:
+
+        nas latency mobilediffusion bk-sdm-tiny --runtime eager,onnxruntime --csv studies/table4/results.csv
+
+        nas latency mobilediffusion --blocks runs/blocks.json
+    """
+    from nas import latency as timing
+
+    if blocks is not None:
+        return _measure_blocks(what, blocks, image_size, threads, repeats)
+    rows = []
+    for name in what:
+        subject = timing.subject(name, image_size, steps, decoder)
+        for word in _words(runtime):
+            rows.append(timing.measure(subject, word, threads, repeats))
+            if csv:
+                timing.write_csv(rows[-1:], csv)
+    print_grid(*timing.grid(rows))

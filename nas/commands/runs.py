@@ -1,0 +1,127 @@
+"""Commands that show what runs found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.commands.options import Run_, print_grid
+
+PANEL = "Runs"
+app = typer.Typer()
+wandb_app = typer.Typer(help="Runs on Weights & Biases.", no_args_is_help=True)
+app.add_typer(wandb_app, name="wandb", rich_help_panel=PANEL)
+
+
+@app.command(rich_help_panel=PANEL)
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run directories, or studies' folders in runs/ (the latest run)."),
+    ],
+    out: Annotated[Path, typer.Option(help="The page that holds several runs; one run's is in its directory.")] = Path(
+        "report.html"
+    ),
+    png: Annotated[bool, typer.Option("--png", help="Figures as pictures too, in RUN/figures.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Figures for a paper too, in RUN/figures.")] = False,
+) -> None:
+    """Write results.csv, report.html and best.yaml of runs again, from their records; several runs also as one page.
+
+    Examples:
+
+        nas report runs/quickstart
+
+        nas report runs/quickstart runs/ffn_ratio --out both.html
+
+        nas report runs/quickstart --pdf
+    """
+    from nas import launch
+
+    launch.report_runs(runs, out, [suffix for suffix, asked in (("png", png), ("pdf", pdf)) if asked])
+
+
+@app.command(rich_help_panel=PANEL)
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two or more runs of searches.")],
+    by: Annotated[
+        str, typer.Option(help="Equal compute in: macs (of training) | images | seconds (of workers).")
+    ] = "macs",
+    out: Annotated[
+        list[Path], typer.Option(help="Write a page (.html) or the fronts (.png, .pdf, .svg); repeatable.")
+    ] = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Studies side by side: fronts, hypervolume at equal compute, who dominates whom. Refuses what was measured differently.
+
+    Example: nas compare runs/quickstart runs/random --out comparison.html
+    """
+    from typing import cast
+
+    from nas import compare as comparing
+
+    found = comparing.of_runs(runs, cast(comparing.Compute, by))
+    print_grid(*comparing.summary(found))
+    typer.echo(comparing.verdict(found))
+    typer.echo("\n".join(comparing.dominations(found)))
+    for path in out:
+        typer.echo(f"wrote {comparing.write(found, path)}")
+
+
+@app.command(rich_help_panel=PANEL)
+def watch(
+    run: Run_,
+    every: Annotated[float, typer.Option(help="Seconds between looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the present state and end.")] = False,
+) -> None:
+    """The front, the running trials and the progress of a run that another process is running, until it is over.
+
+    Example: nas watch runs/quickstart
+    """
+    from nas import watch as watching
+
+    watching.watch(run, every, once)
+
+
+@app.command(rich_help_panel=PANEL)
+def dashboard(run: Run_, port: Annotated[int, typer.Option(min=1, max=65535)] = 8080) -> None:
+    """Optuna's dashboard on a run, live and read-only, at 127.0.0.1. Needs the extra: pip install 'nas[dashboard]'.
+
+    Example: nas dashboard runs/quickstart --port 8081
+    """
+    from nas import dashboard as showing
+
+    showing.serve(run, port)
+
+
+@wandb_app.command("sync")
+def wandb_sync(
+    run: Run_,
+    entity: Annotated[
+        str | None, typer.Option(help="User or team; default tracking.entity, else the account's own.")
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="Default tracking.project.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be sent as JSON; needs no key and no connection.")
+    ] = False,
+) -> None:
+    """Upload a run's offline W&B runs, and save a workspace and a report with its front, decisions, samples and effects.
+
+    The same command again uploads what is new and changes both. Needs the extra: pip install 'nas[wandb]'.
+
+    Examples:
+
+        nas wandb sync runs/quickstart --dry-run > specification.json
+
+        nas wandb sync runs/quickstart --entity my-team --project architectures
+    """
+    import json
+
+    from nas import results
+    from nas import wandb_sync as syncing
+
+    aim = syncing.target(results.find(run), entity, project)
+    if dry_run:
+        return typer.echo(json.dumps(syncing.specification(aim), indent=1))
+    for name, address in syncing.sync(aim, typer.echo).items():
+        typer.echo(f"{name}: {address}")

@@ -1,0 +1,115 @@
+"""Commands about architectures, which train nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.commands.options import print_grid
+from nas.errors import InputError
+
+PANEL = "On paper"
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def cost(
+    networks: Annotated[
+        list[str], typer.Argument(help="Names of published networks, or YAML files with an architecture.")
+    ],
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Beside the published numbers, with what explains each.")
+    ] = False,
+    by: Annotated[str | None, typer.Option(help="component: break each network's cost down.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a network, one a line.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the rows to this file as well.")] = None,
+    image_size: Annotated[int, typer.Option(help="Pixels along a side of the image.")] = 512,
+    text_tokens: Annotated[int | None, typer.Option(help="Text tokens; default as each network is published.")] = None,
+) -> None:
+    """Parameters and multiply-adds of networks, in the three conventions papers use.
+
+    Examples:
+
+        nas cost mobilediffusion sd15 dit-xl-2 --paper
+
+        nas cost runs/quickstart/2026-01-01_10-00-00/best.yaml --by component
+    """
+    from nas import published
+
+    if by not in (None, "component"):
+        raise InputError(f"--by {by}: expected component")
+    if by:
+        for network in networks:
+            typer.echo(network)
+            print_grid(*published.part_grid(published.parts_table(network, image_size, text_tokens)))
+        return
+    rows = published.cost_table(networks, image_size, text_tokens)
+    if csv:
+        published.write_csv(rows, csv)
+    if json:
+        typer.echo("\n".join(published.lines(rows)))
+    else:
+        print_grid(*published.grid(rows, paper))
+
+
+@app.command(rich_help_panel=PANEL)
+def space(
+    space: Annotated[str, typer.Argument(help="A name in search_spaces/, or a YAML file.")],
+    budget: Annotated[
+        str, typer.Option(help="Upper limits, for example params=400M,macs=200G.")
+    ] = "params=400M,macs=200G",
+    picture: Annotated[Path | None, typer.Option(help="Where to draw parameters against MACs (png, svg, pdf).")] = None,
+    image_size: Annotated[int, typer.Option(help="Pixels along a side of the image.")] = 512,
+    text_tokens: Annotated[int, typer.Option(help="Text tokens.")] = 77,
+    seed: Annotated[int, typer.Option(help="Of the sample, where a space is too large to count.")] = 0,
+) -> None:
+    """What a search space holds: its axes, its size, the share within budget, and where published networks lie in it.
+
+    Example: nas space mobilediffusion --picture mobilediffusion.png
+    """
+    from nas import published, screen
+    from nas.space import SearchSpace
+
+    latent_size = published.latent_size(image_size)
+    seen = screen.survey(SearchSpace.load(space), screen.limits(budget), latent_size, text_tokens, seed)
+    print_grid(*screen.axes_grid(seen.space))
+    typer.echo(screen.summary(seen))
+    print_grid(*screen.quantile_grid(seen))
+    if picture:
+        screen.save_picture(seen, picture)
+        typer.echo(f"wrote {picture}")
+
+
+@app.command(rich_help_panel=PANEL)
+def screen(
+    space: Annotated[str, typer.Argument(help="A name in search_spaces/, or a YAML file.")],
+    budget: Annotated[
+        str, typer.Option(help="Upper limits, for example params=400M,macs=200G.")
+    ] = "params=400M,macs=200G",
+    top: Annotated[int, typer.Option(min=1, help="How many to list.")] = 50,
+    by: Annotated[str, typer.Option(help="The cost to sort by, smallest first.")] = "macs",
+    largest: Annotated[
+        bool, typer.Option("--largest", help="Largest first: the networks that use the budget up.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a candidate, one a line.")] = False,
+    image_size: Annotated[int, typer.Option(help="Pixels along a side of the image.")] = 512,
+    text_tokens: Annotated[int, typer.Option(help="Text tokens.")] = 77,
+    seed: Annotated[int, typer.Option(help="Of the sample, where a space is too large to look at as a whole.")] = 0,
+) -> None:
+    """List members of a search space within budget, without training anything.
+
+    Example: nas screen mobilediffusion --budget params=400M,macs=200G --top 50 --by macs
+    """
+    from nas import published
+    from nas import screen as screening
+    from nas.space import SearchSpace
+
+    latent_size, limits = published.latent_size(image_size), screening.limits(budget)
+    loaded = SearchSpace.load(space)
+    found = screening.screen(loaded, limits, top, by, latent_size, text_tokens, largest, seed)
+    if json:
+        typer.echo("\n".join(screening.lines(found)))
+    else:
+        print_grid(*screening.candidate_grid(loaded, found))

@@ -1,0 +1,194 @@
+"""Commands that run studies, and those that measure what their trials are worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from nas.commands.options import Overrides, Storage, print_grid
+
+PANEL = "Studies"
+app = typer.Typer()
+supernets = typer.Typer(help="Shared weights of a whole search space, for warm starts.", no_args_is_help=True)
+app.add_typer(supernets, name="supernet", rich_help_panel=PANEL)
+
+
+@app.command(rich_help_panel=PANEL)
+def run(
+    study: Annotated[Path, typer.Argument(help="A study file, or the folder that holds study.yaml.")],
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+    root: Annotated[Path, typer.Option(help="Where run directories go.")] = Path("runs"),
+    new: Annotated[bool, typer.Option("--new", help="Start afresh instead of continuing an unfinished run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and print the resolved settings; write nothing.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Trials side by side on this machine; 0: only on workers that join.")
+    ] = None,
+    storage: Storage = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where trials are computed: on this machine, or on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The Ray cluster's head node; default the cluster of this machine."),
+    ] = None,
+) -> None:
+    """Run a study, or continue it where it was interrupted.
+
+    Examples:
+
+        nas run studies/quickstart/study.yaml
+
+        nas run studies/quickstart --set search.trials=40 --set search.sampler=random
+
+        nas run studies/quickstart --workers 4 --storage postgresql://me@host/nas
+    """
+    from nas import interruption, preload
+
+    interruption.install_in_coordinator()
+    preload.start()
+    from nas import launch
+
+    overrides = [*set_, *([f"workers={workers}"] if workers is not None else [])]
+    launch.run(study, overrides, root, new, dry_run, storage, engine, address)
+
+
+@app.command(rich_help_panel=PANEL)
+def worker(
+    study: Annotated[Path, typer.Argument(help="The study file, or its folder, that nas run was given.")],
+    storage: Storage = None,
+    root: Annotated[
+        Path,
+        typer.Option(help="Where run directories are. Share the coordinator's, or trials start over when they move."),
+    ] = Path("runs"),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Trials side by side; default one per GPU or core.")
+    ] = None,
+) -> None:
+    """Compute trials for a run that nas run leads from another process or machine, until it ends.
+
+    Example: nas worker studies/quickstart --storage postgresql://me@host/nas --root /shared/runs
+    """
+    from nas import interruption, preload
+
+    interruption.install_in_coordinator()
+    preload.start()
+    from nas import joining
+
+    joining.work(study, storage, root, workers, typer.echo)
+
+
+@app.command(rich_help_panel=PANEL)
+def trust(
+    study: Annotated[Path, typer.Argument(help="A study file, or the folder that holds study.yaml.")],
+    anchors: Annotated[int, typer.Option(help="Architectures, spread over the space by multiply-adds.")] = 16,
+    seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 2,
+    long: Annotated[
+        int,
+        typer.Option(help="Length of the long trainings from scratch, in the study's brief trials; 0: none of them."),
+    ] = 10,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables; default runs/trust/STUDY.")] = None,
+    store: Annotated[Path, typer.Option(help="Where reports of studies on this proxy find the result.")] = Path(
+        "runs/.cache"
+    ),
+    workers: Annotated[int, typer.Option(help="Trainings side by side; 0 is one a core.")] = 0,
+    train: Annotated[bool, typer.Option(help="--no-train: only the tables of what was measured so far.")] = True,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Measure how well brief trials, supernet slices and scores on paper order architectures as long trainings do.
+
+    The same command goes on where it was interrupted, and adds anchors or seeds to a finished table.
+
+    Examples:
+
+        nas trust studies/quickstart
+
+        nas trust studies/quickstart --anchors 24 --seeds 3 --long 20
+
+        nas trust studies/quickstart --long 0    # only how well two seeds of the brief trials agree
+    """
+    from nas import preload
+
+    preload.start()
+    from nas import anchors as measuring
+    from nas import trust as trusting
+
+    plan = measuring.Plan(anchors, seeds, long)
+    folder = study if study.is_dir() else study.parent
+    found = measuring.run(study, set_, plan, out or Path("runs/trust") / folder.name, store, workers, train)
+    print_grid(*trusting.summary(found))
+
+
+@app.command(rich_help_panel=PANEL)
+def replay(
+    table: Annotated[Path, typer.Argument(help="A folder with curves.csv and the study.yaml it was recorded with.")],
+    rules: Annotated[
+        str, typer.Option(help="halving, slope, median, none, multi_metric (Optuna Hub's), by commas.")
+    ] = "halving,slope,median,none,multi_metric",
+    samplers: Annotated[
+        str, typer.Option(help="Also samplers: random, tpe, nsga2, gp, optuna, optuna_charged, by commas.")
+    ] = "",
+    shuffles: Annotated[int, typer.Option(min=1, help="Orders of the architectures, for the rules.")] = 200,
+    repeats: Annotated[int, typer.Option(min=1, help="Studies of each sampler; of gp, which is slow, at most 5.")] = 20,
+    workers: Annotated[int, typer.Option(min=1, help="Simulated workers.")] = 1,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="A setting of `stopping`; repeatable. Unless set, rungs are the table's.",
+        ),
+    ] = [],  # noqa: B006 (typer reads the default)
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Choose rungs, keep and min_peers on one half, report them on the other.")
+    ] = False,
+    lost: Annotated[float, typer.Option(help="With --tune: share of the hypervolume that may be lost.")] = 0.02,
+    record: Annotated[Path | None, typer.Option(metavar="RUN", help="First write curves.csv from this run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables and the picture; default TABLE.")] = None,
+) -> None:
+    """Replay rules of early stopping, and samplers, over recorded learning curves: seconds instead of training.
+
+    Examples:
+
+        nas replay studies/stopping_replay --rules halving,slope
+
+        nas replay studies/stopping_replay --samplers random,tpe,nsga2,gp --set keep=0.4
+    """
+    from nas import launch
+    from nas import replay as replaying
+
+    named = tuple(filter(None, rules.split(","))), tuple(filter(None, samplers.split(",")))
+    plan = replaying.Plan(*named, shuffles, repeats, workers, tuple(set_), tune, lost)
+    replaying.run(table, plan, out, launch.find_run(record).path if record else None)
+
+
+@supernets.command("train")
+def supernet_train(
+    space: Annotated[str, typer.Argument(help="A name in search_spaces/, or a YAML file.")],
+    study: Annotated[
+        Path, typer.Option(help="The study whose data, autoencoder, text encoder, proxy and budget are used.")
+    ] = Path("studies/quickstart/study.yaml"),
+    images: Annotated[int, typer.Option(help="Images seen in total.")] = 900_000,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's; falls to a tenth in three stages.")] = 1e-3,
+    sandwich_from: Annotated[
+        float, typer.Option(help="Share of the images after which each update trains four members; before, one.")
+    ] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="Default runs/supernets/SPACE.safetensors.")] = None,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Train one set of weights whose slices are the members of a space. The same command continues an interrupted one.
+
+    Examples:
+
+        nas supernet train mobilediffusion --images 900000
+
+        nas run studies/quickstart --set training.init=runs/supernets/mobilediffusion.safetensors
+    """
+    from nas import supernet_training
+
+    recipe = supernet_training.Recipe(images, learning_rate, sandwich_from)
+    supernet_training.run(space, study, set_, recipe, out)
