@@ -57,14 +57,21 @@ def blocks(path):
     return found
 
 
+def verbs(app):
+    """Every command of the command line, those of groups such as `nas supernet` included."""
+    inner = [command for group in app.registered_groups for command in verbs(group.typer_instance)]
+    return [*app.registered_commands, *inner]
+
+
 def examples():
     """The examples in the help of each verb, as one block for each."""
-    from nas.cli import app, supernets
+    from nas.cli import app
 
     found = []
-    for command in [*app.registered_commands, *supernets.registered_commands]:
+    for command in verbs(app):
         text = command.callback.__doc__ or ""
         lines = [said[1] for said in re.finditer(r"(?:Example:|^) +(nas .+)$", text, re.M)]
-        line = command.callback.__code__.co_firstlineno
-        found.append(Block("nas/cli.py", line, "sh", "", "\n".join(lines), ""))
+        code = command.callback.__code__
+        page = Path(code.co_filename).resolve().relative_to(ROOT).as_posix()
+        found.append(Block(page, code.co_firstlineno, "sh", "", "\n".join(lines), ""))
     return [block for block in found if block.code]
