@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections import defaultdict
+from contextlib import redirect_stdout
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +40,8 @@ LATER = {  # options that make a verb small; the last one given counts
     "replay": ["--shuffles", "3", "--repeats", "1"],
     "supernet train": ["--images", "8", "--set", "training.batch=8", *FEW],
     "sweep-guidance": ["--scales", "1,2", "--repeats", "1"],
+    "train": ["--dry-run"],
+    "wandb sync": ["--dry-run"],
     "trust": ["--no-train", "--out", "runs/trust", *FEW],
 }
 
@@ -76,11 +79,14 @@ def stay_in_this_process():
     import nas.interruption
     import nas.joining
     import nas.preload
+    import nas.serve
     import nas.study
+    import nas.wandb_sync
     from nas import (
         block_latency,
         clip,
         conditioning,
+        drawing,
         guidance,
         latency,
         published,
@@ -117,6 +123,9 @@ def stay_in_this_process():
     nas.preload.start = nas.interruption.install_in_coordinator = lambda: None
     nas.joining.work = lambda study, *rest: settings.load(Path(study))
     nas.dashboard.serve = lambda run, port: results.find(run)
+    nas.serve.serve = lambda folder, *rest: drawing.read(folder)
+    nas.wandb_sync.target = lambda run, *rest: run  # runs of this test are not tracked
+    nas.wandb_sync.specification = lambda run: {"run": str(run)}
     every, subject = block_latency.of_space, latency.subject
     block_latency.of_space = lambda *given: every(*given)[:2]
 
@@ -180,8 +189,11 @@ def once(function, check):
 
 
 def run_command(line):
-    """One line of a block of shell."""
+    """One line of a block of shell, whose output may go to a file."""
     words = shlex.split(line.replace("<time>", TIME), comments=True)
+    if words[-2:-1] == [">"]:
+        with open(words[-1], "w") as target, redirect_stdout(target):
+            return run_command(shlex.join(words[:-2]))
     if words[0] == "nas":
         return run_nas(words[1:])
     if words[0] == "make":
@@ -202,7 +214,7 @@ def run_nas(words):
     from nas.cli import app
 
     words = ["journal.log" if word.startswith("postgresql://") else word for word in words]
-    verb = " ".join(words[:2]) if words[0] == "supernet" else words[0]
+    verb = " ".join(words[:2]) if words[0] in ("supernet", "wandb") else words[0]
     words += LATER.get(verb, [])
     if verb == "run":
         words += made_small(words)
@@ -332,6 +344,8 @@ def prepare():
         for like in likes:
             shutil.copytree(f"runs/{study}", f"runs/{like}", symlinks=True)
     run_nas(["export", "runs/quickstart"])
+    for folder in ("runs/train/knee", "my-model"):  # what `nas train` leaves is an export, too
+        shutil.copytree(EXPORT, folder)
     shutil.copytree("studies/proxy_trust", "runs/trust")
 
 
