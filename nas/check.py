@@ -30,11 +30,13 @@ def check(study: Study, space: SearchSpace | None) -> None:
 
 
 def _check_search(study: Study, space: SearchSpace) -> None:
-    costs = probe(study, space)
+    members = probe(study, space)
+    costs = [study.deploy.costs(member) for member in members]
     known = _numbers(costs[0])
     _named("budget", study.budget, known)
     _columns(study, known)
     _meetable(study, space, costs)
+    _check_proxy(study, space, members)
     _check_start("", study)
     if study.training.lora is not None:
         _check_adapters("", study, space.architecture(space.largest()))
@@ -140,10 +142,20 @@ def _check_adapters(who: str, study: Study, config: Config) -> None:
     lora.targets(supernet.skeleton(config.scaled(Proxy(study.proxy.width_divisor, **ANY_DATA))), study.training.lora)
 
 
-def probe(study: Study, space: SearchSpace) -> list[dict[str, Any]]:
-    """Deploy-scale costs of random members."""
+def probe(study: Study, space: SearchSpace) -> list[Config]:
+    """Random members."""
     rng = random.Random(study.seed)
-    return [study.deploy.costs(space.architecture(space.sample(rng))) for _ in range(PROBES)]
+    return [space.architecture(space.sample(rng)) for _ in range(PROBES)]
+
+
+def _check_proxy(study: Study, space: SearchSpace, members: Sequence[Config]) -> None:
+    """Whether members have a proxy."""
+    proxy = Proxy(study.proxy.width_divisor, **ANY_DATA)
+    for member in members:
+        try:
+            member.scaled(proxy)
+        except ValueError as error:
+            raise InputError(f"proxy.width_divisor: a member of space {space.name!r}: {error}") from None
 
 
 def _named(section: str, given: Sequence[str] | dict[str, float], known: list[str]) -> None:

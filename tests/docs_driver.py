@@ -275,15 +275,18 @@ def write_file(title, code):
 
 
 def load_fragment(code):
-    """Keys of a study file that a page shows without the rest: on top of the quickstart's, they must load."""
+    """Keys of a study file that a page shows without the rest: on top of the quickstart's, they must load. Or a recipe."""
     import yaml
 
-    from nas import settings
+    from nas import recipe, settings
 
     study = yaml.safe_load(Path("studies/quickstart/study.yaml").read_text())
     fragment = yaml.safe_load(code)
     if not isinstance(fragment, dict):
         raise Failed(f"expected keys of a study file, got {code!r}")
+    if "stages" in fragment:
+        write_file("recipe.yaml", code)
+        return recipe.load(Path("recipe.yaml"), (), "emoji")
     study |= fragment
     if "ablation" in fragment:
         del study["search"]
@@ -336,7 +339,9 @@ def own_pictures(folder):
 
 
 def prepare():
-    """What pages take for granted: finished runs of a search and of an ablation, and an export."""
+    """What pages take for granted: finished runs of a search and of an ablation, an export, and one that was trained on."""
+    from nas.cli import app
+
     for study, likes in (("quickstart", ["random"]), ("my_ablation", ["ffn_ratio", "ufogen_lora"])):
         run_nas(["run", f"studies/{study}"])
         (found,) = Path(f"runs/{study}").iterdir()
@@ -344,8 +349,8 @@ def prepare():
         for like in likes:
             shutil.copytree(f"runs/{study}", f"runs/{like}", symlinks=True)
     run_nas(["export", "runs/quickstart"])
-    for folder in ("runs/train/knee", "my-model"):  # what `nas train` leaves is an export, too
-        shutil.copytree(EXPORT, folder)
+    write_file("recipe.yaml", "stages: [{image_size: 64, images: 8, batch: 8}]\n")
+    app(["train", EXPORT, "--data", "emoji", "--recipe", "recipe.yaml"], standalone_mode=False)
     shutil.copytree("studies/proxy_trust", "runs/trust")
 
 

@@ -221,6 +221,7 @@ def test_the_journal_and_the_records_agree(run):
         ("sampling={solver: one_step, steps: 4}", ["sampling", "one_step has 1 step, got 4"]),
         ("space=vae_decoder", ["vae_decoder", "decoders"]),
         ("space=mobildiffusion", ["mobildiffusion", "mobilediffusion"]),
+        ("proxy.width_divisor=3", ["proxy.width_divisor", "mobilediffusion", "not divisible", "width_divisor=3"]),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, override, words):
