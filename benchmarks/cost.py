@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from nas import cost, screen
+from nas import cost, screen, tables
 from nas.conditioning import Text
 from nas.space import SearchSpace
 
@@ -60,8 +60,8 @@ def main(name="mobilediffusion"):
         "closed form": per_second(lambda config: config.cost(SIZE, TOKENS), configs),
     }
     began = time.process_time()
-    columns = screen.members(space) if space.size() <= screen.ENUMERABLE else screen.draw(space, screen.SAMPLE, 0)
-    screen.Tables(space, SIZE, TOKENS).costs(columns)
+    columns = tables.members(space) if space.size() <= screen.ENUMERABLE else tables.draw(space, screen.SAMPLE, 0)
+    tables.Tables(space, SIZE, TOKENS).costs(columns)
     rates["whole space, listing and costs"] = len(columns[space.axes[0].name]) / (time.process_time() - began)
     slowest = rates["fvcore, network built"]
     print(f"{space.name}: {space.size():,} networks; candidates a second of CPU time, one thread")

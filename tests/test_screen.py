@@ -8,7 +8,7 @@ import torch
 from test_space import MD, SPACES
 from typer.testing import CliRunner
 
-from nas import cost, screen
+from nas import cost, screen, tables
 from nas.cli import app
 from nas.conditioning import Text
 from nas.errors import InputError
@@ -48,18 +48,18 @@ def test_closed_form_of_300_members(name, size):
 @pytest.mark.parametrize("name", SPACES)
 def test_tables_are_the_closed_form(name, size):
     space = SPACES[name]
-    columns = screen.draw(space, 2_000, seed=size)
-    costs = screen.Tables(space, size, 40).costs(columns)
+    columns = tables.draw(space, 2_000, seed=size)
+    costs = tables.Tables(space, size, 40).costs(columns)
     for row in range(0, 2_000, 7):
-        exact = space.architecture(screen.choices_at(space, columns, row)).cost(size, 40)
-        assert {name: costs[name][row] for name in screen.COSTS} == vars(exact)
+        exact = space.architecture(tables.choices_at(space, columns, row)).cost(size, 40)
+        assert {name: costs[name][row] for name in tables.COSTS} == vars(exact)
 
 
 def test_members_are_the_enumeration():
-    columns = screen.members(MD)
+    columns = tables.members(MD)
     assert len(columns["ffn_ratio"]) == MD.size()
     rows = random.Random(0).sample(range(MD.size()), 500)
-    listed = [tuple(screen.choices_at(MD, columns, row).items()) for row in rows]
+    listed = [tuple(tables.choices_at(MD, columns, row).items()) for row in rows]
     assert len(set(listed)) == 500
     codes = np.stack(list(columns.values()), axis=1)
     assert len(np.unique(codes, axis=0)) == MD.size()
@@ -67,8 +67,8 @@ def test_members_are_the_enumeration():
 
 def test_drawn_members_are_equally_likely():
     """Members without any bottleneck attention are 1 in 49 or so, not 1 in 4 as when axes are drawn one after another."""
-    columns = screen.draw(MD, 100_000, seed=0)
-    exact = screen.members(MD)
+    columns = tables.draw(MD, 100_000, seed=0)
+    exact = tables.members(MD)
     for axis in MD.axes:
         for index in range(-1, len(axis.choices)):
             drawn, true = (columns[axis.name] == index).mean(), (exact[axis.name] == index).mean()

@@ -2,7 +2,7 @@
 
 A network's cost is a sum of terms: for each level its convolutions and its transformer blocks, and one for the rest. A
 term is a cached function of the fields it reads, so that a candidate costs a few look-ups, and a whole space a few
-tables (`nas.space`).
+tables (`nas.tables`).
 
 Throughout: n is a square image's side, i and o are input and output channels, c a width, T text tokens.
 """
@@ -60,7 +60,7 @@ def parts(config: Config, latent_size: int, text_tokens: int) -> list[Part]:
 def terms(config: Config, latent_size: int, text_tokens: int) -> Iterator[tuple[Callable[..., Term], tuple[Any, ...]]]:
     """The terms of the sum: a function and its arguments, which are fields of the config as they stand.
 
-    Arguments must not be derived from several fields: `nas.space` finds out which fields a term reads by changing one
+    Arguments must not be derived from several fields: `nas.tables` finds out which fields a term reads by changing one
     at a time.
     """
     levels, last = config.levels, len(config.levels) - 1
