@@ -250,7 +250,7 @@ class Config:
         return cost(self, latent_size, text_tokens)
 
     def cost_terms(self, latent_size: int, text_tokens: int) -> "Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]":
-        """The terms that `cost` sums: functions and arguments, each argument a field as it stands (see `nas.screen`)."""
+        """The terms that `cost` sums: functions and arguments, each argument a field as it stands (see `nas.tables`)."""
         from nas.backbones.unet.cost import terms
 
         return terms(self, latent_size, text_tokens)

@@ -103,7 +103,7 @@ class Config:
     def cost_terms(
         self, latent_size: int, text_tokens: int = 0
     ) -> Iterator[tuple[Callable[..., Term], tuple[Any, ...]]]:
-        """The terms that `cost` sums: functions and arguments, each argument a field as it stands (see `nas.screen`)."""
+        """The terms that `cost` sums: functions and arguments, each argument a field as it stands (see `nas.tables`)."""
         levels, last = self.levels, len(self.levels) - 1
         for index, level in enumerate(levels):
             below = levels[min(index + 1, last)].channels
