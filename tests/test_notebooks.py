@@ -51,7 +51,7 @@ def executed():
         for path in NOTEBOOKS:
             notebook = nbformat.read(path, as_version=4)
             notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
-            NotebookClient(notebook, km=kernel, timeout=120).execute(reset_kc=True)
+            NotebookClient(notebook, km=kernel, timeout=120, coalesce_streams=True).execute(reset_kc=True)
             del notebook.cells[0]
             found[path.stem] = notebook
     finally:
