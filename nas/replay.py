@@ -23,7 +23,7 @@ import optuna
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas import curves, menu, multi_metric, stills, stopping
+from nas import curves, menu, multi_metric, stills, stopping, trust
 from nas.chooser import SAMPLERS, Chooser, sampler_of
 from nas.curves import Table
 from nas.document import Document
@@ -33,7 +33,7 @@ from nas.simulation import History, Rule, Shuffled, Simulation, volume_of
 from nas.space import SearchSpace
 from nas.stopping import Settings
 
-RULES = ("halving", "slope", "median", "none", "multi_metric")
+RULES = ("halving", "improvement", "slope", "median", "none", "multi_metric")
 UNITS = ("images", "seconds")
 GP_REPEATS = 5  # a Gaussian process takes a quarter of a second to ask, so it is not repeated as often
 ROUNDING = 1e-9  # of sums of seconds
@@ -116,13 +116,19 @@ def halves(table: Table, seed: int = 0) -> tuple[Table, Table]:
     return table.rows(order[: len(table) // 2].tolist()), table.rows(order[len(table) // 2 :].tolist())
 
 
+TRIED: dict[str, tuple[str, tuple[float, ...]]] = {  # rule -> what is tuned, and to which values
+    "halving": ("keep", (0.25, 0.3, 0.35, 0.4, 0.5, 0.6)),
+    "improvement": ("gain", (0.002, 0.005, 0.01, 0.02, 0.03)),
+}
+
+
 def grid(rungs: Sequence[float]) -> Iterator[Settings]:
-    """The settings of `halving` that are tried: every subset of the recorded rungs, shares kept, and peers."""
+    """The settings that are tried: rules, every subset of the recorded rungs, shares, and peers."""
     *early, last = rungs
     for count in range(1, len(early) + 1):
-        for some in itertools.combinations(early, count):
-            for keep, peers in itertools.product((0.25, 0.3, 0.35, 0.4, 0.5, 0.6), (3, 4, 6)):
-                yield Settings(rungs=(*some, last), keep=keep, min_peers=peers)
+        for some, (rule, (share, values)) in itertools.product(itertools.combinations(early, count), TRIED.items()):
+            for value, peers in itertools.product(values, (3, 4, 6)):
+                yield Settings.model_validate({"rule": rule, "rungs": (*some, last), share: value, "min_peers": peers})
 
 
 def tune(table: Table, lost: float, shuffles: int, workers: int = 1) -> list[Tuning]:
@@ -130,7 +136,7 @@ def tune(table: Table, lost: float, shuffles: int, workers: int = 1) -> list[Tun
     `lost` of its hypervolume the one that saves most training images; if there is none, the one that loses least."""
     first, second = halves(table)
     tried = [
-        Tuning(s, judge(first, "halving", s, shuffles, workers), judge(second, "halving", s, shuffles, workers))
+        Tuning(s, judge(first, s.rule, s, shuffles, workers), judge(second, s.rule, s, shuffles, workers))
         for s in grid(table.rungs)
     ]
     return sorted(tried, key=lambda each: _merit(each.chosen_on, lost))
@@ -139,6 +145,19 @@ def tune(table: Table, lost: float, shuffles: int, workers: int = 1) -> list[Tun
 def _merit(verdict: Verdict, lost: float) -> tuple[bool, float]:
     over = verdict.hypervolume_lost.mean > lost
     return over, verdict.hypervolume_lost.mean if over else -verdict.images_saved.mean
+
+
+def agreement(table: Table, columns: Sequence[str]) -> pd.DataFrame:
+    """Kendall's tau between each rung's order of the architectures and the last's: rungs by the scores that training moves."""
+    values = table.values
+    moved = [place for place in range(len(columns)) if (values[:, :, place] != values[:, :1, place]).any()]
+    taus = {
+        columns[place]: [
+            trust.tau(values[:, rung, place], values[:, -1, place]) for rung in range(len(table.rungs) - 1)
+        ]
+        for place in moved
+    }
+    return pd.DataFrame(taus, index=pd.Index(table.rungs[:-1], name="rung")).round(2)
 
 
 # --- samplers over the table -----------------------------------------------------------------------------------------
@@ -175,13 +194,13 @@ def paid(limit: float) -> list[float]:
     return [*itertools.takewhile(lambda count: count < limit, (2.0**power for power in range(32))), limit]
 
 
-def quarters(explored: pd.DataFrame) -> pd.DataFrame:
-    """The default, TPE with stopping, at a quarter of the compute beside Optuna's own sampler, nothing stopped, at all of it."""
+def quarters(explored: pd.DataFrame, rule: str) -> pd.DataFrame:
+    """TPE with a rule of stopping at a quarter of the compute, beside Optuna's own sampler without stopping at all of it."""
     at = explored.set_index(["sampler", "rule", "unit", "trainings"])["hypervolume"]
     rows = []
     for sampler, unit in itertools.product(("optuna", "optuna_charged"), UNITS):
         for full in explored["trainings"].unique():
-            default, plain = ("tpe", "halving", unit, full / 4), (sampler, "none", unit, full)
+            default, plain = ("tpe", rule, unit, full / 4), (sampler, "none", unit, full)
             if default in at.index and plain in at.index:
                 rows.append(
                     {"unit": unit, "full": full, "default": at[default], "plain": sampler, "of_plain": at[plain]}
@@ -224,6 +243,7 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
     print(
         f"{table.source}: {len(table)} architectures at rungs {rungs}; {plan.shuffles} shuffles, {plan.workers} workers"
     )
+    print(f"Kendall's tau of each rung with the last\n{agreement(table, list(about.objectives)).to_string()}\n")
     if plan.tune:
         settings, table = _tune(table, plan, folder)
     verdicts = [judge(table, name, settings, plan.shuffles, plan.workers) for name in plan.rules]
@@ -253,14 +273,18 @@ def _tune(table: Table, plan: Plan, folder: Path) -> tuple[Settings, Table]:
     """The settings chosen on one half of the architectures, and the other half, the only one they may be judged on."""
     found = tune(table, plan.lost, max(1, plan.shuffles // 10), plan.workers)
     rows = [
-        {**_of(each.settings), **_told("chosen_on", each.chosen_on), **_told("other_half", each.other)}
+        {
+            "rule": each.settings.rule,
+            **_of(each.settings, each.settings.rule),
+            **_told("chosen_on", each.chosen_on),
+            **_told("other_half", each.other),
+        }
         for each in found
     ]
     _write(pd.DataFrame(rows), folder / "tuning.csv")
     best, (first, second) = found[0].settings, halves(table)
     print(
-        f"chosen on {len(first)} architectures: rungs {list(best.rungs)}, keep {best.keep:g}, min_peers {best.min_peers}; "
-        f"what follows is about the other {len(second)}"
+        f"chosen on {len(first)} architectures: {best.rule}, {_spelt(best)}; what follows is about the other {len(second)}"
     )
     return best, second
 
@@ -268,7 +292,7 @@ def _tune(table: Table, plan: Plan, folder: Path) -> tuple[Settings, Table]:
 def _explore(table: Table, about: Study, plan: Plan, settings: Settings, folder: Path) -> pd.DataFrame:
     rows = []
     for sampler in plan.samplers:
-        for name in ("none",) if sampler.startswith("optuna") else ("none", "halving"):
+        for name in ("none",) if sampler.startswith("optuna") else ("none", settings.rule):
             histories = explore(table, about, sampler, name, settings, plan.repeats, plan.workers)
             for unit, trainings in itertools.product(UNITS, paid(len(table))):
                 found = Spread.of(hypervolumes(table, histories, trainings, unit))
@@ -279,16 +303,23 @@ def _explore(table: Table, about: Study, plan: Plan, settings: Settings, folder:
     frame = _write(pd.DataFrame(rows), folder / "samplers.csv")
     means = frame.pivot(index=["unit", "sampler", "rule"], columns="trainings", values="hypervolume")
     print(f"\nshare of the table's hypervolume, by compute in full trainings\n{means.round(3).to_string()}\n")
-    beside = quarters(frame)
+    beside = quarters(frame, settings.rule)
     if len(beside):
         print(
-            f"tpe with halving at a quarter of the compute of Optuna's own\n{beside.round(3).to_string(index=False)}\n"
+            f"tpe with {settings.rule} at a quarter of the compute of Optuna's own\n{beside.round(3).to_string(index=False)}\n"
         )
     return frame
 
 
-def _of(settings: Settings) -> dict[str, Any]:
-    return {"rungs": " ".join(f"{r:g}" for r in settings.rungs), "keep": settings.keep, "min_peers": settings.min_peers}
+def _of(settings: Settings, rule: str) -> dict[str, Any]:
+    """The settings that a rule reads, as columns."""
+    share = {"multi_metric": {}, "improvement": {"gain": settings.gain}}.get(rule, {"keep": settings.keep})
+    peers = {} if rule == "multi_metric" else {"min_peers": settings.min_peers}
+    return {"rungs": " ".join(f"{rung:g}" for rung in settings.rungs), **share, **peers}
+
+
+def _spelt(settings: Settings) -> str:
+    return ", ".join(f"{name} {value}" for name, value in _of(settings, settings.rule).items())
 
 
 def _told(prefix: str, verdict: Verdict) -> dict[str, float]:
@@ -303,9 +334,7 @@ def _row(verdict: Verdict, settings: Settings, table: Table, plan: Plan) -> dict
     for name in ("images_saved", "seconds_saved", "hypervolume_lost", "stopped"):
         spread: Spread = getattr(verdict, name)
         row |= {name: spread.mean, f"{name}_low": spread.low, f"{name}_high": spread.high}
-    own = {} if verdict.rule == "none" else _of(settings)
-    if verdict.rule == "multi_metric":
-        own = {"rungs": own["rungs"]}
+    own = {} if verdict.rule == "none" else _of(settings, verdict.rule)
     return row | own | {"architectures": len(table), "shuffles": plan.shuffles, "workers": plan.workers}
 
 

@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 
 from nas.curves import Table
+from nas.dominance import CORNER, Points, normalised
 from nas.results import hypervolume
-from nas.stopping import Points
 
 Rule = Callable[[Points, Sequence[Points]], bool]
 OVER_BUDGET = -1  # an architecture that is not in the table and is trained in vain
@@ -130,9 +130,7 @@ class Simulation:
 
 def volume_of(table: Table) -> Callable[[Sequence[int]], float]:
     """The hypervolume of architectures when fully trained, as a share of that of all."""
-    final = table.values[:, -1]
-    low, high = final.min(0), final.max(0)
-    scaled = (final - low) / np.where(high > low, high - low, 1.0)
-    corner = np.full(scaled.shape[1], 1.1)
+    scaled = normalised(table.values[:, -1])
+    corner = np.full(scaled.shape[1], CORNER)
     whole = hypervolume(scaled, corner)
     return lambda which: hypervolume(scaled[list(which)], corner) / whole if which else 0.0

@@ -1,13 +1,15 @@
 """Early stopping with several objectives: may a trial that has just been scored go on to the next rung?
 
-    stopping: {rule: halving, rungs: [0.25, 0.5, 1.0], keep: 0.5, min_peers: 4}
+    stopping: {rule: improvement, rungs: [0.25, 0.5, 1.0], gain: 0.01, min_peers: 4}
 
 Optuna's pruners refuse studies with more than one objective, so the decision is made here. A rule compares the curve of
-one trial with those of the trials that finished the rung before it; nothing waits, and who was stopped stays stopped.
+one trial with those of the trials that were there before it; nothing waits, and who was stopped stays stopped.
 
 - `halving`: ASHA's stopping rule (Li et al. 2020, section 3.2): a trial goes on if it is among the best share of all that
   finished the rung so far. "Best" is NSGA-II's order, the non-dominated rank, with the hypervolume a point alone
-  contributes to its rank's front deciding ties (as in SMS-EMOA, Beume et al. 2007).
+  contributes to its rank's front deciding ties (nas.dominance).
+- `improvement`: a trial goes on if it is expected to add more than a share of the hypervolume of the fully trained
+  (nas.improvement).
 - `slope`: the rule of MobileDiffusion (arXiv 2311.16567): a trial stops if its scores improve more slowly than those of
   earlier candidates at the same step. The paper gives no formula; here it is the improvement since the rung before, and
   a trial stops if it is slower than the median one in every score. Costs don't improve and are left out.
@@ -25,13 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from nas.results import hypervolume
+from nas import improvement
+from nas.dominance import contributions, nondominated_ranks, normalised
 
-Points = NDArray[np.float64]  # (number of points, number of objectives), all to be minimised
-Curve = Sequence[Sequence[float]] | NDArray[np.float64]  # (rungs so far, objectives)
+Curve = Sequence[Sequence[float]] | NDArray[np.float64]  # (rungs so far, objectives), all to be minimised
 Curves = NDArray[np.float64]  # (number of trials, rungs so far, number of objectives), all to be minimised
-
-DECIMALS = 12  # of a contribution to a hypervolume that is scaled to about 1; beyond that lies rounding
 
 
 class Settings(BaseModel):
@@ -39,15 +39,18 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    rule: Literal["halving", "slope", "median", "none"] = "halving"
-    """`halving` by non-dominated rank, `slope` as in the MobileDiffusion paper, `median` on each objective, or `none`."""
+    rule: Literal["halving", "improvement", "slope", "median", "none"] = "halving"
+    """`halving` by non-dominated rank, `improvement` by expected hypervolume, `slope` as in the MobileDiffusion paper,
+    `median` on each objective, or `none`."""
     rungs: tuple[float, ...] = (0.4, 1.0)
     """Fractions of training.images_seen at which a trial is scored; the last is 1. A 0 scores the initial weights."""
     keep: float = Field(0.5, gt=0, le=1)
     """Share of the trials at a rung that goes on to the next; 1 never stops one. `slope` and `median` take it as the
-    quantile that a trial has to reach in one objective at least: 0.5 is the median."""
+    quantile that a trial has to reach in one objective at least: 0.5 is the median. `improvement` has `gain` instead."""
+    gain: float = Field(0.01, ge=0, lt=1)
+    """`improvement`: the share of the hypervolume that a trial must be expected to add, or it is stopped."""
     min_peers: int = Field(4, ge=1)
-    """Trials at a rung, the new one included, before any is stopped."""
+    """Trials at a rung, the new one included, before any is stopped; for `improvement` trials at the end."""
 
     @field_validator("rungs")
     @classmethod
@@ -61,19 +64,31 @@ class Settings(BaseModel):
 def goes_on(curve: Curve, others: Sequence[Curve], settings: Settings) -> bool:
     """Whether a trial continues, given its objectives at every rung so far, (rungs, objectives), all minimised.
 
-    `others` are the curves of all earlier trials, as far as each got; those that did not get as far do not count.
+    `others` are the curves of all other trials, as far as each got.
     """
-    if settings.rule == "none" or settings.keep == 1:
+    if settings.rule == "none":
         return True
+    if settings.rule == "improvement":
+        return _improves(curve, others, settings)
     rungs = len(curve)
     curves = np.array([*(other[:rungs] for other in others if len(other) >= rungs), curve], dtype=np.float64)
-    return len(curves) < max(2, settings.min_peers) or RULES[settings.rule](curves, settings.keep)
+    few = len(curves) < max(2, settings.min_peers)
+    return settings.keep == 1 or few or RULES[settings.rule](curves, settings.keep)
+
+
+def _improves(curve: Curve, others: Sequence[Curve], settings: Settings) -> bool:
+    rungs = len(settings.rungs)
+    if sum(len(other) == rungs for other in others) < settings.min_peers:
+        return True
+    known = [np.asarray(other, dtype=np.float64) for other in others]
+    return improvement.of_curves(np.asarray(curve, dtype=np.float64), known, rungs) > settings.gain
 
 
 def reason(settings: Settings, rung: int) -> str:
     """Why a trial was stopped at a rung, for its record."""
     told = {
         "halving": f"not among the best {settings.keep:.0%}",
+        "improvement": f"expected to add less than {settings.gain:.2%} to the hypervolume",
         "slope": f"improved more slowly than the best {settings.keep:.0%}, in every score",
         "median": f"worse than the best {settings.keep:.0%}, in every objective",
     }
@@ -91,8 +106,8 @@ def halving(curves: Curves, keep: float) -> bool:
     better, level = int((ranks < ranks[-1]).sum()), np.flatnonzero(ranks == ranks[-1])
     if better >= share or better + len(level) <= share:  # the hypervolume cannot change it
         return better < share
-    contributions = _contributions(_normalised(points)[level])
-    return better + int((contributions[:-1] >= contributions[-1]).sum()) < share
+    added = contributions(normalised(points)[level])
+    return better + int((added[:-1] >= added[-1]).sum()) < share
 
 
 def slope(curves: Curves, keep: float) -> bool:
@@ -114,45 +129,3 @@ def median(curves: Curves, keep: float) -> bool:
 
 
 RULES = {"halving": halving, "slope": slope, "median": median}
-
-
-# --- the order of points ---------------------------------------------------------------------------------------------
-
-
-def order(points: Points) -> list[int]:
-    """Indices from best to worst: by non-dominated rank, then by contributed hypervolume, then by index."""
-    ranks = nondominated_ranks(points)
-    contributions = np.zeros(len(points))
-    for rank in range(int(ranks.max()) + 1):
-        members = np.flatnonzero(ranks == rank)
-        contributions[members] = _contributions(_normalised(points)[members])
-    return sorted(range(len(points)), key=lambda i: (ranks[i], -contributions[i], i))
-
-
-def nondominated_ranks(points: Points) -> NDArray[np.int64]:
-    """Rank 0 is the front, rank 1 the front without rank 0, and so on. Equal points share a rank."""
-    no_worse = np.all(points[:, None] <= points[None], axis=-1)
-    dominates = np.asarray(no_worse & np.any(points[:, None] < points[None], axis=-1))
-    ranks = np.full(len(points), -1)
-    left = np.ones(len(points), dtype=bool)
-    rank = 0
-    while left.any():
-        front = left & ~np.any(dominates[left], axis=0)
-        ranks[front] = rank
-        left &= ~front
-        rank += 1
-    return ranks
-
-
-def _normalised(points: Points) -> Points:
-    """Every objective scaled to [0, 1] over the given points."""
-    low, high = points.min(0), points.max(0)
-    return np.asarray((points - low) / np.where(high > low, high - low, 1.0))
-
-
-def _contributions(front: Points) -> Points:
-    """The hypervolume lost when each point is left out; the reference lies 10 % beyond the worst (assumption)."""
-    reference = np.full(front.shape[1], 1.1)
-    total = hypervolume(front, reference)
-    lost = [total - hypervolume(np.delete(front, i, axis=0), reference) for i in range(len(front))]
-    return np.round(lost, DECIMALS)

@@ -59,7 +59,7 @@ class Run:
         self.continuations: deque[tuple[int, int]] = deque()  # (trial, next rung)
         self.twins: dict[int, list[int]] = {}  # running trial -> later trials that asked for its architecture
         self.deaths: dict[tuple[int, int], int] = {}
-        self._curves: dict[int, list[list[float]]] = {}  # of every trial that was decided on: all others are compared
+        self._curves: dict[int, list[list[float]]] = {}  # of every trial the sampler asked for, as far as it got
         self.tracker = Tracker(study.tracking, directory.path, study.name)
         shared = is_database(url)
         run = f"{study.name}/{directory.path.name}" if shared else study.name
@@ -303,6 +303,8 @@ class Run:
         result = future.result()
         record.update(proxy=result["proxy"], proxy_cost=result["proxy_cost"])
         record["rungs"].append(result["rung"])
+        if not record.get("race"):
+            self._curves[number] = self._curve(record)
         if rung == len(self.study.stopping.rungs) - 1:
             self._conclude(record, "complete", "")
         elif self._goes_on(record):
@@ -316,9 +318,8 @@ class Run:
         return [record for record in self.records.values() if not record.get("race")]
 
     def _goes_on(self, record: Record) -> bool:
-        curve = self._curves[record["trial"]] = self._curve(record)
         others = [known for number, known in self._curves.items() if number != record["trial"]]
-        return stopping.goes_on(curve, others, self.study.stopping)
+        return stopping.goes_on(self._curves[record["trial"]], others, self.study.stopping)
 
     def _curve(self, record: Record) -> list[list[float]]:
         """The objectives at every rung so far, all to be minimised."""

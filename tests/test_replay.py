@@ -1,5 +1,6 @@
 """Replay against a table small enough to compute by hand, and the samplers over a made-up one."""
 
+import itertools
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -169,10 +170,20 @@ def test_what_is_chosen_on_one_half_is_reported_on_the_other():
     assert not set(first.keys) & set(second.keys) and set(first.keys) | set(second.keys) == set(table.keys)
     found = replay.tune(table.at([0.25, 1.0]), lost=0.05, shuffles=3)
     best = found[0]
-    assert best.chosen_on == replay.judge(first, "halving", best.settings, 3)
-    assert best.other == replay.judge(second, "halving", best.settings, 3)
+    assert best.chosen_on == replay.judge(first, best.settings.rule, best.settings, 3)
+    assert best.other == replay.judge(second, best.settings.rule, best.settings, 3)
     allowed = [each for each in found if each.chosen_on.hypervolume_lost.mean <= 0.05]
     assert not allowed or best.chosen_on.images_saved.mean == max(e.chosen_on.images_saved.mean for e in allowed)
+
+
+def test_agreement_of_rungs_leaves_out_what_training_does_not_move():
+    frame = four()
+    frame["macs"] = frame["trial"] * 1e9
+    found = replay.agreement(curves.from_frame(frame, {**GOALS, "macs": "minimise"}, "x"), ["fid", "clip", "macs"])
+    assert found.columns.tolist() == ["fid", "clip"] and found.index.tolist() == [0.25, 0.5]
+    early, late = zip(*[(fid[0], fid[-1]) for fid, *_ in FOUR.values()], strict=True)
+    signs = [np.sign((early[a] - early[b]) * (late[a] - late[b])) for a, b in itertools.combinations(range(4), 2)]
+    assert found["fid"].iloc[0] == pytest.approx(sum(signs) / len(signs), abs=0.005)
 
 
 # --- Optuna Hub's rule -----------------------------------------------------------------------------------------------
@@ -323,7 +334,8 @@ def test_the_command_writes_tables_and_a_picture(folder):
 def test_quarters_by_hand():
     rows = [("tpe", "halving", 1, 0.3), ("tpe", "halving", 4, 0.6), ("tpe", "none", 1, 0.1), ("optuna", "none", 4, 0.5)]
     frame = pd.DataFrame(rows, columns=["sampler", "rule", "trainings", "hypervolume"]).assign(unit="images")
-    (row,) = replay.quarters(frame).to_dict("records")
+    assert replay.quarters(frame, "improvement").empty
+    (row,) = replay.quarters(frame, "halving").to_dict("records")
     assert row == {"unit": "images", "full": 4, "default": 0.3, "plain": "optuna", "of_plain": 0.5}
 
 
@@ -359,7 +371,8 @@ def test_no_table_says_how_it_is_made(tmp_path):
 def test_an_unknown_rule_in_a_study_names_those_there_are(tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY + "stopping: {rule: halve}\n")
     with pytest.raises(
-        InputError, match="study.yaml:7: stopping.rule: expected 'halving', 'slope', 'median' or 'none'"
+        InputError,
+        match="study.yaml:7: stopping.rule: expected 'halving', 'improvement', 'slope', 'median' or 'none'",
     ):
         settings.load(tmp_path)
 

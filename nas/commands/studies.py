@@ -126,8 +126,8 @@ def trust(
 def replay(
     table: Annotated[Path, typer.Argument(help="A folder with curves.csv and the study.yaml it was recorded with.")],
     rules: Annotated[
-        str, typer.Option(help="halving, slope, median, none, multi_metric (Optuna Hub's), by commas.")
-    ] = "halving,slope,median,none,multi_metric",
+        str, typer.Option(help="halving, improvement, slope, median, none, multi_metric (Optuna Hub's), by commas.")
+    ] = "halving,improvement,slope,median,none,multi_metric",
     samplers: Annotated[
         str, typer.Option(help="Also samplers: random, tpe, nsga2, gp, optuna, optuna_charged, by commas.")
     ] = "",
@@ -144,7 +144,7 @@ def replay(
         ),
     ] = [],  # noqa: B006 (typer reads the default)
     tune: Annotated[
-        bool, typer.Option("--tune", help="Choose rungs, keep and min_peers on one half, report them on the other.")
+        bool, typer.Option("--tune", help="Choose rule and settings on one half, report them on the other.")
     ] = False,
     lost: Annotated[float, typer.Option(help="With --tune: share of the hypervolume that may be lost.")] = 0.02,
     record: Annotated[Path | None, typer.Option(metavar="RUN", help="First write curves.csv from this run.")] = None,
@@ -154,7 +154,7 @@ def replay(
 
     Examples:
 
-        nas replay studies/stopping_replay --rules halving,slope
+        nas replay studies/stopping_replay --rules halving,improvement
 
         nas replay studies/stopping_replay --samplers random,tpe,nsga2,gp --set keep=0.4
     """
