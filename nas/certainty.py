@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas import naming, racing, results, trust
-from nas.results import Objectives
+from nas import fronts, naming, racing, results, trust
+from nas.fronts import Objectives
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def confidence(settings: Mapping[str, Any]) -> float:
 
 def of_front(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95) -> Certainty:
     """Who is on the front for sure and who perhaps, best first; members of the front of means are always listed."""
-    measured = results.measurements(table, goals)
+    measured = fronts.measurements(table, goals)
     if not measured:
         return Certainty((), 0, {}, None)
     signs = [1.0 if way == "minimise" else -1.0 for way in goals.values()]
@@ -75,7 +75,7 @@ def of_front(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95) -
 def _hypervolume(
     table: pd.DataFrame, goals: Objectives, measured: Mapping[str, np.ndarray], confidence: float
 ) -> tuple[float, float] | None:
-    corner = results.reference_point(table, goals)
+    corner = fronts.reference_point(table, goals)
     signed = np.array([corner[c] if way == "minimise" else -corner[c] for c, way in goals.items()])
     low, high = racing.hypervolume_interval(measured, signed, confidence=confidence)
     box = float(np.prod(signed - np.min([rows.min(axis=0) for rows in measured.values()], axis=0)))

@@ -15,11 +15,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from nas import figures, findings, naming, report, results, stills
+from nas import dominance, figures, findings, fronts, naming, report, results, stills
 from nas.errors import InputError
 from nas.findings import Run
+from nas.fronts import Objectives
 from nas.menu import nearest
-from nas.results import COSTS, Objectives
+from nas.results import COSTS
 
 Compute = Literal["macs", "images", "seconds"]
 DRAWS = 300
@@ -76,7 +77,7 @@ def of_runs(run_dirs: Sequence[Path], by: Compute = "macs", seed: int = 0) -> Co
     _require_alike(runs, goals)
     names = _names(runs)
     together = pd.concat([run.table for run in runs], ignore_index=True)
-    reference = results.reference_point(together, goals)
+    reference = fronts.reference_point(together, goals)
     box = hypervolume_box(together, goals, reference)
     histories = [_history(run, goals, reference, box, by) for run in runs]
     limit = min(float(history[by].iloc[-1]) for history in histories)
@@ -102,15 +103,15 @@ def spread(
     64 %, racing's basic interval in 34 to 43 %. So it is a little too narrow, and for samplers that learn, whose trials
     are not independent, an approximation.
     """
-    values = results.minimised(table, goals)
+    values = fronts.minimised(table, goals)
     values[(table["state"] != "complete").to_numpy(dtype=bool)] = math.nan
     signs = np.array([1.0 if way == "minimise" else -1.0 for way in goals.values()])
     corner = signs * np.array([reference[column] for column in goals])
     usable = np.isfinite(values).all(axis=1)
-    whole = results.hypervolume(values[usable], corner)
+    whole = dominance.hypervolume(values[usable], corner)
     rng = np.random.default_rng(seed)
     rows = [rng.integers(len(values), size=len(values)) for _ in range(draws)] if len(values) else []
-    drawn = np.array([results.hypervolume(_distinct(values, usable, row), corner) for row in rows] or [0.0])
+    drawn = np.array([dominance.hypervolume(_distinct(values, usable, row), corner) for row in rows] or [0.0])
     half = SIDES * float(drawn.std())
     return whole, (max(0.0, whole - half), whole + half)
 
@@ -157,7 +158,7 @@ def _require_same_section(runs: Sequence[Run], section: str) -> None:
 
 
 def _history(run: Run, goals: Objectives, reference: Mapping[str, float], box: float, by: Compute) -> pd.DataFrame:
-    history = results.hypervolume_history(run.table, goals, reference).merge(findings.compute(run.table), on="trial")
+    history = fronts.hypervolume_history(run.table, goals, reference).merge(findings.compute(run.table), on="trial")
     if not history[by].iloc[-1]:
         others = [name for name in get_args(Compute) if name != by and history[name].iloc[-1]]
         raise InputError(
@@ -168,7 +169,7 @@ def _history(run: Run, goals: Objectives, reference: Mapping[str, float], box: f
 
 def hypervolume_box(table: pd.DataFrame, goals: Objectives, reference: Mapping[str, float]) -> float:
     """The volume between the best value of every objective and the reference."""
-    values = results.minimised(table[table["state"] == "complete"], goals)
+    values = fronts.minimised(table[table["state"] == "complete"], goals)
     signs = np.array([1.0 if way == "minimise" else -1.0 for way in goals.values()])
     return float(np.prod(signs * np.array([reference[column] for column in goals]) - np.nanmin(values, axis=0)))
 
@@ -188,17 +189,17 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _dominated(names: Sequence[str], runs: Sequence[Run], goals: Objectives) -> pd.DataFrame:
-    fronts = [run.table[run.table["on_front"]] for run in runs]
-    values = [results.pooled(run.table, goals)[run.table["on_front"].to_numpy()] for run in runs]
+    members = [run.table[run.table["on_front"]] for run in runs]
+    values = [fronts.pooled(run.table, goals)[run.table["on_front"].to_numpy()] for run in runs]
     rows = []
     for mine in range(len(runs)):
         for other in (place for place in range(len(runs)) if place != mine):
             better = (values[other][None] <= values[mine][:, None]).all(-1) & (
                 values[other][None] < values[mine][:, None]
             ).any(-1)
-            for member, by in zip(fronts[mine]["trial"], better, strict=True):
+            for member, by in zip(members[mine]["trial"], better, strict=True):
                 if by.any():
-                    trials = [int(trial) for trial in fronts[other]["trial"].to_numpy()[by]]
+                    trials = [int(trial) for trial in members[other]["trial"].to_numpy()[by]]
                     rows.append((names[mine], int(member), names[other], trials))
     return pd.DataFrame(rows, columns=["study", "trial", "by_study", "by_trials"])
 
@@ -289,9 +290,9 @@ def write(found: Comparison, path: Path) -> Path:
 
 def render(found: Comparison) -> str:
     """The page as text."""
-    fronts = {one.name: _complete(one) for one in found.studies}
+    complete = {one.name: _complete(one) for one in found.studies}
     drawn = {
-        f"front-{place}": figures.draw_fronts(fronts, x, y) for place, (x, y) in enumerate(naming.pairs(found.goals))
+        f"front-{place}": figures.draw_fronts(complete, x, y) for place, (x, y) in enumerate(naming.pairs(found.goals))
     }
     histories = {one.name: one.history for one in found.studies}
     drawn["hypervolume-0"] = figures.draw_hypervolumes(histories, found.by, found.limit)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas import drawing, exporters, menu, model_card, results, verify
+from nas import drawing, exporters, menu, model_card, picking, results, verify
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 
@@ -65,7 +65,7 @@ class Picked:
 def pick_trial(run: RunDirectory, pick: str) -> Picked:
     """The trial `pick` names. Raises InputError when it is not there or was not trained."""
     resolved = results.resolved(run.path)
-    number = results.pick(results.load(run.path), results.objectives(resolved), pick)
+    number = picking.pick(results.load(run.path), results.objectives(resolved), pick)
     record = run.records()[number]
     picked = Picked(run, pick, record, _of_cell(resolved, record))
     if not picked.weights.exists():

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas import ablation, certainty, naming, results
+from nas import ablation, certainty, fronts, naming, results
 from nas.errors import InputError
+from nas.fronts import Objectives
 from nas.naming import listed, number_of, said
-from nas.results import COSTS, Objectives
+from nas.results import COSTS
 
 Budget = Mapping[str, float]
 
@@ -93,7 +94,7 @@ class Run:
     @cached_property
     def knee(self) -> int | None:
         """The winner's trial; None for an ablation and before any trial was trained to the end."""
-        return results.knee(self.table, self.goals) if len(self.best) and not self.is_ablation else None
+        return fronts.knee(self.table, self.goals) if len(self.best) and not self.is_ablation else None
 
 
 # --- what happened ---------------------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def winner(table: pd.DataFrame, goals: Objectives) -> pd.DataFrame:
     `position` is where the knee lies on the front's range, 0 at the best and 1 at the worst; 0 where all are equal.
     """
     front = table[table["on_front"]]
-    knee = front[front["trial"] == results.knee(table, goals)].iloc[0]
+    knee = front[front["trial"] == fronts.knee(table, goals)].iloc[0]
     rows = []
     for column, way in goals.items():
         ordered = front.sort_values([column, "trial"], ascending=[way == "minimise", True])
@@ -175,7 +176,7 @@ def why(table: pd.DataFrame, goals: Objectives) -> list[str]:
         f"No other fully trained network is as good in every objective and better in one; that holds for {len(front)}. "
         "Of these it gives up least: the sum of its distances from the best, each as a share of the front's range, is smallest."
     ]
-    knee = front[front["trial"] == results.knee(table, goals)].iloc[0]
+    knee = front[front["trial"] == fronts.knee(table, goals)].iloc[0]
     costs = [column for column in goals if column in COSTS]
     for row in winner(table, goals).to_dict("records"):
         other = front[front["trial"] == row["best_trial"]].iloc[0]
@@ -218,7 +219,7 @@ def pareto(table: pd.DataFrame, goals: Objectives) -> pd.DataFrame:
     """What the front plots show, one row per trained trial: trial, state, on_front, knee, hover, scores and costs."""
     columns = list(dict.fromkeys([*goals, "macs", "params"]))
     points = table.loc[table["state"].isin(["complete", "stopped"]), ["trial", "state", "on_front", *columns]].copy()
-    points["knee"] = points["trial"] == (results.knee(table, goals) if table["on_front"].any() else -1)
+    points["knee"] = points["trial"] == (fronts.knee(table, goals) if table["on_front"].any() else -1)
     points["hover"] = [_hover(row) for _, row in table.loc[points.index].iterrows()]
     return points
 
@@ -239,13 +240,13 @@ def axes_apart(rows: pd.DataFrame) -> tuple[list[str], dict[str, Any]]:
 
 
 def hypervolume(table: pd.DataFrame, goals: Objectives) -> pd.DataFrame:
-    """`results.hypervolume_history` with what was spent (`compute`) and `share`: the part of the box between the best and
+    """`fronts.hypervolume_history` with what was spent (`compute`) and `share`: the part of the box between the best and
     worst values that the front fills."""
-    history = results.hypervolume_history(table, goals).merge(compute(table), on="trial")
-    reference = results.reference_point(table, goals)
+    history = fronts.hypervolume_history(table, goals).merge(compute(table), on="trial")
+    reference = fronts.reference_point(table, goals)
     if not reference:
         return history.assign(share=0.0)
-    complete = results.minimised(table[table["state"] == "complete"], goals)
+    complete = fronts.minimised(table[table["state"] == "complete"], goals)
     signs = np.array([1.0 if way == "minimise" else -1.0 for way in goals.values()])
     box = np.prod(signs * np.array(list(reference.values())) - np.nanmin(complete, axis=0))
     return history.assign(share=history["hypervolume"] / float(box))
@@ -272,7 +273,7 @@ def _front_in_words(table: pd.DataFrame, goals: Objectives) -> str:
     best = table[table["on_front"]]
     if not len(best):
         return "No trial was trained to the end, so there is no front and no winner."
-    knee = results.knee(table, goals)
+    knee = fronts.knee(table, goals)
     row = best[best["trial"] == knee].iloc[0]
     scores = listed([naming.measured(column, row[column]) for column in goals])
     if len(best) == 1:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 
-from nas import naming, results, stills
+from nas import naming, picking, results, stills
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 from nas.sampling import Plan
@@ -89,7 +89,7 @@ def sweep(
     """Draw and score every point that `guidance.csv` does not have yet; returns the whole table.
 
     The table is written after each point, so that the same command goes on where it was interrupted. `picks` as in
-    `nas.results.pick`, or `base`; without any, the knee of a search, or the base and the first `repeats` repeats of every
+    `nas.picking.pick`, or `base`; without any, the knee of a search, or the base and the first `repeats` repeats of every
     cell of an ablation. Raises InputError when a pick is not there, was not trained, or the run measured no FID or no CLIP score.
     """
     x, y = axes(run)
@@ -162,7 +162,7 @@ def _models(run: RunDirectory, picks: Sequence[str], repeats: int) -> Iterator[M
     records, table = run.records(), results.load(run.path)
     if picks or not settings.get("ablation"):
         ways = [pick for pick in picks if pick != "base"] or ([] if picks else ["knee"])
-        numbers = [results.pick(table, results.objectives(settings), pick) for pick in ways]
+        numbers = [picking.pick(table, results.objectives(settings), pick) for pick in ways]
     else:
         numbers = [number for number, record in records.items() if _drawn(record, repeats)]
     for number in dict.fromkeys(numbers):

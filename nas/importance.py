@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.fronts import Objectives
 from nas.naming import cell
-from nas.results import COSTS, Objectives
+from nas.results import COSTS
 
 MOST_VALUES = 6  # numeric choices with more values than this are shown by quarters
 FEWEST_TRIALS = 8

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.dominance import CORNER, Points, nondominated_ranks
-from nas.results import hypervolume
+from nas.dominance import CORNER, Points, added_volume, hypervolume, nondominated
 
 MOST_GAINS = 32  # of the recorded gains so many are tried, spread over the study
 
@@ -31,17 +30,11 @@ def expected(point: NDArray[np.float64], peers: Points, here: Points, ends: Poin
     likely = np.concatenate([ends, peers + gains.mean(0), point[None] + gains.mean(0)])
     low, span = likely.min(0), np.ptp(likely, axis=0)
     scale = np.where(span > 0, span, 1.0)
-    front = ((ends - low) / scale)[nondominated_ranks(ends) == 0]
+    front = ((ends - low) / scale)[nondominated(ends)]
     forecasts = (point + gains[:: math.ceil(len(gains) / MOST_GAINS)] - low) / scale
     corner = np.full(len(point), CORNER)
-    added = [_added(forecast, front, corner) for forecast in forecasts]
-    return float(np.mean(added)) / hypervolume(front, corner)
-
-
-def _added(point: NDArray[np.float64], front: Points, corner: NDArray[np.float64]) -> float:
-    """The hypervolume of a front with a point more, less that without it: of the point's box, what the front leaves free."""
-    box = float(np.prod(np.maximum(corner - point, 0.0)))
-    return box - hypervolume(np.maximum(front, point), corner) if box else 0.0
+    added = [added_volume(forecast, front, corner) for forecast in forecasts if (forecast < corner).all()]
+    return sum(added) / len(forecasts) / hypervolume(front, corner)
 
 
 def of_curves(curve: Points, others: Sequence[Points], rungs: int) -> float:

@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from nas import ablation, certainty, ray_engine, report, results, settings
+from nas import ablation, certainty, fronts, ray_engine, report, results, settings
 from nas.cells import CellRun
 from nas.check import check
 from nas.errors import InputError
@@ -111,12 +111,12 @@ def find_run(path: Path) -> RunDirectory:
     return RunDirectory(results.find(path))
 
 
-def _write_winner(directory: RunDirectory, frame: Any, objectives: results.Objectives) -> None:
+def _write_winner(directory: RunDirectory, frame: Any, objectives: fronts.Objectives) -> None:
     """best.yaml: the front's knee, its architecture, cost and scores; front/: the samples and weights of its members."""
     front = frame[frame.on_front]
     if front.empty:
         return
-    record = directory.records()[results.knee(frame, objectives)]
+    record = directory.records()[fronts.knee(frame, objectives)]
     directory.write_yaml(
         "best.yaml",
         {key: record[key] for key in ("trial", "key", "architecture", "cost", "choices", "seed")}
@@ -148,7 +148,7 @@ def _print_states(frame: Any) -> None:
 
 
 def _print_certainty(
-    directory: RunDirectory, resolved: dict[str, Any], frame: Any, objectives: results.Objectives
+    directory: RunDirectory, resolved: dict[str, Any], frame: Any, objectives: fronts.Objectives
 ) -> None:
     """A line on who is on the front for sure, if anything was repeated, and a warning where the signal is weak."""
     found = certainty.of_front(frame, objectives, certainty.confidence(resolved))
@@ -162,7 +162,7 @@ def _print_certainty(
         print(warning)
 
 
-def _print_front(frame: Any, objectives: results.Objectives) -> None:
+def _print_front(frame: Any, objectives: fronts.Objectives) -> None:
     _print_states(frame)
     table = Table(title="Pareto front", title_justify="left")
     columns = ["trial", *objectives, *(c for c in ("params",) if c not in objectives)]

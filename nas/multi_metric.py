@@ -14,8 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nas.dominance import Points, nondominated_ranks
-from nas.results import hypervolume
+from nas.dominance import Points, hypervolume, nondominated_ranks
 
 STARTUP = 5  # trials that are never stopped: the default of optuna.pruners.MedianPruner
 FIRST_BONUS, LAST_BONUS = 0.5, 0.1

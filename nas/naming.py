@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from nas.results import COSTS, Objectives
+from nas.fronts import Objectives
+from nas.results import COSTS
 
 _SCALED: dict[str, tuple[str, float]] = {
     "params": ("Parameters (M)", 1e6),

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas.results import nondominated
+from nas.dominance import nondominated
 from nas.settings import Study
 
 Record = dict[str, Any]

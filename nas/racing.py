@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from nas.results import hypervolume, nondominated
+from nas.dominance import hypervolume, nondominated
 
 Values = Mapping[str, ArrayLike]  # architecture -> (repeats, objectives), all to be minimised
 Array = NDArray[np.float64]
@@ -86,7 +86,7 @@ def noise(values: Values) -> Noise:
 def membership(values: Values, draws: int = DRAWS, seed: int = 0) -> dict[str, float]:
     """Each architecture's probability of being on the front of the true means; NaN while the noise is unknown.
 
-    The share of draws in which no other dominates it. Ties on all objectives both stay, as in `nas.results.front`.
+    The share of draws in which no other dominates it. Ties on all objectives both stay, as in `nas.fronts.front`.
     ValueError for values that are not finite, ragged, or missing.
     """
     measured = _checked(values)

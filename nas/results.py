@@ -1,7 +1,6 @@
 """Results as a table: one row per trial, units in the column names, an empty cell where there is no number.
 
 Everything is computed from the files of a run directory: `trials/*/record.json`, `resolved.yaml`, `conditions.json`.
-Wherever objectives are compared they are minimised: maximised columns enter with their sign turned.
 """
 
 import json
@@ -11,14 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 
 from nas.errors import InputError
-from nas.menu import nearest
+from nas.fronts import Objectives, front
 
-Objectives = Mapping[str, str]  # column -> "minimise" or "maximise"
 Record = dict[str, Any]
 
 FORMAT = 1  # of a run directory; resolved.yaml says which, and a reader refuses what is newer than itself
@@ -27,8 +24,8 @@ COSTS = ("params", "macs", "macs_without_attention", "macs_padding_free", "activ
 TIMINGS = ("load_s", "train_s", "sample_s", "score_s", "save_s", "total_s")
 
 TEXT = ("key", "state", "reason", "init")
-_PROXY_COSTS = tuple(f"proxy_{name}" for name in COSTS)
-INTEGERS = ("trial", "seed", "repeat", "duplicate_of", "rung", "images_seen", *COSTS, *_PROXY_COSTS)
+PROXY_COSTS = tuple(f"proxy_{name}" for name in COSTS)
+INTEGERS = ("trial", "seed", "repeat", "duplicate_of", "rung", "images_seen", *COSTS, *PROXY_COSTS)
 _SPEEDS = (*TIMINGS, "wall_s", "images_per_s", "peak_memory_mib")
 
 
@@ -181,140 +178,6 @@ def write_csv(run_dir: Path) -> Path:
     return path
 
 
-# --- fronts ----------------------------------------------------------------------------------------------------------
-
-
-def minimised(table: pd.DataFrame, goals: Objectives) -> np.ndarray:
-    """The objectives as a float64 array (trials, objectives) in which smaller is better everywhere; missing is NaN."""
-    unknown = [column for column in goals if column not in table]
-    if unknown:
-        raise InputError(f"results: unknown objective {unknown[0]!r}{nearest(unknown[0], _scores_and_costs(table))}")
-    columns = [table[column].astype("Float64").to_numpy(dtype=float, na_value=math.nan) for column in goals]
-    return np.asarray(np.stack(columns, axis=1) * _signs(goals))
-
-
-def pooled(table: pd.DataFrame, goals: Objectives) -> np.ndarray:
-    """As `minimised`, but an architecture trained to the end more than once has the mean over its repeats, in the row of
-    the first; its other rows are NaN."""
-    values = minimised(table, goals)
-    complete = np.flatnonzero((table["state"] == "complete").to_numpy(dtype=bool))
-    for _, rows in pd.Series(complete).groupby(table["key"].to_numpy()[complete], sort=False):
-        values[rows.iloc[0]] = values[rows].mean(axis=0)
-        values[rows.iloc[1:]] = math.nan
-    return values
-
-
-def front(table: pd.DataFrame, goals: Objectives) -> pd.Series:
-    """Which complete architectures no other one dominates (as good everywhere, better somewhere). Exact ties both stay.
-
-    An architecture with repeats counts with their mean, and its first trial stands for it. A complete trial with a missing
-    objective is not on the front. Boolean, aligned with the frame.
-    """
-    values = pooled(table, goals)
-    eligible = (table["state"] == "complete").to_numpy(dtype=bool) & np.isfinite(values).all(axis=1)
-    members = np.zeros(len(table), dtype=bool)
-    members[eligible] = nondominated(values[eligible])
-    return pd.Series(members, index=table.index, name="on_front")
-
-
-def measurements(table: pd.DataFrame, goals: Objectives) -> dict[str, np.ndarray]:
-    """Every architecture's complete trials as an array (repeats, objectives), all minimised: what `nas.racing` reads."""
-    values = minimised(table, goals)
-    usable = (table["state"] == "complete").to_numpy(dtype=bool) & np.isfinite(values).all(axis=1)
-    rows = pd.Series(np.flatnonzero(usable))
-    keys = table["key"].to_numpy()[usable]
-    return {str(key): values[part.to_numpy()] for key, part in rows.groupby(keys, sort=False)}
-
-
-def nondominated(points: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """Boolean mask (n,) of the points (n, objectives), all minimised, that no other point dominates."""
-    values = np.asarray(points, dtype=float)
-    keep = np.ones(len(values), dtype=bool)
-    for index, point in enumerate(values):
-        keep[index] = not ((values <= point).all(axis=1) & (values < point).any(axis=1)).any()
-    return keep
-
-
-def reference_point(table: pd.DataFrame, goals: Objectives) -> dict[str, float]:
-    """A corner for the hypervolume, per column: the worst complete trial, moved out by a tenth of their range.
-
-    The tenth is an assumption; it lets the ends of the front count. {} without a complete trial.
-    """
-    values = minimised(table[table["state"] == "complete"], goals)
-    values = values[np.isfinite(values).all(axis=1)]
-    if not len(values):
-        return {}
-    worst, best = values.max(axis=0), values.min(axis=0)
-    margin = 0.1 * np.where(worst > best, worst - best, np.maximum(np.abs(worst), 1.0))
-    corner = (worst + margin) * _signs(goals)
-    return {column: float(value) for column, value in zip(goals, corner, strict=True)}
-
-
-def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
-    """The volume that points (n, objectives), all minimised, dominate up to the reference (objectives,). Exact.
-
-    The sum of slices between consecutive values of the first objective, each an area of one objective less (While,
-    Hingston, Barone and Huband 2006, "HSO"). Points beyond the reference add nothing.
-    """
-    corner = np.asarray(reference, dtype=float)
-    inside = np.asarray(points, dtype=float).reshape(-1, len(corner))
-    return _volume(inside[(inside < corner).all(axis=1)], corner)
-
-
-def hypervolume_history(
-    table: pd.DataFrame, goals: Objectives, reference: Mapping[str, float] | None = None
-) -> pd.DataFrame:
-    """The front's hypervolume after each trial, in trial order: trial, images_trained (cumulative), hypervolume.
-
-    The hypervolume's unit is the product of the objectives' units. The reference is in the columns' own units and
-    defaults to `reference_point`; give one to compare runs.
-    """
-    ordered = table.sort_values("trial")
-    images = ordered["images_seen"].fillna(0).cumsum()
-    given = reference_point(table, goals) if reference is None else reference
-    volumes = np.zeros(len(ordered))
-    if given:
-        values = minimised(ordered, goals)
-        values[(ordered["state"] != "complete").to_numpy(dtype=bool)] = math.nan
-        volumes = _growing_volume(values, _signs(goals) * np.array([given[column] for column in goals]))
-    history = {"trial": ordered["trial"].to_numpy(), "images_trained": images.to_numpy(), "hypervolume": volumes}
-    return pd.DataFrame(history).astype({"trial": "int64", "images_trained": "int64"})
-
-
-def knee(table: pd.DataFrame, goals: Objectives) -> int:
-    """The front's knee: the member farthest below the plane through its extremes, objectives scaled to [0, 1].
-
-    With two objectives that is the line through the two ends (Das 1999). With more, it is the plane that meets every
-    axis alike, so the knee has the smallest sum of scaled objectives. The earlier trial wins a tie. The scale comes
-    from the ends of the front, so look at those too.
-    """
-    on_front = front(table, goals)
-    members = table[on_front]
-    if not len(members):
-        raise InputError("results: no trial was trained to the end, so there is no front to pick from")
-    order = np.argsort(members["trial"].to_numpy(dtype=int), kind="stable")
-    members, values = members.iloc[order], pooled(table, goals)[on_front.to_numpy()][order]
-    low, high = values.min(axis=0), values.max(axis=0)
-    scaled = (values - low) / np.where(high > low, high - low, 1.0)
-    return int(members["trial"].iloc[int(np.argmin(scaled.sum(axis=1).round(12)))])
-
-
-def pick(table: pd.DataFrame, goals: Objectives, how: str) -> int:
-    """The trial number that `knee`, `best:<column>` or `trial:<number>` names; InputError with the nearest otherwise.
-
-    `best:fid` finds `fid_efficientnet_lite0` if no other column begins so. `trial:` takes any trial that was trained.
-    """
-    kind, _, name = how.partition(":")
-    if how == "knee":
-        return knee(table, goals)
-    if kind == "best":
-        return _best(table, goals, name)
-    if kind == "trial":
-        return _numbered(table, name)
-    ways = ["knee", *(f"best:{column}" for column in goals), "trial:<number>"]
-    raise InputError(f"pick: {how!r} is not a way to pick a trial{nearest(how, ways)}")
-
-
 # --- the parts -------------------------------------------------------------------------------------------------------
 
 
@@ -369,80 +232,3 @@ def _require_same(column: str, first: Mapping[str, Any], other: Mapping[str, Any
         if first.get(condition) != other.get(condition):
             values = f"{first.get(condition)!r} and {other.get(condition)!r}"
             raise InputError(f"results: {column} cannot be compared between these runs: {condition} is {values}")
-
-
-def _scores_and_costs(table: pd.DataFrame) -> list[str]:
-    """The columns a person can name as an objective or ask the best of: metrics and costs at deploy scale."""
-    columns = list(table.columns)
-    return columns[columns.index("on_front") + 1 : columns.index(_PROXY_COSTS[0])]
-
-
-def _signs(goals: Objectives) -> np.ndarray:
-    return np.array([1.0 if direction == "minimise" else -1.0 for direction in goals.values()])
-
-
-def _volume(members: np.ndarray, corner: np.ndarray) -> float:
-    """Hypervolume of points inside the corner, which may dominate one another."""
-    if not len(members):
-        return 0.0
-    ordered = members[np.argsort(members[:, 0], kind="stable")]
-    if len(corner) == 1:
-        return float(corner[0] - ordered[0, 0])
-    depths = np.diff(ordered[:, 0], append=corner[0])
-    if len(corner) == 2:
-        return float(depths @ (corner[1] - np.minimum.accumulate(ordered[:, 1])))
-    slices = [_volume(ordered[: i + 1, 1:], corner[1:]) if depth else 0.0 for i, depth in enumerate(depths)]
-    return float(depths @ np.array(slices))
-
-
-def _added(point: np.ndarray, others: np.ndarray, corner: np.ndarray) -> float:
-    """What a point dominates that the others do not."""
-    return float(np.prod(corner - point)) - _volume(np.maximum(others, point), corner)
-
-
-def _growing_volume(values: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Hypervolume after each point of (n, objectives), in order; NaN and points beyond the corner add nothing."""
-    volumes, total, members = np.zeros(len(values)), 0.0, np.empty((0, len(corner)))
-    for index, point in enumerate(values):
-        if (point < corner).all() and not (members <= point).all(axis=1).any():
-            total += _added(point, members, corner)
-            members = np.vstack([members[~(point <= members).all(axis=1)], point])
-        volumes[index] = total
-    return volumes
-
-
-def _best(table: pd.DataFrame, goals: Objectives, name: str) -> int:
-    column = _column(name, _scores_and_costs(table))
-    complete = table[(table["state"] == "complete") & table[column].notna()]
-    if not len(complete):
-        raise InputError(f"pick: best:{name}: no trial that was trained to the end has a value for {column}")
-    off_front = ~front(table, goals)[complete.index]
-    ranked = complete.assign(_value=complete[column].astype(float), _off_front=off_front)
-    rising = [not _higher_is_better(table, goals, column), True, True]
-    return int(ranked.sort_values(["_value", "_off_front", "trial"], ascending=rising)["trial"].iloc[0])
-
-
-def _column(name: str, columns: list[str]) -> str:
-    begun = [column for column in columns if column.startswith(f"{name}_")]
-    if name in columns:
-        return name
-    if len(begun) == 1:
-        return begun[0]
-    raise InputError(f"pick: best:{name}: no such column{nearest(name, columns)}")
-
-
-def _higher_is_better(table: pd.DataFrame, goals: Objectives, column: str) -> bool:
-    if column in goals:
-        return goals[column] == "maximise"
-    return bool(table.attrs.get("conditions", {}).get(column, {}).get("higher_is_better", False))
-
-
-def _numbered(table: pd.DataFrame, name: str) -> int:
-    numbers = [str(number) for number in table["trial"]]
-    if name not in numbers:
-        expected = f"expected a number from {numbers[0]} to {numbers[-1]}" if numbers else "the run has no trials yet"
-        raise InputError(f"pick: trial:{name}: no such trial, {expected}")
-    row = table.iloc[numbers.index(name)]
-    if pd.isna(row["rung"]):
-        raise InputError(f"pick: trial:{name} was never trained ({row['state']}: {row['reason']})")
-    return int(name)

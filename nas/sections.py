@@ -10,9 +10,9 @@ import yaml
 
 from nas import ablation, certainty, findings, importance, naming, results
 from nas.findings import Run
+from nas.fronts import Objectives
 from nas.naming import arrow, cell, duration, label, measured, number_of, shown
 from nas.pictures import Grid
-from nas.results import Objectives
 
 MOST_MEMBERS_DRAWN = 24  # columns of pictures; the others open on a click
 MOST_ROWS = 300  # of a table of refused or stopped candidates

@@ -15,8 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from nas.curves import Table
-from nas.dominance import CORNER, Points, normalised
-from nas.results import hypervolume
+from nas.dominance import CORNER, Points, hypervolume, normalised
 
 Rule = Callable[[Points, Sequence[Points]], bool]
 OVER_BUDGET = -1  # an architecture that is not in the table and is trained in vain

@@ -12,9 +12,9 @@ import pandas as pd
 from nas import findings, importance, naming
 from nas.errors import InputError
 from nas.findings import Run
+from nas.fronts import Objectives
 from nas.naming import label, magnitude, pairs, scaled
 from nas.palette import FRONT, GREY, GRID, KNEE, LIMIT, PALE, SERIES
-from nas.results import Objectives
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

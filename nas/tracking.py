@@ -28,7 +28,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nas.results import Objectives, Record
+    from nas.fronts import Objectives
+    from nas.results import Record
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class Tracker:
             run.finish(exit_code=int(record["state"] == "failed"))
 
     def _log_summary(self, table: pd.DataFrame, goals: Objectives) -> None:
-        from nas import findings, results
+        from nas import findings, fronts
 
         kind, chosen = ("cells", table["state"] == "complete") if "cell" in table else ("front", table["on_front"])
         members = table[chosen].dropna(axis="columns", how="all").drop(columns=["on_front", "reason"], errors="ignore")
@@ -135,7 +136,7 @@ class Tracker:
             elif len(members):
                 for row in findings.hypervolume(table, goals).to_dict("records"):
                     run.log({SPENT: int(row[SPENT]), HYPERVOLUME: float(row["share"])})
-                run.summary["knee"] = results.knee(table, goals)
+                run.summary["knee"] = fronts.knee(table, goals)
             states = {f"trials/{state}": int(count) for state, count in table["state"].value_counts().items()}
             run.summary.update(states | ({"front_size": len(members)} if kind == "front" else {}))
 

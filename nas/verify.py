@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from nas import racing, results
+from nas import fronts, racing, results
 from nas.errors import InputError
 
 CONFIDENCE = 0.95
@@ -43,7 +43,7 @@ def intervals(run: Path, record: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     """The interval of every score of a record, from the repeats of its run: low, high, and how it was made."""
     table = results.load(run)
     return {
-        column: _interval(column, float(value), results.measurements(table, {column: "minimise"}), record["key"])
+        column: _interval(column, float(value), fronts.measurements(table, {column: "minimise"}), record["key"])
         for column, value in record["rungs"][-1]["metrics"].items()
     }
 

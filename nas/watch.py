@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas import naming, results
+from nas import fronts, naming, results
 from nas.errors import InputError
 from nas.progress import STYLES
 
@@ -125,11 +125,11 @@ def _concluded(trials: list[results.Record]) -> RenderableType | None:
     return table
 
 
-def _front(table: pd.DataFrame, goals: results.Objectives) -> RenderableType:
+def _front(table: pd.DataFrame, goals: fronts.Objectives) -> RenderableType:
     front = table[table["on_front"]].sort_values(next(iter(goals)))
     if not len(front):
         return Text("no trial was trained to the end yet, so there is no front", style="dim")
-    knee = results.knee(table, goals)
+    knee = fronts.knee(table, goals)
     shown = _table("front so far", ("trial", *(naming.label(c) + naming.arrow(way) for c, way in goals.items()), ""))
     for _, row in front.head(MOST_MEMBERS).iterrows():
         mark = "knee" if row["trial"] == knee else ""
@@ -141,7 +141,7 @@ def _front(table: pd.DataFrame, goals: results.Objectives) -> RenderableType:
     )
 
 
-def _cells(table: pd.DataFrame, goals: results.Objectives) -> RenderableType:
+def _cells(table: pd.DataFrame, goals: fronts.Objectives) -> RenderableType:
     done = table[table["state"] == "complete"] if "cell" in table else table.head(0)
     if not len(done):
         return Text("no cell was trained to the end yet", style="dim")

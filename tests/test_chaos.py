@@ -13,7 +13,7 @@ import psutil
 import pytest
 import rich._emoji_codes
 
-from nas import results, settings
+from nas import dominance, settings
 from nas.space import SearchSpace
 from nas.storage import open_storage
 
@@ -81,7 +81,7 @@ def front(found, study):
     frame_of = settings.load(study).objectives
     complete = [record for record in found.values() if record["state"] == "complete"]
     rows = [{**record["cost"], **record["rungs"][-1]["metrics"]} for record in complete]
-    members = results.nondominated([[row[column] for column in frame_of] for row in rows])
+    members = dominance.nondominated([[row[column] for column in frame_of] for row in rows])
     return {
         (record["key"], row["fid_efficientnet_lite0"])
         for record, row, on in zip(complete, rows, members, strict=True)

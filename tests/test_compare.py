@@ -7,7 +7,7 @@ import synthetic_run
 import yaml
 from PIL import Image
 
-from nas import compare, results
+from nas import compare, dominance, fronts, results
 from nas.errors import InputError
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
@@ -56,7 +56,7 @@ def test_compute_is_equal_and_the_share_that_of_the_trials_within_it(found):
     totals = [study.history["macs"].iloc[-1] for study in found.studies]
     assert found.limit == min(totals)
     together = pd.concat([study.run.table for study in found.studies], ignore_index=True)
-    reference = results.reference_point(together, GOALS)
+    reference = fronts.reference_point(together, GOALS)
     signs = np.array([1, 1, -1])
     corner = signs * np.array(list(reference.values()))
     complete = together[together["state"] == "complete"]
@@ -64,7 +64,7 @@ def test_compute_is_equal_and_the_share_that_of_the_trials_within_it(found):
     for study in found.studies:
         within = study.run.table[(study.history["macs"] <= found.limit * (1 + 1e-9)).to_numpy()]
         points = within[within["state"] == "complete"][list(GOALS)].astype(float).to_numpy() * signs
-        assert study.at == pytest.approx(results.hypervolume(points, corner) / box)
+        assert study.at == pytest.approx(dominance.hypervolume(points, corner) / box)
         assert study.interval[0] <= study.at <= study.interval[1]
 
 
@@ -89,7 +89,7 @@ def test_the_interval_covers_what_other_runs_would_reach():
         points = rng.random((30, 2)) ** 1.5
         return pd.DataFrame({"a": points[:, 0], "b": points[:, 1], "state": "complete"})
 
-    many = [results.hypervolume(drawn()[["a", "b"]].to_numpy(), np.ones(2)) for _ in range(500)]
+    many = [dominance.hypervolume(drawn()[["a", "b"]].to_numpy(), np.ones(2)) for _ in range(500)]
     intervals = [compare.spread(drawn(), goals, reference, draws=60, seed=seed)[1] for seed in range(40)]
     covered = np.mean([low <= np.mean(many) <= high for low, high in intervals])
     assert covered >= 0.75

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nas import racing
+from nas.dominance import hypervolume, nondominated
 from nas.racing import Settings, hypervolume_interval, membership, next_repeats, noise, verdicts
-from nas.results import hypervolume, nondominated
 
 SEPARATED = {"a": [[0.0, 10.0], [0.1, 10.1]], "b": [[5.0, 5.0], [5.1, 4.9]], "c": [[10.0, 0.1], [9.9, 0.0]]}
 DOMINATED = {"d": [[9.0, 9.0], [9.1, 9.1]]}

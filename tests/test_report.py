@@ -8,7 +8,7 @@ import synthetic_run
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from nas import figures, findings, importance, naming, pictures, report, results
+from nas import figures, findings, fronts, importance, naming, pictures, report, results
 from nas.errors import InputError
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
@@ -37,7 +37,7 @@ def test_the_answer_counts_every_trial_once(run_dir):
     assert sum(counted[state] for state in results.STATES) == counted["proposed"] == 24
     assert told.startswith("24 architectures were proposed: 2 refused before training as over budget (")
     assert f"{counted['complete']} fully trained" in told and f"{counted['front']} form the front" in told
-    assert f"knee is trial {results.knee(table, GOALS)}" in told
+    assert f"knee is trial {fronts.knee(table, GOALS)}" in told
 
 
 def test_refusals_name_every_budget_that_was_broken():
@@ -57,7 +57,7 @@ def test_pareto_holds_trained_trials_and_marks_the_front(run_dir):
     points = findings.pareto(table, GOALS)
     assert set(points["state"]) == {"complete", "stopped"}
     assert points[points["on_front"]]["trial"].tolist() == table[table["on_front"]]["trial"].tolist()
-    assert points[points["knee"]]["trial"].tolist() == [results.knee(table, GOALS)]
+    assert points[points["knee"]]["trial"].tolist() == [fronts.knee(table, GOALS)]
     assert "depth " in points["hover"].iloc[0]
 
 
@@ -201,7 +201,7 @@ def test_a_front_member_is_a_figure_point_and_a_table_row(run_dir):
     page = page_of(run_dir)
     found, found_trials = data_of(page)["figures"], data_of(page)["trials"]
     assert [name for name in found if name.startswith("front-")] == ["front-0", "front-1", "front-2"]
-    knee = results.knee(results.load(run_dir), GOALS)
+    knee = fronts.knee(results.load(run_dir), GOALS)
     assert f'<tr data-trial="{knee}" class="knee">' in page
     assert sorted(map(int, found_trials)) == list(range(24))
     assert {"effects-0", "effects-1", "curves-2", "budget-1", "hypervolume-0"} <= set(found)
@@ -292,7 +292,7 @@ def test_why_names_what_a_better_score_costs(run_dir):
     table = results.load(run_dir)
     rows = findings.winner(table, GOALS).set_index("column")
     members = table[table["on_front"]].set_index("trial")
-    knee = results.knee(table, GOALS)
+    knee = fronts.knee(table, GOALS)
     told = " ".join(findings.why(table, GOALS))
     for column in ("fid_efficientnet_lite0", "clip_score"):
         best = int(rows.loc[column, "best_trial"])

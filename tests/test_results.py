@@ -9,7 +9,7 @@ import synthetic_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas import results
+from nas import dominance, fronts, picking, results
 from nas.errors import InputError
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
@@ -66,7 +66,7 @@ def test_csv_round_trip_is_exact(run_dir):
 def test_a_run_without_trials(tmp_path):
     table = results.load(synthetic_run.write(tmp_path / "run", trials=0))
     assert len(table) == 0 and "clip_score" in table and "on_front" in table
-    assert results.hypervolume_history(table, GOALS).empty
+    assert fronts.hypervolume_history(table, GOALS).empty
 
 
 def test_unfinished_folders_are_skipped_and_broken_records_named(run_dir):
@@ -101,7 +101,7 @@ def test_an_unknown_cost_is_a_column_like_the_others(run_dir):
     synthetic_run.copy_with(run_dir, 0, cost={"params": 5, "latency_ms": 12.5})
     table = results.load(run_dir)
     assert table["latency_ms"].iloc[0] == 12.5 and table["macs"].isna().iloc[0]
-    assert results.pick(table, GOALS, "best:latency_ms") == 0
+    assert picking.pick(table, GOALS, "best:latency_ms") == 0
 
 
 def test_curves_have_every_rung(run_dir):
@@ -125,14 +125,14 @@ def test_runs_with_other_conditions_are_not_joined(run_dir, tmp_path):
 def test_an_architecture_trained_twice_counts_once_with_its_mean(run_dir):
     table = results.load(run_dir)
     goals = results.objectives(results.resolved(run_dir))
-    raw, pooled = results.minimised(table, goals), results.pooled(table, goals)
+    raw, pooled = fronts.minimised(table, goals), fronts.pooled(table, goals)
     first, second = (int(np.flatnonzero(table["trial"] == trial)[0]) for trial in (2, 4))
     assert table["key"][first] == table["key"][second]
     assert pooled[first] == pytest.approx((raw[first] + raw[second]) / 2)
     assert np.isnan(pooled[second]).all() and not table["on_front"][second]
     others = [row for row in range(len(table)) if row not in (first, second)]
     assert np.array_equal(pooled[others], raw[others], equal_nan=True)
-    measured = results.measurements(table, goals)
+    measured = fronts.measurements(table, goals)
     assert measured[table["key"][first]] == pytest.approx(raw[[first, second]])
     assert sum(map(len, measured.values())) == (table["state"] == "complete").sum()
 
@@ -152,7 +152,7 @@ def brute_force(points):
 @given(st.integers(1, 4).flatmap(lambda m: st.lists(st.lists(st.integers(0, 4), min_size=m, max_size=m), max_size=12)))
 def test_front_equals_brute_force(points):
     goals = {f"m{index}": "minimise" for index in range(len(points[0]) if points else 2)}
-    assert results.front(table_of(points, goals), goals).tolist() == brute_force(points)
+    assert fronts.front(table_of(points, goals), goals).tolist() == brute_force(points)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=10))
@@ -160,18 +160,18 @@ def test_maximising_is_minimising_the_negative(points):
     up = {"a": "minimise", "b": "maximise"}
     down = {"a": "minimise", "b": "minimise"}
     flipped = [(a, -b) for a, b in points]
-    assert results.front(table_of(points, up), up).tolist() == results.front(table_of(flipped, down), down).tolist()
+    assert fronts.front(table_of(points, up), up).tolist() == fronts.front(table_of(flipped, down), down).tolist()
 
 
 def test_ties_stay_and_unfinished_or_unmeasured_trials_do_not():
     goals = {"a": "minimise", "b": "minimise"}
     points = [(1, 1), (1, 1), (0, 0), (float("nan"), 0)]
-    assert results.front(table_of(points, goals, {2: "stopped"}), goals).tolist() == [True, True, False, False]
+    assert fronts.front(table_of(points, goals, {2: "stopped"}), goals).tolist() == [True, True, False, False]
 
 
 def test_unknown_objective_names_the_nearest():
     with pytest.raises(InputError, match="unknown objective 'clip_scor'; did you mean 'clip_score'"):
-        results.front(table_of([(1,)], {"clip_score": "maximise"}), {"clip_scor": "maximise"})
+        fronts.front(table_of([(1,)], {"clip_score": "maximise"}), {"clip_scor": "maximise"})
 
 
 def inclusion_exclusion(points, corner):
@@ -192,7 +192,7 @@ def inclusion_exclusion(points, corner):
 def test_hypervolume_equals_inclusion_exclusion(points):
     points = np.array(points, dtype=float)
     corner = np.full(points.shape[1], 5.0)
-    assert results.hypervolume(points, corner) == pytest.approx(inclusion_exclusion(points, corner), abs=1e-9)
+    assert dominance.hypervolume(points, corner) == pytest.approx(inclusion_exclusion(points, corner), abs=1e-9)
 
 
 @pytest.mark.parametrize("objectives", [2, 3, 4])
@@ -201,26 +201,26 @@ def test_hypervolume_near_monte_carlo(objectives):
     points = rng.random((30, objectives))
     drawn = rng.random((100_000, objectives))
     share = (drawn[:, None, :] >= points[None]).all(axis=2).any(axis=1).mean()
-    assert results.hypervolume(points, np.ones(objectives)) == pytest.approx(
+    assert dominance.hypervolume(points, np.ones(objectives)) == pytest.approx(
         share, abs=0.006
     )  # about 4 standard errors
 
 
 def test_hypervolume_of_nothing():
-    assert results.hypervolume(np.empty((0, 3)), np.ones(3)) == 0.0
-    assert results.hypervolume(np.array([[2.0, 0.0]]), np.ones(2)) == 0.0
+    assert dominance.hypervolume(np.empty((0, 3)), np.ones(3)) == 0.0
+    assert dominance.hypervolume(np.array([[2.0, 0.0]]), np.ones(2)) == 0.0
 
 
 def test_history_grows_to_the_hypervolume_of_the_front(run_dir):
     table = results.load(run_dir)
-    reference = results.reference_point(table, GOALS)
-    history = results.hypervolume_history(table, GOALS)
+    reference = fronts.reference_point(table, GOALS)
+    history = fronts.hypervolume_history(table, GOALS)
     signs = np.array([1, 1, -1])
     corner = signs * np.array([reference[column] for column in GOALS])
     assert history["hypervolume"].is_monotonic_increasing
     for count in (5, 13, 24):
         complete = table[:count][table["state"][:count] == "complete"]
-        expected = results.hypervolume(complete[list(GOALS)].astype(float).to_numpy() * signs, corner)
+        expected = dominance.hypervolume(complete[list(GOALS)].astype(float).to_numpy() * signs, corner)
         assert history["hypervolume"].iloc[count - 1] == pytest.approx(expected)
     assert history["images_trained"].iloc[-1] == table["images_seen"].sum()
 
@@ -233,39 +233,39 @@ def test_knee_is_farthest_below_the_line_through_the_ends():
     points = [(0, 10), (2, 3), (5, 2), (10, 0), (9, 9)]
     line = [abs(10 * a + 10 * b - 100) / math.hypot(10, 10) for a, b in points[:4]]
     table = table_of(points, goals)
-    assert results.knee(table, goals) == int(np.argmax(line)) == 1
-    assert results.pick(table, goals, "knee") == 1
+    assert fronts.knee(table, goals) == int(np.argmax(line)) == 1
+    assert picking.pick(table, goals, "knee") == 1
 
 
 def test_knee_does_not_depend_on_units_or_constant_objectives():
     goals = {"a": "minimise", "b": "maximise", "c": "minimise"}
     points = [(0, -10, 7), (2, -3, 7), (5, -2, 7), (10, 0, 7)]
     scaled = [(1e9 * a, 1e-3 * b, c) for a, b, c in points]
-    assert results.knee(table_of(points, goals), goals) == results.knee(table_of(scaled, goals), goals) == 1
+    assert fronts.knee(table_of(points, goals), goals) == fronts.knee(table_of(scaled, goals), goals) == 1
 
 
 def test_knee_of_one_and_of_none():
     goals = {"a": "minimise"}
-    assert results.knee(table_of([(3,)], goals), goals) == 0
+    assert fronts.knee(table_of([(3,)], goals), goals) == 0
     with pytest.raises(InputError, match="no trial was trained to the end"):
-        results.knee(table_of([(3,)], goals, {0: "stopped"}), goals)
+        fronts.knee(table_of([(3,)], goals, {0: "stopped"}), goals)
 
 
 def test_best_follows_the_direction_of_the_column(run_dir):
     table = results.load(run_dir)
     complete = table[table["state"] == "complete"].set_index("trial")
-    assert results.pick(table, GOALS, "best:fid_efficientnet_lite0") == complete["fid_efficientnet_lite0"].idxmin()
-    assert results.pick(table, GOALS, "best:fid") == complete["fid_efficientnet_lite0"].idxmin()
-    assert results.pick(table, GOALS, "best:clip_score") == complete["clip_score"].idxmax()
+    assert picking.pick(table, GOALS, "best:fid_efficientnet_lite0") == complete["fid_efficientnet_lite0"].idxmin()
+    assert picking.pick(table, GOALS, "best:fid") == complete["fid_efficientnet_lite0"].idxmin()
+    assert picking.pick(table, GOALS, "best:clip_score") == complete["clip_score"].idxmax()
     assert (
-        results.pick(table, GOALS, "best:caption_accuracy") == complete["caption_accuracy"].idxmax()
+        picking.pick(table, GOALS, "best:caption_accuracy") == complete["caption_accuracy"].idxmax()
     )  # by its conditions
-    assert results.pick(table, GOALS, "best:params") == complete["params"].astype(int).idxmin()
+    assert picking.pick(table, GOALS, "best:params") == complete["params"].astype(int).idxmin()
 
 
 def test_trial_by_number(run_dir):
     table = results.load(run_dir)
-    assert results.pick(table, GOALS, "trial:3") == 3  # stopped early, yet trained
+    assert picking.pick(table, GOALS, "trial:3") == 3  # stopped early, yet trained
 
 
 @pytest.mark.parametrize(
@@ -280,5 +280,5 @@ def test_trial_by_number(run_dir):
 )
 def test_bad_picks_are_one_readable_line(run_dir, how, message):
     with pytest.raises(InputError, match=message) as caught:
-        results.pick(results.load(run_dir), GOALS, how)
+        picking.pick(results.load(run_dir), GOALS, how)
     assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ import synthetic_run
 from offline_runs import pictures_of, runs_of, tables_of
 from pydantic import ValidationError
 
-from nas import ablation, findings, results, tracking
+from nas import ablation, findings, fronts, results, tracking
 from nas.tracking import Settings, Tracker
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
@@ -111,7 +111,7 @@ def test_the_last_run_holds_the_study(run_dir):
     assert [row[tracking.SPENT] for row in logged] == history["images_trained"].tolist()
     assert study["config"]["conditions"] == results.conditions(run_dir)
     assert study["config"]["provenance"] == results.resolved(run_dir)["provenance"]
-    assert study["summary"]["knee"] == results.knee(table, GOALS)
+    assert study["summary"]["knee"] == fronts.knee(table, GOALS)
 
 
 def test_an_ablations_runs_hold_its_settings_and_effects(tmp_path):

@@ -11,7 +11,7 @@ import yaml
 from offline_runs import runs_of, tables_of
 from typer.testing import CliRunner
 
-from nas import results, wandb_sync
+from nas import fronts, results, wandb_sync
 from nas.cli import app
 from nas.errors import InputError
 from nas.tracking import Settings, Tracker
@@ -224,7 +224,7 @@ def test_who_is_on_the_front_is_written_into_the_summaries(search):
     wandb_sync.mark(aim, SimpleNamespace(runs=find))
     assert asked == [("team/p", "synthetic/2025-03-01")]
     assert [run.summary["on_front"] for run in runs] == table["on_front"].tolist()
-    assert [run.config["trial"] for run in runs if run.summary["knee"]] == [results.knee(table, aim.run.goals)]
+    assert [run.config["trial"] for run in runs if run.summary["knee"]] == [fronts.knee(table, aim.run.goals)]
 
 
 def test_only_new_runs_are_uploaded(run_dir, monkeypatch):

@@ -8,7 +8,7 @@ import synthetic_run
 import yaml
 from rich.console import Console
 
-from nas import report, results, watch
+from nas import fronts, report, results, watch
 from nas.errors import InputError
 
 
@@ -29,7 +29,7 @@ def test_once_shows_progress_running_conclusions_and_the_front(run_dir):
     assert [int(line.split()[0]) for line in front.splitlines()[2:] if line.strip()] == table.query(
         "on_front"
     ).sort_values("fid_efficientnet_lite0")["trial"].tolist()
-    knee = results.knee(table, results.objectives(results.resolved(run_dir)))
+    knee = fronts.knee(table, results.objectives(results.resolved(run_dir)))
     assert [line.split()[0] for line in front.splitlines() if "knee" in line] == [str(knee)]
 
 
