@@ -22,7 +22,8 @@ def chunks(data):
 
 
 def read_back(path):
-    """One W&B run: its identity, config, history rows and summary."""
+    """One W&B run: its identity, config, history rows and summary, as far as they are written whole."""
+    from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
     def value(items):
@@ -30,7 +31,10 @@ def read_back(path):
 
     run = {"config": {}, "history": [], "summary": {}}
     for message in chunks(path.read_bytes()):
-        record = Record.FromString(message)
+        try:
+            record = Record.FromString(message)
+        except DecodeError:  # W&B's process is writing it
+            break
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run |= {"name": record.run.display_name, "group": record.run.run_group, "job": record.run.job_type}
