@@ -20,6 +20,7 @@ import torch
 
 from nas import settings, stills, training, trial, trust, zero_cost
 from nas.backbones.unet import Config
+from nas.bench import Bench, loss_times
 from nas.check import check
 from nas.errors import InputError
 from nas.objectives.denoising import Settings as DenoisingSettings
@@ -239,13 +240,13 @@ def _rung(job: trial.Job, rung: int, images: int, last: bool) -> trial.Job:
 def _scores(result: dict[str, Any]) -> dict[str, Any]:
     """A rung's result as columns."""
     rung = result["rung"]
-    times = trial.loss_times(noise_schedule(DenoisingSettings()).config["num_train_timesteps"])
+    times = loss_times(noise_schedule(DenoisingSettings()).config["num_train_timesteps"])
     levels = {f"denoising_loss_t{time:03d}": loss for time, loss in zip(times, rung["denoising_losses"], strict=True)}
     seconds = {name: round(rung["timings"].get(name, 0.0), 2) for name in ("train_s", "sample_s", "score_s")}
     return {"images_seen": rung["images_seen"], **rung["metrics"], **levels, **seconds}
 
 
-def zero_cost_scores(bench: trial.Bench, job: trial.Job) -> dict[str, Any]:
+def zero_cost_scores(bench: Bench, job: trial.Job) -> dict[str, Any]:
     """The scores of the network as it is initialised from scratch, its zeroed layers woken."""
     network = bench.scaled(job.architecture)
     built = bench.network(network, job.seed)

@@ -39,10 +39,10 @@ from nas import (
     recipe,
     stages,
     training,
-    trial,
 )
 from nas.backbones import Proxy
 from nas.backbones.unet import Config
+from nas.bench import fresh
 from nas.errors import InputError
 from nas.recipe import Recipe
 from nas.settings import Entry
@@ -223,7 +223,7 @@ def scaled(made: Job, frozen: Frozen) -> Config:
 
 
 def _network(made: Job, frozen: Frozen) -> nn.Module:
-    network = trial.fresh(scaled(made, frozen), made.recipe.seed)
+    network = fresh(scaled(made, frozen), made.recipe.seed)
     if made.recipe.start is not None:
         stages.load_weights(network, stages.checkpoint_file(made.recipe.start, "start"), "start")
     return network

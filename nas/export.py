@@ -221,8 +221,8 @@ def _graphs(
 def _quantised(model: drawing.Model, picked: Picked, folder: Path) -> dict[str, Any]:
     """The onnx files again in 8-bit integers: sizes, errors, times and the study's scores, beside those of float32."""
     from nas import graphs, quality, quantise
+    from nas.bench import Bench
     from nas.exporters import onnx
-    from nas.trial import Bench
 
     bench = Bench(picked.study, picked.run.cache)
     files = {name: folder / "onnx" / f"{name}.onnx" for name in graphs.NAMES}

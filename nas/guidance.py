@@ -27,7 +27,7 @@ from nas.sampling import Plan
 if TYPE_CHECKING:
     from torch import nn
 
-    from nas.trial import Bench
+    from nas.bench import Bench
 
 SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
 IDENTITY = ["model", "trial", "repeat", "images_seen", "solver", "steps", "guidance"]  # what makes a point another one
@@ -150,8 +150,8 @@ def curves(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 
 def _models(run: RunDirectory, picks: Sequence[str], repeats: int) -> Iterator[Model]:
     """The networks of a sweep, the base first."""
+    from nas.bench import Bench
     from nas.settings import Study
-    from nas.trial import Bench
 
     settings = results.resolved(run.path)
     study = Study.model_validate({name: value for name, value in settings.items() if name != "provenance"})

@@ -12,9 +12,9 @@ import torch
 from nas.conditioning import Text
 
 if TYPE_CHECKING:
+    from nas.bench import Bench
     from nas.drawing import Drawer
     from nas.exporters import Network
-    from nas.trial import Bench
 
 CALIBRATION = 16  # captions drawn to see the ranges of activations
 REPEATS = 15  # pairs of calls behind a speed ratio
@@ -29,7 +29,7 @@ def calibration_captions(bench: Bench) -> list[str]:
 @torch.no_grad()
 def scores(bench: Bench, drawer: Drawer) -> dict[str, float]:
     """The study's metrics by column: its evaluation captions and noise, every network on the drawer's runtime."""
-    from nas.trial import SCORE_BATCH
+    from nas.bench import SCORE_BATCH
 
     captions, _, noise = bench.drawn
     for metric in bench.metrics:

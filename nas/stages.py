@@ -22,7 +22,7 @@ from nas.errors import InputError, brief
 from nas.settings import Base, Study
 
 if TYPE_CHECKING:
-    from nas.trial import Bench
+    from nas.bench import Bench
 
 PARTS = 10  # times a training is saved on its way
 

@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas import settings, training, trial
+from nas import settings, training
 from nas.backbones.unet import Config
+from nas.bench import Bench
 from nas.check import check
 from nas.errors import InputError
 from nas.objectives import CriticTraining, LatentBatch
@@ -136,7 +137,7 @@ def train(
     study: Study, space: SearchSpace, recipe: Recipe, out: Path, cache: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Train (or continue) a supernet of `space` and save it at `out`; returns its quality, which is in its metadata too."""
-    bench = trial.Bench(study, cache)
+    bench = Bench(study, cache)
     members = pool(study, space)
     module, objective = _module(recipe, Supernet.of(space, bench.proxy, SEED), bench, members)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +179,7 @@ def measured(
     scores = {}
     for split in ("train", "held_out"):
         evaluation = Evaluation(**{**study.evaluation.model_dump(), "split": split})
-        bench = trial.Bench(study.model_copy(update={"evaluation": evaluation}), cache)
+        bench = Bench(study.model_copy(update={"evaluation": evaluation}), cache)
         network = member.scaled(bench.proxy).build().eval()
         network.load_state_dict(supernet.weights_of(network))
         schedule = dict(noise_schedule(DenoisingSettings()).config)
@@ -190,7 +191,7 @@ def measured(
 
 
 def _module(
-    recipe: Recipe, supernet: Supernet, bench: trial.Bench, members: Sequence[Config]
+    recipe: Recipe, supernet: Supernet, bench: Bench, members: Sequence[Config]
 ) -> tuple[training.DenoiserTraining, Sandwich]:
     objective = Sandwich(supernet, [config.scaled(bench.proxy) for config in members])
     plain = training.Settings(
@@ -203,7 +204,7 @@ def _run(
     module: training.DenoiserTraining,
     objective: Sandwich,
     recipe: Recipe,
-    bench: trial.Bench,
+    bench: Bench,
     partial: Path,
     say: Callable[[str], None],
 ) -> None:

@@ -22,6 +22,7 @@ from nas import ablation, cells, check, contrasts, design, export, fields, launc
 from nas import settings as study_file
 from nas.backbones import Proxy
 from nas.backbones.unet import Config, presets
+from nas.bench import Bench, fresh
 from nas.errors import InputError
 from nas.objectives import denoising
 from nas.rundir import RunDirectory
@@ -541,7 +542,7 @@ def test_an_exported_cell_draws_as_its_cell_says(finished, tmp_path):
 def test_initial_weights_agree_where_shapes_do():
     proxy = Proxy(16, 8, 16, 16)
     base = presets()["mobilediffusion"]
-    one, two = (trial.fresh(fields.changed(base, [("levels.2.channels", w)]).scaled(proxy), 5) for w in (1024, 1280))
+    one, two = (fresh(fields.changed(base, [("levels.2.channels", w)]).scaled(proxy), 5) for w in (1024, 1280))
     before = {name: tensor.clone() for name, tensor in two.state_dict().items()}
     stages.copy_agreeing(one, two)
     own, other = two.state_dict(), one.state_dict()
@@ -554,7 +555,7 @@ def test_initial_weights_agree_where_shapes_do():
 def test_an_objective_that_asks_for_a_teacher_gets_its_own_copy_of_the_base(finished, monkeypatch):
     root, folder, options = finished
     study = study_file.load(root / "study.yaml", options)
-    bench = trial.Bench(study, RunDirectory(folder).cache)
+    bench = Bench(study, RunDirectory(folder).cache)
     network = bench.network(bench.scaled(stages.architecture(study).to_dict()), seed=1)
     taught = []
     monkeypatch.setattr(denoising.Objective, "requires", frozenset({"teacher"}))
@@ -593,7 +594,7 @@ def test_an_objective_that_is_taught_predicts_what_its_teacher_does(tmp_path):
 def test_the_base_is_cached_by_everything_that_went_into_it(tmp_path):
     def path(*overrides):
         study = loaded(tmp_path, "base={training: {images_seen: 32, batch: 16}}", *overrides)
-        return stages.weights_path(trial.Bench(study, tmp_path / "cache"))
+        return stages.weights_path(Bench(study, tmp_path / "cache"))
 
     changes = ("seed=1", "proxy.width_divisor=8", "base.training.images_seen=48", "architecture=sd15",
                "base.objective={name: denoising, prediction: epsilon}", "dataset.limit=64")  # fmt: skip

@@ -10,8 +10,9 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from nas import cli, guidance, settings, stages, trial
+from nas import cli, guidance, settings, stages
 from nas.backbones.unet import presets
+from nas.bench import Bench, fresh
 from nas.encoded import EncodedSet
 from nas.errors import InputError
 from nas.objectives import denoising
@@ -62,7 +63,7 @@ class Pictures:
         return latents[:, :3]
 
 
-class Small(trial.Bench):
+class Small(Bench):
     """A bench whose data are random numbers."""
 
     def prepare(self):
@@ -83,7 +84,7 @@ class Small(trial.Bench):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """An ablation of two cells and two repeats, and a base, all with random weights."""
-    monkeypatch.setattr(trial, "Bench", Small)
+    monkeypatch.setattr("nas.bench.Bench", Small)
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace("CHECKPOINT", str(tmp_path / "base.safetensors")))
     study = settings.load(path)
@@ -111,7 +112,7 @@ def run(tmp_path, monkeypatch):
 
 
 def _weights(proxy, seed, path):
-    network = trial.fresh(proxy, seed)
+    network = fresh(proxy, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         nn.init.normal_(network.conv_out.weight, std=0.3)

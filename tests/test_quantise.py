@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from nas import drawing, export, graphs, latency, quality
+from nas.bench import Bench
 from nas.errors import InputError
-from nas.trial import Bench
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")

@@ -6,8 +6,9 @@ from safetensors.torch import load_file
 
 from nas import lora, settings
 from nas.backbones.unet import Config, presets
+from nas.bench import Bench
 from nas.encoded import EncodedSet
-from nas.trial import Bench, Job, _run_rung
+from nas.trial import Job, _run_rung
 
 STUDY = """
 name: small
