@@ -1,6 +1,9 @@
-"""What every test gets: one thread that sleeps when idle, no window system, no network logging; and a made-up run."""
+"""What every test gets: one thread that sleeps when idle, no window system, no network logging, the same random numbers
+whatever ran before it; and a made-up run."""
 
 import os
+import random
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -15,6 +18,14 @@ from hypothesis import settings  # noqa: E402
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """What a test draws without a seed of its own does not depend on the tests before it."""
+    random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture
