@@ -33,7 +33,7 @@ from nas.simulation import History, Rule, Shuffled, Simulation, volume_of
 from nas.space import SearchSpace
 from nas.stopping import Settings
 
-RULES = ("halving", "improvement", "slope", "median", "none", "multi_metric")
+RULES = ("improvement", "halving", "slope", "median", "none", "multi_metric")
 UNITS = ("images", "seconds")
 GP_REPEATS = 5  # a Gaussian process takes a quarter of a second to ask, so it is not repeated as often
 ROUNDING = 1e-9  # of sums of seconds
@@ -235,7 +235,7 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
     if run_dir is not None:
         print(f"wrote {curves.record(run_dir, path.parent if path.suffix == '.csv' else path)}")
     table, about = curves.load(path)
-    settings = settings_of(plan.overrides, table.rungs)
+    settings = settings_of(plan.overrides, table.rungs, plan.rules[0] if plan.rules else RULES[0])
     table.at(settings.rungs)
     folder = out or (path if path.is_dir() else path.parent)
     folder.mkdir(parents=True, exist_ok=True)
@@ -260,9 +260,13 @@ def _named(plan: Plan) -> Iterator[tuple[str, tuple[str, ...], str]]:
     yield from ((name, SAMPLERS, "--samplers") for name in plan.samplers)
 
 
-def settings_of(overrides: Sequence[str], rungs: Sequence[float]) -> Settings:
-    """The stopping settings at these rungs, with `key=value` overrides. InputError naming the key and the nearest valid."""
-    document = Document("--set", {"rungs": list(rungs)}, {})
+def settings_of(overrides: Sequence[str], rungs: Sequence[float], rule: str = RULES[0]) -> Settings:
+    """The stopping settings of a rule at these rungs, with `key=value` overrides.
+
+    Raises InputError naming the key and the nearest valid one, or the rule that does not read it.
+    """
+    own = rule if rule in stopping.RULES else RULES[0]
+    document = Document("--set", {"rule": own, "rungs": list(rungs)}, {})
     for override in overrides:
         document.override(override)
     settings: Settings = document.validate(Settings, document.content)

@@ -5,11 +5,11 @@
 Optuna's pruners refuse studies with more than one objective, so the decision is made here. A rule compares the curve of
 one trial with those of the trials that were there before it; nothing waits, and who was stopped stays stopped.
 
+- `improvement`: a trial goes on if it is expected to add more than a share of the hypervolume of the fully trained
+  (nas.improvement).
 - `halving`: ASHA's stopping rule (Li et al. 2020, section 3.2): a trial goes on if it is among the best share of all that
   finished the rung so far. "Best" is NSGA-II's order, the non-dominated rank, with the hypervolume a point alone
   contributes to its rank's front deciding ties (nas.dominance).
-- `improvement`: a trial goes on if it is expected to add more than a share of the hypervolume of the fully trained
-  (nas.improvement).
 - `slope`: the rule of MobileDiffusion (arXiv 2311.16567): a trial stops if its scores improve more slowly than those of
   earlier candidates at the same step. The paper gives no formula; here it is the improvement since the rung before, and
   a trial stops if it is slower than the median one in every score. Costs don't improve and are left out.
@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nas import improvement
 from nas.dominance import contributions, nondominated_ranks, normalised
@@ -39,8 +39,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    rule: Literal["halving", "improvement", "slope", "median", "none"] = "halving"
-    """`halving` by non-dominated rank, `improvement` by expected hypervolume, `slope` as in the MobileDiffusion paper,
+    rule: Literal["improvement", "halving", "slope", "median", "none"] = "improvement"
+    """`improvement` by expected hypervolume, `halving` by non-dominated rank, `slope` as in the MobileDiffusion paper,
     `median` on each objective, or `none`."""
     rungs: tuple[float, ...] = (0.4, 1.0)
     """Fractions of training.images_seen at which a trial is scored; the last is 1. A 0 scores the initial weights."""
@@ -51,6 +51,15 @@ class Settings(BaseModel):
     """`improvement`: the share of the hypervolume that a trial must be expected to add, or it is stopped."""
     min_peers: int = Field(4, ge=1)
     """Trials at a rung, the new one included, before any is stopped; for `improvement` trials at the end."""
+
+    @model_validator(mode="after")
+    def _read_by_the_rule(self) -> Self:
+        """Refuses a share that the rule would ignore."""
+        unread = "keep" if self.rule == "improvement" else "gain"
+        if getattr(self, unread) != type(self).model_fields[unread].default:
+            reading = "rule halving, slope or median" if unread == "keep" else "rule improvement"
+            raise ValueError(f"{unread}: rule {self.rule} does not read it; expected {reading}")
+        return self
 
     @field_validator("rungs")
     @classmethod

@@ -20,7 +20,7 @@ space: mobilediffusion
 dataset: emoji
 budget: {{params: 400M, macs: 200G}}
 search: {{sampler: random, trials: {trials}, minimise: [fid_efficientnet_lite0, macs]}}
-stopping: {{rungs: [0.5, 1.0], keep: 1.0}}
+stopping: {{rule: none, rungs: [0.5, 1.0]}}
 tracking: {{mode: "off"}}
 workers: {workers}
 """

@@ -49,7 +49,7 @@ def table():
 
 
 def simulate(table, order, name="halving", workers=1, **options):
-    options = {"rungs": table.rungs, "keep": 0.5, "min_peers": 2} | options
+    options = {"rule": name, "rungs": table.rungs, "min_peers": 2} | options
     rule = replay.rule_of(name, Settings(**options))
     return simulation.Simulation(table, simulation.Shuffled(order), rule, workers).run()
 
@@ -148,7 +148,7 @@ def test_hypervolume_by_hand(table):
 
 def test_a_verdict_by_hand(table):
     # the 24 orders, each by the loop above, whose own cases are computed by hand
-    settings = Settings(rungs=(0.25, 1.0), keep=0.5, min_peers=2)
+    settings = Settings(rule="halving", rungs=(0.25, 1.0), min_peers=2)
     told = replay.judge(table, "halving", settings, shuffles=60)
     volume = simulation.volume_of(table)
     images, lost = [], []
@@ -350,7 +350,7 @@ WRONG = [
     (["--rules", "halvin"], "did you mean 'halving'"),
     (["--samplers", "tp"], "did you mean 'tpe'"),
     (["--set", "kep=0.4"], "did you mean 'keep'"),
-    (["--set", "keep=2"], "expected less than or equal to 1"),
+    (["--set", "gain=2"], "expected less than 1"),
     (["--set", "rungs=[0.3,1.0]"], "the nearest is 0.25"),
     (["--record", "nowhere"], "not a run directory"),
 ]
@@ -372,7 +372,7 @@ def test_an_unknown_rule_in_a_study_names_those_there_are(tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY + "stopping: {rule: halve}\n")
     with pytest.raises(
         InputError,
-        match="study.yaml:7: stopping.rule: expected 'halving', 'improvement', 'slope', 'median' or 'none'",
+        match="study.yaml:7: stopping.rule: expected 'improvement', 'halving', 'slope', 'median' or 'none'",
     ):
         settings.load(tmp_path)
 
@@ -392,7 +392,7 @@ def test_a_run_is_recorded_as_a_table(run_dir, tmp_path):
 
 
 def test_the_default_rule_is_the_one_that_is_replayed():
-    assert asdict(replay.Plan())["rules"][0] == stopping.Settings().rule == "halving"
+    assert asdict(replay.Plan())["rules"][0] == stopping.Settings().rule == "improvement"
 
 
 def test_the_shipped_table_is_whole():

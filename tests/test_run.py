@@ -22,7 +22,7 @@ SMALL = [
     "sampling.steps=2",
     "dataset={name: emoji, limit: 96}",
     "metrics=[fid, clip_score]",
-    "stopping.keep=1.0",
+    "stopping.rule=none",
 ]
 
 

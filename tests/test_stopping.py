@@ -93,14 +93,14 @@ def test_who_goes_on_is_the_best_share_of_the_whole_order(points, keep):
     *peers, point = points
     position = order(np.array(points)).index(len(points) - 1)
     expected = position < np.ceil(keep * len(points))
-    assert stopping.goes_on([point], at(*peers), Settings(keep=keep, min_peers=1)) == expected
+    assert stopping.goes_on([point], at(*peers), Settings(rule="halving", keep=keep, min_peers=1)) == expected
 
 
 def test_the_best_goes_on_and_the_worst_stops():
     peers = at([1.0, 5.0], [2.0, 3.0], [3.0, 2.0])
-    assert stopping.goes_on(at([0.0, 0.0])[0], peers, Settings(keep=0.01))
-    assert not stopping.goes_on(at([9.0, 9.0])[0], peers, Settings(keep=0.75))
-    assert stopping.goes_on(at([9.0, 9.0])[0], peers, Settings(keep=0.76))
+    assert stopping.goes_on(at([0.0, 0.0])[0], peers, Settings(rule="halving", keep=0.01))
+    assert not stopping.goes_on(at([9.0, 9.0])[0], peers, Settings(rule="halving", keep=0.75))
+    assert stopping.goes_on(at([9.0, 9.0])[0], peers, Settings(rule="halving", keep=0.76))
 
 
 # --- slope and median ------------------------------------------------------------------------------------------------
@@ -181,6 +181,21 @@ def test_other_rungs_are_refused(rungs):
 def test_impossible_settings_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Settings(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"keep": 0.3}, "keep: rule improvement does not read it; expected rule halving, slope or median"),
+        ({"rule": "halving", "gain": 0.3}, "gain: rule halving does not read it; expected rule improvement"),
+    ],
+)
+def test_a_share_that_the_rule_ignores_is_refused(options, expected):
+    with pytest.raises(ValueError, match=expected):
+        Settings(**options)
+    assert Settings(
+        **Settings(rule=options.get("rule", "improvement")).model_dump()
+    )  # what a run writes down is read again
 
 
 @pytest.mark.parametrize("rule", RULES)

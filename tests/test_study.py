@@ -26,7 +26,7 @@ space: mobilediffusion
 dataset: emoji
 budget: {params: 400M, macs: 200G}
 search: {sampler: random, trials: 6, minimise: [fid_efficientnet_lite0, macs]}
-stopping: {rungs: [0.5, 1.0], min_peers: 3}
+stopping: {rule: halving, rungs: [0.5, 1.0], min_peers: 3}
 tracking: {mode: "off"}
 """
 
@@ -110,7 +110,7 @@ def test_every_trial_has_another_architecture(run):
 
 
 def test_stopped_trials_never_reach_the_next_rung(run):
-    running = run("search.trials=12", "stopping.keep=0.34")
+    running = run("search.trials=12", "stopping.rule=halving", "stopping.keep=0.34")
     states = [r["state"] for r in trained(running)]
     assert "stopped" in states and "complete" in states
     assert all(len(r["rungs"]) == (2 if r["state"] == "complete" else 1) for r in trained(running))

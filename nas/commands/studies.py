@@ -126,8 +126,8 @@ def trust(
 def replay(
     table: Annotated[Path, typer.Argument(help="A folder with curves.csv and the study.yaml it was recorded with.")],
     rules: Annotated[
-        str, typer.Option(help="halving, improvement, slope, median, none, multi_metric (Optuna Hub's), by commas.")
-    ] = "halving,improvement,slope,median,none,multi_metric",
+        str, typer.Option(help="improvement, halving, slope, median, none, multi_metric (Optuna Hub's), by commas.")
+    ] = "improvement,halving,slope,median,none,multi_metric",
     samplers: Annotated[
         str, typer.Option(help="Also samplers: random, tpe, nsga2, gp, optuna, optuna_charged, by commas.")
     ] = "",
@@ -140,7 +140,7 @@ def replay(
             "--set",
             "-s",
             metavar="KEY=VALUE",
-            help="A setting of `stopping`; repeatable. Unless set, rungs are the table's.",
+            help="A setting of `stopping`, of the first rule; repeatable. Unless set, rungs are the table's.",
         ),
     ] = [],  # noqa: B006 (typer reads the default)
     tune: Annotated[
@@ -154,9 +154,9 @@ def replay(
 
     Examples:
 
-        nas replay studies/stopping_replay --rules halving,improvement
+        nas replay studies/stopping_replay --rules improvement,halving
 
-        nas replay studies/stopping_replay --samplers random,tpe,nsga2,gp --set keep=0.4
+        nas replay studies/stopping_replay --samplers random,tpe,nsga2,gp --set gain=0.02
     """
     from nas import launch
     from nas import replay as replaying
