@@ -119,6 +119,7 @@ def test_stopped_trials_never_reach_the_next_rung(run):
 PAIRS = [
     ("random", "none"),
     ("tpe", "slope"),
+    ("tpe", "improvement"),
     ("nsga2", "median"),
     ("nsga2", "slope"),
     ("gp", "halving"),
@@ -133,7 +134,7 @@ def test_every_rule_and_every_sampler_works(run, sampler, rule):
     assert len(states) == 10 and set(states) <= {"complete", "stopped"} and "complete" in states
     assert rule != "none" or "stopped" not in states
     assert all(
-        rule in ("halving", "none") or "slowly" in r["reason"] or "worse" in r["reason"] for r in stopped(running)
+        rule in ("halving", "improvement", "none") or "slowly" in r["reason"] or "worse" in r["reason"] for r in stopped(running)
     )
 
 
