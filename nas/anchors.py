@@ -21,13 +21,14 @@ import torch
 from nas import settings, stills, training, trial, trust, zero_cost
 from nas.backbones.unet import Config
 from nas.bench import Bench, loss_times
+from nas.budget import over_budget
 from nas.check import check
 from nas.errors import InputError
 from nas.objectives.denoising import Settings as DenoisingSettings
 from nas.objectives.denoising import noise_schedule
+from nas.seeds import trial_seed
 from nas.settings import Study
 from nas.space import SearchSpace
-from nas.study import over_budget, trial_seed
 from nas.trust import LEAST_ANCHORS, Agreement
 from nas.workers import Workers, default_count
 

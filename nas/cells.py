@@ -1,4 +1,4 @@
-"""An ablation as a run: the cells of a design times its repeats, through the same loop as a search.
+"""An ablation as a run: the cells of a design times its repeats.
 
 Optuna's journal is the queue: every (cell, repeat) is enqueued with its levels, and asked for in the order of the design.
 Nothing is stopped early, nothing is refused. A cell that failed is enqueued again when the same command is run again.
@@ -16,9 +16,9 @@ from nas import design, trial
 from nas.ledger import Record
 from nas.progress import Progress
 from nas.rundir import RunDirectory
+from nas.seeds import trial_seed
 from nas.settings import Study
-from nas.space import SearchSpace
-from nas.study import MakeEngine, Run, trial_seed
+from nas.study import MakeEngine, Run
 
 
 class CellRun(Run):
@@ -27,25 +27,24 @@ class CellRun(Run):
     def __init__(
         self,
         study: Study,
-        space: SearchSpace | None,
         directory: RunDirectory,
         progress: Progress,
         url: str | None = None,
         engine: MakeEngine | None = None,
     ):
+        super().__init__(study, directory, progress, url, engine)
         assert study.ablation is not None
         self.design = study.ablation
         self.cells = {cell.name: cell for cell in design.cells(self.design)}
         self.variants = {name: design.changed(study, cell.settings) for name, cell in self.cells.items()}
         self.architectures = design.architectures(study)
         self.reference = design.reference_cell(self.design).name
-        super().__init__(study, space, directory, progress, url, engine)
 
-    def _sampler(self) -> BaseSampler:
+    def sampler(self) -> BaseSampler:
         return RandomSampler(seed=0)  # asked for nothing: every trial comes with its parameters
 
-    def _resume(self) -> None:
-        super()._resume()
+    def resume(self) -> None:
+        super().resume()
         self._enqueue()
 
     def _enqueue(self) -> None:
@@ -57,7 +56,10 @@ class CellRun(Run):
             if (cell, repeat) not in held:
                 self.optuna.enqueue_trial(self.cells[cell].levels, {"cell": cell, "repeat": repeat})
 
-    def _suggested(self, record: Record) -> FixedTrial:
+    def _running(self) -> list[Record]:
+        return [record for record in self.records.values() if record["state"] == "running"]
+
+    def suggested(self, record: Record) -> FixedTrial:
         fixed = FixedTrial(self.cells[record["cell"]].levels)
         for name, factor in self.design.factors.items():
             fixed.suggest_categorical(name, factor.names)
@@ -65,10 +67,7 @@ class CellRun(Run):
         fixed.set_user_attr("repeat", record["repeat"])
         return fixed
 
-    def _running(self) -> list[Record]:
-        return [record for record in self.records.values() if record["state"] == "running"]
-
-    def _ask(self) -> tuple[int, int] | None:
+    def ask(self) -> tuple[int, int] | None:
         """The next cell to train, as (trial, rung 0); None when all were asked for."""
         if not self.optuna.get_trials(deepcopy=False, states=[TrialState.WAITING]):
             return None
@@ -77,28 +76,26 @@ class CellRun(Run):
             asked.suggest_categorical(name, factor.names)
         cell, repeat = self.cells[asked.user_attrs["cell"]], int(asked.user_attrs["repeat"])
         config = self.architectures[cell.name]
-        cost = self.study.deploy.costs(config)
-        record = self._new_record(asked, dict(cell.levels), config, cost)
+        record = self.new_record(asked, dict(cell.levels), config, self.study.deploy.costs(config))
         record |= {"cell": cell.name, "repeat": repeat, "settings": cell.settings}
         record |= {"init": self.variants[cell.name].training.init, "seed": cell_seed(self.study.seed, repeat)}
-        self._save(record)
-        self.progress.started(record)
+        self.start(record)
         return asked.number, 0
 
-    def _job(self, number: int, rung: int) -> trial.Job:
+    def job(self, number: int, rung: int) -> trial.Job:
         record = self.records[number]
         variant = self.variants[record["cell"]]
         return dataclasses.replace(
-            super()._job(number, rung),
+            super().job(number, rung),
             images_seen=round(variant.stopping.rungs[rung] * variant.training.images_seen),
             settings=record["settings"],
             like=self.architectures[self.reference].to_dict(),
         )
 
-    def _goes_on(self, record: Record) -> bool:
+    def goes_on(self, record: Record) -> bool:
         return True
 
-    def _conditions(self, conditions: Record) -> Record:
+    def conditions(self, conditions: Record) -> Record:
         return conditions_of(design.varied(self.design), conditions)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from nas import design, lora, menu, stages, supernet
 from nas.backbones import Proxy
 from nas.backbones.unet import Config
+from nas.budget import over_budget
 from nas.errors import InputError
 from nas.settings import Entry, Study
 from nas.space import SearchSpace
-from nas.study import over_budget
 
 ANY_DATA = {"latent_channels": 4, "text_width": 8, "pooled_width": 8}  # for shapes that don't depend on the data
 PROBES = 2_000  # candidates counted on paper, to catch a budget nothing meets

@@ -11,9 +11,11 @@ import optuna
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import Trial, TrialState
 
-from nas import study
+from nas.budget import constraints, over_budget
 from nas.curves import Table
 from nas.errors import InputError
+from nas.samplers import sampler as study_sampler
+from nas.searching import PATIENCE
 from nas.settings import Study
 from nas.simulation import OVER_BUDGET
 from nas.space import Choices, SearchSpace
@@ -47,7 +49,7 @@ class Chooser:
     def ask(self) -> int | None:
         if not self._left:
             return None
-        for _ in range(study.PATIENCE):
+        for _ in range(PATIENCE):
             proposal = self.optuna.ask()
             choices = self.space.suggest(proposal)
             if not self._refused(proposal, choices):
@@ -74,9 +76,9 @@ class Chooser:
         """Give a trial its constraints, as a study does; whether it breaks one."""
         deploy = self.about.deploy
         cost = asdict(self.space.architecture(choices).cost(deploy.latent_size, deploy.text_tokens))
-        for name, limit in self.about.budget.items():
-            asked.set_constraint(name, cost[name] / limit - 1)
-        return bool(study.over_budget(cost, self.about.budget))
+        for name, excess in constraints(cost, self.about.budget).items():
+            asked.set_constraint(name, excess)
+        return bool(over_budget(cost, self.about.budget))
 
     def _take(self, proposal: Trial, choices: Choices) -> int:
         """The nearest architecture left, entered in the sampler's history."""
@@ -117,4 +119,4 @@ def sampler_of(name: str, about: Study, trials: int, seed: int) -> BaseSampler:
     if name.startswith("optuna"):
         return TPESampler(seed=seed)
     assert about.search is not None
-    return study.sampler(about.search.model_copy(update={"sampler": name, "trials": trials}), seed, 0)
+    return study_sampler(about.search.model_copy(update={"sampler": name, "trials": trials}), seed, 0)

@@ -22,24 +22,38 @@ def nondominated(points: Sequence[Sequence[float]] | Points) -> Points:
     """Boolean mask (n,) of the points (n, objectives), all minimised, that no other point dominates."""
     values = np.asarray(points, dtype=float)
     keep = np.ones(len(values), dtype=bool)
-    for index, point in enumerate(values):
-        keep[index] = not ((values <= point).all(axis=1) & (values < point).any(axis=1)).any()
+    left = np.lexsort(values.T[::-1]) if values.size else np.empty(0, dtype=int)  # no later point dominates an earlier
+    while len(left):
+        point, left = values[left[0]], left[1:]
+        beaten = (values[left] >= point).all(axis=1) & (values[left] > point).any(axis=1)
+        keep[left[beaten]] = False
+        left = left[~beaten]
     return keep
 
 
 def nondominated_ranks(points: Points) -> NDArray[np.int64]:
     """Rank 0 is the front, rank 1 the front without rank 0, and so on. Equal points share a rank."""
-    no_worse = np.all(points[:, None] <= points[None], axis=-1)
-    dominates = np.asarray(no_worse & np.any(points[:, None] < points[None], axis=-1))
-    ranks = np.full(len(points), -1)
-    left = np.ones(len(points), dtype=bool)
+    distinct, which = np.unique(points, axis=0, return_inverse=True)
+    dominates = _no_worse(distinct)
+    np.fill_diagonal(dominates, False)
+    above = dominates.sum(axis=0, dtype=np.int32)  # how many points, not ranked yet, dominate each
+    ranks = np.empty(len(distinct), dtype=np.int64)
     rank = 0
-    while left.any():
-        front = left & ~np.any(dominates[left], axis=0)
+    while (front := np.flatnonzero(above == 0)).size:
         ranks[front] = rank
-        left &= ~front
+        above[front] = -1
+        above -= dominates[front].sum(axis=0, dtype=np.int32)
         rank += 1
-    return ranks
+    return ranks[which.reshape(-1)]
+
+
+def _no_worse(points: Points) -> NDArray[np.bool_]:
+    """(n, n): which point is as good as which other, or better, in every objective. Small integers compare fastest."""
+    found = np.ones((len(points), len(points)), dtype=bool)
+    for column in points.T:
+        places = np.unique(column, return_inverse=True)[1].astype(np.int16 if len(points) < 2**15 else np.int64)
+        found &= places[:, None] <= places
+    return found
 
 
 def normalised(points: Points) -> Points:
@@ -50,9 +64,8 @@ def normalised(points: Points) -> Points:
 
 def contributions(front: Points) -> Points:
     """The hypervolume lost when each point is left out; the reference is CORNER."""
-    reference = np.full(front.shape[1], CORNER)
-    total = hypervolume(front, reference)
-    lost = [total - hypervolume(np.delete(front, i, axis=0), reference) for i in range(len(front))]
+    corner = np.full(front.shape[1], CORNER)
+    lost = [added_volume(point, np.delete(front, i, axis=0), corner) for i, point in enumerate(front)]
     return np.round(lost, DECIMALS)
 
 
@@ -71,8 +84,15 @@ def hypervolume(points: Points, reference: Points) -> float:
 
 
 def added_volume(point: Points, others: Points, corner: Points) -> float:
-    """What a point dominates that the others do not."""
-    return float(np.prod(corner - point)) - _volume(np.maximum(others, point), corner)
+    """What a point dominates that the others do not: its box up to the corner, less what they cut out of it.
+
+    Of the pieces that are cut out, those inside another are not measured.
+    """
+    if not (point < corner).all() or (others <= point).all(axis=1).any():
+        return 0.0
+    pieces = np.maximum(others, point)
+    pieces = pieces[(pieces < corner).all(axis=1)]
+    return float(np.prod(corner - point)) - _volume(pieces[nondominated(pieces)], corner)
 
 
 def growing_volume(values: Points, corner: Points) -> Points:

@@ -9,12 +9,12 @@ training still changes everything, gains scatter, and hardly a trial is without 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.dominance import CORNER, Points, added_volume, hypervolume, nondominated
+from nas.peers import Peers
 
 MOST_GAINS = 32  # of the recorded gains so many are tried, spread over the study
 
@@ -37,12 +37,11 @@ def expected(point: NDArray[np.float64], peers: Points, here: Points, ends: Poin
     return sum(added) / len(forecasts) / hypervolume(front, corner)
 
 
-def of_curves(curve: Points, others: Sequence[Points], rungs: int) -> float:
+def of_curves(curve: Points, others: Peers, rungs: int) -> float:
     """`expected` of a trial with these objectives (rungs so far, objectives); `others` as far as each got, of `rungs`.
 
     At least one of them must have got to the end.
     """
     rung = len(curve) - 1
-    finished = np.stack([other for other in others if len(other) == rungs])
-    peers = np.stack([other[rung] for other in others if len(other) > rung])
-    return expected(curve[-1], peers, finished[:, rung], finished[:, -1])
+    finished, peers = others.at(rungs), others.at(rung + 1)
+    return expected(curve[-1], peers[:, rung], finished[:, rung], finished[:, -1])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from rich.console import Console
@@ -18,40 +20,51 @@ from nas.errors import InputError
 from nas.ledger import bring_back
 from nas.progress import Progress
 from nas.rundir import RunDirectory, open_run
+from nas.searching import SearchRun
+from nas.settings import Study
 from nas.space import SearchSpace
 from nas.storage import is_database
 from nas.study import MakeEngine, Run
 
 
-def run(
-    path: Path,
-    overrides: Sequence[str],
-    root: Path,
-    new: bool,
-    dry_run: bool,
-    storage: str | None = None,
-    engine: str = "local",
-    address: str | None = None,
-) -> None:
-    """Run or continue the study at `path`. Nothing is written before every check has passed.
+@dataclass(frozen=True)
+class Where:
+    """Where a study is kept and computed."""
 
-    `storage`: where Optuna's trials are kept, a journal in the run directory unless given (`nas.storage`). `engine`: what
-    computes, local or ray; `address`: that of the Ray cluster.
-    """
-    study = settings.load(path, overrides)
-    space = SearchSpace.load(study.space) if study.space is not None else None
-    check(study, space)
-    console = Console(highlight=False, soft_wrap=True)
-    if dry_run:
-        console.print(yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
-        return
-    make = _engine(engine, address, console)
-    if storage is not None and is_database(storage):
-        bring_back(study.name, storage, root)
+    storage: str | None = None
+    """The URL of Optuna's trials; a journal in the run directory unless given (nas.storage)."""
+    engine: Literal["local", "ray"] = "local"
+    """What computes."""
+    address: str | None = None
+    """Of the Ray cluster."""
+
+    def engine_maker(self, console: Console) -> MakeEngine | None:
+        """What makes the engine, None for the local one. Raises InputError for an address without a cluster."""
+        if self.engine == "ray":
+            console.print(ray_engine.connect(self.address))
+            return ray_engine.RayEngine
+        if self.address is not None:
+            raise InputError(f"--address {self.address}: goes with --engine ray")
+        return None
+
+
+def show(path: Path, overrides: Sequence[str]) -> None:
+    """Check the study at `path` and print its resolved settings; write nothing."""
+    study, _ = _checked(path, overrides)
+    _console().print(yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
+
+
+def run(path: Path, overrides: Sequence[str], root: Path, new: bool = False, where: Where = Where()) -> None:  # noqa: B008
+    """Run or continue the study at `path`, or with `new` start it afresh. Nothing is written before every check has passed."""
+    study, space = _checked(path, overrides)
+    console = _console()
+    make = where.engine_maker(console)
+    if where.storage is not None and is_database(where.storage):
+        bring_back(study.name, where.storage, root)
     directory, continued = open_run(study, root, new)
     lock = directory.lock()
     console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
-    execution = (CellRun if study.ablation else Run)(study, space, directory, Progress(console), storage, make)
+    execution = kind_of(study, space)(directory, Progress(console), where.storage, make)
     try:
         execution.execute()
     except InputError:
@@ -63,13 +76,22 @@ def run(
     lock.close()
 
 
-def _engine(name: str, address: str | None, console: Console) -> MakeEngine | None:
-    if name == "ray":
-        console.print(ray_engine.connect(address))
-        return ray_engine.RayEngine
-    if address is not None:
-        raise InputError(f"--address {address}: goes with --engine ray")
-    return None
+def kind_of(study: Study, space: SearchSpace | None) -> Callable[..., Run]:
+    """The study's kind of run, to be given its directory and what follows."""
+    if space is None:
+        return partial(CellRun, study)
+    return partial(SearchRun, study, space)
+
+
+def _checked(path: Path, overrides: Sequence[str]) -> tuple[Study, SearchSpace | None]:
+    study = settings.load(path, overrides)
+    space = SearchSpace.load(study.space) if study.space is not None else None
+    check(study, space)
+    return study, space
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
 
 
 def summarise(directory: RunDirectory) -> Any:

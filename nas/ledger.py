@@ -16,6 +16,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
+from optuna.study._tell import _tell_with_warning
 from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
 
 from nas.postgres import Database
@@ -30,6 +31,7 @@ STATES = {
     "over_budget": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
+UNTRAINED = ("over_budget", "duplicate")  # states of trials that were not to be trained
 
 
 def bring_back(name: str, url: str, root: Path) -> None:
@@ -82,7 +84,7 @@ class Ledger:
         self.records[number] = record
         self.directory.write_record(record)
         if number == len(self._ids):
-            frozen = self.optuna.get_trials(deepcopy=False)[number]
+            frozen = self._asked(number)
             self._store(frozen, {**frozen.user_attrs, **({"record": record} if self.mirrored else {})})
         elif self.mirrored:
             self.storage.set_trial_user_attr(self._ids[number], "record", record)
@@ -92,7 +94,7 @@ class Ledger:
         state = STATES[outcome["state"]]
         row = {**outcome["cost"], **(outcome["rungs"][-1]["metrics"] if outcome["rungs"] else {})}
         values = [row[column] for column in self.objectives] if state == TrialState.COMPLETE else None
-        self.optuna.tell(number, values, state)
+        _tell_with_warning(self.optuna, number, values, state)  # Study.tell copies the trial, to return it
         self.storage.set_trial_state_values(self._ids[number], state, values)
 
     def forget(self, number: int) -> None:
@@ -114,17 +116,20 @@ class Ledger:
                 user_attrs=suggested.user_attrs if suggested else {},
             )
         )
-        number = len(self._ids)
+        frozen = self._asked(len(self._ids))
         for name, value in constraints.items():
-            Trial(self.optuna, self.optuna._storage.get_trial_id_from_study_id_trial_number(0, number)).set_constraint(
-                name, value
-            )
-        frozen = self.optuna.get_trials(deepcopy=False)[number]
+            Trial(self.optuna, frozen._trial_id).set_constraint(name, value)
+        frozen = self._asked(frozen.number)
         self._store(frozen, frozen.user_attrs)
 
     def running(self) -> list[int]:
         """Numbers of the trials Optuna still waits for."""
         return [told.number for told in self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING])]
+
+    def _asked(self, number: int) -> FrozenTrial:
+        """Optuna's own trial of this number, as it is now. (Asking for all of them copies a list of all of them.)"""
+        storage = self.optuna._storage
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number))
 
     def _store(self, frozen: FrozenTrial, attributes: dict[str, Any]) -> None:
         template = copy.copy(frozen)

@@ -17,6 +17,7 @@ from nas.dominance import nondominated
 from nas.settings import Study
 
 Record = dict[str, Any]
+PICTURES_PER_S = 2
 STYLES = {"complete": "green", "stopped": "yellow", "failed": "red", "over_budget": "dim", "duplicate": "dim"}
 
 
@@ -27,6 +28,7 @@ class Progress:
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._running = 0
+        self._next = 0.0  # when the picture may be drawn again
 
     @contextmanager
     def live(self, records: Mapping[int, Record], study: Study) -> Iterator[None]:
@@ -35,7 +37,9 @@ class Progress:
         if not self.console.is_terminal:
             yield
             return
-        with Live(self._picture(), console=self.console, refresh_per_second=2, transient=True) as self._live:
+        with Live(
+            self._picture(), console=self.console, refresh_per_second=PICTURES_PER_S, transient=True
+        ) as self._live:
             yield
         self._live = None
 
@@ -60,7 +64,8 @@ class Progress:
 
     def refresh(self, running: int) -> None:
         self._running = running
-        if self._live:
+        if self._live and time.monotonic() >= self._next:
+            self._next = time.monotonic() + 1 / PICTURES_PER_S
             self._live.update(self._picture())
 
     def _print(self, record: Record, event: str, text: str, detail: str) -> None:
@@ -68,7 +73,10 @@ class Progress:
         line = Text.assemble((f"trial {record['trial']:>3} ", "bold"), (f"{event:<11} ", style), text)
         if detail:
             line.append(f"  {detail}", style="dim")
-        self.console.print(line)
+        if self.console.is_terminal:
+            self.console.print(line)
+        else:
+            self.console.out(line.plain, highlight=False)  # without styles, and so without laying the line out
 
     def _trained(self, *states: str) -> int:
         return sum(record["state"] in states for record in self._records.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ class RunDirectory:
 
     def __init__(self, path: Path):
         self.path = path
+        self._made: set[int] = set()  # trials whose folder is there
 
     @property
     def root(self) -> Path:
@@ -50,7 +52,9 @@ class RunDirectory:
 
     def trial(self, number: int) -> Path:
         folder = self.path / "trials" / f"{number:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        if number not in self._made:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._made.add(number)
         return folder
 
     def records(self) -> dict[int, dict[str, Any]]:
@@ -74,12 +78,13 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> None:
         """Whole or not at all: a killed process leaves the old file."""
-        temporary = self.path / f"{name}.tmp"
+        path = f"{self.path}/{name}"
         try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(self.path / name)
+            with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(f"{path}.tmp", path)
         except OSError as error:
-            raise DiskTrouble(f"{self.path / name}: {error.strerror}") from None
+            raise DiskTrouble(f"{path}: {error.strerror}") from None
 
     def lock(self) -> Any:
         """Hold this run until the process ends, however it ends. Raises InputError when another process holds it."""

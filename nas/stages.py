@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nas import design, drawing, encoded, supernet, training
 from nas.backbones.unet import Config
 from nas.errors import InputError, brief
+from nas.seeds import trial_seed
 from nas.settings import Base, Study
 
 if TYPE_CHECKING:
@@ -99,8 +100,6 @@ def train(bench: Bench) -> Path:
 
 
 def _train(bench: Bench, proxy: Config, path: Path) -> None:
-    from nas.study import trial_seed
-
     settings = bench.study.training
     seed = trial_seed(bench.study.seed, "base", 0)
     trained = bench.network(proxy, seed)

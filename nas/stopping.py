@@ -24,14 +24,11 @@ from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nas import improvement
-from nas.dominance import contributions, nondominated_ranks, normalised
-
-Curve = Sequence[Sequence[float]] | NDArray[np.float64]  # (rungs so far, objectives), all to be minimised
-Curves = NDArray[np.float64]  # (number of trials, rungs so far, number of objectives), all to be minimised
+from nas.dominance import Points, contributions, nondominated_ranks, normalised
+from nas.peers import Curve, Curves, Peers
 
 
 class Settings(BaseModel):
@@ -70,27 +67,27 @@ class Settings(BaseModel):
         return rungs
 
 
-def goes_on(curve: Curve, others: Sequence[Curve], settings: Settings) -> bool:
+def goes_on(curve: Curve, others: Peers | Sequence[Curve], settings: Settings) -> bool:
     """Whether a trial continues, given its objectives at every rung so far, (rungs, objectives), all minimised.
 
     `others` are the curves of all other trials, as far as each got.
     """
     if settings.rule == "none":
         return True
+    peers = others if isinstance(others, Peers) else Peers.of(others)
+    own = np.asarray(curve, dtype=np.float64)
     if settings.rule == "improvement":
-        return _improves(curve, others, settings)
-    rungs = len(curve)
-    curves = np.array([*(other[:rungs] for other in others if len(other) >= rungs), curve], dtype=np.float64)
-    few = len(curves) < max(2, settings.min_peers)
-    return settings.keep == 1 or few or RULES[settings.rule](curves, settings.keep)
+        return _improves(own, peers, settings)
+    earlier = peers.at(len(own))
+    few = len(earlier) + 1 < max(2, settings.min_peers)
+    return settings.keep == 1 or few or RULES[settings.rule](np.concatenate([earlier, own[None]]), settings.keep)
 
 
-def _improves(curve: Curve, others: Sequence[Curve], settings: Settings) -> bool:
+def _improves(curve: Points, peers: Peers, settings: Settings) -> bool:
     rungs = len(settings.rungs)
-    if sum(len(other) == rungs for other in others) < settings.min_peers:
+    if (peers.reached == rungs).sum() < settings.min_peers:
         return True
-    known = [np.asarray(other, dtype=np.float64) for other in others]
-    return improvement.of_curves(np.asarray(curve, dtype=np.float64), known, rungs) > settings.gain
+    return improvement.of_curves(curve, peers, rungs) > settings.gain
 
 
 def reason(settings: Settings, rung: int) -> str:

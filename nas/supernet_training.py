@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from nas import settings, training
 from nas.backbones.unet import Config
 from nas.bench import Bench
+from nas.budget import over_budget
 from nas.check import check
 from nas.errors import InputError
 from nas.objectives import CriticTraining, LatentBatch
@@ -30,7 +31,6 @@ from nas.objectives.denoising import corrupted, noise_schedule
 from nas.pictures import save_grid
 from nas.settings import Evaluation, Study
 from nas.space import SearchSpace
-from nas.study import over_budget
 from nas.supernet import Supernet, skeleton
 
 POOL = 400  # members that are trained, drawn once

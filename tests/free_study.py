@@ -85,20 +85,21 @@ def run_rung(job):
     return {"rung": rung, "proxy": job["architecture"], "proxy_cost": {"params": 1, "macs": 2}}
 
 
-def coordinate(path, root, url=None, make=FreeWorkers):
+def coordinate(path, root, url=None, make=FreeWorkers, overrides=()):
     """What `nas run` does with the study, without its report."""
     from rich.console import Console
 
-    from nas import settings, study
+    from nas import settings
     from nas.progress import Progress
     from nas.rundir import open_run
+    from nas.searching import SearchRun
     from nas.space import SearchSpace
 
-    loaded = settings.load(Path(path))
+    loaded = settings.load(Path(path), overrides)
     directory, _ = open_run(loaded, Path(root))
     lock = directory.lock()
     progress = Progress(Console(file=StringIO()))
-    running = study.Run(loaded, SearchSpace.load(loaded.space), directory, progress, url, make)
+    running = SearchRun(loaded, SearchSpace.load(loaded.space), directory, progress, url, make)
     running.execute()
     lock.close()
     return running

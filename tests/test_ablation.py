@@ -485,7 +485,7 @@ def finished(tmp_path_factory):
                'levels: [softmax, relu]}}', "training.init=base"]  # fmt: skip
     options += ["architecture={levels: [{channels: 320, down: [0], up: [0]}, {channels: 320, down: [1], up: [1], "
                 "self_attention: true, cross_attention: true}]}", "dataset.limit=32"]  # fmt: skip
-    launch.run(root / "study.yaml", options, root / "runs", False, False)
+    launch.run(root / "study.yaml", options, root / "runs")
     (folder,) = (root / "runs" / "small").iterdir()
     yield root, folder, options
     patch.undo()
@@ -516,7 +516,7 @@ def test_a_failed_cell_runs_again_and_more_repeats_continue(finished, capsys):
     record.write_text(json.dumps(broken))
     base = json.loads((folder / "base.json").read_text())["weights"]
     trained = (root / base).stat().st_mtime_ns
-    launch.run(root / "study.yaml", [*options, "ablation.repeats=3"], root / "runs", False, False)
+    launch.run(root / "study.yaml", [*options, "ablation.repeats=3"], root / "runs")
     assert [path.name for path in (root / "runs" / "small").iterdir()] == [folder.name]
     table = results.load(folder)
     assert table["state"].value_counts().to_dict() == {"complete": 6, "failed": 1}

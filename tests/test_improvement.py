@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from point_sets import area_of_union
 
 from nas import improvement, stopping
+from nas.peers import Peers
 from nas.stopping import Settings
 
 POINT = st.lists(st.floats(-3, 3).map(lambda value: round(value, 2)), min_size=2, max_size=2)
@@ -37,7 +38,7 @@ def by_definition(curve, finished, stopped):
 @effort(max_examples=150, deadline=None)
 def test_it_is_the_mean_growth_of_the_area_under_the_front(point, finished, stopped):
     curve, others = [point], [*finished, *([one] for one in stopped)]
-    found = improvement.of_curves(np.array(curve), [np.array(other) for other in others], rungs=2)
+    found = improvement.of_curves(np.array(curve), Peers.of(others), rungs=2)
     assert found == pytest.approx(by_definition(curve, finished, [[one] for one in stopped]), abs=1e-9)
 
 
@@ -45,7 +46,7 @@ def test_it_is_the_mean_growth_of_the_area_under_the_front(point, finished, stop
 @effort(max_examples=60, deadline=None)
 def test_neither_units_nor_the_order_of_the_others_matter(others, point, scale, shift, rng):
     def told(curves, one):
-        return improvement.of_curves(np.array([one]), [np.array(curve) for curve in curves], rungs=2)
+        return improvement.of_curves(np.array([one]), Peers.of(curves), rungs=2)
 
     def moved(one):
         return [one[0] * scale + shift, one[1]]
@@ -75,7 +76,7 @@ def test_what_no_gain_on_record_would_bring_to_the_front_is_stopped():
 
 
 def test_a_larger_gain_is_asked_for_or_a_smaller():
-    found = improvement.of_curves(np.array([[10.5, 5.0]]), [np.array(curve) for curve in FINISHED], rungs=2)
+    found = improvement.of_curves(np.array([[10.5, 5.0]]), Peers.of(FINISHED), rungs=2)
     assert 0 < found < 0.2
     assert goes_on([10.5, 5.0], gain=0.99 * found) and not goes_on([10.5, 5.0], gain=1.01 * found)
 
@@ -99,7 +100,8 @@ def test_of_very_many_recorded_gains_a_part_is_enough():
     curves = [np.array(curve) for curve in FINISHED]
     often = [curve for curve in curves for _ in range(improvement.MOST_GAINS)]
     point = np.array([[10.5, 5.0]])
-    assert improvement.of_curves(point, often, 2) == pytest.approx(improvement.of_curves(point, curves, 2))
+    expected = improvement.of_curves(point, Peers.of(curves), 2)
+    assert improvement.of_curves(point, Peers.of(often), 2) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("gain", [-0.1, 1.0, "much"])

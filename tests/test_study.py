@@ -12,11 +12,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
-from nas import check, settings, study, trial
+from nas import check, searching, settings, study, trial
 from nas.errors import InputError
 from nas.failures import Lost
 from nas.progress import Progress
 from nas.rundir import RunDirectory, open_run
+from nas.seeds import trial_seed
 from nas.space import SearchSpace
 from nas.training import Diverged
 
@@ -71,7 +72,9 @@ def run(tmp_path, monkeypatch):
     def execute(*overrides):
         loaded = settings.load(path, overrides)
         directory, _ = open_run(loaded, tmp_path / "runs")
-        running = study.Run(loaded, SearchSpace.load(loaded.space), directory, Progress(Console(file=StringIO())))
+        running = searching.SearchRun(
+            loaded, SearchSpace.load(loaded.space), directory, Progress(Console(file=StringIO()))
+        )
         running.execute()
         return running
 
@@ -134,7 +137,8 @@ def test_every_rule_and_every_sampler_works(run, sampler, rule):
     assert len(states) == 10 and set(states) <= {"complete", "stopped"} and "complete" in states
     assert rule != "none" or "stopped" not in states
     assert all(
-        rule in ("halving", "improvement", "none") or "slowly" in r["reason"] or "worse" in r["reason"] for r in stopped(running)
+        rule in ("halving", "improvement", "none") or "slowly" in r["reason"] or "worse" in r["reason"]
+        for r in stopped(running)
     )
 
 
@@ -260,5 +264,5 @@ def test_repeats_train_again_with_another_seed(run, monkeypatch):
 
 
 def test_seeds_depend_on_architecture_and_repeat_only():
-    assert study.trial_seed(0, "a", 0) == study.trial_seed(0, "a", 0)
-    assert len({study.trial_seed(s, k, r) for s in (0, 1) for k in "ab" for r in (0, 1)}) == 8
+    assert trial_seed(0, "a", 0) == trial_seed(0, "a", 0)
+    assert len({trial_seed(s, k, r) for s in (0, 1) for k in "ab" for r in (0, 1)}) == 8

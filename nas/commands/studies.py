@@ -53,7 +53,9 @@ def run(
     from nas import launch
 
     overrides = [*set_, *([f"workers={workers}"] if workers is not None else [])]
-    launch.run(study, overrides, root, new, dry_run, storage, engine, address)
+    if dry_run:
+        return launch.show(study, overrides)
+    launch.run(study, overrides, root, new, launch.Where(storage, engine, address))
 
 
 @app.command(rich_help_panel=PANEL)

@@ -1,0 +1,235 @@
+"""A search as a run: the sampler proposes, what is over budget is refused on paper, the rest is trained rung by rung.
+
+A network proposed twice takes the result it already has. Where nothing new is proposed for long, an architecture is drawn at
+random; at the end undecided members of the front are trained again (nas.racing).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from itertools import takewhile
+
+from optuna.samplers import BaseSampler
+from optuna.trial import FixedTrial, Trial
+
+from nas import racing, stopping
+from nas.budget import constraints, over_budget
+from nas.ledger import UNTRAINED, Record
+from nas.peers import Scoreboard
+from nas.progress import Progress
+from nas.rundir import RunDirectory, now
+from nas.samplers import sampler
+from nas.seeds import trial_seed
+from nas.settings import Search, Study
+from nas.space import SearchSpace
+from nas.study import MakeEngine, Run
+
+FRESH_TRIES = 2_000  # random candidates looked at to find one that is new and within budget
+PATIENCE = 20  # refused or repeated suggestions in a row before a fresh architecture is drawn at random instead
+
+
+class SearchRun(Run):
+    """One search in one run directory."""
+
+    def __init__(
+        self,
+        study: Study,
+        space: SearchSpace,
+        directory: RunDirectory,
+        progress: Progress,
+        url: str | None = None,
+        engine: MakeEngine | None = None,
+    ):
+        super().__init__(study, directory, progress, url, engine)
+        self.space = space
+        self._twins: dict[int, list[int]] = {}  # running trial -> later trials that asked for its architecture
+        self._proposals = Proposals(self.records.values())
+        self._scoreboard = Scoreboard(len(study.stopping.rungs), len(study.objectives))
+        for record in self.records.values():
+            for rung in range(len(record["rungs"])):
+                self._score(record, rung)
+
+    @property
+    def search(self) -> Search:
+        assert self.study.search is not None
+        return self.study.search
+
+    def sampler(self) -> BaseSampler:
+        return sampler(self.search, self.study.seed, len(self.records))
+
+    def suggested(self, record: Record) -> FixedTrial:
+        fixed = FixedTrial(self.space.parameters(record["choices"]))
+        self.space.suggest(fixed)
+        return fixed
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def ask(self) -> tuple[int, int] | None:
+        """The next architecture to train, a repeat when the search has all it asked for; None when that is done too."""
+        return self._propose() or self._race()
+
+    def _propose(self) -> tuple[int, int] | None:
+        if self._proposals.trained >= self.search.trials:
+            return None
+        for _ in range(self.search.max_refusals):
+            refused = self._refused_in_a_row()
+            if refused and refused % PATIENCE == 0 and not self._enqueue_fresh():
+                self.progress.say("every architecture within budget has been tried; stopping here")
+                return None
+            number = self._consider(self.optuna.ask())
+            if number is not None:
+                return number, 0
+        self.progress.say(f"gave up after {self.search.max_refusals} refused or repeated candidates in a row")
+        return None
+
+    def _refused_in_a_row(self) -> int:
+        """How many of the latest trials were not to be trained; on disk, so that interruptions don't change the search."""
+        return sum(1 for _ in takewhile(lambda r: r["state"] in UNTRAINED, reversed(self.records.values())))
+
+    def _consider(self, asked: Trial) -> int | None:
+        """The trial's number if it is to be trained; None if it was refused or repeats an architecture."""
+        choices = self.space.suggest(asked)
+        config = self.space.architecture(choices)
+        record = self.new_record(asked, choices, config, self.study.deploy.costs(config))
+        over = over_budget(record["cost"], self.study.budget)
+        self._constrain(asked, record)
+        earlier = self._proposals.of(config.key)
+        if over:
+            self.conclude(record, "over_budget", over)
+        elif len(earlier) > self.search.repeats:
+            self._reuse(record, earlier[0])
+        else:
+            record["repeat"] = len(earlier)
+            record["seed"] = trial_seed(self.study.seed, config.key, len(earlier))
+            self.start(record)
+        self._proposals.add(record)
+        return None if record["state"] in UNTRAINED else asked.number
+
+    def _constrain(self, asked: Trial, record: Record) -> None:
+        for name, excess in constraints(record["cost"], self.study.budget).items():
+            asked.set_constraint(name, excess)
+
+    def _reuse(self, record: Record, earlier: Record) -> None:
+        """A repeated architecture takes the earlier one's result, now or when it is there."""
+        record["duplicate_of"] = earlier["trial"]
+        if earlier["state"] == "running":
+            self._twins.setdefault(earlier["trial"], []).append(record["trial"])
+            record["state"] = "duplicate"
+            self.ledger.save(record)
+        else:
+            self.conclude(record, "duplicate", f"same network as trial {earlier['trial']}", earlier)
+
+    def _enqueue_fresh(self) -> bool:
+        """Put an untried architecture within budget next in line; False if random drawing finds none."""
+        rng = random.Random(trial_seed(self.study.seed, "fresh", len(self.records)))
+        for _ in range(FRESH_TRIES):
+            choices = self.space.sample(rng)
+            config = self.space.architecture(choices)
+            cost = self.study.deploy.costs(config)
+            if not self._proposals.of(config.key) and not over_budget(cost, self.study.budget):
+                self.optuna.enqueue_trial(self.space.parameters(choices))
+                return True
+        return False
+
+    # -- repeats -------------------------------------------------------------------------------------------------
+
+    def _race(self) -> tuple[int, int] | None:
+        """A repeat, with a new seed, of an architecture whose place on the front is undecided, as (trial, last rung).
+
+        None while the search still runs, when all repeats are spent, and when nothing is left to decide.
+        """
+        raced = sum(bool(record.get("race")) for record in self.records.values())
+        searched = (record for record in self.records.values() if not record.get("race"))
+        if raced >= self.study.racing.trials or any(record["state"] == "running" for record in searched):
+            return None
+        values = self._repeated_values()
+        undecided = racing.next_repeats(values, confidence=self.study.racing.confidence) if values else []
+        running = {record["key"] for record in self.records.values() if record["state"] == "running"}
+        key = next((key for key in undecided if key not in running), None)
+        return self._repeat(key) if key is not None else None
+
+    def _repeat(self, key: str) -> tuple[int, int]:
+        """Train an architecture once more, straight to the last rung."""
+        first, *others = [record for record in self.records.values() if record["key"] == key and "seed" in record]
+        self.optuna.enqueue_trial(self.space.parameters(first["choices"]))
+        asked = self.optuna.ask()
+        self.space.suggest(asked)
+        self._constrain(asked, first)
+        repeat = 1 + len(others)
+        copied = {name: first[name] for name in ("key", "init", "choices", "architecture", "cost")}
+        record = {"trial": asked.number, **copied, "state": "running", "reason": "", "rungs": [], "started": now()}
+        record |= {"race": True, "repeat": repeat, "seed": trial_seed(self.study.seed, key, repeat)}
+        self.start(record)
+        self._proposals.add(record)
+        return asked.number, self.next_rung(record)
+
+    def _repeated_values(self) -> dict[str, list[list[float]]]:
+        """The objectives of every complete trial, all to be minimised, by architecture."""
+        values: dict[str, list[list[float]]] = {}
+        for record in self.records.values():
+            if record["state"] == "complete":
+                values.setdefault(record["key"], []).append(self._values(record, -1))
+        return values
+
+    def next_rung(self, record: Record) -> int:
+        """A repeat has no earlier rungs."""
+        return len(self.study.stopping.rungs) - 1 if record.get("race") else super().next_rung(record)
+
+    # -- early stopping ------------------------------------------------------------------------------------------
+
+    def scored(self, record: Record) -> None:
+        self._score(record, -1)
+
+    def _score(self, record: Record, rung: int) -> None:
+        """Early stopping looks at the trials the sampler asked for."""
+        if not record.get("race"):
+            self._scoreboard.add(record["trial"], self._values(record, rung))
+
+    def goes_on(self, record: Record) -> bool:
+        number = record["trial"]
+        return stopping.goes_on(self._scoreboard.curve(number), self._scoreboard.others(number), self.study.stopping)
+
+    def _values(self, record: Record, rung: int) -> list[float]:
+        """The objectives at a rung, all to be minimised."""
+        row = {**record["cost"], **record["rungs"][rung]["metrics"]}
+        return [row[c] if way == "minimise" else -row[c] for c, way in self.study.objectives.items()]
+
+    # -- twins ---------------------------------------------------------------------------------------------------
+
+    def conclude(self, record: Record, state: str, reason: str, outcome: Record | None = None) -> None:
+        super().conclude(record, state, reason, outcome)
+        for twin in self._twins.pop(record["trial"], []):
+            self.conclude(self.records[twin], "duplicate", f"same network as trial {record['trial']}", record)
+
+    def retell(self, record: Record) -> None:
+        """A twin takes its result when that is there."""
+        source = self.records.get(record.get("duplicate_of", record["trial"]))
+        if source is None:
+            self.ledger.forget(record["trial"])
+        elif source["state"] == "running":
+            self._twins.setdefault(source["trial"], []).append(record["trial"])
+        elif source is record:
+            super().retell(record)
+        else:
+            self.conclude(record, "duplicate", f"same network as trial {source['trial']}", source)
+
+
+class Proposals:
+    """The trials of a search by architecture, so that a new one need not be compared with all."""
+
+    def __init__(self, records: Iterable[Record]):
+        self.trained = 0  # how many were to be trained, repeats at the end aside
+        self._trials: dict[str, list[Record]] = {}
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Record) -> None:
+        """A new trial."""
+        self.trained += record["state"] not in UNTRAINED and not record.get("race")
+        if "duplicate_of" not in record:
+            self._trials.setdefault(record["key"], []).append(record)
+
+    def of(self, key: str) -> list[Record]:
+        """The trials of an architecture, first to last, without those that took another's result."""
+        return self._trials.get(key, [])
