@@ -93,14 +93,17 @@ def export(
 ) -> Path:
     """Write the picked trial to a folder and return it; `deploy.yaml` and the model card are always there.
 
-    `quantised`: also as 8-bit integers for onnxruntime, with size, speed and the study's own scores before and after.
+    `quantised`: also as 8-bit integers, in the formats that have them, with size, speed and the study's own scores before
+    and after.
 
     Raises InputError when the pick or a format is not there, and when a format's networks differ from PyTorch's by more
     than TOLERANCE.
     """
+    from nas import int8
+
     modules = check_formats(formats, precisions)
-    if quantised and not ("onnx" in formats and "fp32" in precisions):
-        raise InputError("--quantise int8: made from the onnx format in fp32; add --format onnx --precision fp32")
+    if quantised:
+        int8.check(modules, precisions)
     picked = pick_trial(run, pick)
     folder = to or run.path / "export" / pick.replace(":", "-")
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +123,9 @@ def export(
                 if precision in module.PRECISIONS
             }
         if quantised:
-            manifest["formats"]["onnx"]["int8"] = _quantised(model, picked, folder)
+            from nas.bench import Bench
+
+            int8.add(manifest, model, modules, folder, Bench(picked.study, picked.run.cache), _captions(run))
     write_yaml(folder / drawing.MANIFEST, manifest)
     write_card(folder, picked)
     return folder
@@ -216,39 +221,6 @@ def _graphs(
         if not described["pictures"]["mean_difference"] <= PICTURE_TOLERANCE[precision]:
             raise InputError(f"format {name}: pictures in {precision} differ from PyTorch's: {described['pictures']}")
     return described
-
-
-def _quantised(model: drawing.Model, picked: Picked, folder: Path) -> dict[str, Any]:
-    """The onnx files again in 8-bit integers: sizes, errors, times and the study's scores, beside those of float32."""
-    from nas import graphs, quality, quantise
-    from nas.bench import Bench
-    from nas.exporters import onnx
-
-    bench = Bench(picked.study, picked.run.cache)
-    files = {name: folder / "onnx" / f"{name}.onnx" for name in graphs.NAMES}
-    before = model.drawer({name: onnx.load(path) for name, path in files.items()})
-    calibration = quantise.recorded(before, quality.calibration_captions(bench), seed=1)
-    networks: dict[str, Network] = {}
-    entries: dict[str, Any] = {}
-    for name, path in files.items():
-        method = quantise.METHODS[name]
-        small = quantise.write(path, path.with_name(f"{name}.int8.onnx"), method, calibration[name])
-        networks[name] = onnx.load(small)
-        inputs = calibration[name][-1]
-        error = graphs.relative_error(networks[name](inputs), before.networks[name](inputs))
-        entries[name] = entry_of(folder, small) | {
-            "method": method,
-            "max_relative_error": error,
-            "size_ratio": small.stat().st_size / path.stat().st_size,
-            "speed_ratio": quality.speed_ratio(before.networks[name], networks[name], inputs),
-        }
-    after = model.drawer(networks)
-    scores = {"fp32": quality.scores(bench, before), "int8": quality.scores(bench, after)}
-    return {
-        "networks": entries,
-        "pictures": compare_pictures(before, after, _captions(picked.run)),
-        "quality": {"scores": scores, "told": quality.told(scores, entries)},
-    }
 
 
 def compare_pictures(expected: drawing.Drawer, found: drawing.Drawer, captions: Sequence[str]) -> dict[str, Any]:

@@ -134,6 +134,7 @@ def _files(manifest: Mapping[str, Any]) -> str:
                 )
             notes += [f"- {name}: not run here: {reason}" for reason in _reasons(held)]
             notes += [f"- {line}" for line in held.get("quality", {}).get("told", [])]
+    notes += [f"- {line}" for line in manifest.get("notes", [])]
     table = _table(["file", "network", "format", "precision", "MB", "error"], rows)
     about = "*error*: largest difference from PyTorch on random inputs over the largest output."
     return "\n\n".join(filter(None, [table, about, "\n".join(notes)]))

@@ -60,7 +60,9 @@ def _cpu_seconds(network: Network, inputs: tuple[torch.Tensor, ...]) -> float:
     return max(time.process_time() - began, 1e-9)
 
 
-def told(scored: Mapping[str, Mapping[str, float]], entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def told(
+    scored: Mapping[str, Mapping[str, float]], entries: Mapping[str, Mapping[str, Any]], runtime: str
+) -> list[str]:
     """Lines for the model card: what int8 costs and gives."""
     lines = [
         f"int8 {name} ({entry['method']}): {entry['size_ratio']:.2f} of the size, {entry['speed_ratio']:.2f} times as fast, "
@@ -70,5 +72,5 @@ def told(scored: Mapping[str, Mapping[str, float]], entries: Mapping[str, Mappin
     for column, before in scored["fp32"].items():
         after = scored["int8"][column]
         change = f" ({after / before - 1:+.1%})" if before else ""
-        lines.append(f"{column}: {before:.5g} in fp32, {after:.5g} in int8{change}, all networks on onnxruntime")
+        lines.append(f"{column}: {before:.5g} in fp32, {after:.5g} in int8{change}, all networks on {runtime}")
     return lines

@@ -1,20 +1,14 @@
-"""Post-training quantisation of exported graphs to 8-bit integers, for onnxruntime.
+"""Post-training quantisation to 8-bit integers: which network how, and on which inputs; each format does it for its runtime.
 
-Weights become int8, one scale a channel. Activations become uint8: `static` takes their ranges from calibration inputs,
-which an export records while it draws captions of its own study; `dynamic` measures them anew in every call.
+Weights become int8, one scale a channel. `static` takes the ranges of activations from calibration inputs, which an export
+records while it draws captions of its own study; `dynamic` measures them anew in every call.
 """
 
 from __future__ import annotations
 
-import logging
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from nas.errors import InputError, brief
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,97 +19,20 @@ if TYPE_CHECKING:
 PRECISION = "int8"
 Method = Literal["static", "dynamic"]
 METHODS: dict[str, Method] = {"text_encoder": "dynamic", "denoiser": "static", "decoder": "static"}
-OPERATORS = {"static": ["Conv", "MatMul", "Gemm"], "dynamic": ["MatMul", "Gemm", "Gather"]}
 KEPT = ("conv_in", "conv_out", "embedding")  # blocks
 BATCH = 8  # rows of one calibration input
+Calibration = dict[str, list["tuple[Tensor, ...]"]]  # inputs of each network, by the names of `nas.graphs`
 
 
-def write(source: Path, target: Path, method: Method, calibration: Sequence[tuple[Tensor, ...]] = ()) -> Path:
-    """The float32 graph at `source` with 8-bit weights at `target`; `static` needs calibration inputs.
-
-    Raises InputError when onnxruntime cannot quantise it.
-    """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
-
-    common: dict[str, Any] = {"per_channel": True, "weight_type": QuantType.QInt8}
-    common |= {"op_types_to_quantize": OPERATORS[method], "nodes_to_exclude": _kept(source)}
-    with _quiet(), tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            if method == "dynamic":
-                quantize_dynamic(source, target, **common)
-            else:
-                reader = _Reader(_names(source), calibration)
-                prepared = _prepared(source, Path(scratch))
-                quantize_static(prepared, target, reader, QuantFormat.QDQ, activation_type=QuantType.QUInt8, **common)
-        except Exception as error:  # onnxruntime raises many kinds
-            raise InputError(f"--quantise: {source}: onnxruntime cannot quantise it: {brief(error)}") from None
-    _strip(target)
-    return target
+def kept(block: str) -> bool:
+    """Whether a block (its dotted name) stays float32: first and last convolution and the embedding of the time, few numbers
+    that matter much."""
+    return bool(set(KEPT) & set(block.split(".")))
 
 
-def _kept(path: Path) -> list[str]:
-    """Nodes that stay float32: the first and last convolution and the embedding of the time, few numbers that matter much."""
-    import onnx
-
-    from nas.exporters.onnx import BLOCK
-
-    nodes = onnx.load(path, load_external_data=False).graph.node
-    blocks = {node.name: entry.value for node in nodes for entry in node.metadata_props if entry.key == BLOCK}
-    return [name for name, block in blocks.items() if set(KEPT) & set(block.split("."))]
-
-
-class _quiet:
-    """onnxruntime's quantiser logs a warning for every layer it leaves alone."""
-
-    def __enter__(self) -> None:
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(logging.NOTSET)
-
-
-def _prepared(source: Path, scratch: Path) -> Path:
-    """The graph with inferred shapes, which static quantisation reads, and nothing inferred by the exporter."""
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    prepared = scratch / "prepared.onnx"
-    quant_pre_process(source, prepared, skip_symbolic_shape=True)
-    return prepared
-
-
-def _strip(path: Path) -> None:
-    import onnx
-
-    model = onnx.load(path)
-    del model.graph.value_info[:]
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    onnx.save(model, path)
-
-
-def _names(path: Path) -> list[str]:
-    import onnx
-
-    return [value.name for value in onnx.load(path, load_external_data=False).graph.input]
-
-
-class _Reader:
-    """Calibration inputs as onnxruntime asks for them: one dictionary a call, then None."""
-
-    def __init__(self, names: Sequence[str], inputs: Sequence[tuple[Tensor, ...]]):
-        self.left: Iterator[Mapping[str, Any]] = iter(
-            {name: value.contiguous().numpy() for name, value in zip(names, row, strict=True)} for row in inputs
-        )
-
-    def get_next(self) -> Mapping[str, Any] | None:
-        return next(self.left, None)
-
-
-def recorded(drawer: Drawer, captions: Sequence[str], seed: int) -> dict[str, list[tuple[Tensor, ...]]]:
+def recorded(drawer: Drawer, captions: Sequence[str], seed: int) -> Calibration:
     """What each network is given while `captions` are drawn, BATCH rows at a time."""
-    seen: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in drawer.networks}
+    seen: Calibration = {name: [] for name in drawer.networks}
     ends = (slice(BATCH), slice(-BATCH, None))  # of a guided batch, without and with the caption
 
     def listening(name: str, network: Network) -> Network:

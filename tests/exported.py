@@ -6,6 +6,7 @@ import json
 import torch
 import yaml
 from safetensors.torch import save_file
+from torch import nn
 
 from nas import conditioning, settings
 from nas.backbones import Proxy
@@ -26,6 +27,31 @@ def randomised(network, seed=0):
         scale = 0.3 / max(1, parameter[0].numel()) ** 0.5 if parameter.dim() > 1 else 0.1
         parameter.data += scale * torch.randn(parameter.shape, generator=generator)
     return network.eval()
+
+
+@torch.library.custom_op("nas_tests::odd", mutates_args=())
+def odd(x: torch.Tensor) -> torch.Tensor:
+    """An operator that no format has."""
+    return x.clone()
+
+
+odd.register_fake(torch.empty_like)
+
+
+class Odd(nn.Module):
+    def forward(self, latents):
+        return torch.ops.nas_tests.odd(latents)
+
+
+class HasOdd(nn.Module):
+    """Uses it in the block `blocks.1`."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Identity(), Odd()])
+
+    def forward(self, latents):
+        return self.blocks[1](latents) + 1
 
 
 def run_directory(path, deploy=DEPLOY, overrides=()):

@@ -4,7 +4,6 @@ import importlib.util
 
 import exported
 import pytest
-import torch
 from torch import nn
 
 from nas import exporters, graphs
@@ -34,30 +33,9 @@ def test_a_file_computes_what_pytorch_does(tmp_path, precision, tolerance):
         assert graphs.relative_error(network(inputs), graph.run(inputs)) < tolerance
 
 
-class Odd(nn.Module):
-    def forward(self, latents):
-        return torch.ops.nas_tests.strange(latents)
-
-
-class HasOdd(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList([nn.Identity(), Odd()])
-
-    def forward(self, latents):
-        return self.blocks[1](latents) + 1
-
-
 def test_an_operator_it_lacks_is_named_with_its_block(tmp_path):
-    @torch.library.custom_op("nas_tests::strange", mutates_args=())
-    def strange(x: torch.Tensor) -> torch.Tensor:
-        return x.clone()
-
-    strange.register_fake(torch.empty_like)
-    with pytest.raises(
-        exporters.Unsupported, match=r"decoder uses the operator nas_tests\.strange.* in block blocks\.1$"
-    ):
-        executorch.write(graphs.decoder(HasOdd(), (4, 2, 2)), tmp_path / "odd")
+    with pytest.raises(exporters.Unsupported, match=r"decoder uses the operator nas_tests\.odd.* in block blocks\.1$"):
+        executorch.write(graphs.decoder(exported.HasOdd(), (4, 2, 2)), tmp_path / "odd")
     assert not list(tmp_path.iterdir())
 
 

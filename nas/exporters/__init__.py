@@ -7,7 +7,9 @@ A file imports without its packages, and provides
 - `PRECISIONS`: what it can compute in; the first is the default;
 - `write(graph, path, precision) -> Path`: the file, whose suffix is the format's own. Raises `Unsupported`;
 - `load(path, threads) -> Network`: the file on its runtime, `network(inputs) -> outputs`, float32 and int64 tensors of any
-  batch size. Raises `Unsupported` when the runtime lacks an operator, and `NoRuntime` when it cannot run on this machine.
+  batch size. Raises `Unsupported` when the runtime lacks an operator, and `NoRuntime` when it cannot run on this machine;
+- if it has 8-bit integers, `quantise(graph, plain, target, method, calibration) -> Path`: the same network as `plain`, which
+  `write` gave in fp32, at `target` (`nas.quantise`). Raises `InputError` when it cannot.
 
 The graph's own numbers decide: `nas.export` compares what `load` gives with PyTorch before an export counts as done.
 """
@@ -40,6 +42,11 @@ def block_of(node: Any) -> str:
     """The dotted name of the module that a node of a traced graph came from."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     return (stack[-1][0] if stack else "") or "the network itself"
+
+
+def lacks(who: str, graph: str, node: Any) -> str:
+    """What is said of a node of a traced graph whose operator `who` lacks."""
+    return f"{graph} uses the operator {node.target}, which {who} lacks, in block {block_of(node)}"
 
 
 def missing(module: ModuleType) -> list[str]:

@@ -9,42 +9,93 @@ import contextlib
 import io
 import re
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import brief
-from nas.exporters import Network, Unsupported, block_of
+from nas.errors import InputError, brief
+from nas.exporters import Network, Unsupported, block_of, lacks
+from nas.quantise import kept
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.export import ExportedProgram
 
     from nas.graphs import Graph
+    from nas.quantise import Method
 
 RUNTIME = "executorch"
 EXTRA = "executorch"
 PACKAGES = ("executorch",)
 PRECISIONS = ("fp32", "fp16")
+OPERATORS = {"static": ("conv2d", "linear"), "dynamic": ("linear",)}  # what becomes integers; the rest stays float32
 
 
 def write(graph: Graph, path: Path, precision: str = "fp32") -> Path:
     """The graph as `path`.pte. Raises Unsupported for an operator that ExecuTorch lacks."""
     import torch
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
 
     made = graph.halved() if precision == "fp16" else graph
-    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        traced = torch.export.export(made.module, made.random_inputs(1), strict=True)
+    with _quiet():
+        traced = torch.export.export(made.module, made.random_inputs(1), strict=False)
+        return _lowered(graph.name, traced, path.with_name(f"{path.name}.pte"))
+
+
+def quantise(
+    graph: Graph, plain: Path, target: Path, method: Method, calibration: Sequence[tuple[Tensor, ...]] = ()
+) -> Path:
+    """The graph at `target` with convolutions and linear layers in 8 bits, weights and activations int8, by XNNPACK's quantiser.
+
+    Raises InputError when it cannot, or when what it makes cannot be lowered.
+    """
+    import torch
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    inputs = graph.random_inputs(1)
+    config = xnnpack.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=method == "dynamic")
+    quantizer = xnnpack.XNNPACKQuantizer().set_filter_function(lambda node: not kept(block_of(node)))
+    for operator in OPERATORS[method]:
+        quantizer.set_operator_type(getattr(torch.ops.aten, operator).default, config)
+    with _quiet():
         try:
-            lowered = to_edge_transform_and_lower(traced, partitioner=[XnnpackPartitioner()])
-            program = lowered.to_executorch()
-        except Exception as error:  # many classes, some private
-            raise Unsupported(_told(graph.name, traced, error)) from None
-    target = path.with_name(f"{path.name}.pte")
+            prepared = prepare_pt2e(torch.export.export(graph.module, inputs, strict=False).module(), quantizer)
+            for row in _rows(calibration):
+                prepared(*row)
+            traced = torch.export.export(convert_pt2e(prepared), inputs, strict=False)
+        except Exception as error:  # many classes
+            raise InputError(f"--quantise: {graph.name}: XNNPACK cannot quantise it: {brief(error)}") from None
+        return _lowered(graph.name, traced, target)
+
+
+def _rows(calibration: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """Inputs of one picture each."""
+    for inputs in calibration:
+        yield from zip(*(value.split(1) for value in inputs), strict=True)
+
+
+def _lowered(name: str, traced: ExportedProgram, target: Path) -> Path:
+    from executorch.backends.xnnpack.partition import xnnpack_partitioner as xnnpack
+    from executorch.exir import to_edge_transform_and_lower
+
+    partitioners = [xnnpack.XnnpackDynamicallyQuantizedPartitioner(), xnnpack.XnnpackPartitioner()]
+    try:
+        program = to_edge_transform_and_lower(traced, partitioner=partitioners).to_executorch()
+    except Exception as error:  # many classes, some private
+        raise Unsupported(_told(name, traced, error)) from None
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(program.buffer)
     return target
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without gradients, warnings and what the lowering prints."""
+    import torch
+
+    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _told(name: str, traced: ExportedProgram, error: BaseException) -> str:
@@ -52,7 +103,7 @@ def _told(name: str, traced: ExportedProgram, error: BaseException) -> str:
     refused = set(re.findall(r"\w+::\w+", str(error)))
     for node in traced.graph.nodes:
         if str(getattr(node.target, "_schema", "")).partition("(")[0].partition(".")[0] in refused:
-            return f"format executorch: {name} uses the operator {node.target}, which ExecuTorch lacks, in block {block_of(node)}"
+            return f"format executorch: {lacks('ExecuTorch', name, node)}"
     return f"format executorch: {name} cannot be lowered: {brief(error)}"
 
 
@@ -60,7 +111,6 @@ def load(path: Path, threads: int | None = None) -> Network:
     """The file in ExecuTorch's runtime, which sets its own number of threads. Raises Unsupported when it lacks an operator."""
     import torch
     from executorch.runtime import Runtime
-    from torch import Tensor
 
     try:
         program: Any = Runtime.get().load_program(path)

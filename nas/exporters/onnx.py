@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, brief
-from nas.exporters import Network, Unsupported, block_of
+from nas.exporters import Network, Unsupported, lacks
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.export import ExportedProgram
 
     from nas.graphs import Graph
+    from nas.quantise import Method
 
 RUNTIME = "onnxruntime"
 EXTRA = "onnx"
@@ -41,6 +44,15 @@ def write(graph: Graph, path: Path, precision: str = "fp32") -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     program.save(str(target), external_data=made.parameter_bytes > LARGEST)
     return target
+
+
+def quantise(
+    graph: Graph, plain: Path, target: Path, method: Method, calibration: Sequence[tuple[Tensor, ...]] = ()
+) -> Path:
+    """The float32 file `plain` in 8 bits at `target`. Raises InputError when onnxruntime cannot quantise it."""
+    from nas import onnx_int8
+
+    return onnx_int8.write(plain, target, method, calibration)
 
 
 def _variadic(module: Any) -> bool:
@@ -71,8 +83,7 @@ def _told(name: str, traced: ExportedProgram, error: BaseException) -> str:
     nodes = {node.name: node for node in traced.graph.nodes}
     if found is None or found[1] not in nodes:
         return f"format onnx: {name} cannot be written: {brief(error)}"
-    node = nodes[found[1]]
-    return f"format onnx: {name} uses the operator {node.target}, which ONNX lacks, in block {block_of(node)}"
+    return f"format onnx: {lacks('ONNX', name, nodes[found[1]])}"
 
 
 def _clean(model: Any) -> None:
@@ -99,7 +110,6 @@ def load(path: Path, threads: int | None = None) -> Network:
     """The file in onnxruntime on the CPU. Raises Unsupported, or InputError when it cannot be read."""
     import numpy as np
     import torch
-    from torch import Tensor
 
     session = session_of(path, threads)
     names = [value.name for value in session.get_inputs()]

@@ -1,0 +1,88 @@
+"""An export's graphs again in 8-bit integers, and what that costs: sizes, errors, speed and the study's own scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from nas import export, graphs, menu, quality, quantise
+from nas.errors import InputError
+
+if TYPE_CHECKING:
+    from nas.bench import Bench
+    from nas.drawing import Model
+    from nas.exporters import Network
+    from nas.quantise import Calibration
+
+
+def formats() -> list[str]:
+    """The formats that have it."""
+    return [name for name in menu.names("exporters") if hasattr(menu.pick("exporters", name), "quantise")]
+
+
+def check(chosen: Mapping[str, ModuleType], precisions: Sequence[str]) -> None:
+    """Raises InputError when no chosen format has 8-bit integers, or none is made in fp32 to compare them with."""
+    if not set(chosen) & set(formats()):
+        named = f"format {', '.join(chosen)} has no int8" if chosen else "no format that holds graphs"
+        raise InputError(f"--quantise int8: {named}; add --format {' or '.join(formats())}")
+    if "fp32" not in precisions:
+        raise InputError("--quantise int8: it is made from fp32 and compared with it; add --precision fp32")
+
+
+def add(
+    manifest: dict[str, Any],
+    model: Model,
+    chosen: Mapping[str, ModuleType],
+    folder: Path,
+    bench: Bench,
+    captions: Sequence[str],
+) -> None:
+    """Quantise what `manifest` lists in fp32, and list that too; a format without int8 gets a note. All formats are calibrated
+    with the same inputs; `captions` are drawn before and after.
+    """
+    calibration = quantise.recorded(model.drawer(), quality.calibration_captions(bench), seed=1)
+    for name, module in chosen.items():
+        if name in formats():
+            held = manifest["formats"][name]
+            plain = held["fp32"]["networks"]
+            held[quantise.PRECISION] = _quantised(model, module, plain, folder, bench, calibration, captions)
+        else:
+            manifest.setdefault("notes", []).append(f"{name} has no int8 here; it holds {', '.join(module.PRECISIONS)}")
+
+
+def _quantised(
+    model: Model,
+    module: ModuleType,
+    plain: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    bench: Bench,
+    calibration: Calibration,
+    captions: Sequence[str],
+) -> dict[str, Any]:
+    """One format's files in 8 bits beside those in fp32, as the manifest describes them."""
+    files = {part: folder / entry["file"] for part, entry in plain.items()}
+    before = model.drawer({part: module.load(path) for part, path in files.items()})
+    networks: dict[str, Network] = {}
+    entries: dict[str, Any] = {}
+    for graph in model.graphs:
+        path, method, inputs = files[graph.name], quantise.METHODS[graph.name], calibration[graph.name]
+        target = path.with_name(f"{graph.name}.{quantise.PRECISION}{path.suffix}")
+        small = module.quantise(graph, path, target, method, inputs)
+        network = networks[graph.name] = module.load(small)
+        tried, expected = inputs[-1], before.networks[graph.name]
+        entry = export.entry_of(folder, small)
+        entries[graph.name] = entry | {
+            "method": method,
+            "max_relative_error": graphs.relative_error(network(tried), expected(tried)),
+            "size_ratio": entry["bytes"] / plain[graph.name]["bytes"],
+            "speed_ratio": quality.speed_ratio(expected, network, tried),
+        }
+    after = model.drawer(networks)
+    scores = {"fp32": quality.scores(bench, before), quantise.PRECISION: quality.scores(bench, after)}
+    return {
+        "networks": entries,
+        "pictures": export.compare_pictures(before, after, captions),
+        "quality": {"scores": scores, "told": quality.told(scores, entries, module.RUNTIME)},
+    }
