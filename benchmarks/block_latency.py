@@ -1,6 +1,6 @@
 """How well a sum of measured blocks predicts whole networks: random members of a space, in PyTorch on this CPU.
 
-    python benchmarks/block_latency.py [--networks 20] [--image-size 512] [--rounds 5] [--threads 1]
+    python benchmarks/block_latency.py [--networks 20] [--image-size 512] [--rounds 5] [--threads 1] [--seed 0]
 
 Prints each network's time, the sum of its blocks and the error, then the median and largest error and Kendall's tau. Times are
 the process's CPU time, medians over rounds. Blocks are timed before and after the networks, and the two medians averaged, because
@@ -40,9 +40,10 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="which random members")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    space, rng = SearchSpace.load(given.space), random.Random(0)
+    space, rng = SearchSpace.load(given.space), random.Random(given.seed)
     side = published.latent_size(given.image_size)
     networks = [space.architecture(space.sample(rng)) for _ in range(given.networks)]
     wanted = {block for config in networks for block in block_latency.blocks(config, side, published.TEXT_TOKENS)}

@@ -4,9 +4,11 @@ import importlib.util
 
 import exported
 import pytest
+import torch
 from torch import nn
 
 from nas import exporters, graphs
+from nas.errors import InputError
 from nas.exporters import executorch
 
 pytestmark = pytest.mark.skipif(
@@ -36,6 +38,65 @@ def test_a_file_computes_what_pytorch_does(tmp_path, precision, tolerance):
 def test_an_operator_it_lacks_is_named_with_its_block(tmp_path):
     with pytest.raises(exporters.Unsupported, match=r"decoder uses the operator nas_tests\.odd.* in block blocks\.1$"):
         executorch.write(graphs.decoder(exported.HasOdd(), (4, 2, 2)), tmp_path / "odd")
+    assert not list(tmp_path.iterdir())
+
+
+class Single(nn.Module):
+    """x -> x, as a layer that may become integers."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.inner.weight.data = torch.eye(4).reshape(inner.weight.shape)
+
+    def forward(self, latents):
+        return self.inner(latents)
+
+
+def quantised(module, tmp_path, method, calibration=()):
+    graph = graphs.decoder(module, (4, 4, 4))
+    return executorch.load(
+        executorch.quantise(graph, tmp_path / "plain.pte", tmp_path / "small.pte", method, calibration)
+    )
+
+
+def test_static_ranges_are_those_of_the_calibration(tmp_path):
+    inputs = torch.linspace(-1, 1, 128).view(2, 4, 4, 4)
+    network = quantised(Single(nn.Conv2d(4, 4, 1, bias=False)), tmp_path, "static", [(inputs,)])
+    assert torch.allclose(network((inputs,))[0], inputs, atol=2.02 * 2 / 255)
+    assert torch.allclose(network((torch.full((1, 4, 4, 4), 5.0),))[0], torch.ones(()), atol=4 * 2 / 255)
+
+
+def test_dynamic_ranges_are_those_of_the_call(tmp_path):
+    network = quantised(Single(nn.Linear(4, 4, bias=False)), tmp_path, "dynamic")
+    for reach in (1.0, 100.0):
+        inputs = torch.linspace(-reach, reach, 64).view(1, 4, 4, 4)
+        assert torch.allclose(network((inputs,))[0], inputs, atol=1.01 * 2 * reach / 255)
+
+
+def test_weights_become_bytes_but_for_the_first_convolution(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv_in, self.inner = nn.Conv2d(4, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)
+
+        def forward(self, latents):
+            return self.inner(self.conv_in(latents))
+
+    graph = graphs.decoder(exported.randomised(Two()), (4, 4, 4))
+    plain, small = executorch.write(graph, tmp_path / "plain"), tmp_path / "small.pte"
+    network = executorch.load(
+        executorch.quantise(graph, plain, small, "static", [graph.random_inputs(2, seed) for seed in range(4)])
+    )
+    saved = plain.stat().st_size - small.stat().st_size
+    assert saved == pytest.approx(3 * graph.module.inner.weight.numel(), rel=0.05)
+    inputs = graph.random_inputs(2, seed=9)
+    assert 1e-5 < graphs.relative_error(network(inputs), graph.run(inputs)) < 0.05
+
+
+def test_static_needs_calibration(tmp_path):
+    with pytest.raises(InputError, match="--quantise: decoder: static quantisation needs calibration inputs"):
+        quantised(Single(nn.Conv2d(4, 4, 1)), tmp_path, "static")
     assert not list(tmp_path.iterdir())
 
 

@@ -12,7 +12,8 @@ from nas.errors import InputError
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
-from nas import quantise  # noqa: E402
+from nas import int8, onnx_int8, quantise  # noqa: E402
+from nas.exporters import coreml  # noqa: E402
 from nas.exporters import onnx as format_onnx  # noqa: E402
 
 
@@ -53,7 +54,7 @@ def weights(path):
 def test_weights_are_the_nearest_of_255_levels_in_each_channel(tmp_path):
     graph, path = written(exported.randomised(Network()), tmp_path)
     calibration = [graph.random_inputs(2, seed) for seed in range(4)]
-    small = quantise.write(path, tmp_path / "small.onnx", "static", calibration)
+    small = onnx_int8.write(path, tmp_path / "small.onnx", "static", calibration)
     found, integers = weights(small)
     inner = graph.module.inner.weight.detach()
     (levels,) = integers  # the other convolution is among the blocks that are kept
@@ -68,7 +69,7 @@ def test_weights_are_the_nearest_of_255_levels_in_each_channel(tmp_path):
 def test_static_ranges_are_those_of_the_calibration(tmp_path):
     graph, path = written(Single(), tmp_path, (2, 4, 4))
     calibration = [(torch.linspace(-1, 1, 32).view(1, 2, 4, 4),)]
-    network = format_onnx.load(quantise.write(path, tmp_path / "small.onnx", "static", calibration))
+    network = format_onnx.load(onnx_int8.write(path, tmp_path / "small.onnx", "static", calibration))
     (inside,) = network((calibration[0][0],))
     assert torch.allclose(inside, calibration[0][0], atol=1.01 * 2 / 255)
     (beyond,) = network((torch.full((1, 2, 4, 4), 5.0),))
@@ -86,7 +87,7 @@ def test_dynamic_ranges_are_those_of_the_call(tmp_path):
             return self.inner(latents)
 
     graph, path = written(Linear(), tmp_path, (2, 4, 4))
-    network = format_onnx.load(quantise.write(path, tmp_path / "small.onnx", "dynamic"))
+    network = format_onnx.load(onnx_int8.write(path, tmp_path / "small.onnx", "dynamic"))
     for reach in (1.0, 100.0):
         inputs = torch.linspace(-reach, reach, 32).view(1, 2, 4, 4)
         assert torch.allclose(network((inputs,))[0], inputs, atol=1.01 * 2 * reach / 255)
@@ -95,7 +96,7 @@ def test_dynamic_ranges_are_those_of_the_call(tmp_path):
 def test_what_cannot_be_quantised_is_an_input_error(tmp_path):
     _, path = written(Single(), tmp_path, (2, 4, 4))
     with pytest.raises(InputError, match=r"--quantise: .*plain\.onnx: onnxruntime cannot quantise it"):
-        quantise.write(path, tmp_path / "small.onnx", "static", [])
+        onnx_int8.write(path, tmp_path / "small.onnx", "static", [])
     assert not (tmp_path / "small.onnx").exists()
 
 
@@ -202,3 +203,23 @@ def test_int8_needs_the_float_graphs(run, tmp_path):
     with pytest.raises(InputError, match="--quantise int8: made from the onnx format in fp32"):
         export.export(run, "trial:0", tmp_path / "m", ["safetensors"], quantised=True)
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "precisions", "words"),
+    [
+        ({"coreml": coreml}, ["fp32"], "format coreml has no int8; add --format executorch or onnx"),
+        ({}, ["fp32"], "no format that holds graphs; add --format executorch or onnx"),
+        ({"onnx": format_onnx}, ["fp16"], "it is made from fp32 and compared with it; add --precision fp32"),
+    ],
+)
+def test_int8_of_what_has_none(chosen, precisions, words):
+    with pytest.raises(InputError, match=f"--quantise int8: {words}"):
+        int8.check(chosen, precisions)
+
+
+def test_a_format_without_int8_says_so_beside_one_that_has_it(model, bench):
+    source = drawing.model(drawing.load_network(model), drawing.yaml.safe_load((model / "pipeline.yaml").read_text()))
+    manifest = {"formats": {"coreml": {}}}
+    int8.add(manifest, source, {"coreml": coreml}, model, bench, [])
+    assert manifest == {"formats": {"coreml": {}}, "notes": ["coreml has no int8 here; it holds fp16, fp32"]}

@@ -28,7 +28,9 @@ def export(
         str, typer.Option(help="Any of yaml, safetensors, onnx, executorch, coreml.")
     ] = "yaml,safetensors",
     precision: Annotated[str, typer.Option(help="fp32, fp16 or both, for formats that hold graphs.")] = "fp32",
-    quantise: Annotated[str | None, typer.Option(help="int8: onnx and executorch also quantised, with the loss of quality.")] = None,
+    quantise: Annotated[
+        str | None, typer.Option(help="int8: onnx, executorch also in 8 bits, with the loss of quality.")
+    ] = None,
 ) -> None:
     """Write one trial's architecture at deploy scale, its proxy with trained weights, and both for other runtimes.
 

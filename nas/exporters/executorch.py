@@ -52,6 +52,8 @@ def quantise(
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+    if method == "static" and not calibration:
+        raise InputError(f"--quantise: {graph.name}: static quantisation needs calibration inputs, got none")
     inputs = graph.random_inputs(1)
     config = xnnpack.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=method == "dynamic")
     quantizer = xnnpack.XNNPACKQuantizer().set_filter_function(lambda node: not kept(block_of(node)))
