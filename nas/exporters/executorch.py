@@ -62,12 +62,12 @@ def quantise(
     with _quiet():
         try:
             prepared = prepare_pt2e(torch.export.export(graph.module, inputs, strict=False).module(), quantizer)
-            for row in _rows(calibration):
+            for row in _rows(calibration if method == "static" else ()):
                 prepared(*row)
             traced = torch.export.export(convert_pt2e(prepared), inputs, strict=False)
         except Exception as error:  # many classes
             raise InputError(f"--quantise: {graph.name}: XNNPACK cannot quantise it: {brief(error)}") from None
-        return _lowered(graph.name, traced, target)
+        return _lowered(graph.name, traced, target, method)
 
 
 def _rows(calibration: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
@@ -76,11 +76,12 @@ def _rows(calibration: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, .
         yield from zip(*(value.split(1) for value in inputs), strict=True)
 
 
-def _lowered(name: str, traced: ExportedProgram, target: Path) -> Path:
+def _lowered(name: str, traced: ExportedProgram, target: Path, method: Method | None = None) -> Path:
     from executorch.backends.xnnpack.partition import xnnpack_partitioner as xnnpack
     from executorch.exir import to_edge_transform_and_lower
 
-    partitioners = [xnnpack.XnnpackDynamicallyQuantizedPartitioner(), xnnpack.XnnpackPartitioner()]
+    measured = (xnnpack.XnnpackDynamicallyQuantizedPartitioner(),) if method == "dynamic" else ()
+    partitioners = [*measured, xnnpack.XnnpackPartitioner()]
     try:
         program = to_edge_transform_and_lower(traced, partitioner=partitioners).to_executorch()
     except Exception as error:  # many classes, some private
