@@ -62,7 +62,7 @@ def quantise(
     with _quiet():
         try:
             prepared = prepare_pt2e(torch.export.export(graph.module, inputs, strict=False).module(), quantizer)
-            for row in _rows(calibration if method == "static" else ()):
+            for row in _rows(calibration if method == "static" else [inputs]):  # weights are looked at in a call, too
                 prepared(*row)
             traced = torch.export.export(convert_pt2e(prepared), inputs, strict=False)
         except Exception as error:  # many classes
