@@ -194,15 +194,11 @@ def test_the_speed_ratio_is_the_median_of_pairs(monkeypatch):
 
 def test_what_is_told_has_the_change_in_percent():
     entries = {"denoiser": {"method": "static", "size_ratio": 0.271, "speed_ratio": 1.5}}
-    lines = quality.told({"fp32": {"fid": 200.0, "zero": 0.0}, "int8": {"fid": 206.0, "zero": 1.0}}, entries)
+    lines = quality.told(
+        {"fp32": {"fid": 200.0, "zero": 0.0}, "int8": {"fid": 206.0, "zero": 1.0}}, entries, "onnxruntime"
+    )
     assert lines[0].startswith("int8 denoiser (static): 0.27 of the size, 1.50 times as fast")
     assert "200 in fp32, 206 in int8 (+3.0%)" in lines[1] and "%" not in lines[2]
-
-
-def test_int8_needs_the_float_graphs(run, tmp_path):
-    with pytest.raises(InputError, match="--quantise int8: made from the onnx format in fp32"):
-        export.export(run, "trial:0", tmp_path / "m", ["safetensors"], quantised=True)
-    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize(
@@ -216,6 +212,12 @@ def test_int8_needs_the_float_graphs(run, tmp_path):
 def test_int8_of_what_has_none(chosen, precisions, words):
     with pytest.raises(InputError, match=f"--quantise int8: {words}"):
         int8.check(chosen, precisions)
+
+
+def test_what_has_no_int8_is_said_before_anything_is_written(run, tmp_path):
+    with pytest.raises(InputError, match="no format that holds graphs"):
+        export.export(run, "trial:0", tmp_path / "m", ["safetensors"], quantised=True)
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_format_without_int8_says_so_beside_one_that_has_it(model, bench):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 def test_the_map_names_what_is_on_disk():
     text = (ROOT / "README.md").read_text()
     block = text[text.index("## Map of the code") : text.index("## Where a change goes")]
-    named = set(re.findall(r"\b([a-z_]+\.(?:py|html))\b", block))
+    named = set(re.findall(r"\b([a-z_0-9]+\.(?:py|html))\b", block))
     on_disk = {path.name for pattern in ("*.py", "*.html") for path in (ROOT / "nas").glob(pattern)} - {"__init__.py"}
     assert named == on_disk
     folders = {path.name for path in (ROOT / "nas").iterdir() if (path / "__init__.py").exists()}
