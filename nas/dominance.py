@@ -50,8 +50,9 @@ def nondominated_ranks(points: Points) -> NDArray[np.int64]:
 def _no_worse(points: Points) -> NDArray[np.bool_]:
     """(n, n): which point is as good as which other, or better, in every objective. Small integers compare fastest."""
     found = np.ones((len(points), len(points)), dtype=bool)
+    kind = np.int16 if len(points) < 2**15 else np.int64
     for column in points.T:
-        places = np.unique(column, return_inverse=True)[1].astype(np.int16 if len(points) < 2**15 else np.int64)
+        places: NDArray[np.integer] = np.unique(column, return_inverse=True)[1].astype(kind)
         found &= places[:, None] <= places
     return found
 
