@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from nas import menu, results, settings
 from nas.errors import InputError
+from nas.peers import Curves
 from nas.settings import Study
 from nas.space import Choices, SearchSpace
-from nas.stopping import Curves
 
 NAME = "curves.csv"
 FIRST = ("key", "trial", "rung", "fraction", "images_seen", "train_s", "other_s")

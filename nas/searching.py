@@ -204,7 +204,8 @@ class SearchRun(Run):
 
     def retell(self, record: Record) -> None:
         """A twin takes its result when that is there."""
-        source = self.records.get(record.get("duplicate_of", record["trial"]))
+        twin_of: int = record["duplicate_of"] if "duplicate_of" in record else record["trial"]
+        source = self.records.get(twin_of)
         if source is None:
             self.ledger.forget(record["trial"])
         elif source["state"] == "running":

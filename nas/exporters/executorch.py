@@ -73,7 +73,7 @@ def quantise(
 def _rows(calibration: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
     """Inputs of one picture each."""
     for inputs in calibration:
-        yield from zip(*(value.split(1) for value in inputs), strict=True)
+        yield from zip(*(value[:, None] for value in inputs), strict=True)
 
 
 def _lowered(name: str, traced: ExportedProgram, target: Path, method: Method | None = None) -> Path:
