@@ -107,7 +107,11 @@ def reason(settings: Settings, rung: int) -> str:
 def halving(curves: Curves, keep: float) -> bool:
     """Whether the last trial is among the best `keep` of all, by rank and then by contributed hypervolume."""
     points = curves[:, -1]
-    ranks = nondominated_ranks(points)
+    beaten = (points >= points[-1]).all(axis=1) & (points > points[-1]).any(
+        axis=1
+    )  # they rank behind it, and move nobody
+    ranks = np.full(len(points), len(points))
+    ranks[~beaten] = nondominated_ranks(points[~beaten])
     share = math.ceil(keep * len(points))
     better, level = int((ranks < ranks[-1]).sum()), np.flatnonzero(ranks == ranks[-1])
     if better >= share or better + len(level) <= share:  # the hypervolume cannot change it
