@@ -78,8 +78,9 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool = False, whe
 
 def kind_of(study: Study, space: SearchSpace | None) -> Callable[..., Run]:
     """The study's kind of run, to be given its directory and what follows."""
-    if space is None:
+    if study.ablation is not None:
         return partial(CellRun, study)
+    assert space is not None, "a search without a space is refused when its file is read"
     return partial(SearchRun, study, space)
 
 

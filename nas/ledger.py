@@ -16,7 +16,6 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
-from optuna.study._tell import _tell_with_warning
 from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
 
 from nas.postgres import Database
@@ -94,7 +93,7 @@ class Ledger:
         state = STATES[outcome["state"]]
         row = {**outcome["cost"], **(outcome["rungs"][-1]["metrics"] if outcome["rungs"] else {})}
         values = [row[column] for column in self.objectives] if state == TrialState.COMPLETE else None
-        _tell_with_warning(self.optuna, number, values, state)  # Study.tell copies the trial, to return it
+        self.optuna.tell(number, values, state)
         self.storage.set_trial_state_values(self._ids[number], state, values)
 
     def forget(self, number: int) -> None:

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[1]  # of the copy, when the driver reads it there
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->")
 COMMAND = re.compile(r"^(?:nas|make|\.venv/bin/\S+) ")  # how a line of a block without a language starts if it is one
-MAY_NEED = ("cluster", "GPU", "network")  # the only reasons for a block that is not run
+MAY_NEED = ("cluster", "GPU", "network", "the extra executorch")  # the only reasons for a block that is not run
 
 
 @dataclass(frozen=True)

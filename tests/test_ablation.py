@@ -5,6 +5,7 @@ import math
 import pickle
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,8 @@ from nas.bench import Bench, fresh
 from nas.errors import InputError
 from nas.objectives import denoising
 from nas.rundir import RunDirectory
+from nas.searching import SearchRun
+from nas.space import SearchSpace
 
 REFERENCE = {"a": "0", "b": "0"}
 
@@ -610,3 +613,11 @@ def test_conditions_say_what_the_cells_vary(tmp_path):
     told = cells.conditions_of(varied, {"fid": fid, "denoising_loss": {"unit": "", "times": 8}})
     assert told["fid"] == {"unit": "", "images": 8, "steps": "as the cell says", "guidance": 1.0}
     assert told["denoising_loss"] == {"unit": "", "times": 8}
+
+
+@pytest.mark.parametrize("name", ["sa_ca_placement", "quickstart"])
+def test_a_study_that_names_a_space_is_a_search_only_without_an_ablation(name):
+    study = study_file.load(Path(__file__).parents[1] / "studies" / name)
+    assert study.space is not None
+    kind = launch.kind_of(study, SearchSpace.load(study.space))
+    assert kind.func is (cells.CellRun if study.ablation else SearchRun)
