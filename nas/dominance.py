@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 Points = NDArray[np.float64]  # (number of points, number of objectives), all to be minimised
 
-CORNER = (
-    1.1  # the reference of a hypervolume, where objectives are scaled to [0, 1]: a tenth beyond the worst (assumption)
-)
+# The reference of a hypervolume, where objectives are scaled to [0, 1]: a tenth beyond the worst (assumption).
+CORNER = 1.1
 DECIMALS = 12  # of a contribution to a hypervolume that is scaled to about 1; beyond that lies rounding
 
 

@@ -33,8 +33,8 @@ def expected(point: NDArray[np.float64], peers: Points, here: Points, ends: Poin
     front = ((ends - low) / scale)[nondominated(ends)]
     forecasts = (point + gains[:: math.ceil(len(gains) / MOST_GAINS)] - low) / scale
     corner = np.full(len(point), CORNER)
-    added = [added_volume(forecast, front, corner) for forecast in forecasts if (forecast < corner).all()]
-    return sum(added) / len(forecasts) / hypervolume(front, corner)
+    added = [added_volume(forecast, front, corner) for forecast in forecasts]
+    return float(np.mean(added)) / hypervolume(front, corner)
 
 
 def of_curves(curve: Points, others: Peers, rungs: int) -> float:

@@ -61,6 +61,7 @@ def test_an_address_opens_a_trial(page, run_dir):
 def test_every_figure_is_drawn_before_printing(page):
     page.value("window.dispatchEvent(new Event('beforeprint'))")
     page.wait("[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))", 60)
+    assert page.value("document.querySelectorAll('.plot .main-svg').length") > 0
 
 
 @pytest.mark.parametrize("width", [1280, 390])
