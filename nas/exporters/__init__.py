@@ -17,15 +17,17 @@ The graph's own numbers decide: `nas.export` compares what `load` gives with PyT
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from nas import menu
-from nas.errors import InputError
+from nas.errors import InputError, brief
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.export import ExportedProgram
 
 Network = Callable[["tuple[Tensor, ...]"], "tuple[Tensor, ...]"]
 
@@ -44,9 +46,17 @@ def block_of(node: Any) -> str:
     return (stack[-1][0] if stack else "") or "the network itself"
 
 
-def lacks(who: str, graph: str, node: Any) -> str:
-    """What is said of a node of a traced graph whose operator `who` lacks."""
-    return f"{graph} uses the operator {node.target}, which {who} lacks, in block {block_of(node)}"
+def named(traced: ExportedProgram, pattern: str, error: BaseException) -> Any:
+    """The node of a traced graph whose name the pattern finds in an error, or None."""
+    found = re.search(pattern, str(error))
+    return next((node for node in traced.graph.nodes if found and node.name == found[1]), None)
+
+
+def refusal(form: str, who: str, graph: str, node: Any, error: BaseException) -> str:
+    """What is said when a graph cannot be written: the operator that `who` lacks and its block, where the node is known."""
+    if node is None:
+        return f"format {form}: {graph} cannot be written: {brief(error)}"
+    return f"format {form}: {graph} uses the operator {node.target}, which {who} lacks, in block {block_of(node)}"
 
 
 def missing(module: ModuleType) -> list[str]:

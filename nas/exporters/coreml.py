@@ -6,17 +6,13 @@ import contextlib
 import io
 import logging
 import platform
-import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import brief
-from nas.exporters import Network, NoRuntime, Unsupported, lacks
+from nas.exporters import Network, NoRuntime, Unsupported, named, refusal
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-
     from nas.graphs import Graph
 
 RUNTIME = "coreml"
@@ -43,18 +39,10 @@ def write(graph: Graph, path: Path, precision: str = "fp16") -> Path:
                 traced, minimum_deployment_target=coremltools.target.iOS17, compute_precision=compute
             )
         except Exception as error:  # many classes
-            raise Unsupported(_told(graph.name, traced, error)) from None
+            node = named(traced, r"Unsupported fx node (\w+), kind", error)
+            raise Unsupported(refusal("coreml", "Core ML", graph.name, node, error)) from None
     made.save(str(target))
     return target
-
-
-def _told(name: str, traced: ExportedProgram, error: BaseException) -> str:
-    """Which operator of which block could not be converted."""
-    found = re.search(r"Unsupported fx node (\w+), kind", str(error))
-    nodes = {node.name: node for node in traced.graph.nodes}
-    if found is None or found[1] not in nodes:
-        return f"format coreml: {name} cannot be converted: {brief(error)}"
-    return f"format coreml: {lacks('Core ML', name, nodes[found[1]])}"
 
 
 def load(path: Path, threads: int | None = None) -> Network:

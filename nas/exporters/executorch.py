@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, brief
-from nas.exporters import Network, Unsupported, block_of, lacks
+from nas.exporters import Network, Unsupported, block_of, refusal
 from nas.quantise import kept
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _lowered(name: str, traced: ExportedProgram, target: Path, method: Method | 
     try:
         program = to_edge_transform_and_lower(traced, partitioner=partitioners).to_executorch()
     except Exception as error:  # many classes, some private
-        raise Unsupported(_told(name, traced, error)) from None
+        raise Unsupported(refusal("executorch", "ExecuTorch", name, _refused(traced, error), error)) from None
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(program.buffer)
     return target
@@ -101,13 +101,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _told(name: str, traced: ExportedProgram, error: BaseException) -> str:
-    """Which operator of which block could not be lowered."""
-    refused = set(re.findall(r"\w+::\w+", str(error)))
-    for node in traced.graph.nodes:
-        if str(getattr(node.target, "_schema", "")).partition("(")[0].partition(".")[0] in refused:
-            return f"format executorch: {lacks('ExecuTorch', name, node)}"
-    return f"format executorch: {name} cannot be lowered: {brief(error)}"
+def _refused(traced: ExportedProgram, error: BaseException) -> Any:
+    """The first node whose operator the error names, or None."""
+    names = set(re.findall(r"\w+::\w+", str(error)))
+    operators = ((node, str(getattr(node.target, "_schema", ""))) for node in traced.graph.nodes)
+    return next((node for node, told in operators if told.partition("(")[0].partition(".")[0] in names), None)
 
 
 def load(path: Path, threads: int | None = None) -> Network:

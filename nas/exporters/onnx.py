@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, brief
-from nas.exporters import Network, Unsupported, lacks
+from nas.exporters import Network, Unsupported, named, refusal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,18 +72,10 @@ def _converted(graph: Graph, traced: ExportedProgram) -> Any:
             traced, dynamo=True, verbose=False, input_names=list(graph.inputs), output_names=list(graph.outputs)
         )
     except torch.onnx.OnnxExporterError as error:
-        raise Unsupported(_told(graph.name, traced, error)) from None
+        node = named(traced, r"Error when translating node %(\w+)", error)
+        raise Unsupported(refusal("onnx", "ONNX", graph.name, node, error)) from None
     finally:
         logger.setLevel(level)
-
-
-def _told(name: str, traced: ExportedProgram, error: BaseException) -> str:
-    """Which operator of which block could not be written."""
-    found = re.search(r"Error when translating node %(\w+)", str(error))
-    nodes = {node.name: node for node in traced.graph.nodes}
-    if found is None or found[1] not in nodes:
-        return f"format onnx: {name} cannot be written: {brief(error)}"
-    return f"format onnx: {lacks('ONNX', name, nodes[found[1]])}"
 
 
 def _clean(model: Any) -> None:
