@@ -12,17 +12,12 @@ from __future__ import annotations
 
 import copy
 import csv
-import resource
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import torch
 import yaml
-from lightning.pytorch.utilities import rank_zero_only
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -30,12 +25,13 @@ from torch import nn
 from nas import (
     autoencoders,
     conditioning,
+    deploy_job,
+    deploy_watch,
     drawing,
     export,
     interruption,
     menu,
     model_card,
-    published,
     recipe,
     stages,
     training,
@@ -43,99 +39,19 @@ from nas import (
 from nas.backbones import Proxy
 from nas.backbones.unet import Config
 from nas.bench import fresh
+from nas.deploy_job import LOG, SETTINGS, Job
+from nas.deploy_watch import Say, Watch
 from nas.errors import InputError
 from nas.recipe import Recipe
-from nas.settings import Entry
 from nas.streaming import Frozen, Reading, Stream
 from nas.training import DenoiserTraining, Hardware, stream_seed
 
-STRATEGIES = ("auto", "ddp")
-REPORT_SECONDS = 30.0
-CHECKPOINT, SETTINGS, LOG = "checkpoint.safetensors", "training.yaml", "log.csv"
-PIPELINE = ("conditioning", "autoencoder")
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training: what, how, and where it lies."""
-
-    name: str
-    architecture: Config
-    """At deploy scale."""
-    recipe: Recipe
-    """With its autoencoder and text encoder filled in."""
-    out: Path
-    hardware: Hardware
-
-    def settings(self) -> dict[str, Any]:
-        """Everything that decides the weights, as plain values; not what it runs on."""
-        plain = self.recipe.model_dump(mode="json")
-        for section in ("dataset", "autoencoder", "objective"):
-            plain[section] = dict(getattr(self.recipe, section))
-        for section in ("readers", "checkpoint_minutes"):
-            del plain[section]
-        found: dict[str, Any] = yaml.safe_load(yaml.safe_dump({"architecture": self.architecture.to_dict(), **plain}))
-        return found
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.out / CHECKPOINT
-
-
-def job(what: str, given: Recipe, out: Path | None, hardware: Hardware) -> Job:
-    """The training of an export's architecture, or of a preset's or YAML file's. Raises InputError for what cannot be."""
-    folder = Path(what)
-    found = _of_export(folder) if folder.is_dir() else {}
-    architecture = found.get("architecture") or published.architecture(what)
-    filled = given.model_copy(
-        update={
-            "conditioning": given.conditioning or found.get("conditioning") or conditioning.Settings(),
-            "autoencoder": given.autoencoder or found.get("autoencoder") or Entry(name="kl"),
-        }
-    )
-    name = folder.resolve().name if found else Path(what).stem
-    made = Job(name, architecture, filled, out or Path("runs/train") / name, hardware)
-    _check(made)
-    return made
-
-
-def _of_export(folder: Path) -> dict[str, Any]:
-    drawing.read(folder)
-    deploy, pipeline = (yaml.safe_load((folder / name).read_text()) for name in ("deploy.yaml", "pipeline.yaml"))
-    return {
-        "architecture": Config.from_dict(deploy["architecture"]),
-        "conditioning": conditioning.Settings(**pipeline["conditioning"]),
-        "autoencoder": Entry(**pipeline["autoencoder"]),
-    }
-
-
-def _check(made: Job) -> None:
-    """What can be known to be wrong before any model is loaded."""
-    hardware, given = made.hardware, made.recipe
-    if hardware.strategy not in STRATEGIES:
-        raise InputError(
-            f"--strategy: unknown strategy {hardware.strategy!r}{menu.nearest(hardware.strategy, list(STRATEGIES))} "
-            "(weights are whole on every device, which the moving average and checkpoints rely on)"
-        )
-    for number, stage in enumerate(given.stages):
-        if stage.batch % hardware.devices:
-            raise InputError(f"stages.{number}.batch: {stage.batch} does not divide by --devices {hardware.devices}")
-    requires = menu.pick("objectives", given.objective.name).Objective.requires
-    if requires - {"teacher"}:
-        raise InputError(
-            f"objective: {given.objective.name} needs {', '.join(requires)}, which nas train does not have"
-        )
-    if requires and given.start is None:
-        raise InputError(f"start: required by objective {given.objective.name}, which learns from a trained network")
-
-
-# --- the training ----------------------------------------------------------------------------------------------------
+PIPELINE = ("conditioning", "autoencoder", "objective", "sampling")
 
 
 def run(made: Job, say: Say) -> Path:
     """Train, or go on with it, and return the folder. Raises InputError, and Interrupted once a checkpoint is saved."""
-    say = say if _is_first() else _silent
+    say = say if deploy_watch.is_first() else _silent
     _check_folder(made)
     interruption.install_in_trainer()
     frozen = _frozen(made.recipe)
@@ -156,11 +72,6 @@ def run(made: Job, say: Say) -> Path:
         _train_stage(made, module, frozen, current, say)
         _finish_stage(made, module, network, frozen, current, say)
     return made.out
-
-
-def _is_first() -> bool:
-    """Whether this process is rank 0: Lightning knows before and after the processes are joined."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 def _silent(line: str) -> None:
@@ -185,7 +96,7 @@ def _check_folder(made: Job) -> None:
 
 
 def _record(made: Job) -> None:
-    if _is_first():
+    if deploy_watch.is_first():
         made.out.mkdir(parents=True, exist_ok=True)
         export.write_yaml(made.out / SETTINGS, made.settings())
 
@@ -270,7 +181,7 @@ def _train_stage(made: Job, module: DenoiserTraining, frozen: Frozen, stage: int
             training.fit(module, stream, stop, made.hardware, [watch])
     except interruption.Interrupted:
         watch.report(module)
-        _save(made, module, stage)
+        deploy_watch.save(made, module, stage)
         say(
             f"told to end: saved at {module.images_seen:,} images of stage {stage + 1}; the same command goes on from there"
         )
@@ -286,98 +197,14 @@ def _finish_stage(
     made: Job, module: DenoiserTraining, network: nn.Module, frozen: Frozen, stage: int, say: Say
 ) -> None:
     """Write the export, then the checkpoint that the next stage begins with."""
-    if _is_first():
+    if deploy_watch.is_first():
         module.ema.swap()
         write(made, network, frozen, stage)
         module.ema.swap()
     module.step = 0
-    _save(made, module, stage + 1)
+    deploy_watch.save(made, module, stage + 1)
     size = made.recipe.stages[stage].image_size
     say(f"stage {stage + 1} ({size} px) is done; draw with: nas sample {made.out} 'a caption'")
-
-
-def _save(made: Job, module: DenoiserTraining, stage: int) -> None:
-    if _is_first():
-        module.save(made.checkpoint, {"stage": str(stage)})
-
-
-class Watch(L.Callback):
-    """What happens beside the updates: lines, checkpoints, and one answer of all processes to SIGTERM."""
-
-    def __init__(self, made: Job, stage: int, stop: int, say: Say):
-        self.made, self.stage, self.stop, self.say = made, stage, stop, say
-        self.last_line = self.last_save = time.perf_counter()
-        self.last_step = 0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        interruption.install_in_trainer()  # in place of Lightning's, which does not wait for the end of an update
-        self.last_line = self.last_save = time.perf_counter()
-        self.last_step = _training(pl_module).step
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        module, now = _training(pl_module), time.perf_counter()
-        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(interruption.asked(), all=False):
-            interruption.ask()
-            trainer.should_stop = True
-        if now - self.last_line >= REPORT_SECONDS:
-            self.report(module)
-        if now - self.last_save >= 60 * self.made.recipe.checkpoint_minutes:
-            _save(self.made, module, self.stage)
-            self.last_save = time.perf_counter()
-
-    def report(self, module: DenoiserTraining) -> None:
-        """One line for people, and one in log.csv."""
-        now, logged = time.perf_counter(), module.logged()
-        if module.step == self.last_step or not _is_first():
-            return
-        pace = (module.step - self.last_step) * module.settings.batch / max(now - self.last_line, 1e-9)
-        left = (self.stop - module.step) * module.settings.batch / pace / 60
-        memory = peak_memory_mib()
-        row: dict[str, Any] = {
-            "stage": self.stage + 1,
-            "image_size": self.made.recipe.stages[self.stage].image_size,
-            "images_seen": module.images_seen,
-            "loss": logged["generator_loss"],
-            "gradient_norm": logged["generator_gradient_norm"],
-            "images_per_s": pace,
-            "peak_memory_mib": memory,
-            "devices": self.made.hardware.devices,
-            "device": device_name(),
-        }
-        _append(self.made.out / LOG, row)
-        self.say(
-            f"stage {row['stage']} ({row['image_size']} px)  {module.images_seen:,}/{self.stop * module.settings.batch:,} images"
-            f"  loss {row['loss']:.4f}  {pace:.4g} images/s  {memory / 1024:.2f} GiB  {left:.1f} min left"
-        )
-        self.last_line, self.last_step = now, module.step
-
-
-def _training(module: L.LightningModule) -> DenoiserTraining:
-    assert isinstance(module, DenoiserTraining)
-    return module
-
-
-def peak_memory_mib() -> float:
-    """Most memory held so far: on the GPU by PyTorch, or else by this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def device_name() -> str:
-    """What computes, in words."""
-    from nas.latency import device
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else device()[0]
-
-
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------
@@ -393,7 +220,7 @@ def write(made: Job, network: nn.Module, frozen: Frozen, stage: int) -> None:
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     save_file(weights, folder / "weights.safetensors", {"images_seen": str(images)})
     export.write_yaml(folder / "config.yaml", config.to_dict())
-    pipeline = {section: made.settings()[section] for section in (*PIPELINE, "objective", "sampling")}
+    pipeline = {section: made.settings()[section] for section in PIPELINE}
     export.write_yaml(made.out / "pipeline.yaml", {**pipeline, "image_size": size})
     side = size // frozen.autoencoder.factor
     deploy = {
@@ -439,7 +266,7 @@ def start(
     say: Say,
 ) -> None:
     """`nas train`; a dry run prints the recipe, as a file that `--recipe` reads."""
-    made = job(what, recipe.load(path, overrides, data), out, hardware)
+    made = deploy_job.load(what, recipe.load(path, overrides, data), out, hardware)
     if dry_run:
         shown = {name: value for name, value in made.settings().items() if name != "architecture"}
         say(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip())

@@ -19,15 +19,14 @@ between cells are differences within a repeat; `nas.ablation` analyses them as s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas import fields, menu
-from nas.document import expected
 from nas.errors import InputError
 from nas.space import SearchSpace
 
@@ -35,11 +34,10 @@ if TYPE_CHECKING:
     from nas.backbones.unet import Config
     from nas.settings import Study
 
-Location = tuple[int | str, ...]
 Overrides = dict[str, Any]  # path -> value
 SECTIONS = ("architecture", "objective", "training", "sampling", "dataset", "conditioning", "autoencoder", "proxy")
+ARCHITECTURE = SECTIONS[0]
 ENCODED = ("dataset", "conditioning", "autoencoder")  # sections that decide what the cached data is
-MOST_CELLS = 1_000
 
 
 class Factor(BaseModel):
@@ -154,23 +152,14 @@ class Cell:
     @property
     def architecture_fields(self) -> list[tuple[str, Any]]:
         """(path inside the architecture, value) pairs."""
-        return [(path.partition(".")[2], value) for path, value in self.overrides.items() if _section(path) == FIRST]
+        return [
+            (path.partition(".")[2], value) for path, value in self.overrides.items() if section(path) == ARCHITECTURE
+        ]
 
     @property
     def settings(self) -> Overrides:
         """The overrides of everything but the architecture."""
-        return {path: value for path, value in self.overrides.items() if _section(path) != FIRST}
-
-
-class Refused(ValueError):
-    """What is wrong with a design, and where in the study file."""
-
-    def __init__(self, location: Location, message: str):
-        super().__init__(message)
-        self.location, self.message = location, message
-
-
-FIRST = SECTIONS[0]
+        return {path: value for path, value in self.overrides.items() if section(path) != ARCHITECTURE}
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------
@@ -228,6 +217,17 @@ def level_name(level: Any) -> str:
     return level if isinstance(level, str) else json.dumps(level)
 
 
+def varied(settings: Settings) -> list[str]:
+    """Every path that some factor sets."""
+    factors = settings.factors.values()
+    return list(dict.fromkeys(path for factor in factors for name in factor.names for path in factor.overrides(name)))
+
+
+def section(path: str) -> str:
+    """The part of a study file that a path is in."""
+    return path.partition(".")[0]
+
+
 # --- what a cell changes ---------------------------------------------------------------------------------------------
 
 
@@ -275,142 +275,3 @@ def architectures(study: Study) -> dict[str, Config]:
     assert study.ablation is not None
     base = base_architecture(study)
     return {c.name: fields.changed(base, c.architecture_fields).canonical() for c in cells(study.ablation)}
-
-
-# --- checks ----------------------------------------------------------------------------------------------------------
-
-
-def check(study: Study) -> None:
-    """Raises Refused for fields that do not exist, levels that their field refuses, and cells that cannot be told apart."""
-    settings = study.ablation
-    assert settings is not None
-    try:
-        base = base_architecture(study)
-    except InputError as error:
-        raise Refused(("architecture",), str(error).removeprefix("architecture: ")) from None
-    size = len(order(settings)) // settings.repeats if settings.design != "factorial" else _size(settings)
-    if size > MOST_CELLS:
-        raise Refused(("ablation", "factors"), f"{size:,} cells, expected at most {MOST_CELLS:,}")
-    for name, factor in settings.factors.items():
-        for index, level in enumerate(factor.names):
-            for path, value in factor.overrides(level).items():
-                _check_level(study, base, path, value, _location(name, factor, index, path))
-    _check_overlaps(settings, base)
-    _check_cells(study, settings, base)
-
-
-def _size(settings: Settings) -> int:
-    size = 1
-    for factor in settings.factors.values():
-        size *= len(factor.levels)
-    return size
-
-
-def _location(name: str, factor: Factor, index: int, path: str) -> Location:
-    """Where in the file a level sets a path."""
-    here: Location = ("ablation", "factors", name, "levels")
-    return (*here, factor.names[index], path) if factor.field is None else (*here, index)
-
-
-def _field_location(location: Location) -> Location:
-    """Where the path itself stands, for a level at `location`."""
-    return (*location[:3], "field") if isinstance(location[-1], int) else location
-
-
-def _check_level(study: Study, base: Config, path: str, value: Any, location: Location) -> None:
-    section = _section(path)
-    if section not in SECTIONS:
-        raise Refused(_field_location(location), f"no section {section!r}{menu.nearest(section, list(SECTIONS))}")
-    if section == FIRST:
-        return _check_architecture(base, path, value, location)
-    try:
-        _validated(study, {path: value})
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = _field_location(location) if first["type"] == "extra_forbidden" else location
-        raise Refused(at, f"{path}: {expected(_model(study, section), first)}") from None
-    except ValueError as error:
-        raise Refused(_field_location(location), f"{path}: {error}") from None
-    except InputError as error:
-        raise Refused(location, f"{path}: {error}") from None
-
-
-def _check_architecture(base: Config, path: str, value: Any, location: Location) -> None:
-    _, _, field = path.partition(".")
-    try:
-        fields.changed(base, [(field, value)])
-    except fields.NoField as error:
-        raise Refused(_field_location(location), str(error)) from None
-    except ValueError as error:
-        raise Refused(location, f"{path}: {value!r} is refused: {error}") from None
-
-
-def _validated(study: Study, overrides: Mapping[str, Any]) -> Study:
-    """`changed`, with what the menu files say about their own settings; their errors name the field alone."""
-    new = changed(study, overrides)
-    touched = {_section(path) for path in overrides}
-    for location, folder, entry in new.menu_entries():
-        if location[0] in touched:
-            entry.settings(folder)
-    return new
-
-
-def _model(study: Study, section: str) -> type[BaseModel]:
-    """The settings class whose keys a path's last step may be."""
-    value = getattr(study, section)
-    if section in ("objective", "autoencoder"):
-        model: type[BaseModel] = menu.pick(f"{section}s", value.name).Settings
-        return model
-    return type(study)
-
-
-def _check_overlaps(settings: Settings, base: Config) -> None:
-    """No two factors set the same field, or one a part of what the other sets."""
-    paths = {name: _set_by(factor, base) for name, factor in settings.factors.items()}
-    for a, b in combinations(settings.factors, 2):
-        for mine, other in product(sorted(paths[a]), sorted(paths[b])):
-            if mine == other or mine.startswith(f"{other}.") or other.startswith(f"{mine}."):
-                raise Refused(("ablation", "factors", b), f"sets {other}, which factor {a!r} sets too")
-
-
-def _set_by(factor: Factor, base: Config) -> set[str]:
-    """Every path that a factor sets, without wildcards."""
-    found: set[str] = set()
-    for path in (path for name in factor.names for path in factor.overrides(name)):
-        section, _, field = path.partition(".")
-        inside = fields.concrete(base, field) if section == FIRST and "*" in field else [field]
-        found |= {f"{section}.{field}".rstrip(".") for field in inside}
-    return found
-
-
-def _check_cells(study: Study, settings: Settings, base: Config) -> None:
-    """Every combination on its own, and that no two are the same."""
-    seen: dict[str, str] = {}
-    for cell in cells(settings):
-        location: Location = ("ablation", "factors")
-        try:
-            config = fields.changed(base, cell.architecture_fields).canonical()
-            new = _validated(study, cell.settings)
-        except ValidationError as error:
-            raise Refused(location, f"cell {cell.name!r} is refused: {error.errors()[0]['msg']}") from None
-        except (ValueError, InputError) as error:
-            raise Refused(location, f"cell {cell.name!r} is refused: {error}") from None
-        spelled = json.dumps([config.key, new.resolved()], sort_keys=True, default=str)
-        if spelled in seen:
-            raise Refused(location, f"cells {seen[spelled]!r} and {cell.name!r} are the same network and settings")
-        seen[spelled] = cell.name
-
-
-def varied(settings: Settings) -> list[str]:
-    """Every path that some factor sets."""
-    factors = settings.factors.values()
-    return list(dict.fromkeys(path for factor in factors for name in factor.names for path in factor.overrides(name)))
-
-
-def _section(path: str) -> str:
-    return path.partition(".")[0]
-
-
-def by_name(found: Sequence[Cell]) -> dict[str, Cell]:
-    """Cells by their names."""
-    return {cell.name: cell for cell in found}

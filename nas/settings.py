@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from nas import block_latency, design, menu
+from nas import block_latency, design, design_check, menu
 from nas.backbones.unet import Config
 from nas.conditioning import Settings as Conditioning
 from nas.document import Document, Location
@@ -276,8 +276,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
     _check_sections(study, document)
     if study.ablation is not None:
         try:
-            design.check(study)
-        except design.Refused as refused:
+            design_check.check(study)
+        except design_check.Refused as refused:
             raise document.error(refused.location, refused.message) from None
     checked: Study = study
     return checked

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
-from nas import cli, deploy_training, drawing, export, interruption, recipe, streaming, training, verify
+from nas import cli, deploy_job, deploy_training, drawing, export, interruption, recipe, streaming, training, verify
 from nas.backbones.unet import Config, Level
 from nas.conditioning import Text
 from nas.datasets import Captioned, Pictures
@@ -239,7 +239,7 @@ def network(tmp_path_factory):
 
 def job(network, out, **changed):
     given = recipe.Recipe.model_validate({**SMALL, **changed})
-    return deploy_training.job(str(network), given, out, Hardware(accelerator="cpu"))
+    return deploy_job.load(str(network), given, out, Hardware(accelerator="cpu"))
 
 
 @pytest.fixture
@@ -388,7 +388,7 @@ def test_recipes_that_are_refused(tmp_path, text, overrides, words):
 def test_trainings_that_are_refused(network, tmp_path, changed, hardware, words):
     with pytest.raises(InputError) as caught:
         made = recipe.Recipe.model_validate({**SMALL, **changed})
-        deploy_training.job(str(network), made, tmp_path / "model", Hardware(**hardware))
+        deploy_job.load(str(network), made, tmp_path / "model", Hardware(**hardware))
     assert all(word in str(caught.value) for word in words), caught.value
     assert not (tmp_path / "model").exists()
 

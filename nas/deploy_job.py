@@ -1,0 +1,93 @@
+"""What `nas train` trains: an architecture, a recipe, a folder and the hardware, checked before any model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas import conditioning, drawing, menu, published
+from nas.backbones.unet import Config
+from nas.errors import InputError
+from nas.recipe import Recipe
+from nas.settings import Entry
+from nas.training import Hardware
+
+STRATEGIES = ("auto", "ddp")
+CHECKPOINT, SETTINGS, LOG = "checkpoint.safetensors", "training.yaml", "log.csv"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training: what, how, and where it lies."""
+
+    name: str
+    architecture: Config
+    """At deploy scale."""
+    recipe: Recipe
+    """With its autoencoder and text encoder filled in."""
+    out: Path
+    hardware: Hardware
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the weights, as plain values; not what it runs on."""
+        plain = self.recipe.model_dump(mode="json")
+        for section in ("dataset", "autoencoder", "objective"):
+            plain[section] = dict(getattr(self.recipe, section))
+        for section in ("readers", "checkpoint_minutes"):
+            del plain[section]
+        found: dict[str, Any] = yaml.safe_load(yaml.safe_dump({"architecture": self.architecture.to_dict(), **plain}))
+        return found
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / CHECKPOINT
+
+
+def load(what: str, given: Recipe, out: Path | None, hardware: Hardware) -> Job:
+    """The training of an export's architecture, or of a preset's or YAML file's. Raises InputError for what cannot be."""
+    folder = Path(what)
+    found = _of_export(folder) if folder.is_dir() else {}
+    architecture = found.get("architecture") or published.architecture(what)
+    filled = given.model_copy(
+        update={
+            "conditioning": given.conditioning or found.get("conditioning") or conditioning.Settings(),
+            "autoencoder": given.autoencoder or found.get("autoencoder") or Entry(name="kl"),
+        }
+    )
+    name = folder.resolve().name if found else Path(what).stem
+    made = Job(name, architecture, filled, out or Path("runs/train") / name, hardware)
+    _check(made)
+    return made
+
+
+def _of_export(folder: Path) -> dict[str, Any]:
+    drawing.read(folder)
+    deploy, pipeline = (yaml.safe_load((folder / name).read_text()) for name in ("deploy.yaml", "pipeline.yaml"))
+    return {
+        "architecture": Config.from_dict(deploy["architecture"]),
+        "conditioning": conditioning.Settings(**pipeline["conditioning"]),
+        "autoencoder": Entry(**pipeline["autoencoder"]),
+    }
+
+
+def _check(made: Job) -> None:
+    """What can be known to be wrong before any model is loaded."""
+    hardware, given = made.hardware, made.recipe
+    if hardware.strategy not in STRATEGIES:
+        raise InputError(
+            f"--strategy: unknown strategy {hardware.strategy!r}{menu.nearest(hardware.strategy, list(STRATEGIES))} "
+            "(weights are whole on every device, which the moving average and checkpoints rely on)"
+        )
+    for number, stage in enumerate(given.stages):
+        if stage.batch % hardware.devices:
+            raise InputError(f"stages.{number}.batch: {stage.batch} does not divide by --devices {hardware.devices}")
+    requires = menu.pick("objectives", given.objective.name).Objective.requires
+    if requires - {"teacher"}:
+        raise InputError(
+            f"objective: {given.objective.name} needs {', '.join(requires)}, which nas train does not have"
+        )
+    if requires and given.start is None:
+        raise InputError(f"start: required by objective {given.objective.name}, which learns from a trained network")
