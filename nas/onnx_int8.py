@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError, brief
+from nas.exporters import onnx as exporter
 from nas.quantise import Method, kept
 
 if TYPE_CHECKING:
@@ -27,18 +28,20 @@ def write(source: Path, target: Path, method: Method, calibration: Sequence[tupl
 
     common: dict[str, Any] = {"per_channel": True, "weight_type": QuantType.QInt8}
     common |= {"op_types_to_quantize": OPERATORS[method], "nodes_to_exclude": _kept(source)}
+    common["use_external_data_format"] = beside = exporter.weights_beside(source)
     with _quiet(), tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        made = Path(scratch) / "quantised.onnx"
         try:
             if method == "dynamic":
-                quantize_dynamic(source, target, **common)
+                quantize_dynamic(source, made, **common)
             else:
                 reader = _Reader(_names(source), calibration)
-                prepared = _prepared(source, Path(scratch))
-                quantize_static(prepared, target, reader, QuantFormat.QDQ, activation_type=QuantType.QUInt8, **common)
+                prepared = _prepared(source, Path(scratch), beside)
+                quantize_static(prepared, made, reader, QuantFormat.QDQ, activation_type=QuantType.QUInt8, **common)
         except Exception as error:  # onnxruntime raises many kinds
             raise InputError(f"--quantise: {source}: onnxruntime cannot quantise it: {brief(error)}") from None
-    _strip(target)
+        _save_stripped(made, target)
     return target
 
 
@@ -46,10 +49,8 @@ def _kept(path: Path) -> list[str]:
     """Names of nodes that stay float32."""
     import onnx
 
-    from nas.exporters.onnx import BLOCK
-
     nodes = onnx.load(path, load_external_data=False).graph.node
-    blocks = {node.name: entry.value for node in nodes for entry in node.metadata_props if entry.key == BLOCK}
+    blocks = {node.name: entry.value for node in nodes for entry in node.metadata_props if entry.key == exporter.BLOCK}
     return [name for name, block in blocks.items() if kept(block)]
 
 
@@ -63,24 +64,29 @@ class _quiet:
         logging.disable(logging.NOTSET)
 
 
-def _prepared(source: Path, scratch: Path) -> Path:
-    """The graph with inferred shapes, which static quantisation reads, and nothing inferred by the exporter."""
+def _prepared(source: Path, scratch: Path, beside: bool) -> Path:
+    """The graph with inferred shapes, which static quantisation reads, and nothing inferred by the exporter; its weights in a
+    file `beside` it where one file cannot hold them.
+    """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = scratch / "prepared.onnx"
-    quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    quant_pre_process(
+        source, prepared, skip_symbolic_shape=True, save_as_external_data=beside, all_tensors_to_one_file=beside
+    )
     return prepared
 
 
-def _strip(path: Path) -> None:
+def _save_stripped(made: Path, target: Path) -> None:
+    """Save without what the exporter and the quantiser noted down."""
     import onnx
 
-    model = onnx.load(path)
+    model = onnx.load(made)
     del model.graph.value_info[:]
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    onnx.save(model, path)
+    exporter.save(model, target)
 
 
 def _names(path: Path) -> list[str]:

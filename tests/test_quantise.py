@@ -93,6 +93,25 @@ def test_dynamic_ranges_are_those_of_the_call(tmp_path):
         assert torch.allclose(network((inputs,))[0], inputs, atol=1.01 * 2 * reach / 255)
 
 
+@pytest.mark.parametrize(
+    ("method", "largest"),  # bytes in one file: too few for either network, or for float32 alone
+    [("static", 0), ("dynamic", 0), ("static", 10_000)],
+)
+def test_weights_beside_the_file_give_the_same_network(tmp_path, monkeypatch, method, largest):
+    wide = exported.randomised(nn.Sequential(nn.Conv2d(4, 64, 3, padding=1), nn.Conv2d(64, 4, 3, padding=1)))
+    graph, whole = written(wide, tmp_path)
+    calibration = [graph.random_inputs(2, seed) for seed in range(2)]
+    expected = format_onnx.load(onnx_int8.write(whole, tmp_path / "small.onnx", method, calibration))
+    monkeypatch.setattr(format_onnx, "LARGEST", largest)
+    (tmp_path / "large").mkdir()
+    _, apart = written(wide, tmp_path / "large")
+    assert format_onnx.weights_beside(apart)
+    small = onnx_int8.write(apart, apart.with_name("small.onnx"), method, calibration)
+    assert format_onnx.weights_beside(small) == (not largest)
+    (inputs,) = calibration[:1]
+    assert torch.equal(format_onnx.load(small)(inputs)[0], expected(inputs)[0])
+
+
 def test_what_cannot_be_quantised_is_an_input_error(tmp_path):
     _, path = written(Single(), tmp_path, (2, 4, 4))
     with pytest.raises(InputError, match=r"--quantise: .*plain\.onnx: onnxruntime cannot quantise it"):

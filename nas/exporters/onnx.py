@@ -13,6 +13,7 @@ from nas.errors import InputError, brief
 from nas.exporters import Network, Unsupported, named, refusal
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch import Tensor
     from torch.export import ExportedProgram
 
@@ -44,6 +45,19 @@ def write(graph: Graph, path: Path, precision: str = "fp32") -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     program.save(str(target), external_data=made.parameter_bytes > LARGEST)
     return target
+
+
+def weights_beside(path: Path) -> bool:
+    """Whether a file's weights lie in a second file, because one cannot hold them."""
+    return path.with_name(f"{path.name}.data").is_file()
+
+
+def save(model: ModelProto, path: Path) -> None:
+    """Write a model, its weights beside it where one file cannot hold them."""
+    import onnx
+
+    large = sum(len(value.raw_data) for value in model.graph.initializer) > LARGEST
+    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data")
 
 
 def quantise(
