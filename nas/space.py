@@ -30,8 +30,10 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from nas import menu
@@ -151,6 +153,24 @@ class SearchSpace:
         """The member that takes in each axis the choice with fewest parameters (of equals the one with fewest MACs)."""
         return dict(self._ends[0])
 
+    def largest_with(self, axis: Axis, choice: Any) -> Iterator[Choices]:
+        """The largest member that has a choice of an axis, once for every way in which the axis can be active."""
+        for needed in self._activating(axis):
+            yield self._greedy(max, {**self.largest(), **needed, axis.name: choice})
+
+    def _activating(self, axis: Axis) -> Iterator[Choices]:
+        """Choices of other axes under which an axis is active."""
+        if not axis.when:
+            yield {}
+        for condition in axis.when:
+            deciding = [self.axis(name) for name in condition]
+            for values in product(*condition.values()):
+                wanted = dict(zip(condition, values, strict=True))
+                for before in product(*map(self._activating, deciding)):
+                    merged = {name: value for choices in (*before, wanted) for name, value in choices.items()}
+                    if all(choices.items() <= merged.items() for choices in before):
+                        yield merged
+
     def presets(self) -> dict[str, Config]:
         """Published networks of the space's family, by name."""
         presets: dict[str, Config] = menu.pick(*self.family).presets()
@@ -213,7 +233,9 @@ class SearchSpace:
     def _ends(self) -> tuple[Choices, Choices]:
         return self._greedy(min), self._greedy(max)
 
-    def _greedy(self, pick: Any) -> Choices:
+    def _greedy(self, pick: Any, given: Mapping[str, Any] = MappingProxyType({})) -> Choices:
+        """A member: choices are those given, and picked by parameters and MACs in the other axes."""
+
         def weight(choices: Choices) -> tuple[int, int]:
             cost = self.architecture(choices).cost(2 ** (len(self.base.levels) + 2), 77)
             return cost.params, cost.macs
@@ -221,7 +243,8 @@ class SearchSpace:
         chosen: Choices = {}
         for axis in self.axes:
             if axis.active(chosen):
-                chosen = pick(({**chosen, axis.name: choice} for choice in axis.choices), key=weight)
+                offered = (given[axis.name],) if axis.name in given else axis.choices
+                chosen = pick(({**chosen, axis.name: choice} for choice in offered), key=weight)
         return chosen
 
 

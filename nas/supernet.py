@@ -11,13 +11,14 @@ an ordinary network called with sliced weights. `nas.supernet_training` trains o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -25,8 +26,8 @@ from torch.func import functional_call
 from nas.backbones import Proxy
 from nas.backbones.unet import Config
 from nas.conditioning import Text
-from nas.errors import InputError
-from nas.space import SearchSpace
+from nas.errors import InputError, brief
+from nas.space import Choices, SearchSpace
 
 ASSETS = Path(__file__).parent / "assets"
 Shape = tuple[tuple[int, ...], ...]  # sizes of the parts of each axis
@@ -46,7 +47,7 @@ class Supernet(nn.Module):
     def of(cls, space: SearchSpace, proxy: Proxy, seed: int = 0) -> Supernet:
         """A fresh supernet: as large as the largest member, with the weights of every kind of layer in the space."""
         shapes: dict[str, Shape] = {}
-        members = list(corners(space))
+        members = list(dict.fromkeys(map(space.architecture, corners(space))))
         for config in members:
             for name, shape in shapes_of(skeleton(config.scaled(proxy))).items():
                 shapes[name] = _union(shapes[name], shape) if name in shapes else shape
@@ -93,8 +94,14 @@ class Supernet(nn.Module):
                 shapes = {name: tuple(map(tuple, parts)) for name, parts in json.loads(metadata.pop("shapes")).items()}
                 supernet = cls(shapes)
                 supernet.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
-        except (OSError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as supernet weights: {error}") from None
+        except (
+            OSError,
+            KeyError,
+            ValueError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # of other tensors than shapes say
+            raise InputError(f"{path}: cannot be read as supernet weights: {brief(error)}") from None
         return supernet, metadata
 
 
@@ -119,17 +126,31 @@ def weights_path(init: str, space: str | None) -> Path:
 def require_covers(path: Path, space: SearchSpace, proxy: Proxy) -> None:
     """Raises InputError when the weights at `path` are for something else, or lack a choice of the space (named)."""
     supernet = _of(path, space.name, proxy)
-    largest = space.largest()
-    for axis in space.axes:
-        for choice in axis.choices:
-            config = space.architecture({**largest, axis.name: choice})
-            try:
-                supernet.weights_of(skeleton(config.scaled(proxy)))
-            except InputError as error:
-                raise InputError(
-                    f"training.init: {path} does not cover axis {axis.name!r} of space {space.name!r} at {choice!r} "
-                    f"({str(error).removeprefix('supernet: ')}); train one with: nas supernet train {space.name}"
-                ) from None
+
+    def missing(choices: Choices) -> str:
+        try:
+            supernet.weights_of(skeleton(space.architecture(choices).scaled(proxy)))
+        except InputError as error:
+            return str(error).removeprefix("supernet: ")
+        return ""
+
+    for choices in corners(space):
+        if what := missing(choices):
+            name, choice = _culprit(space, choices, missing)
+            raise InputError(
+                f"training.init: {path} does not cover axis {name!r} of space {space.name!r} at {choice!r} "
+                f"({what}); train one with: nas supernet train {space.name}"
+            )
+
+
+def _culprit(space: SearchSpace, choices: Choices, missing: Callable[[Choices], str]) -> tuple[str, Any]:
+    """The axis whose other choices are covered, and the choice that is not. Conditions precede what they decide, so the last
+    such axis is the one."""
+    for axis in reversed([axis for axis in space.axes if axis.name in choices]):
+        others = (choice for choice in axis.choices if choice != choices[axis.name])
+        if any(not missing({**choices, axis.name: other}) for other in others):
+            return axis.name, choices[axis.name]
+    return next(iter(choices.items()))
 
 
 def initialise(network: nn.Module, path: Path, space: str, proxy: Proxy) -> None:
@@ -174,14 +195,14 @@ def skeleton(config: Config) -> nn.Module:
         return config.build()
 
 
-def corners(space: SearchSpace) -> Iterator[Config]:
-    """The largest member, then every member that differs from it in one axis: together they have every layer."""
+def corners(space: SearchSpace) -> Iterator[Choices]:
+    """The largest member, then for every choice of every axis the largest that have it: together they have every layer."""
     largest = space.largest()
-    yield space.architecture(largest)
+    yield largest
     for axis in space.axes:
         for choice in axis.choices:
             if choice != largest.get(axis.name):
-                yield space.architecture({**largest, axis.name: choice})
+                yield from space.largest_with(axis, choice)
 
 
 def shapes_of(network: nn.Module) -> dict[str, Shape]:

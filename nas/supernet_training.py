@@ -7,6 +7,7 @@ Training is resumable: its whole state lies beside the output as `.partial`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from nas import settings, training
@@ -24,6 +26,7 @@ from nas.backbones.unet import Config
 from nas.bench import Bench
 from nas.budget import over_budget
 from nas.check import check
+from nas.design import ENCODED
 from nas.errors import InputError
 from nas.objectives import CriticTraining, LatentBatch
 from nas.objectives.denoising import Settings as DenoisingSettings
@@ -141,19 +144,21 @@ def train(
     members = pool(study, space)
     module, objective = _module(recipe, Supernet.of(space, bench.proxy, SEED), bench, members)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _run(module, objective, recipe, bench, out.with_suffix(".partial"), say)
+    partial = Partial(out.with_suffix(".partial"), _identity(recipe, study, objective.generator, members))
+    _run(module, objective, recipe, bench, partial, say)
     module.ema.swap()
     largest = max(members, key=lambda config: config.cost(study.deploy.latent_size, study.deploy.text_tokens).params)
     quality = {"images_seen": module.images_seen, **asdict(recipe), "seed": SEED, "pool": POOL, "member": largest.key}
-    quality["largest_member"] = measured(study, objective.generator, largest, cache, out.with_suffix(".png"))
     metadata = {
         "space": space.name,
         "proxy": json.dumps(asdict(bench.proxy)),
-        "quality": json.dumps(quality),
         "made_by": f"nas supernet train {study.space} --images {recipe.images} --sandwich-from {recipe.sandwich_from}",
         "licence": "Apache-2.0; trained on the pictures named in NOTICE",
     }
-    objective.generator.save(out, dict(objective.generator.named_parameters()), metadata)
+    weights = dict(objective.generator.named_parameters())
+    objective.generator.save(out, weights, {**metadata, "quality": json.dumps(quality)})  # before what may fail
+    quality["largest_member"] = measured(study, objective.generator, largest, cache, out.with_suffix(".png"))
+    objective.generator.save(out, weights, {**metadata, "quality": json.dumps(quality)})
     return quality
 
 
@@ -175,10 +180,14 @@ def pool(study: Study, space: SearchSpace) -> list[Config]:
 def measured(
     study: Study, supernet: Supernet, member: Config, cache: Path, picture: Path
 ) -> dict[str, dict[str, float]]:
-    """A member's scores without fine-tuning, on captions of both splits; a 6x8 grid of training captions at `picture`."""
+    """A member's scores without fine-tuning, on captions of both splits (at most as many as a split has); a 6x8 grid of
+    training captions at `picture`.
+    """
     scores = {}
+    shared = Bench(study, cache)
     for split in ("train", "held_out"):
-        evaluation = Evaluation(**{**study.evaluation.model_dump(), "split": split})
+        images = min(study.evaluation.images, len(shared.data(split)))
+        evaluation = Evaluation(**{**study.evaluation.model_dump(), "split": split, "images": images})
         bench = Bench(study.model_copy(update={"evaluation": evaluation}), cache)
         network = member.scaled(bench.proxy).build().eval()
         network.load_state_dict(supernet.weights_of(network))
@@ -200,25 +209,60 @@ def _module(
     return training.DenoiserTraining(objective, plain), objective
 
 
+@dataclass(frozen=True)
+class Partial:
+    """Where an unfinished training lies, and what it is of."""
+
+    path: Path
+    identity: dict[str, str]
+
+    def check(self) -> None:
+        """Raises InputError when what lies there is another training."""
+        with safe_open(self.path, "pt") as file:
+            found = file.metadata() or {}
+        for name, value in self.identity.items():
+            if found.get(name) != value:
+                raise InputError(
+                    f"{self.path}: holds a training with {name} {found.get(name, 'not known')}, not {value}; give another --out"
+                )
+
+
+def _identity(recipe: Recipe, study: Study, supernet: Supernet, members: Sequence[Config]) -> dict[str, str]:
+    """All that decides the weights but how long they are trained."""
+    resolved = study.resolved()
+    layers = json.dumps([supernet.shapes, [config.key for config in members]])
+    told = {"space": study.space, "layers and members": hashlib.sha256(layers.encode()).hexdigest()[:8]}
+    told |= {name: resolved[name] for name in (*ENCODED, "proxy")}
+    told |= {name: value for name, value in asdict(recipe).items() if name != "images"}
+    return {name: json.dumps(value, sort_keys=True) for name, value in told.items()}
+
+
+def _next_stop(recipe: Recipe, images_seen: int) -> int:
+    """The next number of images at which something changes or is saved."""
+    changes = [round(share * recipe.images) for share in (recipe.sandwich_from, *(share for share, _ in STAGES))]
+    return min(stop for stop in (*changes, images_seen + SAVE_EVERY) if stop > images_seen)
+
+
 def _run(
     module: training.DenoiserTraining,
     objective: Sandwich,
     recipe: Recipe,
     bench: Bench,
-    partial: Path,
+    partial: Partial,
     say: Callable[[str], None],
 ) -> None:
-    if partial.exists():
-        module.restore(partial)
-        say(f"continuing from {module.images_seen:,} images ({partial})")
+    if partial.path.exists():
+        partial.check()
+        module.restore(partial.path)
+        say(f"continuing from {module.images_seen:,} images ({partial.path})")
     plain = module.settings
     while module.images_seen < recipe.images:
-        factor = next(factor for share, factor in STAGES if module.images_seen < share * recipe.images)
+        factor = next(factor for share, factor in STAGES if module.images_seen < round(share * recipe.images))
         module.settings = plain.model_copy(update={"learning_rate": recipe.learning_rate * factor})
-        objective.members = recipe.members if module.images_seen >= recipe.sandwich_from * recipe.images else 1
+        objective.members = recipe.members if module.images_seen >= round(recipe.sandwich_from * recipe.images) else 1
         began, first = time.time(), module.images_seen
-        training.train(module, bench.train_data, SEED, min(recipe.images, first + SAVE_EVERY))
-        module.save(partial, {})
+        training.train(module, bench.train_data, SEED, _next_stop(recipe, first))
+        module.save(partial.path, partial.identity)
         pace = (module.images_seen - first) / (time.time() - began)
         say(
             f"{module.images_seen:,}/{recipe.images:,} images, loss {module.loss.item():.4f}, {pace:.0f} images/s, "

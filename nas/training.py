@@ -163,11 +163,10 @@ class DenoiserTraining(L.LightningModule):
         self.log_sums: dict[str, tuple[int, Tensor]] = {}
 
     def _adamw(self, network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.AdamW:
-        """AdamW whose learning rate is `rate` times that of the settings."""
+        """AdamW whose learning rate is always `rate` times that of the settings, which may change between updates."""
         trained = [p for p in network.parameters() if p.requires_grad]
-        peak = self.settings.learning_rate * rate
-        groups = [{"params": trained, "peak": peak}]
-        return torch.optim.AdamW(groups, lr=peak, betas=betas, weight_decay=self.settings.weight_decay)
+        groups = [{"params": trained, "rate": rate}]
+        return torch.optim.AdamW(groups, betas=betas, weight_decay=self.settings.weight_decay)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return list(self.adam.values())
@@ -195,7 +194,7 @@ class DenoiserTraining(L.LightningModule):
 
     def _update(self, role: str, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
         (group,) = optimizer.param_groups
-        group["lr"] = group["peak"] * self._warmup()
+        group["lr"] = self.settings.learning_rate * group["rate"] * self._warmup()
         optimizer.zero_grad()
         loss = torch.zeros((), device=self.device)
         pieces = batch.split(self.parts)

@@ -1,6 +1,8 @@
 """Slices: a member read off the supernet is the stand-alone network with the sliced weights."""
 
+import json
 import random
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -53,6 +55,42 @@ def test_a_members_parameters_are_the_closed_forms(space, whole):
         config = space.architecture(space.sample(rng)).scaled(PROXY)
         sliced = whole.weights_of(supernet.skeleton(config))
         assert sum(weight.numel() for weight in sliced.values()) == config.cost(8, 5).params
+
+
+OUTER = """
+backbone: unet
+base: mobilediffusion
+axes:
+  outer_conv: {fields: [levels.0.conv, levels.1.conv], choices: [full, separable]}
+  kernel: {fields: levels.1.kernel, choices: [3, 5, 7], when: {outer_conv: separable}}
+  expansion: {fields: expansion, choices: [2, 4, 6], when: {kernel: [5, 7]}}
+"""
+
+
+@pytest.mark.parametrize("name", ["mobilediffusion_full", "outer"])
+def test_every_member_is_covered_where_axes_depend_on_others(name, tmp_path):
+    (tmp_path / "outer.yaml").write_text(OUTER)
+    space = SearchSpace.load(name if name != "outer" else tmp_path / "outer.yaml")
+    whole, rng = supernet.Supernet.of(space, PROXY), random.Random(1)
+    for _ in range(30):
+        config = space.architecture(space.sample(rng)).scaled(PROXY)
+        whole.weights_of(supernet.skeleton(config))
+
+
+def test_a_missing_choice_of_an_axis_that_depends_on_others_is_named(tmp_path):
+    narrow = tmp_path / "narrow" / "outer.yaml"
+    narrow.parent.mkdir()
+    narrow.write_text(OUTER.replace("[3, 5, 7], when", "[3, 5], when").replace("[5, 7]", "[5]"))
+    (tmp_path / "outer.yaml").write_text(OUTER)
+    weights = tmp_path / "weights.safetensors"
+    made = supernet.Supernet.of(SearchSpace.load(narrow), PROXY)
+    made.save(weights, dict(made.named_parameters()), {"space": "outer", "proxy": json.dumps(asdict(PROXY))})
+    supernet.require_covers(weights, SearchSpace.load(narrow), PROXY)
+    with pytest.raises(InputError, match="does not cover axis 'kernel' of space 'outer' at 7"):
+        supernet.require_covers(weights, SearchSpace.load(tmp_path / "outer.yaml"), PROXY)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot be read as supernet weights"):
+        supernet.Supernet.load(weights)
 
 
 def test_narrower_members_take_the_leading_channels_of_each_part():

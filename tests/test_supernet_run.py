@@ -80,6 +80,31 @@ def _set(options):
     return [part for option in options for part in ("--set", option)]
 
 
+def test_rate_and_members_change_where_the_recipe_says(folder, monkeypatch):
+    seen = []
+
+    def train(module, data, seed, images):
+        seen.append((module.images_seen, module.settings.learning_rate, module.objective.members))
+        module.step = module.settings.updates(images)
+
+    monkeypatch.setattr(supernet_training.training, "train", train)
+    monkeypatch.setattr(supernet_training, "SAVE_EVERY", 300)
+    monkeypatch.setattr(supernet_training, "measured", lambda *_: {})
+    study = settings.load(STUDY, [*SMALL, f"space={folder / 'small.yaml'}", "training.init=scratch"])
+    recipe = supernet_training.Recipe(1024, learning_rate=0.5, sandwich_from=0.25)
+    space, out = SearchSpace.load(folder / "small.yaml"), folder / "planned.safetensors"
+    supernet_training.train(study, space, recipe, out, Path("runs/.cache"), lambda line: None)
+    # in updates of 64: a quarter is at 256, then whatever 300 images later ends in, 70 % at 717, 90 % at 922
+    assert seen == [(0, 0.5, 1), (256, 0.5, 4), (576, 0.5, 4), (768, 0.15, 4), (960, 0.05, 4)]
+    other = settings.load(STUDY, [*SMALL, f"space={folder / 'small.yaml'}", "dataset={name: emoji, limit: 95}"])
+    for changed, with_study, words in (
+        (recipe, other, "with dataset .*limit.*96.*, not .*95.*; give another --out"),
+        (supernet_training.Recipe(1024), study, "with learning_rate 0.5, not 0.001"),
+    ):
+        with pytest.raises(InputError, match=words):
+            supernet_training.train(with_study, space, changed, out, Path("runs/.cache"), print)
+
+
 def test_a_recipe_that_cannot_be_trained_is_refused():
     for wrong in ({"images": 0}, {"learning_rate": 0.0}, {"sandwich_from": 1.5}, {"members": 1}):
         with pytest.raises(InputError, match="supernet: expected images >= 1"):

@@ -176,9 +176,11 @@ def test_a_saved_file_tells_its_metadata_and_leaves_no_other_file(tmp_path):
 
 
 def test_training_is_adamw_with_warm_up_clipping_and_average_by_hand():
-    """The same updates in a plain loop."""
+    """The same updates in a plain loop; after six of them the settings ask for half the learning rate."""
     settings = Settings(images_seen=80, batch=8, warmup_images=32, learning_rate=0.02, gradient_clip=0.1, ema_decay=0.4)
     module, data = module_of(settings), encoded()
+    train(module, data, 5, 48)
+    module.settings = settings.model_copy(update={"learning_rate": 0.01})
     train(module, data, 5, 80)
 
     objective = denoising.Objective(Denoiser(), None, denoising.Settings())
@@ -186,7 +188,7 @@ def test_training_is_adamw_with_warm_up_clipping_and_average_by_hand():
     adam = torch.optim.AdamW(network.parameters(), betas=settings.betas, weight_decay=settings.weight_decay)
     average = [parameter.detach().clone() for parameter in network.parameters()]
     for update, batch in enumerate(Batches(data, settings, 5, 0, 10)):
-        adam.param_groups[0]["lr"] = 0.02 * min(1, (update + 1) / 4)
+        adam.param_groups[0]["lr"] = (0.02 if update < 6 else 0.01) * min(1, (update + 1) / 4)
         adam.zero_grad()
         objective.generator_loss(batch).backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), 0.1)
