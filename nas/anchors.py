@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from nas import settings, stills, training, trial, trust, zero_cost
+from nas import failures, settings, stills, training, trial, trust, zero_cost
+from nas.anchor_table import AnchorTable
 from nas.backbones.unet import Config
 from nas.bench import Bench, loss_times
 from nas.budget import over_budget
@@ -36,6 +38,7 @@ KINDS = ("long", "slice", "warm", "zero_cost")  # `long` gives the rows of `scra
 CANDIDATES = 2_000  # drawn to choose the anchors from
 ZERO_COST_BATCHES = 4
 SEED = 2026
+ATTEMPTS = 3  # times a job is tried when its worker process dies
 CACHE = Path("runs/.cache")
 
 
@@ -59,9 +62,9 @@ class Plan:
         """What is measured, in this order."""
         return KINDS if self.long else ("slice", "warm")
 
-    def images(self, brief: int, warm: bool) -> int:
-        """Training images in all."""
-        return self.anchors * self.seeds * (self.long * brief + (brief if warm else 0))
+    def lengths(self, brief: int) -> dict[str, int]:
+        """Training images by kind, from those of a brief trial."""
+        return {"warm": brief, "long": self.long * brief}
 
 
 def run(
@@ -79,21 +82,19 @@ def run(
         raise InputError("nas trust: --long 0: expected a study of warm trials; this one trains from scratch")
     space = SearchSpace.load(study.space)
     check(study, space)
-    brief = study.training.images_seen
-    images = plan.images(brief, warm=study.training.init != "scratch")
-    if train:
-        print(
-            f"{plan.anchors} architectures x {plan.seeds} seeds, {brief:,} images briefly and {plan.long * brief:,} long: "
-            f"{images:,} training images in all; rows go to {out / 'anchors.csv'}"
-        )
+    if plan.long:
+        check(_study_of("long", study, plan), space)
     targets = _prepared(study)
-    table = out / "anchors.csv"
-    rows = measure(study, space, plan, table, CACHE, workers, print) if train else read(table)
+    table = AnchorTable(out)
+    table.check(trust.proxy_settings(study.resolved()), list(targets))
+    rows = measure(study, space, plan, table, CACHE, workers, print) if train else table.rows()
     found = trust.table(rows, targets)
     against_long = [each for each in found if each.signal in (f"warm: {each.target}", f"scratch: {each.target}")]
     if not (against_long if plan.long else found):
         how = "long" if plan.long else "with two seeds"
-        raise InputError(f"{table}: too few architectures were trained {how} for an interval, expected {LEAST_ANCHORS}")
+        raise InputError(
+            f"{table.path}: too few architectures were trained {how} for an interval, expected {LEAST_ANCHORS}"
+        )
     pd.DataFrame([asdict(each) for each in found]).to_csv(out / "trust.csv", index=False)
     if not plan.long:
         return found
@@ -117,17 +118,20 @@ def _prepared(study: Study) -> dict[str, bool]:
         conditions, _ = ended[0][1].result()
     finally:
         slots.stop()
-    return {column: bool(found["higher_is_better"]) for column, found in conditions.items()}
+    costs = study.deploy.latency_conditions()
+    return {column: bool(found["higher_is_better"]) for column, found in conditions.items() if column not in costs}
 
 
-def choose(study: Study, space: SearchSpace, count: int) -> list[Config]:
-    """Members within budget, one from each of `count` equal slices by multiply-adds, each as unlike the others as possible."""
+def choose(study: Study, space: SearchSpace, count: int, kept: Sequence[Config] = ()) -> list[Config]:
+    """Members within budget, `kept` among them, one from each of `count` equal slices by multiply-adds where none is there yet,
+    each as unlike the others as possible; at least `count` in all. Raises InputError when the space has too few.
+    """
     rng = random.Random(SEED)
     found: dict[str, tuple[int, dict[str, Any], Config]] = {}
     for _ in range(CANDIDATES):
         choices = space.sample(rng)
         config = space.architecture(choices)
-        cost = asdict(config.cost(study.deploy.latent_size, study.deploy.text_tokens))
+        cost = study.deploy.costs(config)
         if not over_budget(cost, study.budget):
             found[config.key] = (cost["macs"], choices, config)
     if len(found) < count:
@@ -135,11 +139,13 @@ def choose(study: Study, space: SearchSpace, count: int) -> list[Config]:
             f"nas trust: --anchors {count}: only {len(found)} of {CANDIDATES:,} candidates are within budget"
         )
     ordered = sorted(found.values(), key=lambda candidate: candidate[0])
-    chosen: list[tuple[int, dict[str, Any], Config]] = []
-    for index in range(count):
-        part = ordered[index * len(ordered) // count : (index + 1) * len(ordered) // count]
+    slices = [ordered[index * len(ordered) // count : (index + 1) * len(ordered) // count] for index in range(count)]
+    keys = {config.key for config in kept}
+    empty = [part for part in slices if keys.isdisjoint(config.key for _, _, config in part)]
+    chosen = [found[key] for key in keys if key in found]
+    for part in empty[: max(0, count - len(kept))]:
         chosen.append(max(part, key=lambda one: min((_unlike(one[1], other[1]) for other in chosen), default=0)))
-    return [config for _, _, config in chosen]
+    return [*kept, *(config for _, _, config in chosen if config.key not in keys)]
 
 
 def _unlike(a: dict[str, Any], b: dict[str, Any]) -> int:
@@ -148,63 +154,78 @@ def _unlike(a: dict[str, Any], b: dict[str, Any]) -> int:
 
 
 def measure(
-    study: Study, space: SearchSpace, plan: Plan, out: Path, cache: Path, workers: int, say: Callable[[str], None]
+    study: Study,
+    space: SearchSpace,
+    plan: Plan,
+    table: AnchorTable,
+    cache: Path,
+    workers: int,
+    say: Callable[[str], None],
 ) -> pd.DataFrame:
-    """The anchor table at `out`, completed."""
-    chosen = choose(study, space, plan.anchors)
-    _check_lengths(study, plan, out)
-    for kind in plan.kinds:
-        if kind in ("slice", "warm") and study.training.init == "scratch":
-            continue
-        seeds = range(plan.seeds if kind in ("long", "warm") else 1)
-        done = _done(out)
-        todo = [(config, seed) for seed in seeds for config in chosen if (kind, config.key, seed) not in done]
-        if todo:
-            _measure_kind(kind, study, plan, todo, out, cache, workers or default_count(), say)
-    return pd.read_csv(out)
-
-
-def _check_lengths(study: Study, plan: Plan, out: Path) -> None:
-    """Raises InputError when the table holds trainings of other lengths: they would be taken for these."""
-    rows = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=["kind", "images_seen"])
+    """The anchor table, completed."""
     training = study.training
-    for kind, images in {"warm": training.images_seen, "long": plan.long * training.images_seen}.items():
-        if kind not in plan.kinds:
-            continue
-        wanted = training.updates(images) * training.batch
-        other = rows[(rows["kind"] == kind) & (rows["images_seen"] != wanted)]
-        if len(other):
-            found = int(other["images_seen"].iloc[0])
-            raise InputError(f"{out}: holds {kind} trainings of {found:,} images, not {wanted:,}; give another --out")
+    lengths = {kind: images for kind, images in plan.lengths(training.images_seen).items() if kind in plan.kinds}
+    table.check_images({kind: training.updates(images) * training.batch for kind, images in lengths.items()})
+    chosen = choose(study, space, plan.anchors, table.architectures())
+    table.begin(trust.proxy_settings(study.resolved()), chosen)
+    done = table.done()
+    todo = {
+        kind: [job for job in _jobs(kind, plan, chosen) if (kind, job[0].key, job[1]) not in done]
+        for kind in plan.kinds
+    }
+    if study.training.init == "scratch":
+        todo |= {"slice": [], "warm": []}
+    images = sum(len(jobs) * lengths.get(kind, 0) for kind, jobs in todo.items())
+    say(f"{len(chosen)} architectures x {plan.seeds} seeds, {images:,} training images to go; rows go to {table.path}")
+    for kind, jobs in todo.items():
+        if jobs:
+            _measure_kind(kind, study, plan, jobs, table, cache, workers or default_count(), say)
+    return table.rows()
+
+
+def _jobs(kind: str, plan: Plan, chosen: Sequence[Config]) -> list[tuple[Config, int]]:
+    """(architecture, seed) in the order of measuring: whole seeds one after another."""
+    seeds = range(plan.seeds if kind in ("long", "warm") else 1)
+    return [(config, seed) for seed in seeds for config in chosen]
 
 
 def _measure_kind(
     kind: str,
     study: Study,
     plan: Plan,
-    todo: list[tuple[Config, int]],
-    out: Path,
+    todo: Sequence[tuple[Config, int]],
+    table: AnchorTable,
     cache: Path,
     count: int,
     say: Callable[[str], None],
 ) -> None:
+    """Measure what is to be done of a kind. What fails by its own fault is said and left out."""
     slots = Workers(min(count, len(todo)), _study_of(kind, study, plan), cache)
-    waiting, left, began = list(enumerate(todo)), len(todo), time.time()
+    waiting, left, began, lost = deque(enumerate(todo)), len(todo), time.time(), Counter[int]()
     try:
         with tempfile.TemporaryDirectory() as folder:
             while left:
                 while slots.free and waiting:
-                    number, (config, seed) = waiting.pop(0)
-                    place = Path(folder) / str(number)
+                    number, (config, seed) = waiting.popleft()
+                    place = Path(folder) / f"{number}-{lost[number]}"
                     place.mkdir()
                     job = trial.Job(
                         number, config.to_dict(), trial_seed(study.seed, config.key, seed), 0, 0, True, place
                     )
                     slots.submit((number, 0), run_anchor, kind, study.training.images_seen, job)
                 for (number, _), future in slots.finished(5.0):
-                    left -= 1
                     config, seed = todo[number]
-                    _append(out, study, config, seed, future.result())
+                    try:
+                        table.add(_rows(study, config, seed, future.result()))
+                    except failures.Lost as error:
+                        lost[number] += 1
+                        if lost[number] < ATTEMPTS:
+                            waiting.append((number, todo[number]))
+                            continue
+                        say(f"{kind}: {config.key}, seed {seed}: left out, its worker ended {ATTEMPTS} times: {error}")
+                    except failures.Failed as error:
+                        say(f"{kind}: {config.key}, seed {seed}: left out: {error}")
+                    left -= 1
                     minutes = (time.time() - began) / (len(todo) - left) * left / 60
                     say(f"{kind}: {len(todo) - left}/{len(todo)} done, about {minutes:.0f} min left for this kind")
     finally:
@@ -212,13 +233,15 @@ def _measure_kind(
 
 
 def _study_of(kind: str, study: Study, plan: Plan) -> Study:
-    """The study a kind is trained under. Trainings from scratch take the defaults meant for them, not fine-tuning's."""
+    """The study a kind is trained under. Beside warm trials, trainings from scratch take the defaults meant for them, not
+    fine-tuning's; a study that trains from scratch has its own.
+    """
     if kind in ("slice", "warm"):
         return study
-    brief = study.training
-    scratch = training.Settings(
-        images_seen=plan.long * brief.images_seen, batch=brief.batch, precision=brief.precision, init="scratch"
-    )
+    brief, images = study.training, plan.lengths(study.training.images_seen)["long"]
+    if brief.init == "scratch":
+        return study.model_copy(update={"training": brief.model_copy(update={"images_seen": images})})
+    scratch = training.Settings(images_seen=images, batch=brief.batch, precision=brief.precision, init="scratch")
     return study.model_copy(update={"training": scratch})
 
 
@@ -256,29 +279,8 @@ def zero_cost_scores(bench: Bench, job: trial.Job) -> dict[str, Any]:
     return {"images_seen": 0, **zero_cost.scores(built, bench.objective(built, job.seed).generator_loss, batches)}
 
 
-def read(table: Path) -> pd.DataFrame:
-    """The rows measured so far. Raises InputError when there are none."""
-    if not table.is_file():
-        raise InputError(f"{table}: no such file; nas trust makes it when it trains")
-    return pd.read_csv(table)
-
-
-def _done(out: Path) -> set[tuple[str, str, int]]:
-    if not out.exists():
-        return set()
-    frame = pd.read_csv(out)
-    return set(frame[["kind", "key", "seed"]].itertuples(index=False, name=None))
-
-
-def _append(out: Path, study: Study, config: Config, seed: int, rows: dict[str, dict[str, Any]]) -> None:
-    """Add rows and replace the file at once: a killed process leaves the table before or after."""
+def _rows(study: Study, config: Config, seed: int, measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A job's outcome as rows of the table."""
     cost = config.cost(study.deploy.latent_size, study.deploy.text_tokens)
-    new = [
-        {"kind": kind, "key": config.key, "seed": seed, "params": cost.params, "macs": cost.macs, **row}
-        for kind, row in rows.items()
-    ]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    before = [pd.read_csv(out)] if out.exists() else []
-    temporary = out.with_suffix(".tmp")
-    pd.concat([*before, pd.DataFrame(new)]).to_csv(temporary, index=False)
-    temporary.replace(out)
+    common = {"key": config.key, "seed": seed, "params": cost.params, "macs": cost.macs}
+    return [{"kind": kind, **common, **row} for kind, row in measured.items()]

@@ -1,15 +1,18 @@
 """From a space to a trusted study: train a small supernet, start a study from it, measure the trust, race the front."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from at_once import AtOnce
 from safetensors import safe_open
 from test_run import SMALL, nas
 
-from nas import anchors, preload, settings, supernet, supernet_training, trust
+from nas import anchors, failures, preload, settings, supernet, supernet_training, trust
+from nas.anchor_table import AnchorTable
 from nas.errors import InputError
 from nas.space import SearchSpace
 
@@ -129,9 +132,45 @@ def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_
     assert "slice: 1/1 done" in capsys.readouterr().out
     with pytest.raises(InputError, match="holds long trainings of 128 images, not 192; give another --out"):
         anchors.run(STUDY, options, anchors.Plan(anchors=8, seeds=1, long=3), out, folder / "store", workers=2)
+    for changed, words in (
+        ("sampling.guidance=7.5", r"was measured with sampling.guidance 3.0, not 7.5; give another --out"),
+        ("metrics=[fid, clip_score, caption_accuracy]", "was measured without caption_accuracy; give another --out"),
+    ):
+        with pytest.raises(InputError, match=words):
+            anchors.run(STUDY, [*options, changed], anchors.Plan(8, 1, 2), out, folder / "store", 2, train=False)
     stored = trust.find(settings.load(STUDY, options).resolved(), folder / "store")
     assert stored is not None and list(stored.agreements) == found and stored.long_images == 128
     assert (out / "trust.png").stat().st_size > 0 and (out / "trust.csv").stat().st_size > 0
+
+
+def test_an_anchor_that_fails_is_said_and_left_out_and_a_lost_worker_is_replaced(
+    folder, weights, monkeypatch, tmp_path
+):
+    class Engine(AtOnce):
+        """Job 2 diverges; the worker of job 5 dies on its first try."""
+
+        slots, tried = 1, Counter()
+
+        def compute(self, tag, function, *arguments):
+            number = tag[0]
+            self.tried[number] += 1
+            if number == 2:
+                raise failures.Failed("the loss is nan after 64 images")
+            if number == 5 and self.tried[number] == 1:
+                raise failures.Lost("killed by signal 9")
+            return {"warm": {"images_seen": 64, "clip_score": float(number)}}
+
+    monkeypatch.setattr(anchors, "Workers", Engine)
+    study = settings.load(STUDY, overrides(folder, weights))
+    chosen = anchors.choose(study, SearchSpace.load(study.space), 8)
+    table, said = AnchorTable(tmp_path), []
+    table.begin({}, chosen)
+    jobs = [(config, 0) for config in chosen]
+    anchors._measure_kind("warm", study, anchors.Plan(8, 2, 0), jobs, table, tmp_path, 1, said.append)
+    rows = table.rows()
+    assert sorted(rows["clip_score"]) == [0, 1, 3, 4, 5, 6, 7]
+    assert f"warm: {chosen[2].key}, seed 0: left out: the loss is nan after 64 images" in said
+    assert said[-1].startswith("warm: 8/8 done") and Engine.tried[5] == 2
 
 
 def test_without_long_trainings_only_the_agreement_of_seeds_is_told(folder, weights, tmp_path):
@@ -141,9 +180,11 @@ def test_without_long_trainings_only_the_agreement_of_seeds_is_told(folder, weig
         for n in range(8)
         for seed in range(2)
     ]
-    pd.DataFrame(rows).to_csv(tmp_path / "anchors.csv", index=False)
-    plan = anchors.Plan(anchors=8, seeds=2, long=0)
     options = overrides(folder, weights)
+    table = AnchorTable(tmp_path)
+    table.begin(trust.proxy_settings(settings.load(STUDY, options).resolved()), [])
+    table.add(rows)
+    plan = anchors.Plan(anchors=8, seeds=2, long=0)
     found = anchors.run(STUDY, options, plan, tmp_path, tmp_path / "store", workers=1, train=False)
     assert {each.signal for each in found} == {"warm: seed 0 with seed 1"} and all(each.tau == 1 for each in found)
     assert {each.target for each in found} == set(scores) and not (tmp_path / "store").exists()

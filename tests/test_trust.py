@@ -119,7 +119,22 @@ def test_what_is_stored_is_found_by_the_settings_that_decide_what_a_trial_means(
     assert [each.signal for each in stored.of_trials()] == [f"warm: {COLUMN}"]
 
 
+def test_a_study_from_scratch_is_measured_under_its_own_training():
+    from pathlib import Path
+
+    from nas import settings as study_settings
+
+    study = study_settings.load(Path("studies/quickstart/study.yaml"), ["training.init=scratch"])
+    own = study.training
+    made = anchors._study_of("long", study, anchors.Plan(8, 2, 5)).training
+    assert made == own.model_copy(update={"images_seen": 5 * own.images_seen})
+    warm = study_settings.load(Path("studies/quickstart/study.yaml"))
+    made = anchors._study_of("long", warm, anchors.Plan(8, 2, 5)).training
+    assert (made.init, made.images_seen, made.learning_rate) == ("scratch", 5 * own.images_seen, 1e-3)
+
+
 def test_anchors_are_spread_over_the_costs():
+    from itertools import pairwise
     from pathlib import Path
 
     from nas import settings as study_settings
@@ -132,3 +147,8 @@ def test_anchors_are_spread_over_the_costs():
     assert macs == sorted(macs) and len({config.key for config in chosen}) == 8
     assert max(macs) <= study.budget["macs"] and max(macs) > 1.6 * min(macs)
     assert [c.key for c in anchors.choose(study, space, 8)] == [c.key for c in chosen]
+    more = anchors.choose(study, space, 12, kept=chosen)
+    assert more[:8] == chosen and len({config.key for config in more}) == 12
+    added = sorted(config.cost(64, 77).macs for config in more[8:])
+    assert all(sum(low < one < high for one in added) <= 2 for low, high in pairwise([0, *macs, 10**15]))
+    assert anchors.choose(study, space, 8, kept=more) == more  # none is dropped
