@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, rankdata
 
 ASSETS = Path(__file__).parent / "assets"
 PROXY_SETTINGS = (
@@ -89,7 +89,8 @@ def regret(scores: Values, truth: Values, k: int = TOP) -> float:
 def taus(scores: Values, truth: Values, drawn: NDArray[np.int64]) -> Values:
     """Tau-b of every resample, rows of indices (resamples, n), by the pairs' signs weighted with how often each was drawn."""
     often = np.stack([(drawn == index).sum(1) for index in range(len(scores))], axis=1).astype(float)
-    x, y = (np.sign(values[:, None] - values[None]) for values in (scores, truth))
+    ranks = (rankdata(values) for values in (scores, truth))  # of infinite scores too
+    x, y = (np.sign(values[:, None] - values[None]) for values in ranks)
     agreeing, untied_x, untied_y = (((often @ signs) * often).sum(1) for signs in (x * y, abs(x), abs(y)))
     both = np.sqrt(untied_x * untied_y)
     return np.asarray(np.divide(agreeing, both, out=np.zeros_like(both), where=both > 0))
@@ -107,7 +108,8 @@ def table(rows: pd.DataFrame, targets: Mapping[str, bool]) -> list[Agreement]:
     """Every signal in the anchors' rows against every target, a column with whether higher is better.
 
     The truth is the mean over seeds of the long trainings; a signal is what one trial would see (seed 0). The first rows
-    are the ceiling and the floor: how well two seeds agree with each other.
+    are the ceiling and the floor: how well two seeds agree with each other. `scratch` is the beginning of the long training with
+    the same seed, which flatters it.
     """
     measured = rows[["kind", "seed"]].drop_duplicates().itertuples(index=False, name=None)
     by_kind = {
