@@ -12,7 +12,7 @@ import typer
 from nas.commands import models, runs, spaces, studies
 from nas.errors import InputError
 from nas.failures import DiskTrouble, disk_trouble
-from nas.interruption import EXIT_CODE, Terminated
+from nas.interruption import EXIT_CODE, Interrupted, Terminated
 
 app = typer.Typer(
     help="Architecture search and ablation for text-to-image diffusion models.",
@@ -40,6 +40,8 @@ def main() -> None:
     except InputError as error:
         print(f"nas: {error}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted:  # whoever raised it has said so
+        sys.exit(EXIT_CODE)
     except Terminated:
         print("\nnas: told to end; the same command goes on from here", file=sys.stderr)
         _leave(EXIT_CODE)

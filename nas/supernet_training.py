@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from nas import settings, training
+from nas import interruption, settings, training
 from nas.backbones.unet import Config
 from nas.bench import Bench
 from nas.budget import over_budget
@@ -66,6 +66,7 @@ class Recipe:
 def run(space: str, path: Path, overrides: Sequence[str], recipe: Recipe, out: Path | None) -> None:
     """Train a supernet of a space with a study's data and proxy, and say what its largest member reaches."""
     torch.set_num_threads(1)
+    interruption.install_in_trainer()
     study = settings.load(path, [f"space={space}", *overrides, "training.init=scratch"])
     loaded = SearchSpace.load(space)
     check(study, loaded)
@@ -261,7 +262,13 @@ def _run(
         module.settings = plain.model_copy(update={"learning_rate": recipe.learning_rate * factor})
         objective.members = recipe.members if module.images_seen >= round(recipe.sandwich_from * recipe.images) else 1
         began, first = time.time(), module.images_seen
-        training.train(module, bench.train_data, SEED, _next_stop(recipe, first))
+        try:
+            with interruption.computing():
+                training.train(module, bench.train_data, SEED, _next_stop(recipe, first))
+        except interruption.Interrupted:
+            module.save(partial.path, partial.identity)
+            say(f"told to end: saved at {module.images_seen:,} images; the same command goes on from there")
+            raise
         module.save(partial.path, partial.identity)
         pace = (module.images_seen - first) / (time.time() - began)
         say(

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from at_once import AtOnce
 from safetensors import safe_open
+from safetensors.torch import load_file
 from test_run import SMALL, nas
 
 from nas import anchors, failures, preload, settings, supernet, supernet_training, trust
@@ -106,6 +108,23 @@ def test_rate_and_members_change_where_the_recipe_says(folder, monkeypatch):
     ):
         with pytest.raises(InputError, match=words):
             supernet_training.train(with_study, space, changed, out, Path("runs/.cache"), print)
+
+
+def test_told_to_end_it_saves_and_goes_on_from_there(folder, weights, monkeypatch):
+    asked, said, out = iter([False, True]), [], folder / "stopped.safetensors"
+    monkeypatch.setattr(supernet_training, "measured", lambda *_: {})
+    study = settings.load(STUDY, [*SMALL, f"space={folder / 'small.yaml'}", "training.init=scratch"])
+    given = study, SearchSpace.load(folder / "small.yaml"), supernet_training.Recipe(192), out, Path("runs/.cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(supernet_training.interruption, "asked", lambda: next(asked))
+        with pytest.raises(supernet_training.interruption.Interrupted):
+            supernet_training.train(*given, said.append)
+    assert said[-1].startswith("told to end: saved at 128 images")
+    supernet_training.train(*given, said.append)
+    whole = folder / "whole.safetensors"
+    supernet_training.train(*given[:3], whole, given[4], said.append)
+    one, other = (load_file(path) for path in (out, whole))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_recipe_that_cannot_be_trained_is_refused():

@@ -155,23 +155,11 @@ def train(
         nas train mobilediffusion --data my-pictures --recipe recipe.yaml --out my-model
     """
     from nas import deploy_training
-    from nas.interruption import EXIT_CODE, Interrupted
     from nas.training import Hardware
 
     overrides = [*set_, *([f"precision={precision}"] if precision is not None else [])]
-    try:
-        deploy_training.start(
-            what,
-            recipe,
-            overrides,
-            data,
-            out,
-            Hardware(devices, strategy),
-            dry_run,
-            lambda line: print(line, flush=True),
-        )
-    except Interrupted:
-        raise typer.Exit(EXIT_CODE) from None
+    hardware = Hardware(devices, strategy)
+    deploy_training.start(what, recipe, overrides, data, out, hardware, dry_run, lambda line: print(line, flush=True))
 
 
 @app.command(rich_help_panel=PANEL)
