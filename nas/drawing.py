@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nas.graphs import Graph
     from nas.sampling import Plan
 
-VERSION = 1  # of the folder; another version is refused
+VERSION = 2  # of the folder; another version is refused. 1: pipeline.yaml of a study's export had no image_size
 MANIFEST = "export.yaml"
 PROXY, TRAINED = "proxy", "network"  # where the weights are: of a study's trial, and of `nas train`
 PYTORCH = "pytorch"  # the runtime of `safetensors`
@@ -87,7 +87,7 @@ class Model:
     """What was trained together, in PyTorch."""
 
     pipeline: dict[str, Any]
-    """The sections of a study a drawing depends on."""
+    """The sections of a study a drawing depends on, and `image_size`."""
     graphs: tuple[Graph, ...]
     encoder: TextEncoder
     latents: tuple[int, int, int]
@@ -105,15 +105,14 @@ class Model:
 
 
 def model(network: nn.Module, pipeline: dict[str, Any]) -> Model:
-    """A denoiser with the frozen models its pipeline names. `image_size` in it is that of the pictures it was trained on; without
-    one, they are of the autoencoder's size."""
+    """A denoiser with the frozen models its pipeline names, for pictures of the size it was trained on (`image_size`)."""
     from nas import conditioning, graphs
     from nas.settings import Entry
 
     encoder = conditioning.load(conditioning.Settings(**pipeline["conditioning"]))
     entry = Entry(**pipeline["autoencoder"])
     autoencoder = menu.pick("autoencoders", entry.name).load(entry.settings("autoencoders"))
-    side = (pipeline.get("image_size") or autoencoder.image_size) // autoencoder.factor
+    side = pipeline["image_size"] // autoencoder.factor
     made = graphs.of_pipeline(network, encoder, autoencoder, side)
     return Model(pipeline, made, encoder, (autoencoder.channels, side, side))
 

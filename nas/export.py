@@ -3,7 +3,7 @@ runtimes, each compared with PyTorch before the export counts as done.
 
     README.md        the model card          export.yaml    what is there, how large, how close to PyTorch
     deploy.yaml      the architecture, its cost and scores
-    pipeline.yaml    text encoder, autoencoder, objective and sampling plan it was trained with
+    pipeline.yaml    text encoder, autoencoder, objective, sampling plan and picture size it was trained with
     study.yaml       every setting of its training and scoring, for `nas verify`
     proxy/           config.yaml, weights.safetensors
     onnx/, ...       text_encoder, denoiser and decoder as graphs
@@ -61,6 +61,12 @@ class Picked:
 
         return Study.model_validate({name: value for name, value in self.resolved.items() if name != "provenance"})
 
+    @property
+    def pipeline(self) -> dict[str, Any]:
+        """What a drawing depends on."""
+        sections = {section: self.resolved[section] for section in PIPELINE}
+        return {**sections, "image_size": self.resolved["dataset"]["image_size"]}
+
 
 def pick_trial(run: RunDirectory, pick: str) -> Picked:
     """The trial `pick` names. Raises InputError when it is not there or was not trained."""
@@ -108,13 +114,13 @@ def export(
     folder = to or run.path / "export" / pick.replace(":", "-")
     folder.mkdir(parents=True, exist_ok=True)
     write_yaml(folder / "deploy.yaml", _deploy(picked))
-    write_yaml(folder / "pipeline.yaml", {section: picked.resolved[section] for section in PIPELINE})
+    write_yaml(folder / "pipeline.yaml", picked.pipeline)
     write_yaml(folder / "study.yaml", picked.resolved)
     manifest: dict[str, Any] = {"version": drawing.VERSION, "nas": _version(), "formats": {}}
     if "safetensors" in formats:
         manifest["formats"]["safetensors"] = _proxy(picked, folder)
     if modules:
-        model = drawing.model(_network(picked), {section: picked.resolved[section] for section in PIPELINE})
+        model = drawing.model(_network(picked), picked.pipeline)
         manifest["latents"] = list(model.latents)
         for name, module in modules.items():
             manifest["formats"][name] = {

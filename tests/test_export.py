@@ -44,6 +44,14 @@ def test_every_runtime_draws_the_same_pictures(model):
     assert torch.allclose(alone, found[:1], atol=1e-4)
 
 
+def test_pictures_have_the_size_the_proxy_was_trained_on(tmp_path):
+    run = exported.run_directory(tmp_path / "small" / "2026", overrides=["dataset.image_size=32"])
+    folder = export.export(run, "trial:0", tmp_path / "model")
+    drawer = drawing.load(folder, "pytorch")
+    assert drawer.latents == (8, 4, 4)
+    assert drawer.draw(["sun"], seed=0).shape == (1, 3, 32, 32)
+
+
 def test_the_manifest_says_what_is_on_disk(model):
     held = drawing.read(model)["formats"]
     assert set(held) == {"safetensors", "onnx"} and set(held["onnx"]) == {"fp32"}
@@ -167,7 +175,7 @@ def test_captions_that_are_empty_or_too_long(model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"version": 99}, ["version 99", "version 1", "export the run again"]),
+        ({"version": 99}, ["version 99", "version 2", "export the run again"]),
         ({"formats": {}}, ["architecture without weights", "safetensors"]),
     ],
 )

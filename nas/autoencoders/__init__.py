@@ -11,7 +11,6 @@ class Autoencoder(Protocol):
 
     factor: int  # picture pixels per latent position along one side
     channels: int  # of the latents
-    image_size: int  # pixels along a side of the pictures it was trained on
 
     def to(self, device: torch.device) -> Self:
         """The autoencoder itself, moved to a device; so are pictures and latents that it is given."""

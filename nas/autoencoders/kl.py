@@ -34,7 +34,6 @@ class KlAutoencoder:
         self.mean, self.std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
         self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
         self.channels = int(model.config["latent_channels"])
-        self.image_size = int(model.config["sample_size"])
 
     def to(self, device: torch.device) -> Self:
         self.model.to(device)
