@@ -54,8 +54,9 @@ def of_front(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95) -
         return Certainty((), 0, {}, None)
     signs = [1.0 if way == "minimise" else -1.0 for way in goals.values()]
     spread = racing.noise(measured)
-    first = table[table["state"] == "complete"].groupby("key")["trial"].min()
-    on_front = set(table.loc[table["on_front"], "key"])
+    identities = fronts.identities(table)
+    first = table[table["state"] == "complete"].groupby(identities)["trial"].min()
+    on_front = set(identities[table["on_front"]])
     contenders = [
         Contender(
             int(first[verdict.key]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,12 +25,25 @@ def minimised(table: pd.DataFrame, goals: Objectives) -> np.ndarray:
     return np.asarray(np.stack(columns, axis=1) * _signs(goals))
 
 
+def identity(trial: Mapping[Any, Any]) -> str:
+    """What a trial (a record, or a row of a table) shares with its repeats and with no other: its architecture's key, and in an
+    ablation its cell, for cells of one architecture may differ in all else."""
+    cell = trial.get("cell")
+    return str(trial["key"]) if pd.isna(cell) else f"{trial['key']} {cell}"
+
+
+def identities(table: pd.DataFrame) -> pd.Series:
+    """`identity` of every row, aligned with the frame."""
+    named = table[[column for column in ("key", "cell") if column in table]]
+    return pd.Series([identity(row) for row in named.to_dict("records")], index=table.index, dtype=object)
+
+
 def pooled(table: pd.DataFrame, goals: Objectives) -> np.ndarray:
-    """As `minimised`, but an architecture trained to the end more than once has the mean over its repeats, in the row of
-    the first; its other rows are NaN."""
+    """As `minimised`, but an architecture (a cell) trained to the end more than once has the mean over its repeats, in the row
+    of the first; its other rows are NaN."""
     values = minimised(table, goals)
     complete = np.flatnonzero((table["state"] == "complete").to_numpy(dtype=bool))
-    for _, rows in pd.Series(complete).groupby(table["key"].to_numpy()[complete], sort=False):
+    for _, rows in pd.Series(complete).groupby(identities(table).to_numpy()[complete], sort=False):
         values[rows.iloc[0]] = values[rows].mean(axis=0)
         values[rows.iloc[1:]] = math.nan
     return values
@@ -49,12 +63,13 @@ def front(table: pd.DataFrame, goals: Objectives) -> pd.Series:
 
 
 def measurements(table: pd.DataFrame, goals: Objectives) -> dict[str, np.ndarray]:
-    """Every architecture's complete trials as an array (repeats, objectives), all minimised: what `nas.racing` reads."""
+    """Every architecture's (cell's) complete trials by `identity`, as an array (repeats, objectives), all minimised: what
+    `nas.racing` reads."""
     values = minimised(table, goals)
     usable = (table["state"] == "complete").to_numpy(dtype=bool) & np.isfinite(values).all(axis=1)
     rows = pd.Series(np.flatnonzero(usable))
-    keys = table["key"].to_numpy()[usable]
-    return {str(key): values[part.to_numpy()] for key, part in rows.groupby(keys, sort=False)}
+    named = identities(table).to_numpy()[usable]
+    return {str(name): values[part.to_numpy()] for name, part in rows.groupby(named, sort=False)}
 
 
 def reference_point(table: pd.DataFrame, goals: Objectives) -> dict[str, float]:

@@ -43,19 +43,19 @@ def intervals(run: Path, record: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     """The interval of every score of a record, from the repeats of its run: low, high, and how it was made."""
     table = results.load(run)
     return {
-        column: _interval(column, float(value), fronts.measurements(table, {column: "minimise"}), record["key"])
+        column: _interval(float(value), fronts.measurements(table, {column: "minimise"}), fronts.identity(record))
         for column, value in record["rungs"][-1]["metrics"].items()
     }
 
 
-def _interval(column: str, value: float, measured: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _interval(value: float, measured: Mapping[str, Any], identity: str) -> dict[str, Any]:
     from scipy.stats import t
 
     spread = racing.noise(measured) if measured else racing.Noise((math.nan,), 0)
     if not spread.known:
         half = WITHOUT_NOISE * abs(value)
         return {"low": value - half, "high": value + half, "how": f"+- {WITHOUT_NOISE:.0%}, nothing was repeated"}
-    n = max(1, len(measured.get(key, ())))
+    n = max(1, len(measured.get(identity, ())))
     half = float(t.ppf((1 + CONFIDENCE) / 2, spread.degrees) * spread.sd[0] * math.sqrt(1 + 1 / n))
     return {
         "low": value - half,

@@ -9,7 +9,7 @@ import synthetic_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas import dominance, fronts, picking, results
+from nas import certainty, dominance, fronts, picking, results
 from nas.errors import InputError
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
@@ -135,6 +135,17 @@ def test_an_architecture_trained_twice_counts_once_with_its_mean(run_dir):
     measured = fronts.measurements(table, goals)
     assert measured[table["key"][first]] == pytest.approx(raw[[first, second]])
     assert sum(map(len, measured.values())) == (table["state"] == "complete").sum()
+
+
+def test_cells_of_one_architecture_are_no_repeats_of_each_other(tmp_path):
+    table = results.load(synthetic_run.write_cells(tmp_path / "cells" / "2026", repeats=3))
+    goals = {"fid_efficientnet_lite0": "minimise"}
+    assert table["key"].nunique() == 1
+    assert fronts.pooled(table, goals)[:2, 0] == pytest.approx([101.2, 91.3])
+    assert picking.pick(table, goals, "knee") == 1
+    table["on_front"] = fronts.front(table, goals)
+    (best,) = certainty.of_front(table, goals).contenders
+    assert (best.trial, best.trials) == (1, 3) and best.means["fid_efficientnet_lite0"] == pytest.approx(91.3)
 
 
 # --- fronts ----------------------------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ import math
 import exported
 import numpy as np
 import pytest
+import synthetic_run
 import yaml
 from scipy.stats import t
 
-from nas import export, verify
+from nas import export, results, verify
 from nas.cli import app
 from nas.errors import InputError
 
@@ -18,12 +19,19 @@ TRAINING = ["training.init=scratch", "training.images_seen=32", "training.batch=
 
 def test_the_interval_is_the_prediction_interval_of_one_more_training():
     measured = {"a": [[1.0], [3.0]], "b": [[5.0], [5.0], [8.0]], "c": [[2.0]]}
-    found = verify._interval("x", 3.0, {key: np.array(rows) for key, rows in measured.items()}, "a")
+    found = verify._interval(3.0, {key: np.array(rows) for key, rows in measured.items()}, "a")
     pooled = math.sqrt((1 + 1 + 1 + 1 + 4) / 3)  # squared deviations from own means over (2 - 1) + (3 - 1)
     half = t.ppf(0.975, 3) * pooled * math.sqrt(1 + 1 / 2)
     assert (found["low"], found["high"]) == pytest.approx((3 - half, 3 + half))
-    alone = verify._interval("x", -200.0, {"c": np.array([[2.0]])}, "c")
+    alone = verify._interval(-200.0, {"c": np.array([[2.0]])}, "c")
     assert (alone["low"], alone["high"]) == (-202.0, -198.0) and "nothing was repeated" in alone["how"]
+
+
+def test_cells_of_one_architecture_are_no_repeats_of_each_other(tmp_path):
+    run = synthetic_run.write_cells(tmp_path / "cells" / "2026", repeats=3)  # 100, 101.2, 102.4 and 90.1, 91.3, 92.5
+    found = verify.intervals(run, results.records(run)[1])["fid_efficientnet_lite0"]
+    half = t.ppf(0.975, 4) * 1.2 * math.sqrt(1 + 1 / 3)
+    assert (found["low"], found["high"]) == pytest.approx((90.1 - half, 90.1 + half))
 
 
 def test_training_again_from_the_same_seeds_agrees_and_other_scores_do_not(tmp_path):
