@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PIPELINE = ("conditioning", "autoencoder", "sampling", "objective")  # sections of the study a drawing depends on
 FILES = ("yaml", "safetensors")  # formats without a graph
+CARD = "README.md"
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # largest error of an output over its largest number
 PICTURE_TOLERANCE = {
     "fp32": 2 / 255,
@@ -102,8 +103,8 @@ def export(
     `quantised`: also as 8-bit integers, in the formats that have them, with size, speed and the study's own scores before
     and after.
 
-    Raises InputError when the pick or a format is not there, and when a format's networks differ from PyTorch's by more
-    than TOLERANCE.
+    Raises InputError when the pick or a format is not there, when the folder holds anything but an export, and when a
+    format's networks differ from PyTorch's by more than TOLERANCE.
     """
     from nas import int8
 
@@ -112,7 +113,7 @@ def export(
         int8.check(modules, precisions)
     picked = pick_trial(run, pick)
     folder = to or run.path / "export" / pick.replace(":", "-")
-    folder.mkdir(parents=True, exist_ok=True)
+    _emptied(folder)
     write_yaml(folder / "deploy.yaml", _deploy(picked))
     write_yaml(folder / "pipeline.yaml", picked.pipeline)
     write_yaml(folder / "study.yaml", picked.resolved)
@@ -135,6 +136,25 @@ def export(
     write_yaml(folder / drawing.MANIFEST, manifest)
     write_card(folder, picked)
     return folder
+
+
+def _emptied(folder: Path) -> None:
+    """Make the folder, without the manifest and the card of an earlier export: until this one is done there is none.
+
+    Raises InputError when it holds what no export of a trial wrote: its README.md may be somebody's own, its weights those of
+    `nas train`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = {path.name for path in folder.iterdir()}
+    if "deploy.yaml" in held:  # the first file of an export
+        held -= {"deploy.yaml", "pipeline.yaml", "study.yaml", drawing.PROXY, *menu.names("exporters")}
+    strange = held & {drawing.TRAINED} if drawing.MANIFEST in held else held
+    if strange:
+        raise InputError(
+            f"--to {folder}: holds {min(strange)!r} and is no trial's export; expected a new folder, or such a one"
+        )
+    for name in (drawing.MANIFEST, CARD):
+        (folder / name).unlink(missing_ok=True)
 
 
 def add_formats(
@@ -292,7 +312,7 @@ def write_card(folder: Path, picked: Picked) -> None:
     manifest = drawing.read(folder)
     deploy = yaml.safe_load((folder / "deploy.yaml").read_text(encoding="utf-8"))
     text = model_card.text(deploy, picked.record, picked.resolved, manifest)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def write_yaml(path: Path, value: Any) -> None:

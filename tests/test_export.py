@@ -101,6 +101,30 @@ def test_the_error_of_outputs_is_that_of_the_worst():
     assert graphs.relative_error(found, expected) == pytest.approx(0.1)
 
 
+def test_an_export_that_fails_half_way_leaves_none(run, copy, monkeypatch):
+    monkeypatch.setattr(format_onnx, "write", lambda *given: (_ for _ in ()).throw(exporters.Unsupported("no such")))
+    with pytest.raises(InputError, match="no such"):
+        export.export(run, "trial:0", copy, ["onnx"])
+    assert (copy / "deploy.yaml").exists() and not (copy / "README.md").exists()
+    with pytest.raises(InputError, match="not an exported model"):
+        drawing.load(copy)
+    export.export(run, "trial:0", copy)
+    assert set(drawing.runtimes(copy)) == {"pytorch"}
+
+
+@pytest.mark.parametrize(
+    "names", [["README.md", "deploy.yaml"], ["notes", "proxy"], ["study.yaml"], ["network", "export.yaml"]]
+)
+def test_a_folder_that_is_no_export_is_left_alone(run, tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(
+        InputError, match=f"--to .*: holds '{names[0]}' and is no trial's export; expected a new folder"
+    ):
+        export.export(run, "trial:0", tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "mine")
+
+
 @pytest.mark.parametrize(
     ("formats", "precisions", "words"),
     [
