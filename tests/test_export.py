@@ -1,5 +1,6 @@
 """Exports: what is written is what PyTorch computes, and what is wrong is said in one line."""
 
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -99,6 +100,9 @@ def test_the_error_of_outputs_is_that_of_the_worst():
     expected = (torch.tensor([10.0, -20.0]), torch.tensor([1.0, 1.0]))
     found = (torch.tensor([11.0, -20.0]), torch.tensor([1.0, 0.9]))
     assert graphs.relative_error(found, expected) == pytest.approx(0.1)
+    for place in (0, 1):
+        broken = tuple(x * float("nan") if place == number else x for number, x in enumerate(found))
+        assert math.isnan(graphs.relative_error(broken, expected))
 
 
 def test_an_export_that_fails_half_way_leaves_none(run, copy, monkeypatch):
@@ -144,15 +148,16 @@ def test_a_format_without_its_package_says_what_to_install(run, tmp_path, monkey
         export.export(run, "trial:0", tmp_path / "m", ["onnx"])
 
 
-def test_a_file_that_computes_something_else_is_refused(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("factor", "error"), [(1.01, r"0\.01"), (float("nan"), "nan")])
+def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch, factor, error):
     graph = graphs.decoder(nn.Conv2d(8, 3, 1), (8, 4, 4))
     monkeypatch.setattr(format_onnx, "write", lambda graph, path, precision: path)
-    monkeypatch.setattr(format_onnx, "load", lambda path: lambda inputs: tuple(1.01 * v for v in graph.run(inputs)))
+    monkeypatch.setattr(format_onnx, "load", lambda path: lambda inputs: tuple(factor * v for v in graph.run(inputs)))
     model = SimpleNamespace(graphs=(graph,))
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "decoder").write_text("")
     with pytest.raises(
-        InputError, match=r"format onnx: decoder in fp32 differs from PyTorch by 0\.01 .* at most 0\.001"
+        InputError, match=rf"format onnx: decoder in fp32 differs from PyTorch by {error} .* at most 0\.001"
     ):
         export._graphs(model, format_onnx, tmp_path, "onnx", "fp32", [])
 
