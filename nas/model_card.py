@@ -136,7 +136,7 @@ def _files(manifest: Mapping[str, Any]) -> str:
             notes += [f"- {line}" for line in held.get("quality", {}).get("told", [])]
     notes += [f"- {line}" for line in manifest.get("notes", [])]
     table = _table(["file", "network", "format", "precision", "MB", "error"], rows)
-    about = "*error*: largest difference from PyTorch on random inputs over the largest output."
+    about = "*error*: largest difference from PyTorch over the largest output on random inputs; in int8 on what calibrated it."
     return "\n\n".join(filter(None, [table, about, "\n".join(notes)]))
 
 

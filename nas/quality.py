@@ -65,8 +65,8 @@ def told(
 ) -> list[str]:
     """Lines for the model card: what int8 costs and gives."""
     lines = [
-        f"int8 {name} ({entry['method']}): {entry['size_ratio']:.2f} of the size, {entry['speed_ratio']:.2f} times as fast, "
-        f"one picture at a time"
+        f"int8 {name} ({entry['method']}): {entry['size_ratio']:.2f} of the size, {entry['speed_ratio']:.2f} times as fast "
+        f"in CPU time, one picture at a time"
         for name, entry in entries.items()
     ]
     for column, before in scored["fp32"].items():
