@@ -9,9 +9,11 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from typer.testing import CliRunner
 
 from nas import conditioning, drawing, export, exporters, graphs
 from nas.backbones.unet import Config, Level
+from nas.cli import app
 from nas.errors import InputError
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -103,6 +105,14 @@ def test_the_error_of_outputs_is_that_of_the_worst():
     for place in (0, 1):
         broken = tuple(x * float("nan") if place == number else x for number, x in enumerate(found))
         assert math.isnan(graphs.relative_error(broken, expected))
+
+
+@pytest.mark.parametrize(("option", "value"), [("--pick", "knee"), ("--to", "elsewhere")])
+def test_what_nas_train_wrote_is_neither_picked_nor_moved(tmp_path, option, value):
+    (tmp_path / "training.yaml").write_text("")
+    result = CliRunner().invoke(app, ["export", str(tmp_path), "--format", "onnx", option, value])
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception).startswith(f"{option} {value}: {tmp_path} was written by nas train")
 
 
 def test_an_export_that_fails_half_way_leaves_none(run, copy, monkeypatch):

@@ -22,7 +22,7 @@ def _words(given: str) -> list[str]:
 @app.command(rich_help_panel=PANEL)
 def export(
     run: Run_,
-    pick: Annotated[str, typer.Option(help="knee | best:COLUMN | trial:NUMBER")] = "knee",
+    pick: Annotated[str | None, typer.Option(help="knee | best:COLUMN | trial:NUMBER; default knee.")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/export/PICK.")] = None,
     format: Annotated[
         str, typer.Option(help="Any of yaml, safetensors, onnx, executorch, coreml.")
@@ -50,10 +50,15 @@ def export(
     if quantise not in (None, "int8"):
         raise InputError(f"--quantise {quantise}: expected int8")
     if (run / "training.yaml").exists():
+        for option, given in (("--pick", pick), ("--to", to)):
+            if given is not None:
+                raise InputError(
+                    f"{option} {given}: {run} was written by nas train, and gets its graphs in place; leave it out"
+                )
         folder = exporting.add_formats(run, _words(format), _words(precision), quantise is not None)
     else:
         run_ = launch.find_run(run)
-        folder = exporting.export(run_, pick, to, _words(format), _words(precision), quantise is not None)
+        folder = exporting.export(run_, pick or "knee", to, _words(format), _words(precision), quantise is not None)
     typer.echo(f"wrote {folder}; draw with: nas sample {folder} 'red heart, noto'")
 
 
