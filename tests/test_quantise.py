@@ -108,8 +108,15 @@ def test_weights_beside_the_file_give_the_same_network(tmp_path, monkeypatch, me
     assert format_onnx.weights_beside(apart)
     small = onnx_int8.write(apart, apart.with_name("small.onnx"), method, calibration)
     assert format_onnx.weights_beside(small) == (not largest)
+    before = {file.name: file.stat().st_size for file in apart.parent.iterdir()}
+    written(wide, apart.parent)
+    onnx_int8.write(apart, small, method, calibration)
+    assert {file.name: file.stat().st_size for file in apart.parent.iterdir()} == before
     (inputs,) = calibration[:1]
     assert torch.equal(format_onnx.load(small)(inputs)[0], expected(inputs)[0])
+    monkeypatch.undo()
+    _, again = written(wide, apart.parent)
+    assert again == apart and not format_onnx.weights_beside(again)
 
 
 def test_what_cannot_be_quantised_is_an_input_error(tmp_path):

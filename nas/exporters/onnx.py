@@ -43,13 +43,18 @@ def write(graph: Graph, path: Path, precision: str = "fp32") -> Path:
     _clean(program.model)
     target = path.with_name(f"{path.name}.onnx")
     target.parent.mkdir(parents=True, exist_ok=True)
+    _beside(target).unlink(missing_ok=True)
     program.save(str(target), external_data=made.parameter_bytes > LARGEST)
     return target
 
 
 def weights_beside(path: Path) -> bool:
     """Whether a file's weights lie in a second file, because one cannot hold them."""
-    return path.with_name(f"{path.name}.data").is_file()
+    return _beside(path).is_file()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
 
 
 def save(model: ModelProto, path: Path) -> None:
@@ -57,7 +62,8 @@ def save(model: ModelProto, path: Path) -> None:
     import onnx
 
     large = sum(len(value.raw_data) for value in model.graph.initializer) > LARGEST
-    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data")
+    _beside(path).unlink(missing_ok=True)  # onnx would append to it
+    onnx.save(model, path, save_as_external_data=large, location=_beside(path).name)
 
 
 def quantise(
