@@ -86,8 +86,14 @@ def run_rung(job: Job) -> dict[str, Any]:
 
 
 def run_alone(study: Study, cache: Path, job: Job) -> dict[str, Any]:
-    """One rung in this process, outside a run: the record `run_rung` returns."""
-    return _run_rung(Bench(study, cache), job)
+    """One rung in this process, outside a run: the record `run_rung` returns. A base that is not in the cache is trained first.
+
+    Raises training.Diverged.
+    """
+    bench = Bench(study, cache)
+    if study.base is not None:
+        stages.train(bench)
+    return _run_rung(bench, job)
 
 
 def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:

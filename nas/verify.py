@@ -65,8 +65,11 @@ def _interval(value: float, measured: Mapping[str, Any], identity: str) -> dict[
 
 
 def verify(folder: Path, cache: Path) -> list[Check]:
-    """Train the exported proxy again and compare its scores with those recorded. Raises InputError for another version."""
-    from nas import drawing, trial
+    """Train the exported proxy again and compare its scores with those recorded.
+
+    Raises InputError for another version, and when this training diverges.
+    """
+    from nas import drawing, training, trial
     from nas.settings import Study
 
     drawing.read(folder)
@@ -86,7 +89,10 @@ def verify(folder: Path, cache: Path) -> list[Check]:
             folder=Path(scratch),
             like=deploy["like"],
         )
-        found = trial.run_alone(study, cache, job)["rung"]["metrics"]
+        try:
+            found = trial.run_alone(study, cache, job)["rung"]["metrics"]
+        except training.Diverged as error:
+            raise InputError(f"{folder}: trained again, it diverges: {error}") from None
     return [
         Check(column, deploy["scores"][column], interval["low"], interval["high"], found[column])
         for column, interval in deploy["intervals"].items()

@@ -10,7 +10,7 @@ import synthetic_run
 import yaml
 from scipy.stats import t
 
-from nas import export, results, verify
+from nas import export, results, training, trial, verify
 from nas.cli import app
 from nas.errors import InputError
 
@@ -53,4 +53,21 @@ def test_training_again_from_the_same_seeds_agrees_and_other_scores_do_not(tmp_p
     assert all(check.agrees and check.found == check.recorded for check in again)
     (folder / "study.yaml").unlink()
     with pytest.raises(InputError, match=r"study\.yaml: not there; export the run again"):
+        verify.verify(folder, cache)
+
+
+def test_a_base_that_is_not_in_the_cache_is_trained_first(tmp_path, monkeypatch):
+    base = {"architecture": exported.DEPLOY.to_dict(), "training": {"images_seen": 16, "batch": 16}}
+    overrides = [*TRAINING[1:], "training.init=base", f"base={json.dumps(base)}"]
+    run = exported.run_directory(tmp_path / "small" / "2026", overrides=overrides)
+    folder = export.export(run, "trial:0", tmp_path / "model")
+    cache = tmp_path / "another" / ".cache"
+    (check, *_) = verify.verify(folder, cache)
+    assert math.isfinite(check.found) and len(list((cache / "base").iterdir())) == 1
+
+    def diverging(*given):
+        raise training.Diverged("the loss is nan after 32 images")
+
+    monkeypatch.setattr(trial, "run_alone", diverging)
+    with pytest.raises(InputError, match="model: trained again, it diverges: the loss is nan after 32 images"):
         verify.verify(folder, cache)
