@@ -155,14 +155,14 @@ def runtimes(folder: Path) -> dict[str, str]:
 
 
 def load(folder: Path, runtime: str = "auto", precision: str | None = None, threads: int | None = None) -> Drawer:
-    """An exported model on a runtime; `auto` is the first it has files for. `precision` None: the export's first.
+    """An exported model on a runtime; `auto` is the first that has the precision. `precision` None: the first it has.
 
     Raises InputError naming what the export holds.
     """
     offered = runtimes(folder)
     if not offered:
         raise InputError(f"{folder}: holds an architecture without weights; export again with --format safetensors")
-    name = next(iter(offered)) if runtime == "auto" else runtime
+    name = _first(folder, offered, precision) if runtime == "auto" else runtime
     if name not in offered:
         raise InputError(f"{folder}: nothing in it runs on {name!r}{menu.nearest(name, list(offered))}")
     pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text(encoding="utf-8"))
@@ -171,6 +171,16 @@ def load(folder: Path, runtime: str = "auto", precision: str | None = None, thre
             raise InputError(f"{folder}: {PYTORCH} draws in fp32, got {precision!r}")
         return model(load_network(folder), pipeline).drawer()
     return _on_runtime(folder, offered[name], precision, pipeline, threads)
+
+
+def _first(folder: Path, offered: Mapping[str, str], precision: str | None) -> str:
+    """The first runtime that has the precision. Raises InputError naming those that any has."""
+    held = read(folder)["formats"]
+    able = [name for name, form in offered.items() if precision is None or precision in held[form]]
+    if not able:
+        known = list(dict.fromkeys(one for form in offered.values() for one in held[form]))
+        raise InputError(f"{folder}: nothing in it is in {precision!r}{menu.nearest(str(precision), known)}")
+    return able[0]
 
 
 def _on_runtime(

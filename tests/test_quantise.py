@@ -161,6 +161,18 @@ def test_an_export_says_what_int8_costs(model, bench):
     assert drawer.draw(["sun"], seed=1).shape == (1, 3, 64, 64)
 
 
+def test_auto_is_the_first_runtime_that_has_the_precision(model):
+    assert list(drawing.runtimes(model)) == ["pytorch", "onnxruntime"]
+    found = drawing.load(model, precision="int8").draw(["sun"], seed=1)
+    assert torch.equal(found, drawing.load(model, "onnxruntime", "int8").draw(["sun"], seed=1))
+    assert torch.equal(
+        drawing.load(model, precision="fp32").draw(["sun"], seed=1),
+        drawing.load(model, "pytorch").draw(["sun"], seed=1),
+    )
+    with pytest.raises(InputError, match="nothing in it is in 'int16'; did you mean 'int8'.*fp32, int8"):
+        drawing.load(model, precision="int16")
+
+
 def test_errors_of_int8_are_against_pytorch(model, bench):
     held = drawing.read(model)["formats"]["onnx"]["int8"]
     plain, small = drawing.load(model, "pytorch"), drawing.load(model, "onnxruntime", "int8")
