@@ -225,9 +225,10 @@ def sample(
     runtime: str = "auto",
     precision: str | None = None,
 ) -> list[str]:
-    """Draw captions and save them as one PNG, at most eight to a row. Returns notes for whoever asked."""
-    from nas.pictures import save_grid
+    """Draw captions and save them as one picture, at most eight to a row. Returns notes for whoever asked."""
+    from nas.pictures import check_name, save_grid
 
+    check_name(out)
     check_captions(captions)
     drawer = load(folder, runtime, precision)
     save_grid(drawer.draw(captions, seed, steps, guidance), out, columns=min(8, len(captions)))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas.errors import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -19,8 +21,17 @@ TILE_SIZES = (64, 128, 256, 512, 32)  # px; a grid says which by where its white
 QUALITIES = (90, 70, 50, 30)  # of WebP, tried in turn until an album fits
 
 
+def check_name(path: Path) -> None:
+    """Raises InputError when the ending of a file's name is not that of a picture that can be written."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    if known.get(path.suffix.lower()) not in Image.SAVE:
+        raise InputError(f"--out {path}: expected a picture's name, such as {path.stem}.png or {path.stem}.jpg")
+
+
 def save_grid(images: Tensor, path: Path, columns: int) -> None:
-    """Images (B, 3, H, W) in [-1, 1] as one PNG, row by row, with a white gap of 2 px."""
+    """Images (B, 3, H, W) in [-1, 1] as one picture, row by row, with a white gap of 2 px."""
     from torchvision.utils import save_image
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import exported
@@ -11,7 +12,7 @@ import yaml
 from torch import nn
 from typer.testing import CliRunner
 
-from nas import conditioning, drawing, export, exporters, graphs
+from nas import conditioning, drawing, export, exporters, graphs, pictures
 from nas.backbones.unet import Config, Level
 from nas.cli import app
 from nas.errors import InputError
@@ -209,6 +210,14 @@ def test_captions_that_are_empty_or_too_long(model, tmp_path):
     assert encoder.token_count("sun") == int((encoder.tokenise(["sun"])["input_ids"] != 0).sum())
     assert encoder.token_count(long) > 20 and int((ids != 0).sum()) > 20
     assert (tmp_path / "x.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["picture", "picture.txt", "picture.pdb"])
+def test_a_name_that_is_no_pictures_is_refused_before_anything_is_drawn(tmp_path, name):
+    with pytest.raises(InputError, match=rf"--out {name}: expected a picture's name, such as picture\.png"):
+        drawing.sample(tmp_path / "nothing", ["sun"], 0, Path(name))
+    for known in ("a.png", "a.JPG", "a.webp"):
+        pictures.check_name(Path(known))
 
 
 @pytest.mark.parametrize(

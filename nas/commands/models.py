@@ -67,7 +67,7 @@ def sample(
     model: Annotated[Path, typer.Argument(help="A folder that `nas export` wrote.")],
     captions: Annotated[list[str], typer.Argument(help="What to draw, one picture each.")],
     seed: Annotated[int, typer.Option(help="Chooses the initial noise.")] = 0,
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
+    out: Annotated[Path, typer.Option(help="The picture to write, of the kind its ending says.")] = Path("samples.png"),
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Solver steps; default as in the study.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default as in the study.")] = None,
     runtime: Annotated[str, typer.Option(help="auto | pytorch | onnxruntime | executorch")] = "auto",
