@@ -227,9 +227,13 @@ def load(path: Path) -> Table:
 
 
 def of_space(space: SearchSpace, latent_size: int, text_tokens: int) -> list[Block]:
-    """Every block that members of a space are made of, in a fixed order."""
+    """Every block that members of a space are made of, in a fixed order. Raises InputError when these are no denoisers."""
     import random
 
+    if space.family[0] != "backbones":
+        raise InputError(
+            f"--blocks: {space.name!r} holds {space.family[0]}, not denoisers; blocks of denoisers are measured"
+        )
     rng = random.Random(0)
     if space.size() <= MOST_MEMBERS:
         members: Iterable[dict[str, Any]] = space.decided()

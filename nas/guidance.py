@@ -112,13 +112,20 @@ def sweep(
 
 
 def opened(path: Path, picks: Sequence[str]) -> tuple[RunDirectory, list[str]]:
-    """The run at `path` and what to pick from it; a folder that `nas export` wrote is its trial in the run it came from."""
+    """The run at `path` and what to pick from it; a folder that `nas export` wrote is its trial in the run it came from.
+
+    Raises InputError for what `nas train` wrote, which no study scored.
+    """
     from nas import launch
 
     described = path / "deploy.yaml"
     if not described.is_file():
         return launch.find_run(path), list(picks)
     made = yaml.safe_load(described.read_text(encoding="utf-8"))["from"]
+    if "run" not in made:
+        raise InputError(
+            f"{path}: holds no trial of a study, whose captions and metrics a sweep needs; nas train wrote it"
+        )
     if picks:
         raise InputError(f"--pick {picks[0]}: {path} is one exported trial; expected no pick, or the run {made['run']}")
     return launch.find_run(Path(made["run"])), [f"trial:{made['trial']}"]

@@ -91,19 +91,23 @@ def parts_table(network: str, image_size: int = 512, text_tokens: int | None = N
         tokens = references.REFERENCES[network].text_tokens if text_tokens is None else text_tokens
         modules = references.count_by_module(network, size, tokens)
         return [Part(module, 0, cost) for module, cost in modules.items()]
-    config = architecture(network)
+    config = architecture(network, names())
     try:
         return parts(config, size, TEXT_TOKENS if text_tokens is None else text_tokens)
     except ValueError as error:
         raise InputError(f"{network}: {error}") from None
 
 
-def architecture(network: str) -> unet.Config:
-    """The preset of this name, or the architecture in a YAML file: alone, or under the key `architecture`."""
+def architecture(network: str, offered: Sequence[str] | None = None) -> unet.Config:
+    """The preset of this name, or the architecture in a YAML file: alone, or under the key `architecture`.
+
+    Raises InputError for anything else, with the nearest of the `offered` names; None: of the presets.
+    """
     if network in unet.presets():
         return unet.presets()[network]
     if not network.endswith((".yaml", ".yml")):
-        raise InputError(f"cost: unknown network {network!r}{menu.nearest(network, names())} (or a YAML file)")
+        known = list(offered or unet.presets())
+        raise InputError(f"unknown network {network!r}{menu.nearest(network, known)} (or a YAML file)")
     from nas.document import Document
 
     content = Document.read(Path(network)).content
@@ -126,7 +130,7 @@ def _row(network: str, image_size: int, text_tokens: int | None) -> Row:
         return Row(network, image_size if reference.spatial else None, tokens, cost, paper)
     tokens = TEXT_TOKENS if text_tokens is None else text_tokens
     try:
-        return Row(network, image_size, tokens, architecture(network).cost(size, tokens), paper)
+        return Row(network, image_size, tokens, architecture(network, names()).cost(size, tokens), paper)
     except ValueError as error:
         raise InputError(f"{network}: {error}") from None
 

@@ -218,6 +218,12 @@ def test_an_exported_folder_is_its_trial(run, tmp_path):
         guidance.opened(folder, ["knee"])
 
 
+def test_what_nas_train_wrote_is_no_trial(tmp_path):
+    (tmp_path / "deploy.yaml").write_text(yaml.safe_dump({"from": {"trained": "knee"}, "stages": 2}))
+    with pytest.raises(InputError, match="holds no trial of a study.*nas train wrote it"):
+        guidance.opened(tmp_path, [])
+
+
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "-1", "nan", "inf", "1;2"])
 def test_scales_that_are_not_numbers(text):
     with pytest.raises(InputError, match="--scales"):

@@ -85,6 +85,7 @@ def test_tables_keep_the_newest_and_refuse_other_devices(tmp_path):
     ("arguments", "words"),
     [
         (("mobilediffusio", 512, None), ["mobilediffusion"]),
+        (("sdxl", 512, None), ["unknown network 'sdxl'; ", "mobilediffusion, "]),
         (("mobilediffusion", 500, None), ["500", "multiple of 8"]),
         (("mobilediffusion", 8, None), ["cannot be halved"]),
     ],
@@ -93,6 +94,7 @@ def test_what_cannot_be_timed(arguments, words):
     with pytest.raises(InputError) as caught:
         latency.subject(*arguments)
     assert all(word in str(caught.value) for word in words)
+    assert "did you mean 'sdxl'" not in str(caught.value) and not str(caught.value).startswith("cost")
 
 
 # --- blocks ----------------------------------------------------------------------------------------------------------
@@ -217,3 +219,5 @@ def test_the_command_measures_the_blocks_of_a_space(tmp_path):
     assert set(table.milliseconds) == wanted and f"{len(wanted)} blocks" in said
     code, _, error = command(space_file, space_file, "--blocks", out)
     assert code == 1 and "expected one search space, got 2 names" in str(error)
+    code, _, error = command("vae_decoder", "--blocks", out)
+    assert isinstance(error, InputError) and "--blocks: 'vae_decoder' holds decoders, not denoisers" in str(error)
