@@ -143,7 +143,8 @@ def choose(study: Study, space: SearchSpace, count: int, kept: Sequence[Config] 
     keys = {config.key for config in kept}
     empty = [part for part in slices if keys.isdisjoint(config.key for _, _, config in part)]
     chosen = [found[key] for key in keys if key in found]
-    for part in empty[: max(0, count - len(kept))]:
+    needed = max(0, count - len(kept))
+    for part in (empty[index * len(empty) // needed] for index in range(needed)):
         chosen.append(max(part, key=lambda one: min((_unlike(one[1], other[1]) for other in chosen), default=0)))
     return [*kept, *(config for _, _, config in chosen if config.key not in keys)]
 
