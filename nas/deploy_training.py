@@ -191,6 +191,7 @@ def _train_stage(made: Job, module: DenoiserTraining, frozen: Frozen, stage: int
             f"{made.out}: {error} of stage {stage + 1}; try a lower learning_rate in another folder (--out)"
         ) from None
     watch.report(module)
+    deploy_watch.save(made, module, stage)  # before the export: a folder without a checkpoint is not nas train's
 
 
 def _finish_stage(

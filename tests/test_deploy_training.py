@@ -104,6 +104,27 @@ def test_an_interrupted_training_ends_with_the_same_weights(network, whole, tmp_
     assert any("going on from" in line for line in said)
 
 
+def test_killed_in_the_export_it_goes_on_without_training_again(network, whole, tmp_path, monkeypatch):
+    said, out = [], tmp_path / "model"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deploy_training, "write_card", killed)  # the manifest is written by then
+        with pytest.raises(KeyboardInterrupt):
+            deploy_training.run(job(network, out), lambda line: None)
+    assert (out / drawing.MANIFEST).exists()
+    deploy_training.run(job(network, out), said.append)
+    assert any("going on from 40 images of stage 1" in line for line in said)
+    assert not any(line.startswith("stage 1 (32 px)  ") for line in said)
+    for name in ("network/weights.safetensors", "checkpoint.safetensors"):
+        assert_same_weights(whole[0] / name, out / name)
+    for name in ("deploy.yaml", "pipeline.yaml", "training.yaml", drawing.MANIFEST):
+        assert (out / name).read_text() == (whole[0] / name).read_text()
+    assert {path.name for path in out.iterdir()} == {path.name for path in whole[0].iterdir()}
+
+
 def test_what_a_training_leaves(whole, tmp_path):
     out, said = whole
     drawn = drawing.load(out)
