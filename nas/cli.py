@@ -11,7 +11,7 @@ import typer
 
 from nas.commands import models, runs, spaces, studies
 from nas.errors import InputError
-from nas.failures import DiskTrouble, disk_trouble
+from nas.failures import disk_trouble
 from nas.interruption import EXIT_CODE, Interrupted, Terminated
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ def main() -> None:
     except Terminated:
         print("\nnas: told to end; the same command goes on from here", file=sys.stderr)
         _leave(EXIT_CODE)
-    except (OSError, DiskTrouble) as error:
+    except Exception as error:  # a library's own class too: safetensors' is no OSError
         trouble = disk_trouble(error)
         if trouble is None:
             raise
