@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import csv
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from nas import (
     drawing,
     export,
     interruption,
+    lock,
     menu,
     model_card,
     recipe,
@@ -56,13 +58,19 @@ def run(made: Job, say: Say) -> Path:
     interruption.install_in_trainer()
     frozen = _frozen(made.recipe)
     network = _network(made, frozen)
-    _record(made)
+    with _recorded(made):
+        _train(made, network, frozen, say)
+    return made.out
+
+
+def _train(made: Job, network: nn.Module, frozen: Frozen, say: Say) -> None:
+    """Go through the stages that are left."""
     parameters = sum(p.numel() for p in network.parameters())
     say(f"{made.name}: {parameters:,} parameters, {len(made.recipe.stages)} stages, in {made.out}")
     stage = _stage_reached(made)
     if stage == len(made.recipe.stages):
         say("trained to the end already")
-        return made.out
+        return
     module = _module(made, network, stage)
     if made.checkpoint.exists():
         module.restore(made.checkpoint)
@@ -71,7 +79,6 @@ def run(made: Job, say: Say) -> Path:
         _enter(module, made, current)
         _train_stage(made, module, frozen, current, say)
         _finish_stage(made, module, network, frozen, current, say)
-    return made.out
 
 
 def _silent(line: str) -> None:
@@ -95,10 +102,15 @@ def _check_folder(made: Job) -> None:
             )
 
 
-def _record(made: Job) -> None:
-    if deploy_watch.is_first():
-        made.out.mkdir(parents=True, exist_ok=True)
-        export.write_yaml(made.out / SETTINGS, made.settings())
+def _recorded(made: Job) -> AbstractContextManager[Any]:
+    """The folder with its settings, held by rank 0. Raises InputError when another process trains in it."""
+    if not deploy_watch.is_first():
+        return nullcontext()
+    made.out.mkdir(parents=True, exist_ok=True)
+    held = lock.hold(made.out, "another process is training in it; wait for it or choose another folder with --out")
+    _check_folder(made)  # again: the process that held it may have left a checkpoint
+    export.write_yaml(made.out / SETTINGS, made.settings())
+    return held
 
 
 def _brief(value: Any) -> str:

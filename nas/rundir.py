@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -11,11 +10,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
-from nas import design
+from nas import design, lock
 from nas.errors import InputError
 from nas.failures import DiskTrouble
 from nas.results import FORMAT
@@ -86,16 +85,9 @@ class RunDirectory:
         except OSError as error:
             raise DiskTrouble(f"{path}: {error.strerror}") from None
 
-    def lock(self) -> Any:
+    def lock(self) -> TextIO:
         """Hold this run until the process ends, however it ends. Raises InputError when another process holds it."""
-        handle = (self.path / "lock").open("w")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"{self.path}: another process is running this study; wait for it or start with --new"
-            ) from None
-        return handle
+        return lock.hold(self.path, "another process is running this study; wait for it or start with --new")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from nas import cli, deploy_job, deploy_training, drawing, export, interruption, recipe, verify
+from nas import cli, deploy_job, deploy_training, drawing, export, interruption, lock, recipe, verify
 from nas.backbones.unet import Config, Level
 from nas.errors import InputError
 from nas.training import Hardware
@@ -258,6 +258,17 @@ def test_a_folder_of_another_kind_is_left_alone(network, whole, tmp_path):
     (tmp_path / "export" / "checkpoint.safetensors").unlink()
     with pytest.raises(InputError, match="holds an export that nas train did not write"):
         deploy_training.run(job(network, tmp_path / "export"), lambda line: None)
+
+
+def test_a_second_process_is_refused_and_writes_nothing(network, whole, tmp_path):
+    with lock.hold(whole[0], ""):
+        before = {path: path.stat().st_mtime_ns for path in whole[0].iterdir()}
+        with pytest.raises(InputError, match=r"another process is training in it; .* --out") as told:
+            deploy_training.run(job(network, whole[0]), lambda line: None)
+        assert "\n" not in str(told.value)
+        changed = [path.name for path, when in before.items() if path.stat().st_mtime_ns != when]
+        assert set(changed) <= {lock.NAME}
+    deploy_training.run(job(network, whole[0]), lambda line: None)
 
 
 def test_it_is_no_trial_to_verify(whole, tmp_path):

@@ -1,0 +1,25 @@
+"""One process in a folder at a time."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import TextIO
+
+from nas.errors import InputError
+
+NAME = "lock"
+
+
+def hold(folder: Path, told: str) -> TextIO:
+    """Hold a folder until the handle is closed or the process ends, however it ends.
+
+    Raises InputError, the folder and `told`, when another process holds it.
+    """
+    handle = (folder / NAME).open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise InputError(f"{folder}: {told}") from None
+    return handle
