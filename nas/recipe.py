@@ -146,7 +146,8 @@ def dataset_of(data: str) -> dict[str, Any]:
     """
     import yaml
 
-    if data.lstrip().startswith("{"):
+    tars = re.search(r"\.tar(\.gz)?$", data) is not None
+    if not tars and data.lstrip().startswith("{"):  # not the pattern {000..099}.tar
         try:
             return dict(yaml.safe_load(data))
         except (yaml.YAMLError, ValueError, TypeError):
@@ -158,7 +159,7 @@ def dataset_of(data: str) -> dict[str, Any]:
     path = Path(data)
     if (path / "metadata.jsonl").is_file():
         return {"name": "folder", "path": data}
-    if re.search(r"\.tar(\.gz)?$", data) or (path.is_dir() and any(path.glob("*.tar*"))):
+    if tars or (path.is_dir() and any(path.glob("*.tar*"))):
         return {"name": "webdataset", "path": data}
     raise InputError(
         f"--data {data}: no data set; expected shards (.tar, a folder of them or a pattern), a folder with metadata.jsonl, "

@@ -197,6 +197,7 @@ def test_what_data_means(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("")
     assert recipe.dataset_of(str(tmp_path)) == {"name": "folder", "path": str(tmp_path)}
     assert recipe.dataset_of("a/{00..09}.tar") == {"name": "webdataset", "path": "a/{00..09}.tar"}
+    assert recipe.dataset_of("{00..09}.tar") == {"name": "webdataset", "path": "{00..09}.tar"}
     assert recipe.dataset_of("emoji") == {"name": "emoji"}
     assert recipe.dataset_of("{name: coco, path: x}") == {"name": "coco", "path": "x"}
     with pytest.raises(InputError, match="--data nowhere: no data set; .*webdataset"):
