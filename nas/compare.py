@@ -95,15 +95,15 @@ def of_runs(run_dirs: Sequence[Path], by: Compute = "macs", seed: int = 0) -> Co
 def spread(
     table: pd.DataFrame, goals: Objectives, reference: Mapping[str, float], draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, tuple[float, float]]:
-    """The hypervolume of these trials, and an interval: two bootstrap standard deviations (1.96) to both sides.
+    """The hypervolume of these trials' front, and an interval: two bootstrap standard deviations (1.96) to both sides.
 
-    Trials are drawn again, with replacement. A resample misses a third of them, so its front is a smaller one and its
-    quantiles lie too low: only the spread is taken. Over simulated random searches (15, 30, 80 trials, two objectives,
-    three shapes of front) the interval held the mean over many searches in 76 to 93 % of cases, the quantiles in 48 to
-    64 %, racing's basic interval in 34 to 43 %. So it is a little too narrow, and for samplers that learn, whose trials
-    are not independent, an approximation.
+    Trials are drawn again, with replacement; repeats of an architecture are one, their mean. A resample misses a third of
+    them, so its front is a smaller one and its quantiles lie too low: only the spread is taken. Over simulated random
+    searches (15, 30, 80 trials, two objectives, three shapes of front) the interval held the mean over many searches in 76
+    to 93 % of cases, the quantiles in 48 to 64 %, racing's basic interval in 34 to 43 %. So it is a little too narrow, and
+    for samplers that learn, whose trials are not independent, an approximation.
     """
-    values = fronts.minimised(table, goals)
+    values = fronts.pooled(table, goals)
     values[(table["state"] != "complete").to_numpy(dtype=bool)] = math.nan
     signs = np.array([1.0 if way == "minimise" else -1.0 for way in goals.values()])
     corner = signs * np.array([reference[column] for column in goals])

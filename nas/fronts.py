@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,7 @@ def hypervolume_history(
 ) -> pd.DataFrame:
     """The front's hypervolume after each trial, in trial order: trial, images_trained (cumulative), hypervolume.
 
+    As in `front`, an architecture counts with the mean of its repeats so far, so the volume may fall where one is trained again.
     The hypervolume's unit is the product of the objectives' units. The reference is in the columns' own units and
     defaults to `reference_point`; give one to compare runs.
     """
@@ -100,11 +102,24 @@ def hypervolume_history(
     given = reference_point(table, goals) if reference is None else reference
     volumes = np.zeros(len(ordered))
     if given:
-        values = minimised(ordered, goals)
-        values[(ordered["state"] != "complete").to_numpy(dtype=bool)] = math.nan
-        volumes = growing_volume(values, _signs(goals) * np.array([given[column] for column in goals]))
+        volumes = _volumes(ordered, goals, _signs(goals) * np.array([given[column] for column in goals]))
     history = {"trial": ordered["trial"].to_numpy(), "images_trained": images.to_numpy(), "hypervolume": volumes}
     return pd.DataFrame(history).astype({"trial": "int64", "images_trained": "int64"})
+
+
+def _volumes(ordered: pd.DataFrame, goals: Objectives, corner: np.ndarray) -> np.ndarray:
+    """The hypervolume of the front of every row and those before it: it grows from row to row, but where an architecture is
+    trained again its mean moves, and the front begins anew."""
+    complete = (ordered["state"] == "complete").to_numpy(dtype=bool)
+    values = minimised(ordered, goals)
+    repeats = np.flatnonzero(complete & ~np.isfinite(pooled(ordered, goals)).all(axis=1))
+    volumes = np.zeros(len(ordered))
+    for start, end in pairwise([0, *repeats, len(ordered)]):
+        means = pooled(ordered[: start + 1], goals)
+        points = np.vstack([means, values[start + 1 : end]])
+        points[~complete[: len(points)]] = math.nan
+        volumes[start:end] = growing_volume(points, corner)[start:]
+    return volumes
 
 
 def knee(table: pd.DataFrame, goals: Objectives) -> int:

@@ -63,9 +63,12 @@ def test_compute_is_equal_and_the_share_that_of_the_trials_within_it(found):
     box = np.prod(corner - (complete[list(GOALS)].astype(float).to_numpy() * signs).min(axis=0))
     for study in found.studies:
         within = study.run.table[(study.history["macs"] <= found.limit * (1 + 1e-9)).to_numpy()]
-        points = within[within["state"] == "complete"][list(GOALS)].astype(float).to_numpy() * signs
+        trained = within[within["state"] == "complete"]
+        points = trained[list(GOALS)].astype(float).groupby(trained["key"]).mean().to_numpy() * signs
         assert study.at == pytest.approx(dominance.hypervolume(points, corner) / box)
         assert study.interval[0] <= study.at <= study.interval[1]
+        last = study.history[study.history["macs"] <= found.limit * (1 + 1e-9)]["share"].iloc[-1]
+        assert study.at == pytest.approx(last)
 
 
 def test_training_macs_are_three_passes_an_image(runs):
@@ -87,7 +90,7 @@ def test_the_interval_covers_what_other_runs_would_reach():
 
     def drawn():
         points = rng.random((30, 2)) ** 1.5
-        return pd.DataFrame({"a": points[:, 0], "b": points[:, 1], "state": "complete"})
+        return pd.DataFrame({"key": range(30), "a": points[:, 0], "b": points[:, 1], "state": "complete"})
 
     many = [dominance.hypervolume(drawn()[["a", "b"]].to_numpy(), np.ones(2)) for _ in range(500)]
     intervals = [compare.spread(drawn(), goals, reference, draws=60, seed=seed)[1] for seed in range(40)]
