@@ -48,7 +48,8 @@ def confidence(settings: Mapping[str, Any]) -> float:
 
 
 def of_front(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95) -> Certainty:
-    """Who is on the front for sure and who perhaps, best first; members of the front of means are always listed."""
+    """Who is on the front for sure (with this probability) and who perhaps, best first; members of the front of means are
+    always listed."""
     measured = fronts.measurements(table, goals)
     if not measured:
         return Certainty((), 0, {}, None)
@@ -70,15 +71,15 @@ def of_front(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95) -
     ]
     contenders.sort(key=lambda one: (-(0.0 if math.isnan(one.probability) else one.probability), one.trial))
     noise = {column: sd for column, sd in zip(goals, spread.sd, strict=True) if spread.known and sd > 0}
-    return Certainty(tuple(contenders), spread.degrees, noise, _hypervolume(table, goals, measured, confidence))
+    return Certainty(tuple(contenders), spread.degrees, noise, _hypervolume(table, goals, measured))
 
 
 def _hypervolume(
-    table: pd.DataFrame, goals: Objectives, measured: Mapping[str, np.ndarray], confidence: float
+    table: pd.DataFrame, goals: Objectives, measured: Mapping[str, np.ndarray]
 ) -> tuple[float, float] | None:
     corner = fronts.reference_point(table, goals)
     signed = np.array([corner[c] if way == "minimise" else -corner[c] for c, way in goals.items()])
-    low, high = racing.hypervolume_interval(measured, signed, confidence=confidence)
+    low, high = racing.hypervolume_interval(measured, signed, confidence=0.95)
     box = float(np.prod(signed - np.min([rows.min(axis=0) for rows in measured.values()], axis=0)))
     return None if math.isnan(low) or box <= 0 else (low / box, min(1.0, high / box))
 

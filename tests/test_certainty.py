@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import synthetic_run
 
-from nas import certainty, report, results, trust
+from nas import certainty, fronts, racing, report, results, trust
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
 
@@ -41,6 +41,17 @@ def test_verdicts_are_those_of_the_measurements(run_dir):
         assert by_trial[2].trials == 2 and by_trial[2].means["clip_score"] == pytest.approx(pair.mean())
     low, high = found.hypervolume
     assert 0 <= low <= high <= 1
+
+
+def test_the_interval_is_of_95_percent_whatever_calls_a_place_sure(run_dir):
+    table = results.load(run_dir)
+    measured = fronts.measurements(table, GOALS)
+    signs = np.array([1, 1, -1])
+    corner = signs * np.array(list(fronts.reference_point(table, GOALS).values()))
+    box = np.prod(corner - np.min([rows.min(axis=0) for rows in measured.values()], axis=0))
+    found = np.array(certainty.of_front(table, GOALS, confidence=0.6).hypervolume) * box
+    wanted, narrower = (racing.hypervolume_interval(measured, corner, confidence=share) for share in (0.95, 0.6))
+    assert found == pytest.approx(np.minimum(wanted, box)) and np.diff(wanted) > np.diff(narrower)
 
 
 def test_without_repeats_nothing_is_claimed(run_dir):
