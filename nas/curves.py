@@ -82,10 +82,13 @@ class Table:
 
 
 def record(run_dir: Path, folder: Path) -> Path:
-    """Write the curves of a run's complete trials to `folder`/curves.csv. InputError when it has none."""
+    """Write the curve of each architecture's first complete trial to `folder`/curves.csv. InputError when the run has none."""
     rungs = [float(fraction) for fraction in results.resolved(run_dir)["stopping"]["rungs"]]
-    complete = [r for r in results.records(run_dir) if r["state"] == "complete" and not r.get("race")]
-    rows = [row for found in complete for row in _rows(found, rungs)]
+    first: dict[str, results.Record] = {}  # repeats are left out
+    for found in results.records(run_dir):
+        if found["state"] == "complete":
+            first.setdefault(found["key"], found)
+    rows = [row for found in first.values() for row in _rows(found, rungs)]
     if not rows:
         raise InputError(f"{run_dir}: no trial was trained to the end yet, so there is no curve")
     path = folder / NAME
@@ -97,7 +100,6 @@ def record(run_dir: Path, folder: Path) -> Path:
 
 
 def _rows(trial: Mapping[str, Any], rungs: Sequence[float]) -> list[dict[str, Any]]:
-    costs = {name: trial["cost"][name] for name in results.COSTS if name in trial["cost"]}
     choices = {f"arch.{axis}": str(choice) for axis, choice in trial["choices"].items()}
     rows = []
     for rung in trial["rungs"]:
@@ -106,7 +108,9 @@ def _rows(trial: Mapping[str, Any], rungs: Sequence[float]) -> list[dict[str, An
         seconds["other_s"] = round(timings["total_s"] - timings["train_s"], 3)
         place = {"rung": rung["rung"], "fraction": rungs[rung["rung"]], "images_seen": rung["images_seen"]}
         scores = {name: float(f"{value:.7g}") for name, value in rung["metrics"].items()}
-        rows.append({"key": trial["key"], "trial": trial["trial"], **place, **seconds, **scores, **costs, **choices})
+        rows.append(
+            {"key": trial["key"], "trial": trial["trial"], **place, **seconds, **scores, **trial["cost"], **choices}
+        )
     return rows
 
 

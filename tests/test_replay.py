@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import synthetic_run
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
@@ -381,7 +382,9 @@ def test_a_run_is_recorded_as_a_table(run_dir, tmp_path):
     with (run_dir / "resolved.yaml").open("a") as file:
         file.write("stopping: {rungs: [0.1, 0.4, 1.0]}\n")
     found = pd.read_csv(curves.record(run_dir, tmp_path))
-    complete = [r for r in results.records(run_dir) if r["state"] == "complete" and not r.get("race")]
+    trained = [r for r in results.records(run_dir) if r["state"] == "complete"]
+    complete = [r for place, r in enumerate(trained) if r["key"] not in [other["key"] for other in trained[:place]]]
+    assert len(complete) == len(trained) - 1  # trials 2 and 4 are one architecture
     assert sorted(set(found["trial"])) == sorted(r["trial"] for r in complete)
     first = complete[0]
     rows = found[found["trial"] == first["trial"]]
@@ -389,6 +392,18 @@ def test_a_run_is_recorded_as_a_table(run_dir, tmp_path):
     assert rows["train_s"].sum() == pytest.approx(sum(g["timings"]["train_s"] for g in first["rungs"]), abs=0.01)
     both = rows["train_s"].sum() + rows["other_s"].sum()
     assert both == pytest.approx(sum(g["timings"]["total_s"] for g in first["rungs"]), abs=0.01)
+
+
+def test_a_recorded_run_with_repeats_and_latency_can_be_read(tmp_path):
+    run_dir = synthetic_run.write(tmp_path / "run", trials=4, states=["complete"] * 4)
+    with (run_dir / "resolved.yaml").open("a") as file:
+        file.write("stopping: {rungs: [0.25, 0.5, 1.0]}\n")
+    for number, record in enumerate(results.records(run_dir)):
+        key = record["key"] if number < 3 else results.records(run_dir)[0]["key"]
+        synthetic_run.copy_with(run_dir, number, key=key, cost={**record["cost"], "latency_ms": 10.0 + number})
+    frame = pd.read_csv(curves.record(run_dir, tmp_path), dtype={"key": str})
+    table = curves.from_frame(frame, {"latency_ms": "minimise"}, "curves.csv")
+    assert len(table) == 3 and table.values[:, :, 0].tolist() == [[10.0] * 3, [11.0] * 3, [12.0] * 3]
 
 
 def test_the_default_rule_is_the_one_that_is_replayed():
