@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -74,8 +73,7 @@ class Chooser:
 
     def _over_budget(self, asked: Trial, choices: Choices) -> bool:
         """Give a trial its constraints, as a study does; whether it breaks one."""
-        deploy = self.about.deploy
-        cost = asdict(self.space.architecture(choices).cost(deploy.latent_size, deploy.text_tokens))
+        cost = self.about.deploy.costs(self.space.architecture(choices))
         for name, excess in constraints(cost, self.about.budget).items():
             asked.set_constraint(name, excess)
         return bool(over_budget(cost, self.about.budget))

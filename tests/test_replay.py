@@ -291,6 +291,19 @@ def test_a_charged_sampler_pays_for_what_is_over_budget(folder):
     assert vain > 0 and ended.total_images == 1000 * ended.started
 
 
+def test_a_budget_of_latency_is_charged(folder, monkeypatch):
+    """The latency is made up: a tenth of a millisecond for a million parameters."""
+    table, about = curves.load(folder)
+    monkeypatch.setattr(settings.Deploy, "costs", lambda _, config: {"latency_ms": config.cost(64, 77).params / 1e7})
+    about = about.model_copy(update={"budget": {"latency_ms": 30.0}})
+    space, taken = SearchSpace.load("mobilediffusion"), []
+    chosen = chooser.Chooser(table, about, space, RandomSampler(seed=0), charged=True, seed=0)
+    monkeypatch.setattr(chosen, "_take", lambda _, choices: taken.append(space.architecture(choices)))
+    told = [chosen.ask() for _ in range(30)]
+    assert 0 < len(taken) < 30 and told.count(simulation.OVER_BUDGET) == 30 - len(taken)
+    assert all(config.cost(64, 77).params <= 3e8 for config in taken)
+
+
 def test_what_is_taken_is_the_nearest_left(folder):
     table, about = curves.load(folder)
     space = SearchSpace.load("mobilediffusion")
