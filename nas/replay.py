@@ -235,6 +235,8 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
     if run_dir is not None:
         print(f"wrote {curves.record(run_dir, path.parent if path.suffix == '.csv' else path)}")
     table, about = curves.load(path)
+    if plan.tune:
+        _check_tuning(table, plan)
     settings = settings_of(plan.overrides, table.rungs, plan.rules[0] if plan.rules else RULES[0])
     table.at(settings.rungs)
     folder = out or (path if path.is_dir() else path.parent)
@@ -258,6 +260,16 @@ def _named(plan: Plan) -> Iterator[tuple[str, tuple[str, ...], str]]:
     """What the plan names, of what, by which option."""
     yield from ((name, RULES, "--rules") for name in plan.rules)
     yield from ((name, SAMPLERS, "--samplers") for name in plan.samplers)
+
+
+def _check_tuning(table: Table, plan: Plan) -> None:
+    """Raises InputError when there is nothing to choose, or nothing to choose from."""
+    if plan.overrides:
+        raise InputError(f"--set {plan.overrides[0]}: --tune chooses the settings; leave one of the two out")
+    if len(table.rungs) < 2:
+        raise InputError(f"{table.source}: --tune: only rung 1 was recorded; expected an earlier one to stop at")
+    if len(table) < 2:
+        raise InputError(f"{table.source}: --tune: holds 1 architecture; expected 2 or more, for each half has some")
 
 
 def settings_of(overrides: Sequence[str], rungs: Sequence[float], rule: str = RULES[0]) -> Settings:

@@ -367,6 +367,7 @@ WRONG = [
     (["--set", "gain=2"], "expected less than 1"),
     (["--set", "rungs=[0.3,1.0]"], "the nearest is 0.25"),
     (["--record", "nowhere"], "not a run directory"),
+    (["--tune", "--set", "keep=0.4"], "--set keep=0.4: --tune chooses the settings"),
 ]
 
 
@@ -375,6 +376,24 @@ def test_bad_input_is_one_line(folder, options, message):
     with pytest.raises(InputError, match=message) as told:
         CliRunner().invoke(cli.app, ["replay", str(folder), *options], catch_exceptions=False)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [(lambda f: f.fraction == 1, "only rung 1 was recorded"), (lambda f: f.trial == 0, "holds 1 architecture")],
+)
+def test_a_table_with_nothing_to_tune_is_refused(folder, kept, message):
+    frame = pd.read_csv(folder / "curves.csv", dtype={"key": str})
+    frame[kept(frame)].to_csv(folder / "curves.csv", index=False)
+    with pytest.raises(InputError, match=f"curves.csv: --tune: {message}"):
+        replay.run(folder, replay.Plan(tune=True, shuffles=1), None, None)
+
+
+def test_two_architectures_are_enough_to_tune(folder):
+    frame = pd.read_csv(folder / "curves.csv", dtype={"key": str})
+    frame[frame.trial < 2].to_csv(folder / "curves.csv", index=False)
+    replay.run(folder, replay.Plan(tune=True, shuffles=1, rules=("none",)), None, None)
+    assert pd.read_csv(folder / "replay.csv")["architectures"].tolist() == [1]
 
 
 def test_no_table_says_how_it_is_made(tmp_path):
