@@ -71,6 +71,13 @@ def test_compute_is_equal_and_the_share_that_of_the_trials_within_it(found):
         assert study.at == pytest.approx(last)
 
 
+def test_a_lucky_repeat_counts_only_in_the_mean():
+    table = pd.DataFrame({"key": ["a", "b", "a"], "a": [0.4, 0.2, 0.0], "b": [0.4, 0.8, 0.2], "state": "complete"})
+    at, (low, high) = compare.spread(table, {"a": "minimise", "b": "minimise"}, {"a": 1.0, "b": 1.0})
+    assert at == pytest.approx(0.8 * 0.7)  # the box of a's mean, (0.2, 0.3), holds that of b
+    assert low < at < high
+
+
 def test_training_macs_are_three_passes_an_image(runs):
     from nas import findings
 
