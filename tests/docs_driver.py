@@ -340,6 +340,8 @@ def own_pictures(folder):
 
 def prepare():
     """What pages take for granted: finished runs of a search and of an ablation, an export, and one that was trained on."""
+    from nas import settings, trust
+    from nas.anchor_table import AnchorTable
     from nas.cli import app
 
     for study, likes in (("quickstart", ["random"]), ("my_ablation", ["ffn_ratio", "ufogen_lora"])):
@@ -352,6 +354,9 @@ def prepare():
     write_file("recipe.yaml", "stages: [{image_size: 64, images: 8, batch: 8}]\n")
     app(["train", EXPORT, "--data", "emoji", "--recipe", "recipe.yaml"], standalone_mode=False)
     shutil.copytree("studies/proxy_trust", "runs/trust")
+    table = AnchorTable(Path("runs/trust"))  # as if measured with few pictures
+    few = settings.load(Path("studies/quickstart"), FEW[1::2])
+    table.begin(trust.proxy_settings(few.resolved()), table.architectures())
 
 
 def tell(name, began, error=""):
