@@ -74,7 +74,8 @@ def test_every_member_is_covered_where_axes_depend_on_others(name, tmp_path):
     whole, rng = supernet.Supernet.of(space, PROXY), random.Random(1)
     for _ in range(30):
         config = space.architecture(space.sample(rng)).scaled(PROXY)
-        whole.weights_of(supernet.skeleton(config))
+        sliced = whole.weights_of(supernet.skeleton(config))
+        assert sum(weight.numel() for weight in sliced.values()) == config.cost(8, 5).params
 
 
 def test_a_missing_choice_of_an_axis_that_depends_on_others_is_named(tmp_path):
