@@ -33,7 +33,7 @@ from nas import (
 from nas.backbones import Proxy, unet
 from nas.conditioning import Text
 from nas.errors import InputError
-from nas.metrics import Reference
+from nas.metrics import Reference, scores
 from nas.objectives.denoising import denoising_error
 from nas.pictures import save_grid
 from nas.settings import Study
@@ -160,6 +160,7 @@ class Bench:
         reference = Reference(
             batches=lambda: self.images("train"),
             captions=list(self.train_data.captions[:-1]),
+            drawn=self.drawn[0],
             cache=encoded.cache_path(self.cache, dataset=self.study.resolved()["dataset"]),
         )
         return [
@@ -182,13 +183,14 @@ class Bench:
         plan = self.study.sampling.model_dump(mode="json")
         shared = {"images": evaluation.images, "split": evaluation.split, "seed": evaluation.seed, **plan}
         described: dict[str, dict[str, Any]] = {
-            str(metric.name): {
+            column: {
                 "unit": metric.unit,
                 "higher_is_better": metric.higher_is_better,
                 **shared,
                 **dict(metric.conditions),  # type: ignore[arg-type]
             }
             for metric in self.metrics
+            for column in metric.columns  # type: ignore[attr-defined]
         }
         described["denoising_loss"] = {
             "unit": "mean squared error",
@@ -283,7 +285,7 @@ class Bench:
             done += len(images)
             shown.append(images[: max(0, GRID_COLUMNS * GRID_ROWS - sum(map(len, shown)))])
         with timings.phase("score_s"):
-            values = {str(metric.name): float(metric.compute()) for metric in self.metrics}
+            values = scores(self.metrics)
             losses = self.denoising_losses(network, schedule)
         if picture:
             save_grid(torch.cat(shown), picture, GRID_COLUMNS)

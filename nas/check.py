@@ -167,10 +167,10 @@ def _named(section: str, given: Sequence[str] | dict[str, float], known: list[st
 def _columns(study: Study, costs: list[str]) -> None:
     metrics = {}
     for entry in study.metrics:
-        column = menu.pick("metrics", entry.name).column(entry.settings("metrics"))
-        if column in metrics:
-            raise InputError(f"metrics: two of them give the column {column!r}")
-        metrics[column] = entry
+        for column in menu.pick("metrics", entry.name).columns(entry.settings("metrics")):
+            if column in metrics:
+                raise InputError(f"metrics: two of them give the column {column!r}")
+            metrics[column] = entry
     known = [*metrics, *(["denoising_loss"] if _one_loss(study) else []), *costs]
     asked, section = (study.search, "search") if study.search else (study.ablation, "ablation")
     assert asked is not None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 
-from nas import naming, picking, results, stills
+from nas import metrics, naming, picking, results, stills
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 from nas.sampling import Plan
@@ -234,7 +234,7 @@ def scores(bench: Bench, network: nn.Module, schedule: dict[str, Any], plan: Pla
         for metric in drawn.metrics:
             metric.update(images, captions[done : done + len(images)])
         done += len(images)
-    return {str(metric.name): float(metric.compute()) for metric in drawn.metrics}
+    return metrics.scores(drawn.metrics)
 
 
 def _has(table: pd.DataFrame, named: Mapping[str, Any]) -> bool:

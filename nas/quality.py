@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nas import metrics
 from nas.conditioning import Text
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def scores(bench: Bench, drawer: Drawer) -> dict[str, float]:
         images = drawer.decode(latents)
         for metric in bench.metrics:
             metric.update(images, some)
-    return {str(metric.name): float(metric.compute()) for metric in bench.metrics}
+    return metrics.scores(bench.metrics)
 
 
 def speed_ratio(before: Network, after: Network, inputs: tuple[torch.Tensor, ...]) -> float:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from nas import menu
-from nas.datasets import BATCH, coco, decode, emoji, folder, split_of, webdataset
+from nas.datasets import BATCH, coco, decode, emoji, folder, scenes, split_of, webdataset
 from nas.errors import InputError
 
 PICTURES = 100
@@ -81,6 +81,9 @@ MAKERS = {
     "folder": make_folder,
     "coco": make_coco,
     "emoji": lambda path: emoji.Settings(image_size=SIZE, limit=PICTURES),
+    "scenes": lambda path: scenes.Settings(
+        image_size=SIZE, sizes=["large"], pictures=PICTURES, held_out_pictures=PICTURES
+    ),
 }
 
 
@@ -123,6 +126,8 @@ def test_the_order_is_fixed(made):
 
 def test_no_caption_is_in_both_splits(made):
     module, settings = made
+    if module is scenes:
+        pytest.skip("its captions leave so much open that pictures differ: tests/test_scenes.py")
     train, held_out = (set(captions_in(module.load(settings, split))) for split in ("train", "held_out"))
     assert train and held_out and not train & held_out
 

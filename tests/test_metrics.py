@@ -15,7 +15,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from nas import clip, menu
 from nas.datasets import Batch
 from nas.errors import InputError
-from nas.metrics import Reference, caption_accuracy, clip_score, fid
+from nas.metrics import Reference, caption_accuracy, clip_score, fid, scene_accuracy, scores
 
 CAPTIONS = ["red apple", "sailing boat", "grinning face", "violin", "ringed planet", "hot pepper"]
 
@@ -112,20 +112,34 @@ def built(request, judge_folder):
     module = menu.pick("metrics", request.param)
     options = {"judge": str(judge_folder)} if "judge" in module.Settings.model_fields else {}
     settings = module.Settings(**options)
-    real = Batch(pictures(20, 0), [CAPTIONS[i % len(CAPTIONS)] for i in range(20)], [str(i) for i in range(20)])
-    return module, settings, module.build(settings, Reference(lambda: [real], real.captions))
+    real = Batch(pictures(20, 0), [captions(module)[i % len(CAPTIONS)] for i in range(20)], [str(i) for i in range(20)])
+    return module, settings, module.build(settings, Reference(lambda: [real], real.captions, drawn=captions(module)))
+
+
+def captions(module):
+    """Six different ones that a metric can judge."""
+    return (
+        [f"a {size} red ring on {shade}" for size in ("big", "small") for shade in ("white", "grey", "black")]
+        if (module is scene_accuracy)
+        else CAPTIONS
+    )
 
 
 def scored(metric, *batches):
     metric.reset()
     for images, captions in batches:
         metric.update(images, captions)
-    return metric.compute()
+    return scores([metric])
+
+
+def only(found):
+    (value,) = found.values()
+    return value
 
 
 def test_a_metric_describes_itself(built):
     module, settings, metric = built
-    assert metric.name == module.column(settings)
+    assert set(metric.columns) <= set(module.columns(settings)) and len(set(metric.columns)) == len(metric.columns)
     assert metric.unit and isinstance(metric.unit, str)
     assert metric.higher_is_better in (True, False)
     assert json.loads(json.dumps(metric.conditions)) == metric.conditions and metric.conditions
@@ -134,19 +148,20 @@ def test_a_metric_describes_itself(built):
 
 
 def test_two_batches_are_one(built):
-    metric, images = built[2], pictures(6, 1)
-    whole = scored(metric, (images, CAPTIONS))
-    parts = scored(metric, (images[:2], CAPTIONS[:2]), (images[2:], CAPTIONS[2:]))
-    assert whole.ndim == 0 and math.isfinite(whole)
-    assert parts.item() == pytest.approx(whole.item(), rel=1e-4)
+    module, _, metric = built
+    images, said = pictures(6, 1), captions(module)
+    whole = scored(metric, (images, said))
+    parts = scored(metric, (images[:2], said[:2]), (images[2:], said[2:]))
+    assert list(whole) == list(metric.columns) and all(map(math.isfinite, whole.values()))
+    assert parts == pytest.approx(whole, rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_reset_forgets(built):
-    metric = built[2]
-    first = scored(metric, (pictures(6, 1), CAPTIONS))
-    scored(metric, (pictures(6, 2), CAPTIONS))
-    assert torch.equal(scored(metric, (pictures(6, 1), CAPTIONS)), first)
+    module, _, metric = built
+    first = scored(metric, (pictures(6, 1), captions(module)))
+    scored(metric, (pictures(6, 2), captions(module)))
+    assert scored(metric, (pictures(6, 1), captions(module))) == first
     metric.reset()
     with pytest.raises(ValueError, match="no pictures"):
         metric.compute()
@@ -163,7 +178,7 @@ def test_what_is_computed_of_the_real_pictures_is_kept_on_disk(tmp_path):
     values = []
     for _ in range(2):
         metric = fid.build(fid.Settings(), Reference(batches, [], tmp_path / "cache" / "emoji"))
-        values.append(scored(metric, (images, CAPTIONS)).item())
+        values.append(scored(metric, (images, CAPTIONS)))
     assert len(calls) == 1 and values[0] == values[1]
 
 
@@ -171,8 +186,8 @@ def test_what_is_computed_of_the_real_pictures_is_kept_on_disk(tmp_path):
 
 
 def test_only_inception_makes_it_fid():
-    assert fid.column(fid.Settings()) == "fid_efficientnet_lite0"
-    assert fid.column(fid.Settings(features="inception")) == "fid"
+    assert fid.columns(fid.Settings()) == ("fid_efficientnet_lite0",)
+    assert fid.columns(fid.Settings(features="inception")) == ("fid",)
 
 
 def test_early_features_are_those_of_the_stage_at_stride_16():
@@ -180,14 +195,14 @@ def test_early_features_are_those_of_the_stage_at_stride_16():
     stem = early.model.bn1(early.model.conv_stem(images))
     by_hand = nn.Sequential(*early.model.blocks[:5])(stem).mean((2, 3))
     assert early(images).shape == (3, 112) and torch.allclose(early(images), by_hand)
-    assert fid.column(fid.Settings(features="efficientnet_lite0_112")) == "fid_efficientnet_lite0_112"
+    assert fid.columns(fid.Settings(features="efficientnet_lite0_112")) == ("fid_efficientnet_lite0_112",)
 
 
 def test_the_pictures_themselves_are_at_distance_zero_and_noise_is_far():
     real = pictures(12, 0)
     metric = fid.build(fid.Settings(), Reference(lambda: [Batch(real, ["a"] * 12, ["b"] * 12)]))
-    same = scored(metric, (real, ["a"] * 12)).item()
-    other = scored(metric, (-torch.ones_like(real) + 0.01 * pictures(12, 3), ["a"] * 12)).item()
+    same = only(scored(metric, (real, ["a"] * 12)))
+    other = only(scored(metric, (-torch.ones_like(real) + 0.01 * pictures(12, 3), ["a"] * 12)))
     assert same == pytest.approx(0, abs=1e-4) and other > 1
 
 
@@ -216,7 +231,7 @@ def test_clip_score_is_open_clips_cosine(tmp_path):
     images = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in drawn]) / 127.5 - 1
     metric = clip_score.build(clip_score.Settings(judge=str(path)), Reference(list))
     expected = 100 * (seen * read).sum(1).mean().item()
-    assert scored(metric, (images, CAPTIONS)).item() == pytest.approx(expected, abs=1e-3)
+    assert only(scored(metric, (images, CAPTIONS))) == pytest.approx(expected, abs=1e-3)
 
 
 class KnownJudge:
@@ -237,7 +252,7 @@ def numbered(numbers):
 
 def test_clip_score_of_known_cosines():
     metric = clip_score.ClipScore(KnownJudge())
-    assert scored(metric, (numbered([1, 2, 3, 4]), ["1", "2", "3", "5"])).item() == 75
+    assert only(scored(metric, (numbered([1, 2, 3, 4]), ["1", "2", "3", "5"]))) == 75
 
 
 def test_caption_accuracy_counts_the_pictures_that_show_their_caption():
@@ -245,12 +260,12 @@ def test_caption_accuracy_counts_the_pictures_that_show_their_caption():
     assert len(metric.pool) == metric.conditions["others"] == 100
     shown = int(metric.pool[0])
     others = [n for n in range(200) if str(n) not in metric.pool]
-    assert scored(metric, (numbered(others[:4]), [str(n) for n in others[:4]])).item() == 1
-    assert scored(metric, (numbered([shown]), [str(shown)])).item() == 1  # a caption of the pool is no rival of itself
-    assert scored(metric, (numbered([shown]), [str(others[0])])).item() == 0
+    assert only(scored(metric, (numbered(others[:4]), [str(n) for n in others[:4]]))) == 1
+    assert only(scored(metric, (numbered([shown]), [str(shown)]))) == 1  # a caption of the pool is no rival of itself
+    assert only(scored(metric, (numbered([shown]), [str(others[0])]))) == 0
     mixed = [others[0], others[1], shown, shown]
     asked = [str(n) for n in (others[0], others[1], others[2], others[3])]
-    assert scored(metric, (numbered(mixed), asked)).item() == 0.5
+    assert only(scored(metric, (numbered(mixed), asked))) == 0.5
 
 
 def test_conditions_tell_how_many_others_there_were():

@@ -1,8 +1,8 @@
 """Scores of generated pictures, one file each. Each provides `Settings` and `build(settings, reference) -> Metric`.
 
-A metric is a `torchmetrics.Metric` with `name` (its column; the extractor is part of it unless it is the field's
-standard one), `unit`, `higher_is_better` and `conditions`. `update(images, captions)` takes (B, 3, H, W) float32 in
-[-1, 1]; `compute()` gives a scalar. `column(settings)` tells the name without loading anything.
+A metric is a `torchmetrics.Metric` with `columns` (an extractor is part of a name unless it is the field's standard one),
+`unit`, `higher_is_better` and `conditions`. `update(images, captions)` takes (B, 3, H, W) float32 in [-1, 1]; `compute()` gives a
+scalar by column. `columns(settings)` tells the names without loading anything; a metric has those that its captions ask for.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torchmetrics import Metric
 
 from nas.datasets import Batch
 
@@ -23,6 +24,8 @@ class Reference:
     captions: list[str] = field(default_factory=list)
     cache: Path | None = None
     """A path prefix of its own for this image set; None keeps nothing."""
+    drawn: list[str] = field(default_factory=list)
+    """The captions that will be drawn and scored."""
 
     def cached(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """What `make` computes, from disk if it was computed before."""
@@ -35,3 +38,8 @@ class Reference:
             save_file({"value": make()}, temporary)
             temporary.replace(path)
         return load_file(path)["value"]
+
+
+def scores(metrics: Iterable[Metric]) -> dict[str, float]:
+    """What the metrics found, by column."""
+    return {column: float(value) for metric in metrics for column, value in metric.compute().items()}

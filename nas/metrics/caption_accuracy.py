@@ -15,12 +15,12 @@ from torchmetrics import Metric
 from nas.metrics import Reference
 from nas.metrics.clip_score import Judge, Settings
 
-__all__ = ["Settings", "build", "column"]
+__all__ = ["Settings", "build", "columns"]
 OTHERS = 100
 
 
-def column(settings: Settings) -> str:
-    return "caption_accuracy"
+def columns(settings: Settings) -> tuple[str, ...]:
+    return ("caption_accuracy",)
 
 
 def build(settings: Settings, reference: Reference) -> CaptionAccuracy:
@@ -34,7 +34,7 @@ class CaptionAccuracy(Metric):
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
-    name = "caption_accuracy"
+    columns = ("caption_accuracy",)
     unit = "share of pictures"
 
     def __init__(self, judge: Judge, pool: list[str], others: int = OTHERS):
@@ -56,7 +56,7 @@ class CaptionAccuracy(Metric):
         self.right += ((drawn * own).sum(1) > rivals.max(1).values).sum()
         self.count += len(captions)
 
-    def compute(self) -> Tensor:
+    def compute(self) -> dict[str, Tensor]:
         if self.count == 0:
             raise ValueError("caption_accuracy: no pictures")
-        return self.right / self.count
+        return {"caption_accuracy": self.right / self.count}

@@ -28,8 +28,8 @@ class Settings(BaseModel):
     """A pretrained tag (laion2b_s34b_b88k, ...) or a checkpoint file; an HPS v2 checkpoint is a ViT-H-14 judge."""
 
 
-def column(settings: Settings) -> str:
-    return "clip_score"
+def columns(settings: Settings) -> tuple[str, ...]:
+    return ("clip_score",)
 
 
 def build(settings: Settings, reference: Reference) -> ClipScore:
@@ -71,7 +71,7 @@ class ClipScore(Metric):
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
-    name = "clip_score"
+    columns = ("clip_score",)
     unit = "100 x cosine"
 
     def __init__(self, judge: Judge):
@@ -88,10 +88,10 @@ class ClipScore(Metric):
         self.total += 100 * cosines.double().sum()
         self.count += len(captions)
 
-    def compute(self) -> Tensor:
+    def compute(self) -> dict[str, Tensor]:
         if self.count == 0:
             raise ValueError("clip_score: no pictures")
-        return self.total / self.count
+        return {"clip_score": self.total / self.count}
 
     def _captions(self, captions: list[str]) -> Tensor:
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]

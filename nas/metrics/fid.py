@@ -34,16 +34,16 @@ class Settings(BaseModel):
     """For inception: pt_inception-2015-12-05-6726825d.pth; None lets torch-fidelity download it."""
 
 
-def column(settings: Settings) -> str:
+def columns(settings: Settings) -> tuple[str, ...]:
     """`fid`, or `fid_<extractor>`."""
-    return "fid" if settings.features == "inception" else f"fid_{settings.features}"
+    return ("fid" if settings.features == "inception" else f"fid_{settings.features}",)
 
 
 def build(settings: Settings, reference: Reference) -> FrechetDistance:
     """The metric, with the real pictures' features (10 s for the emoji set on one core, once)."""
     extractor = _extractor(settings)
     real = reference.cached(settings.features, lambda: torch.cat([extractor(b.images) for b in reference.batches()]))
-    return FrechetDistance(extractor, real, column(settings), {"features": settings.features, "references": len(real)})
+    return FrechetDistance(extractor, real, columns(settings), {"features": settings.features, "references": len(real)})
 
 
 def _extractor(settings: Settings) -> nn.Module:
@@ -64,9 +64,9 @@ class FrechetDistance(Metric):
     full_state_update = False
     unit = "squared feature distance"
 
-    def __init__(self, extractor: nn.Module, real: Tensor, name: str, conditions: dict[str, Any]):
+    def __init__(self, extractor: nn.Module, real: Tensor, columns: tuple[str, ...], conditions: dict[str, Any]):
         super().__init__()
-        self.extractor, self.name, self.conditions = extractor, name, conditions
+        self.extractor, self.columns, self.conditions = extractor, columns, conditions
         self.real = real
         self.features: list[Tensor]
         self.add_state("features", default=[], dist_reduce_fx="cat")
@@ -74,10 +74,11 @@ class FrechetDistance(Metric):
     def update(self, images: Tensor, captions: list[str]) -> None:
         self.features.append(self.extractor(images))
 
-    def compute(self) -> Tensor:
+    def compute(self) -> dict[str, Tensor]:
+        (column,) = self.columns
         if not self.features:
-            raise ValueError(f"{self.name}: no pictures")
-        return frechet_distance(torch.cat(self.features), self.real)
+            raise ValueError(f"{column}: no pictures")
+        return {column: frechet_distance(torch.cat(self.features), self.real)}
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
