@@ -100,7 +100,7 @@ def test_the_shipped_one_draws_emoji_again():
     error = (autoencoder.decode(latents) - images).square().mean((1, 2, 3))
     assert latents.shape == (32, autoencoder.channels, 64 // autoencoder.factor, 64 // autoencoder.factor)
     assert latents.std() == pytest.approx(1, abs=0.15) and latents.mean().abs() < 0.15
-    with safe_open(kl.SHIPPED, "pt") as file:
+    with safe_open(kl.SHIPPED["emoji"], "pt") as file:
         quality = json.loads(file.metadata()["quality"])
     assert (10 * torch.log10(4 / error)).mean() == pytest.approx(quality["held_out_psnr_db"], abs=2)  # of 32 pictures
 
@@ -170,7 +170,7 @@ def test_another_number_of_latent_channels_begins_with_the_shipped_weights():
     shipped = kl.load(kl.Settings()).model
     for channels in (4, 8):
         torch.manual_seed(3)
-        model = make_autoencoder.network(8, channels, kl.SHIPPED)
+        model = make_autoencoder.network(8, channels, kl.SHIPPED["emoji"])
         assert model.config["latent_channels"] == channels
         theirs = shipped.state_dict()
         afresh = {name for name, value in model.state_dict().items() if not torch.equal(value, theirs[name])}
@@ -180,6 +180,6 @@ def test_another_number_of_latent_channels_begins_with_the_shipped_weights():
 
 def test_a_start_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(InputError, match="--start .*another autoencoder"):
-        make_autoencoder.network(4, 8, kl.SHIPPED)
+        make_autoencoder.network(4, 8, kl.SHIPPED["emoji"])
     with pytest.raises(InputError, match="--start .*cannot be read"):
         make_autoencoder.network(8, 8, tmp_path / "none.safetensors")

@@ -1,4 +1,5 @@
-"""Trains the shipped KL autoencoder on the emoji set: `python -m nas.assets.make_autoencoder` (about 25 minutes, one core).
+"""Trains the shipped KL autoencoders: `python -m nas.assets.make_autoencoder` for the emoji set (about 25 minutes, one core),
+and with `--data scenes --factor 4 --batch 32` for the world of scenes (about 25 minutes).
 
 The loss is L1 + L2 on pixels, and a KL term small enough to only keep the latents bounded (as in LDM, Rombach et al. 2022, which
 uses 1e-6). No perceptual or adversarial term: features used there would also be the ones the Frechet distance reads.
@@ -23,7 +24,11 @@ from torch import Tensor
 
 from nas.errors import InputError, brief
 
-WIDTHS = {8: (16, 32, 64, 96), 4: (32, 64, 96)}  # f=4 keeps f=8's widths at equal resolutions below the image
+WIDTHS = {  # by picture set and factor; for emoji f=4 keeps f=8's widths at equal resolutions below the image
+    ("emoji", 8): (16, 32, 64, 96),
+    ("emoji", 4): (32, 64, 96),
+    ("scenes", 4): (24, 48, 64),
+}
 IMAGE_SIZE = {8: 64, 4: 32}
 LATENT_CHANNELS = 8  # MobileDiffusion's choice
 AT_LATENTS = (
@@ -37,16 +42,21 @@ EMA_DECAY = 0.998
 CHECK_EVERY = 200
 
 
-def images(split: str) -> Tensor:
-    """All pictures of a split, (N, 3, 64, 64) in [-1, 1]."""
-    from nas.datasets import emoji
+def images(data: str, split: str) -> Tensor:
+    """All pictures of a split, (N, 3, S, S) in [-1, 1]: emoji at 64 px, or every rung of the scenes at 32 px."""
+    from nas.datasets import emoji, scenes
 
-    return torch.cat([batch.images for batch in emoji.load(emoji.Settings(), split)])
+    if data == "emoji":
+        return torch.cat([batch.images for batch in emoji.load(emoji.Settings(), split)])
+    rungs = scenes.Settings(objects=(1, 2, 3), counts=True, unseen=())
+    return torch.cat([batch.images for batch in scenes.load(rungs, split)])
 
 
-def network(factor: int, channels: int = LATENT_CHANNELS, start: Path | None = None) -> AutoencoderKL:
+def network(
+    factor: int, channels: int = LATENT_CHANNELS, start: Path | None = None, data: str = "emoji"
+) -> AutoencoderKL:
     """The autoencoder before training. `start` gives all layers but those at the latents; InputError if they do not fit."""
-    widths = WIDTHS[factor]
+    widths = WIDTHS[data, factor]
     model = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -86,7 +96,7 @@ def loss_of(model: AutoencoderKL, x: Tensor, generator: torch.Generator) -> Tens
 
 @torch.no_grad()
 def psnr(model: AutoencoderKL, pictures: Tensor, factor: int) -> float:
-    """Mean over pictures of the PSNR at 64 px (peak-to-peak 2), reconstructing from the posterior mean."""
+    """Mean over pictures of the PSNR at their own size (peak-to-peak 2), reconstructing from the posterior mean."""
     values = []
     for x in torch.split(pictures, 64):
         y = model.decode(model.encode(shrink(x, factor)).latent_dist.mean).sample.clamp(-1, 1)
@@ -96,7 +106,7 @@ def psnr(model: AutoencoderKL, pictures: Tensor, factor: int) -> float:
 
 
 def shrink(x: Tensor, factor: int) -> Tensor:
-    """64 px pictures at the size this factor's autoencoder takes."""
+    """Pictures at the size this factor's autoencoder takes."""
     if IMAGE_SIZE[factor] == x.shape[-1]:
         return x
     return F.interpolate(x, size=IMAGE_SIZE[factor], mode="area")
@@ -111,11 +121,12 @@ def train(
     out: Path,
     channels: int = LATENT_CHANNELS,
     start: Path | None = None,
+    data: str = "emoji",
 ) -> None:
     """Resumable: `<out>.partial` holds weights, moments and the step every CHECK_EVERY steps."""
     torch.manual_seed(seed)
-    train_set, held_out = images("train"), images("held_out")
-    model = network(factor, channels, start)
+    train_set, held_out = images(data, "train"), images(data, "held_out")
+    model = network(factor, channels, start, data)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     first = _resume(out, model, optimizer, average)
@@ -140,11 +151,18 @@ def train(
             _suspend(out, model, optimizer, average, step + 1)
             print(f"step {step + 1}/{steps} loss {loss.item():.4f} {time.time() - began:.0f} s", flush=True)
     model.load_state_dict(average, strict=False)
-    _finish(model.eval(), factor, train_set, held_out, out, {"steps": steps, "images": steps * batch, "seed": seed})
+    facts = {"steps": steps, "images": steps * batch, "seed": seed}
+    _finish(model.eval(), factor, data, train_set, held_out, out, facts)
 
 
 def _finish(
-    model: AutoencoderKL, factor: int, train_set: Tensor, held_out: Tensor, out: Path, facts: dict[str, float]
+    model: AutoencoderKL,
+    factor: int,
+    data: str,
+    train_set: Tensor,
+    held_out: Tensor,
+    out: Path,
+    facts: dict[str, float],
 ) -> None:
     with torch.no_grad():
         latents = torch.cat([model.encode(shrink(x, factor)).latent_dist.mean for x in torch.split(train_set, 64)])
@@ -157,15 +175,17 @@ def _finish(
         "latent_mean": json.dumps(latents.mean((0, 2, 3)).tolist()),
         "latent_std": json.dumps(latents.std((0, 2, 3)).tolist()),
         "quality": json.dumps(facts),
-        "made_by": _command(factor, int(model.config["latent_channels"])),
+        "made_by": _command(factor, int(model.config["latent_channels"]), data),
+        "made_for": data,
         "licence": "Apache-2.0; trained on the pictures named in NOTICE",
     }
     save_file({name: p.half().contiguous() for name, p in model.state_dict().items()}, out, metadata)
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB {facts}")
 
 
-def _command(factor: int, channels: int) -> str:
+def _command(factor: int, channels: int, data: str) -> str:
     command = f"python -m nas.assets.make_autoencoder --factor {factor}"
+    command = command if data == "emoji" else f"{command} --data {data} --batch 32"
     return command if channels == LATENT_CHANNELS else f"{command} --channels {channels}"
 
 
@@ -197,15 +217,21 @@ def _resume(out: Path, model: AutoencoderKL, optimizer: torch.optim.Optimizer, a
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--factor", type=int, choices=sorted(WIDTHS), default=8)
+    parser.add_argument("--data", choices=["emoji", "scenes"], default="emoji")
+    parser.add_argument("--factor", type=int, choices=sorted(IMAGE_SIZE), default=8)
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--channels", type=int, default=LATENT_CHANNELS)
     parser.add_argument("--start", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "autoencoder.safetensors")
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if (arguments.data, arguments.factor) not in WIDTHS:
+        parser.error(f"--data {arguments.data}: no autoencoder of --factor {arguments.factor}")
+    if arguments.out is None:
+        name = "autoencoder" if arguments.data == "emoji" else f"autoencoder_{arguments.data}"
+        arguments.out = Path(__file__).parent / f"{name}.safetensors"
     torch.set_num_threads(1)
     train(**vars(arguments))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from diffusers import AutoencoderKL
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from nas.errors import InputError, brief
 
-SHIPPED = Path(__file__).parents[1] / "assets" / "autoencoder.safetensors"
+ASSETS = Path(__file__).parents[1] / "assets"
+SHIPPED = {"emoji": ASSETS / "autoencoder.safetensors", "scenes": ASSETS / "autoencoder_scenes.safetensors"}
 
 
 class Settings(BaseModel):
@@ -22,8 +23,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    shipped: Literal["emoji", "scenes"] = "emoji"
+    """Which of the autoencoders that ship: that of the emoji pictures (f = 8) or of the scenes (f = 4)."""
     path: Path | None = None
-    """A .safetensors file that make_autoencoder wrote, or a folder in diffusers' format. None: the shipped one."""
+    """Another one: a .safetensors file that make_autoencoder wrote, or a folder in diffusers' format."""
 
 
 class KlAutoencoder:
@@ -79,7 +82,7 @@ class Decoder(nn.Module):
 
 def load(settings: Settings) -> KlAutoencoder:
     """The autoencoder. Raises InputError when the weights are not there or not readable."""
-    path = settings.path or SHIPPED
+    path = settings.path or SHIPPED[settings.shipped]
     if path.is_dir():
         return _from_folder(path)
     try:
