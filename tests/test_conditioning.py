@@ -5,6 +5,7 @@ import tiny_clip
 import torch
 
 from nas import conditioning
+from nas.closed_vocabulary import WIDTH, ClosedVocabulary
 from nas.conditioning import Settings
 from nas.errors import InputError
 
@@ -17,12 +18,13 @@ def tiny(tmp_path_factory):
     return str(tiny_clip.save(tmp_path_factory.mktemp("clip") / "tiny"))
 
 
-@pytest.fixture(scope="module", params=["minilm", "shipped", "folder"])
+@pytest.fixture(scope="module", params=["minilm", "shipped", "folder", "scenes"])
 def encoder(request, tiny):
     options = {
         "minilm": {"encoder": "minilm"},
         "shipped": {"encoder": "open_clip"},
         "folder": {"encoder": "open_clip", "model": tiny},
+        "scenes": {"encoder": "scenes"},
     }[request.param]
     return conditioning.load(Settings(length=LENGTH, **options))
 
@@ -31,36 +33,46 @@ def token_counts(encoder, captions):
     """Tokens of each caption with its special ones, as the encoder's own tokenizer has them."""
     if isinstance(encoder, conditioning.MiniLm):
         return [len(encoder.tokenizer(caption)["input_ids"]) for caption in captions]
+    if isinstance(encoder, ClosedVocabulary):
+        return [len(caption.replace(",", "").split()) for caption in captions]
     return [int((row != 0).sum()) for row in encoder.tokenizer(captions)]
+
+
+@pytest.fixture
+def captions(encoder):
+    """Of one word, none, some and too many."""
+    if isinstance(encoder, ClosedVocabulary):
+        return ["a red ring", "on", "", "on a white background, a small red circle to the left of a big blue ring"]
+    return CAPTIONS
 
 
 # --- every encoder ---------------------------------------------------------------------------------------------------
 
 
-def test_shapes_and_widths(encoder):
-    text = encoder.encode(CAPTIONS)
-    assert text.tokens.shape == (len(CAPTIONS), LENGTH, encoder.width)
-    assert text.pooled.shape == (len(CAPTIONS), encoder.pooled_width)
+def test_shapes_and_widths(encoder, captions):
+    text = encoder.encode(captions)
+    assert text.tokens.shape == (len(captions), LENGTH, encoder.width)
+    assert text.pooled.shape == (len(captions), encoder.pooled_width)
     for tensor in text:
         assert tensor.dtype == torch.float32 and tensor.isfinite().all() and not tensor.requires_grad
 
 
-def test_exactly_the_positions_after_the_caption_are_zero(encoder):
-    written = (encoder.encode(CAPTIONS).tokens != 0).any(-1)
-    for row, count in zip(written, token_counts(encoder, CAPTIONS), strict=True):
+def test_exactly_the_positions_after_the_caption_are_zero(encoder, captions):
+    written = (encoder.encode(captions).tokens != 0).any(-1)
+    for row, count in zip(written, token_counts(encoder, captions), strict=True):
         assert row.tolist() == [position < count for position in range(LENGTH)]
 
 
-def test_a_caption_is_the_same_alone_and_in_a_batch(encoder):
-    together = encoder.encode(CAPTIONS)
-    for index, caption in enumerate(CAPTIONS):
+def test_a_caption_is_the_same_alone_and_in_a_batch(encoder, captions):
+    together = encoder.encode(captions)
+    for index, caption in enumerate(captions):
         alone = encoder.encode([caption])
         torch.testing.assert_close(alone.tokens[0], together.tokens[index], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(alone.pooled[0], together.pooled[index], atol=1e-4, rtol=1e-4)
 
 
-def test_captions_differ(encoder):
-    pooled = encoder.encode(CAPTIONS).pooled
+def test_captions_differ(encoder, captions):
+    pooled = encoder.encode(captions).pooled
     assert torch.cdist(pooled, pooled).fill_diagonal_(1).min() > 1e-3
 
 
@@ -134,3 +146,24 @@ def test_impossible_settings_are_refused(options):
 def test_unknown_models_are_named(model):
     with pytest.raises(InputError, match="neither a folder nor a known name"):
         conditioning.load(Settings(encoder="open_clip", model=model))
+
+
+# --- a closed vocabulary ----------------------------------------------------------------------------------------------
+
+
+def test_words_have_their_own_vectors_of_signs_wherever_they_stand():
+    encoder = conditioning.load(Settings(encoder="scenes", length=LENGTH))
+    text = encoder.encode(["small red ring", "red ring", "ring red"])
+    places = encoder.network().places
+    assert text.tokens.shape[2] == WIDTH and set((text.tokens[0, 1] - places[1]).tolist()) == {-1.0, 1.0}
+    assert torch.equal(text.tokens[0, 1] - places[1], text.tokens[1, 0] - places[0])
+    words = text.tokens[1, :2] - places[:2]
+    assert torch.allclose(text.pooled[1], words.sum(0) / 2**0.5) and torch.equal(text.pooled[1], text.pooled[2])
+    vectors = encoder.network().words[1:]
+    alike = (vectors @ vectors.T / WIDTH).fill_diagonal_(0)
+    assert alike.abs().max() < 0.5  # signs of 43 words in 96 places: a correlation of 0.5 is five deviations
+
+
+def test_a_word_that_is_not_in_the_vocabulary_is_named():
+    with pytest.raises(InputError, match="unknown word 'heart'; expected one of: a, above, and"):
+        conditioning.load(Settings(encoder="scenes")).encode(["red heart"])
