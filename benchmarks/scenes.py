@@ -1,0 +1,92 @@
+"""How far a network trained from scratch comes in the world of scenes, by images and by seconds of one core.
+
+    python benchmarks/scenes.py                      # the MobileDiffusion preset at width / 16, to 60 minutes of CPU time
+    python benchmarks/scenes.py --minutes 5 --set training.batch=32
+
+Every line is the network after so many images: its scores on 256 held-out captions, ten steps and one step. It is resumable: its
+state lies in --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from nas import menu, published, settings, training
+from nas.bench import Bench, fresh
+from nas.pictures import save_grid
+
+STUDY = Path(__file__).parents[1] / "studies" / "scenes" / "study.yaml"
+EVERY = 16_384  # images between two lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60.0, help="of CPU time spent on training")
+    parser.add_argument("--architecture", default="mobilediffusion")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the study")
+    parser.add_argument("--out", type=Path, default=Path("runs/scenes_from_scratch"))
+    run(parser.parse_args())
+
+
+def run(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    overrides = ["training.learning_rate=1.0e-3", "training.warmup_images=6400", "training.ema_decay=0.998"]
+    study = settings.load(STUDY, [*overrides, "training.init=scratch", *arguments.set])
+    bench = Bench(study, Path("runs/.cache"))
+    network = fresh(published.architecture(arguments.architecture).scaled(bench.proxy), arguments.seed)
+    entry = study.objective
+    objective = menu.pick("objectives", entry.name).Objective(network, None, entry.settings("objectives"))
+    module = training.DenoiserTraining(objective, study.training)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    state, table = arguments.out / "state.safetensors", arguments.out / "curve.csv"
+    spent = _resumed(module, state, table)
+    while spent < 60 * arguments.minutes:
+        began = time.process_time()
+        training.train(module, bench.train_data, arguments.seed, module.images_seen + EVERY)
+        spent += time.process_time() - began
+        module.save(state, {})
+        _append(
+            table, {"images": module.images_seen, "cpu_s": round(spent, 1), **_scores(bench, module, arguments.out)}
+        )
+
+
+def _resumed(module: training.DenoiserTraining, state: Path, table: Path) -> float:
+    """CPU seconds spent so far."""
+    if not state.exists():
+        return 0.0
+    module.restore(state)
+    with table.open() as file:
+        return float(list(csv.DictReader(file))[-1]["cpu_s"])
+
+
+def _scores(bench: Bench, module: training.DenoiserTraining, out: Path) -> dict[str, float]:
+    module.ema.swap()
+    network, schedule = module.objective.generator.eval(), module.objective.schedule_config
+    found = bench.score(network, schedule).metrics
+    one = bench.variant({"sampling": {**bench.study.sampling.model_dump(mode="json"), "steps": 1, "guidance": 1.0}})
+    once = one.score(network, schedule).metrics
+    save_grid(torch.cat(list(bench.draw(network, schedule, 48))), out / "samples.png", 8)
+    module.ema.swap()
+    network.train()
+    return {**found, **{f"one_step_{column}": value for column, value in once.items() if "accuracy" in column}}
+
+
+def _append(table: Path, row: dict[str, float]) -> None:
+    new = not table.exists()
+    with table.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()})
+    print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
