@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from nas import (
 )
 from nas.backbones import Proxy, unet
 from nas.conditioning import Text
+from nas.datasets import BATCH
 from nas.errors import InputError
 from nas.metrics import Reference, scores
 from nas.objectives.denoising import denoising_error
@@ -41,6 +43,7 @@ from nas.space import SearchSpace
 
 SCORE_BATCH = 64  # images decoded and scored at a time
 GRID_COLUMNS, GRID_ROWS = 8, 4
+REFERENCES = 8_192  # real pictures that others are compared with, at most
 LOSS_TIMES = 8  # times per image of the paired denoising loss
 _DATA = ("train_data", "held_out_data", "proxy", "drawn")
 MADE_FROM = {  # what a bench holds that is made from a section of the study
@@ -158,7 +161,7 @@ class Bench:
     def metrics(self) -> list[Metric]:
         """The study's metrics, their references prepared from the training split."""
         reference = Reference(
-            batches=lambda: self.images("train"),
+            batches=lambda: islice(self.images("train"), REFERENCES // BATCH),
             captions=list(self.train_data.captions[:-1]),
             drawn=self.drawn[0],
             cache=encoded.cache_path(self.cache, dataset=self.study.resolved()["dataset"]),
@@ -175,7 +178,10 @@ class Bench:
         """Raises InputError when the weights that trials start from do not fit the space or the proxy."""
         init, space = self.study.training.init, self.study.space
         if self.study.search and init not in ("scratch", "base"):
-            supernet.require_covers(supernet.weights_path(init, space), SearchSpace.load(str(space)), self.proxy)
+            supernet.require_covers(self._supernet(), SearchSpace.load(str(space)), self.proxy)
+
+    def _supernet(self) -> Path:
+        return supernet.weights_path(self.study.training.init, self.study.space, self.study.dataset.name)
 
     def conditions(self) -> dict[str, dict[str, Any]]:
         """What each score depends on, by column."""
@@ -211,7 +217,7 @@ class Bench:
         if init == "base":
             stages.load_weights(network, stages.weights_path(self), "training.init: base")
         elif init != "scratch":
-            supernet.initialise(network, supernet.weights_path(init, space), space or "", self.proxy)
+            supernet.initialise(network, self._supernet(), space or "", self.proxy)
         elif like is not None and like != proxy:
             stages.copy_agreeing(fresh(like, seed), network)
         return network

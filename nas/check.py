@@ -41,7 +41,7 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     if study.training.lora is not None:
         _check_adapters("", study, space.architecture(space.largest()))
     if study.training.init not in ("scratch", "base"):
-        supernet.weights_path(study.training.init, study.space)
+        supernet.weights_path(study.training.init, study.space, study.dataset.name)
 
 
 def _numbers(cost: dict[str, Any]) -> list[str]:
@@ -127,7 +127,7 @@ def _check_weights(who: str, study: Study, config: Config) -> None:
         if difference:
             raise InputError(f"{who}training.init: base: the base model is another architecture: {difference}")
     elif init != "scratch":
-        path = supernet.weights_path(init, study.space)
+        path = supernet.weights_path(init, study.space, study.dataset.name)
         supernet.check_covers(config, path, str(study.space), study.proxy.width_divisor, who)
 
 

@@ -73,7 +73,7 @@ def digest(study: Study, init: str) -> str:
     """What a training starts from: a hash of the file `init` points to, or the word itself."""
     if init == "scratch":
         return init
-    return hashlib.sha256(supernet.weights_path(init, study.space).read_bytes()).hexdigest()
+    return hashlib.sha256(supernet.weights_path(init, study.space, study.dataset.name).read_bytes()).hexdigest()
 
 
 def checkpoint_file(path: Path, setting: str = "base.checkpoint") -> Path:

@@ -105,11 +105,14 @@ class Supernet(nn.Module):
         return supernet, metadata
 
 
-def weights_path(init: str, space: str | None) -> Path:
-    """Where `training.init` points: `supernet` is the weights shipped for the space. InputError if there is no such file."""
+def weights_path(init: str, space: str | None, dataset: str) -> Path:
+    """Where `training.init` points: `supernet` is the weights shipped for the space, made for the data set if some were.
+
+    Raises InputError if there is no such file.
+    """
     if space is None:
         raise InputError(f"training.init: {init}: supernet weights belong to a search space; name it under `space`")
-    path = ASSETS / f"supernet_{Path(space).stem}.safetensors" if init == "supernet" else Path(init)
+    path = _shipped(Path(space).stem, dataset) if init == "supernet" else Path(init)
     if not path.is_file():
         shipped = sorted(p.stem.removeprefix("supernet_") for p in ASSETS.glob("supernet_*.safetensors"))
         what = (
@@ -121,6 +124,11 @@ def weights_path(init: str, space: str | None) -> Path:
             f"training.init: {init}: {what}; expected scratch, base, supernet or a path to supernet weights"
         )
     return path
+
+
+def _shipped(space: str, dataset: str) -> Path:
+    own = ASSETS / f"supernet_{space}_{dataset}.safetensors"
+    return own if own.is_file() else ASSETS / f"supernet_{space}.safetensors"
 
 
 def require_covers(path: Path, space: SearchSpace, proxy: Proxy) -> None:

@@ -6,8 +6,9 @@ the name, and the numbers do not compare.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,9 +42,7 @@ def columns(settings: Settings) -> tuple[str, ...]:
 
 def build(settings: Settings, reference: Reference) -> FrechetDistance:
     """The metric, with the real pictures' features (10 s for the emoji set on one core, once)."""
-    extractor = _extractor(settings)
-    real = reference.cached(settings.features, lambda: torch.cat([extractor(b.images) for b in reference.batches()]))
-    return FrechetDistance(extractor, real, columns(settings), {"features": settings.features, "references": len(real)})
+    return FrechetDistance(columns(settings), settings, reference)
 
 
 def _extractor(settings: Settings) -> nn.Module:
@@ -52,24 +51,27 @@ def _extractor(settings: Settings) -> nn.Module:
     return EfficientNet(early=settings.features == "efficientnet_lite0_112")
 
 
-class FrechetDistance(Metric):
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64.
-
-    For n pictures and D features the last term is the sum of the singular values of Xc Yc^T with Xc = (X - m) / sqrt(n - 1),
-    which is exact and takes milliseconds instead of the seconds of a D x D matrix root.
-    """
+class FeatureDistance(Metric):
+    """Between features of generated pictures (n, D) and real ones (m, D); a subclass says which distance."""
 
     higher_is_better = False
     is_differentiable = False
     full_state_update = False
     unit = "squared feature distance"
 
-    def __init__(self, extractor: nn.Module, real: Tensor, columns: tuple[str, ...], conditions: dict[str, Any]):
+    def __init__(self, columns: tuple[str, ...], settings: Settings, reference: Reference):
         super().__init__()
-        self.extractor, self.columns, self.conditions = extractor, columns, conditions
-        self.real = real
+        extractor = self.extractor = _extractor(settings)
+        self.real = reference.cached(
+            settings.features, lambda: torch.cat([extractor(batch.images) for batch in reference.batches()])
+        )
+        self.columns, self.conditions = columns, {"features": settings.features, "references": len(self.real)}
         self.features: list[Tensor]
         self.add_state("features", default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def distance(self, drawn: Tensor) -> Tensor:
+        """To the real pictures' features, of (n, D)."""
 
     def update(self, images: Tensor, captions: list[str]) -> None:
         self.features.append(self.extractor(images))
@@ -78,7 +80,18 @@ class FrechetDistance(Metric):
         (column,) = self.columns
         if not self.features:
             raise ValueError(f"{column}: no pictures")
-        return {column: frechet_distance(torch.cat(self.features), self.real)}
+        return {column: self.distance(torch.cat(self.features))}
+
+
+class FrechetDistance(FeatureDistance):
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64.
+
+    For n pictures and D features the last term is the sum of the singular values of Xc Yc^T with Xc = (X - m) / sqrt(n - 1),
+    which is exact and takes milliseconds instead of the seconds of a D x D matrix root.
+    """
+
+    def distance(self, drawn: Tensor) -> Tensor:
+        return frechet_distance(drawn, self.real)
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
