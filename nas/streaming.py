@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset
 from nas import interruption
 from nas.autoencoders import Autoencoder
 from nas.conditioning import TextEncoder
-from nas.datasets import BATCH, CORRUPT, Batch, Captioned, Pictures, decode, groups
+from nas.datasets import BATCH, Batch, Captioned, Pictures, groups
 from nas.encoded import EncodedSet, encode
 from nas.errors import InputError
 from nas.objectives import LatentBatch
@@ -139,17 +139,10 @@ class Stream(IterableDataset[LatentBatch]):
         for group in groups(items, BATCH):
             if alone:  # several processes must agree on when to stop
                 interruption.check()
-            pairs = [pair for pair in pool.map(self._picture, group) if pair is not None]
+            pairs = [pair for pair in pool.map(self.pictures.decoded, group) if pair is not None]
             if pairs:
                 images = torch.stack([image for image, _ in pairs])
                 yield Batch(images, [item.caption for _, item in pairs], [item.key for _, item in pairs])
-
-    def _picture(self, item: Captioned) -> tuple[Tensor, Captioned] | None:
-        try:
-            return decode(item.encoded, self.pictures.image_size), item
-        except CORRUPT as error:
-            self.pictures.unreadable(f"{item.source}: not a readable picture: {error}")
-            return None
 
 
 def fits(items: Iterable[Captioned], size: int) -> bool:

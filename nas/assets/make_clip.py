@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nas import clip, efficientnet
-from nas.datasets import decode
 from nas.datasets.emoji import SHARD
 from nas.datasets.webdataset import samples
+from nas.decoding import decode
 
 ROLES: dict[str, dict[str, Any]] = {
     "judge": {"seed": 11, "vocabulary": 3072, "text_width": 128, "layers": 3, "locked": False},

@@ -4,25 +4,25 @@
 InputError that names the file. Optional: `LICENCE`, what is known of the licence of its pictures, for model cards.
 """
 
-import io
-from collections.abc import Callable, Iterable, Iterator
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
-from typing import Literal, TypeVar
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
 import torch
-from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from nas.decoding import UnreadablePicture, decode
 from nas.errors import InputError
+from nas.reading import shown, writable
 
 Split = Literal["train", "held_out"]
 Item = TypeVar("Item")
 BATCH = 64
-CORRUPT = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,15 @@ class Batch:
     keys: list[str]
 
 
+Given = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # `~` is the user's folder
+
+
 class ByPath(BaseModel):
     """What every image set outside the package has in common."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    path: Path
+    path: Given
     """Where it lies."""
     image_size: int = Field(64, ge=8)
     """Pixels along one side; pictures are resized on the shorter side and cropped in the middle."""
@@ -74,32 +77,18 @@ class Pictures:
             yield Batch(images, [item.caption for _, item in group], [item.key for _, item in group])
 
     def _decoded(self) -> Iterator[tuple[Tensor, Captioned]]:
-        for item in self.items:
-            try:
-                image = decode(item.encoded, self.image_size)
-            except CORRUPT as error:
-                self.unreadable(f"{item.source}: not a readable picture: {error}")
-            else:
-                yield image, item
+        return (pair for pair in map(self.decoded, self.items) if pair is not None)
+
+    def decoded(self, item: Captioned) -> tuple[Tensor, Captioned] | None:
+        """An item with its pixels; None, once `unreadable` has been told, if it has none."""
+        try:
+            return decode(item.encoded, self.image_size), item
+        except UnreadablePicture as error:
+            self.unreadable(f"{item.source}: not a readable picture: {error}")
+            return None
 
 
 Items = Iterable[Captioned]
-
-
-def decode(encoded: bytes, size: int) -> Tensor:
-    """An encoded picture as (3, size, size) float32 in [-1, 1]; transparency becomes white. Raises one of CORRUPT."""
-    image: Image.Image = Image.open(io.BytesIO(encoded))
-    if image.mode in ("RGBA", "LA", "P"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    scale = size / min(image.size)
-    if scale != 1:
-        wide, high = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((wide, high), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    pixels = np.asarray(image.crop((left, top, left + size, top + size)))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -112,6 +101,33 @@ def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
             group = []
     if group:
         yield group
+
+
+def name_under(record: Mapping[str, Any], key: str) -> str:
+    """The name of a file in the data set's folder or below, as a record holds it. Raises ValueError for anything else."""
+    name = record.get(key)
+    if not isinstance(name, str) or any(unicodedata.category(letter) == "Cc" for letter in name):  # control characters
+        raise ValueError(f"{key!r}: expected the name of a file, got {shown(name)}")
+    path = PurePath(writable(name))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{key!r}: expected a name inside the data set's folder, got {shown(name)}")
+    return name
+
+
+def caption_under(record: Mapping[str, Any], key: str) -> str:
+    """The caption that a record from a file holds: text, or the first of a list of texts. Raises ValueError for anything else."""
+    if key not in record:
+        raise ValueError(f"no {key!r}; there is: {', '.join(map(shown, record))}")
+    value = record[key]
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{key!r}: expected text or a list of texts, got {shown(value)}")
+    return text_of(texts[0])
+
+
+def text_of(caption: str) -> str:
+    """A caption without the space around it. Raises ValueError if it holds NUL or a lone surrogate."""
+    return writable(caption).strip()
 
 
 def split_of(caption: str, held_out: float) -> Split:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from nas.datasets import ByPath, Captioned, Pictures, split_of
+from nas.datasets import ByPath, Captioned, Given, Pictures, caption_under, name_under, split_of
 from nas.errors import InputError
+from nas.reading import PICTURE, TABLE, contents, parsed, shown
 
 LICENCE = "Captions: CC-BY 4.0 (COCO Consortium). Pictures: Flickr's, each under the licence its entry in the annotations names."
 
@@ -15,7 +16,7 @@ LICENCE = "Captions: CC-BY 4.0 (COCO Consortium). Pictures: Flickr's, each under
 class Settings(ByPath):
     """`path` is the image folder."""
 
-    annotations: Path
+    annotations: Given
     """For example annotations/captions_val2014.json."""
 
 
@@ -33,7 +34,7 @@ class Coco:
                 continue
             path = self.settings.path / name
             try:
-                yield Captioned(name, caption, path.read_bytes(), str(path))
+                yield Captioned(name, caption, contents(path, PICTURE), str(path))
             except OSError as error:
                 raise InputError(
                     f"{path}: named in {self.settings.annotations}, cannot be read: {error.strerror}"
@@ -42,17 +43,39 @@ class Coco:
 
 def _read(path: Path) -> tuple[dict[int, str], dict[int, str]]:
     """File name and first caption by image id."""
+    names: dict[int, str] = {}
+    captions: dict[int, str] = {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
-        captions: dict[int, str] = {}
+        content = parsed(contents(path, TABLE))
+        for image in content["images"]:
+            identifier, name = _identifier(image["id"]), name_under(image, "file_name")
+            if names.setdefault(identifier, name) != name:
+                raise ValueError(f"two images with the id {identifier}: {shown(names[identifier])} and {shown(name)}")
         for annotation in content["annotations"]:
-            captions.setdefault(int(annotation["image_id"]), str(annotation["caption"]).strip())
+            identifier = _identifier(annotation["image_id"])
+            captions.setdefault(identifier, _caption(identifier, annotation))
     except OSError as error:
         raise InputError(f"dataset.annotations: {path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"dataset.annotations: {path} is not a COCO captions file: {error!r}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        told = error if isinstance(error, ValueError) else repr(error)
+        raise InputError(f"dataset.annotations: {path} is not a COCO captions file: {told}") from None
     return names, captions
+
+
+def _identifier(value: object) -> int:
+    """An image's number. Raises ValueError for what is none, so that no two images become one."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+        return int(value)
+    raise ValueError(f"expected the number of an image, got {shown(value)}")
+
+
+def _caption(identifier: int, annotation: dict[str, Any]) -> str:
+    try:
+        return caption_under(annotation, "caption")
+    except ValueError as error:
+        raise ValueError(f"annotation of image {identifier}: {error}") from None
 
 
 def load(settings: Settings, split: str) -> Pictures:

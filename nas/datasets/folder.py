@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Iterator
-from typing import Any
 
-from nas.datasets import ByPath, Captioned, Pictures, split_of
+from nas.datasets import ByPath, Captioned, Pictures, caption_under, name_under, split_of
 from nas.errors import InputError
+from nas.reading import PICTURE, TEXT, contents, opened, parsed, shown
 
 
 class Settings(ByPath):
@@ -29,35 +29,34 @@ class Folder:
     def __iter__(self) -> Iterator[Captioned]:
         for number, line in enumerate(self._lines(), 1):
             if line.strip():
-                record = self._record(number, line)
-                if split_of(record[self.settings.caption_key], self.settings.held_out) == self.split:
-                    yield self._item(number, record)
+                name, caption = self._record(number, line)
+                if split_of(caption, self.settings.held_out) == self.split:
+                    yield self._item(number, name, caption)
 
     def _lines(self) -> Iterator[str]:
         """Lines end at line feeds only: a caption may hold what `str.splitlines` takes for a line's end."""
         try:
-            with self.metadata.open(encoding="utf-8") as lines:
-                yield from lines
+            with io.TextIOWrapper(opened(self.metadata), encoding="utf-8-sig") as lines:
+                while line := lines.readline(TEXT):
+                    yield line
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"dataset.path: {self.metadata} cannot be read: {error}") from None
 
-    def _record(self, number: int, line: str) -> dict[str, Any]:
+    def _record(self, number: int, line: str) -> tuple[str, str]:
+        """File name and caption."""
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{self.metadata}:{number}: not JSON: {error.msg}") from None
-        if not isinstance(record, dict):
-            raise InputError(f"{self.metadata}:{number}: expected an object, got {line.strip()}")
-        for key in ("file_name", self.settings.caption_key):
-            if not isinstance(record.get(key), str):
-                raise InputError(f"{self.metadata}:{number}: no text under {key!r}; the line has: {', '.join(record)}")
-        return record
+            record = parsed(line)
+            if not isinstance(record, dict):
+                raise ValueError(f"expected an object, got {shown(record)}")
+            return name_under(record, "file_name"), caption_under(record, self.settings.caption_key)
+        except ValueError as error:
+            raise InputError(f"{self.metadata}:{number}: {error}") from None
 
-    def _item(self, number: int, record: dict[str, Any]) -> Captioned:
-        path = self.settings.path / record["file_name"]
+    def _item(self, number: int, name: str, caption: str) -> Captioned:
+        path = self.settings.path / name
         source = f"{self.metadata}:{number}: {path}"
         try:
-            return Captioned(record["file_name"], record[self.settings.caption_key], path.read_bytes(), source)
+            return Captioned(name, caption, contents(path, PICTURE), source)
         except OSError as error:
             raise InputError(f"{source} cannot be read: {error.strerror}") from None
 

@@ -1,32 +1,29 @@
-"""WebDataset shards as img2dataset writes them: tars of `key.jpg|png|webp` with `key.json` and/or `key.txt`."""
+"""WebDataset shards as img2dataset writes them: tars of `key.jpg|png|webp|gif|bmp|tif` with `key.json` and/or `key.txt`."""
 
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import re
-import tarfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import Field
 from webdataset.shardlists import expand_urls
 
-from nas.datasets import ByPath, Captioned, Pictures, split_of
+from nas.datasets import ByPath, Captioned, Pictures, caption_under, split_of, text_of
 from nas.errors import InputError, brief
+from nas.reading import parsed, shown
+from nas.shards import CORRUPT, IMAGES, Sample, samples
 
-IMAGES = {"jpg", "jpeg", "png", "webp"}
-Sample = dict[str, bytes]  # extension -> content
 log = logging.getLogger(__name__)
 
 
 class Settings(ByPath):
-    """A shard, a folder of shards, or a pattern such as data/{00000..00099}.tar or data/*.tar."""
+    """A shard, a folder of shards, or a pattern such as data/{00000..00099}.tar or {cats,dogs}/*.tar."""
 
     caption_key: str = "caption"
-    """Field of the JSON that holds the caption; a .txt file is read where there is no JSON."""
+    """Field of the JSON that holds the caption; a .txt file is read where there is none."""
     skip_corrupt: bool = False
     """Go on after a corrupt or missing shard or picture, and log how many were skipped."""
     limit: int | None = Field(None, ge=1)
@@ -56,18 +53,16 @@ class Shards:
     def _samples(self, path: Path) -> Iterator[tuple[str, Sample]]:
         try:
             yield from samples(path)
-        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        except CORRUPT as error:
             self.unreadable(f"{path}: missing or corrupt shard: {brief(error)}")
 
     def _item(self, path: Path, key: str, sample: Sample) -> Captioned | None:
-        image = next((content for extension, content in sample.items() if extension in IMAGES), None)
-        caption = caption_of(sample, self.settings.caption_key)
-        source = f"{path}: sample {key!r}"
-        if image is None or caption is None:
-            what = "picture" if image is None else f"readable caption ({self.settings.caption_key!r} in .json, or .txt)"
-            self.unreadable(f"{source} has no {what}")
+        source = f"{path}: sample {shown(key)}"
+        try:
+            return Captioned(key, caption_of(sample, self.settings.caption_key), picture_of(sample), source)
+        except ValueError as error:
+            self.unreadable(f"{source}: {error}")
             return None
-        return Captioned(key, caption, image, source)
 
     def unreadable(self, message: str) -> None:
         """Raises InputError, unless what cannot be read is to be skipped and counted."""
@@ -84,52 +79,41 @@ def load(settings: Settings, split: str) -> Pictures:
 
 
 def shard_paths(path: Path) -> list[Path]:
-    """Every shard a path, folder or pattern stands for, sorted."""
-    if path.is_dir():
-        found = sorted([*path.glob("*.tar"), *path.glob("*.tar.gz")])
-    elif re.search(r"[*?\[]", str(path)):
-        found = sorted(map(Path, glob.glob(str(path))))
-    else:
-        found = [Path(url) for url in expand_urls(str(path))]
+    """Every shard that a path, a folder or a pattern stands for; those of one folder or one `*` are sorted."""
+    try:
+        patterns = [str(path)] if path.exists() else expand_urls(str(path))
+    except (ValueError, AssertionError) as error:  # braces that do not match, ${x} that is not set
+        raise InputError(f"dataset.path: {path}: {brief(error)}") from None
+    found = [shard for pattern in patterns for shard in _matching(Path(pattern))]
     if not found:
         raise InputError(f"dataset.path: no shard matches {path}; expected a .tar, a folder of them or a pattern")
     return found
 
 
-def samples(path: Path) -> Iterator[tuple[str, Sample]]:
-    """(key, files by extension) of consecutive tar members that share a key. Raises OSError or TarError if unreadable."""
-    key, sample = "", Sample()
-    with tarfile.open(path, "r:*") as tar:
-        for member in tar:
-            file = tar.extractfile(member) if member.isfile() else None
-            if file is None:
-                continue
-            stem, _, extension = Path(member.name).name.partition(".")
-            if stem != key and sample:
-                yield key, sample
-                sample = Sample()
-            key = stem
-            sample[extension.lower()] = file.read()
-        _check_end(tar)
-    if sample:
-        yield key, sample
+def _matching(path: Path) -> Iterable[Path]:
+    if path.is_dir():
+        found = (*path.glob("*.tar"), *path.glob("*.tar.gz"))
+        return sorted(shard for shard in found if not shard.name.startswith("."))  # as a Mac's ._00000.tar
+    if path.exists() or not re.search(r"[*?\[]", str(path)):
+        return [path]
+    return sorted(map(Path, glob.glob(str(path))))
 
 
-def _check_end(tar: tarfile.TarFile) -> None:
-    """TarError if what follows the last member is neither the end mark nor the file's end: tarfile stops there silently."""
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError(f"damaged header at byte {tar.offset:,}")
+def picture_of(sample: Sample) -> bytes:
+    """The first encoded picture of a sample. Raises ValueError if it has none, or is not to be used."""
+    if sample.fault:
+        raise ValueError(sample.fault)
+    for extension, content in sample.items():
+        if extension in IMAGES:
+            return content
+    raise ValueError(f"no picture ({', '.join(IMAGES)}) beside it; the members of a sample follow one another")
 
 
-def caption_of(sample: Sample, key: str) -> str | None:
-    """The caption in the sample's JSON or text file, None if neither has a readable one."""
-    try:
-        if "json" in sample:
-            record = json.loads(sample["json"])
-            value = record.get(key) if isinstance(record, dict) else None
-            return str(value).strip() if value is not None else None
-        return sample["txt"].decode().strip() if "txt" in sample else None
-    except ValueError:  # not JSON, not UTF-8
-        return None
+def caption_of(sample: Sample, key: str) -> str:
+    """The caption in a sample's JSON, or in its text file where the JSON has none. Raises ValueError if neither has one."""
+    record = parsed(sample["json"]) if "json" in sample else None
+    if isinstance(record, dict) and record.get(key) is not None:
+        return caption_under(record, key)
+    if "txt" in sample:
+        return text_of(sample["txt"].decode("utf-8-sig"))
+    raise ValueError(f"no caption ({key!r} in its .json, or a .txt)")
