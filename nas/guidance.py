@@ -10,7 +10,6 @@ which point of a curve is the plan that the run itself scored.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import yaml
 from nas import naming, picking, results, stills
 from nas.errors import InputError
 from nas.rundir import RunDirectory
-from nas.sampling import Plan
+from nas.sampling import MOST_GUIDANCE, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,8 +67,10 @@ def scales_of(text: str) -> list[float]:
         scales = sorted({float(part) for part in text.split(",")})
     except ValueError:
         scales = []
-    if not scales or not all(math.isfinite(scale) and scale >= 0 for scale in scales):
-        raise InputError(f"--scales {text}: expected numbers from 0, with commas between them, such as 1,2,3,5,7.5")
+    if not scales or not all(0 <= scale <= MOST_GUIDANCE for scale in scales):
+        raise InputError(
+            f"--scales {text}: expected numbers from 0 to {MOST_GUIDANCE}, with commas between them, such as 1,2,3,5,7.5"
+        )
     return scales
 
 
