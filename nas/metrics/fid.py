@@ -40,9 +40,21 @@ def column(settings: Settings) -> str:
 
 
 def build(settings: Settings, reference: Reference) -> FrechetDistance:
-    """The metric, with the real pictures' features (10 s for the emoji set on one core, once)."""
+    """The metric, with the real pictures' features (10 s for the emoji set on one core, once).
+
+    Raises InputError when the extractor cannot be had, or its features are not finite numbers.
+    """
     extractor = _extractor(settings)
-    real = reference.cached(settings.features, lambda: torch.cat([extractor(b.images) for b in reference.batches()]))
+
+    def features() -> Tensor:
+        found = torch.cat([extractor(batch.images) for batch in reference.batches()])
+        if not found.isfinite().all():
+            raise InputError(
+                f"metrics.fid: {settings.features} gives no finite numbers for the real pictures: broken weights?"
+            )
+        return found
+
+    real = reference.cached(settings.features, features)
     return FrechetDistance(extractor, real, column(settings), {"features": settings.features, "references": len(real)})
 
 
@@ -81,9 +93,15 @@ class FrechetDistance(Metric):
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Between the Gaussians fitted to two samples (n, D) and (m, D). ValueError below two rows."""
+    """Between the Gaussians fitted to two samples (n, D) and (m, D). ValueError below two rows, and for features that are not
+    finite numbers."""
     if min(len(x), len(y)) < 2:
         raise ValueError(f"the Frechet distance needs at least 2 pictures on each side, got {len(x)} and {len(y)}")
+    bad = [int((~z.isfinite()).any(1).sum()) for z in (x, y)]
+    if any(bad):
+        raise ValueError(
+            f"the Frechet distance needs finite features; {bad[0]} of {len(x)} and {bad[1]} of {len(y)} pictures have others"
+        )
     x, y = x.double(), y.double()
     centred = [(z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y)]
     traces = sum(z.square().sum() for z in centred)
