@@ -243,7 +243,10 @@ class Bench:
 
     @torch.no_grad()
     def draw(self, network: nn.Module, schedule: dict[str, Any], images: int | None = None) -> Iterator[Tensor]:
-        """Pictures (B, 3, H, W) of the first `images` evaluation captions, in [-1, 1], batch by batch."""
+        """Pictures (B, 3, H, W) of the first `images` evaluation captions, in [-1, 1], batch by batch.
+
+        Raises training.Diverged when they are not finite numbers, which not every metric could tell from bad ones.
+        """
         _, text, noise = self.drawn
         total = len(noise) if images is None else images
         null = self.train_data.null
@@ -252,7 +255,10 @@ class Bench:
             latents = sampling.sample(
                 network, self.study.sampling, schedule, noise[rows], Text(text.tokens[rows], text.pooled[rows]), null
             )
-            yield self.autoencoder.decode(latents)
+            pictures = self.autoencoder.decode(latents)
+            if not pictures.isfinite().all():
+                raise training.Diverged("the drawn pictures are not finite numbers")
+            yield pictures
 
     @torch.no_grad()
     def denoising_losses(self, network: nn.Module, schedule_config: dict[str, Any]) -> list[float]:
@@ -272,7 +278,10 @@ class Bench:
     def score(
         self, network: nn.Module, schedule: dict[str, Any], timings: Timings | None = None, picture: Path | None = None
     ) -> Scores:
-        """Every metric of the study and the paired denoising loss; the first pictures as a grid at `picture`."""
+        """Every metric of the study and the paired denoising loss; the first pictures as a grid at `picture`.
+
+        Raises training.Diverged as `draw`.
+        """
         timings, captions = timings or Timings(), self.drawn[0]
         for metric in self.metrics:
             metric.reset()

@@ -78,7 +78,7 @@ def of_runs(run_dirs: Sequence[Path], by: Compute = "macs", seed: int = 0) -> Co
     names = _names(runs)
     together = pd.concat([run.table for run in runs], ignore_index=True)
     reference = fronts.reference_point(together, goals)
-    box = hypervolume_box(together, goals, reference)
+    box = fronts.hypervolume_box(together, goals, reference)
     histories = [_history(run, goals, reference, box, by) for run in runs]
     limit = min(float(history[by].iloc[-1]) for history in histories)
     dominated = _dominated(names, runs, goals)
@@ -165,13 +165,6 @@ def _history(run: Run, goals: Objectives, reference: Mapping[str, float], box: f
             f"{run.path}: its records have no {by} to compare by" + (f"; try --by {others[0]}" if others else "")
         )
     return history.assign(share=history["hypervolume"] / box)
-
-
-def hypervolume_box(table: pd.DataFrame, goals: Objectives, reference: Mapping[str, float]) -> float:
-    """The volume between the best value of every objective and the reference."""
-    values = fronts.minimised(table[table["state"] == "complete"], goals)
-    signs = np.array([1.0 if way == "minimise" else -1.0 for way in goals.values()])
-    return float(np.prod(signs * np.array([reference[column] for column in goals]) - np.nanmin(values, axis=0)))
 
 
 def _distinct(values: np.ndarray, usable: np.ndarray, rows: np.ndarray) -> np.ndarray:

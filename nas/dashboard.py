@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from nas import results
+from nas import loopback, results
 from nas.errors import InputError
 
-HOST = "127.0.0.1"
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from waitress.server import BaseWSGIServer
+
+THREADS = 4
+NO_WRITING = "the dashboard only shows this study; its journal is written by nas run"
 PREFIX = "constraints:"  # how Optuna 5 stores a named constraint; the dashboard 0.21 reads only the old `constraints`
 
 
 class ReadOnly(JournalFileBackend):
-    """A journal that may be read while a study writes it. A button of the dashboard that would write gets an error."""
+    """A journal that may be read while a study writes it, and cannot be written."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        raise PermissionError("the dashboard only shows this study; its journal is written by nas run")
+        raise PermissionError(NO_WRITING)
 
 
 class Shown(JournalStorage):
@@ -51,20 +57,31 @@ def storage(run_dir: Path) -> JournalStorage:
 
 def serve(path: Path, port: int = 8080) -> None:
     """Serve until interrupted. InputError without the package, without a journal, or when the port is taken."""
+    run_dir = results.find(path)
+    made = server(run_dir, port)
+    print(f"http://{loopback.HOST}:{made.effective_port}/  shows {run_dir}; Ctrl-C ends it", flush=True)
+    loopback.run(made)
+
+
+def server(run_dir: Path, port: int) -> BaseWSGIServer:
+    """The dashboard of a run, listening but not yet running. InputError as `serve`."""
     try:
         import optuna_dashboard
     except ImportError:
         raise InputError("dashboard: optuna-dashboard is not installed; pip install 'nas[dashboard]'") from None
-    run_dir = results.find(path)
     results.resolved(run_dir)
-    shown = storage(run_dir)
-    print(f"http://{HOST}:{port}/  shows {run_dir}; Ctrl-C ends it")
-    try:
-        optuna_dashboard.run_server(shown, host=HOST, port=port)
-    except OSError as error:
-        raise InputError(
-            f"dashboard: cannot listen on {HOST}:{port}: {error.strerror}; choose another with --port"
-        ) from None
+    return loopback.server("dashboard", showing(optuna_dashboard.wsgi(storage(run_dir))), port, THREADS)
+
+
+def showing(application: WSGIApplication) -> WSGIApplication:
+    """The dashboard for those who look: whatever would write gets 403 and the reason, as its buttons show one."""
+
+    def checked(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return application(environ, start)
+        return loopback.answer(start, "403 Forbidden", "application/json", json.dumps({"reason": NO_WRITING}).encode())
+
+    return checked
 
 
 def _with_constraints(trial: FrozenTrial) -> FrozenTrial:

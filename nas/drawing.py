@@ -57,14 +57,25 @@ class Drawer:
     def draw(
         self, captions: Sequence[str], seed: int, steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1]. Picture i depends on the seed and i, not on the other captions."""
+        """Pictures (B, 3, H, W) in [-1, 1]. Picture i depends on the seed and i, not on the other captions.
+
+        Raises InputError when what comes out is not finite numbers.
+        """
         import torch
 
         from nas.training import stream_seed
 
         generators = (torch.Generator().manual_seed(stream_seed(seed, index)) for index in range(len(captions)))
         noise = torch.stack([torch.randn(self.latents, generator=generator) for generator in generators])
-        return self.decode(self.sample(noise, self.encode(captions), self.plan.changed(steps, guidance)))
+        plan = self.plan.changed(steps, guidance)
+        latents = self.sample(noise, self.encode(captions), plan)
+        pictures = self.decode(latents)
+        if not (latents.isfinite().all() and pictures.isfinite().all()):
+            raise InputError(
+                f"with guidance {plan.guidance:g} in {plan.steps} steps the picture is not finite numbers; expected less "
+                f"guidance, or weights that have not diverged"
+            )
+        return pictures
 
     def sample(self, noise: Tensor, text: Text, plan: Plan | None = None) -> Tensor:
         """Latents from noise (B, C, H, W) under embedded captions."""
@@ -154,49 +165,56 @@ def runtimes(folder: Path) -> dict[str, str]:
     return found | {menu.pick("exporters", name).RUNTIME: name for name in held if name in menu.names("exporters")}
 
 
-def load(folder: Path, runtime: str = "auto", precision: str | None = None, threads: int | None = None) -> Drawer:
-    """An exported model on a runtime; `auto` is the first that has the precision. `precision` None: the first it has.
+def choices(folder: Path) -> list[tuple[str, str]]:
+    """(runtime, precision) of everything an export can be drawn with on this machine; PyTorch first."""
+    from nas import exporters
+
+    held = read(folder)["formats"]
+    here = {
+        name: form
+        for name, form in runtimes(folder).items()
+        if name == PYTORCH or exporters.runs_here(menu.pick("exporters", form))
+    }
+    return [(name, precision) for name, form in here.items() for precision in held[form]]
+
+
+def chosen(folder: Path, runtime: str = "auto", precision: str | None = None) -> tuple[str, str]:
+    """The runtime and precision that are meant: `auto` is the first that has the precision, and no precision its first.
 
     Raises InputError naming what the export holds.
     """
-    offered = runtimes(folder)
+    held, offered = read(folder)["formats"], runtimes(folder)
     if not offered:
         raise InputError(f"{folder}: holds an architecture without weights; export again with --format safetensors")
-    name = _first(folder, offered, precision) if runtime == "auto" else runtime
-    if name not in offered:
-        raise InputError(f"{folder}: nothing in it runs on {name!r}{menu.nearest(name, list(offered))}")
-    pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text(encoding="utf-8"))
-    if name == PYTORCH:
-        if precision not in (None, "fp32"):
-            raise InputError(f"{folder}: {PYTORCH} draws in fp32, got {precision!r}")
-        return model(load_network(folder), pipeline).drawer()
-    return _on_runtime(folder, offered[name], precision, pipeline, threads)
-
-
-def _first(folder: Path, offered: Mapping[str, str], precision: str | None) -> str:
-    """The first runtime that has the precision. Raises InputError naming those that any has."""
-    held = read(folder)["formats"]
-    able = [name for name, form in offered.items() if precision is None or precision in held[form]]
+    if runtime not in ("auto", *offered):
+        raise InputError(f"{folder}: nothing in it runs on {runtime!r}{menu.nearest(runtime, list(offered))}")
+    tried = list(offered) if runtime == "auto" else [runtime]
+    able = [(name, one) for name in tried for one in held[offered[name]] if precision in (None, one)]
     if not able:
-        known = list(dict.fromkeys(one for form in offered.values() for one in held[form]))
-        raise InputError(f"{folder}: nothing in it is in {precision!r}{menu.nearest(str(precision), known)}")
+        known = list(dict.fromkeys(one for name in tried for one in held[offered[name]]))
+        lacks = "nothing in it is in" if runtime == "auto" else f"{offered[runtime]} has no"
+        raise InputError(f"{folder}: {lacks} {precision!r}{menu.nearest(str(precision), known)}")
     return able[0]
 
 
-def _on_runtime(
-    folder: Path, name: str, precision: str | None, pipeline: dict[str, Any], threads: int | None
-) -> Drawer:
+def load(folder: Path, runtime: str = "auto", precision: str | None = None, threads: int | None = None) -> Drawer:
+    """An exported model on a runtime and in a precision, as `chosen`. Raises InputError naming what the export holds."""
+    name, precision = chosen(folder, runtime, precision)
+    pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text(encoding="utf-8"))
+    if name == PYTORCH:
+        return model(load_network(folder), pipeline).drawer()
+    return _on_runtime(folder, runtimes(folder)[name], precision, pipeline, threads)
+
+
+def _on_runtime(folder: Path, form: str, precision: str, pipeline: dict[str, Any], threads: int | None) -> Drawer:
     from nas import conditioning, exporters
     from nas.sampling import Plan
     from nas.settings import Entry
 
     manifest = read(folder)
-    (module,) = exporters.require([name])
-    held = manifest["formats"][name]
-    chosen = precision or next(iter(held))
-    if chosen not in held:
-        raise InputError(f"{folder}: {name} has no {chosen!r}{menu.nearest(chosen, list(held))}")
-    files = {part: folder / entry["file"] for part, entry in held[chosen]["networks"].items()}
+    (module,) = exporters.require([form])
+    held = manifest["formats"][form][precision]["networks"]
+    files = {part: folder / entry["file"] for part, entry in held.items()}
     entry = Entry(**pipeline["objective"])
     schedule = menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives"))
     return Drawer(

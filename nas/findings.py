@@ -14,7 +14,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from nas import ablation, certainty, fronts, naming, results
@@ -246,10 +245,7 @@ def hypervolume(table: pd.DataFrame, goals: Objectives) -> pd.DataFrame:
     reference = fronts.reference_point(table, goals)
     if not reference:
         return history.assign(share=0.0)
-    complete = fronts.minimised(table[table["state"] == "complete"], goals)
-    signs = np.array([1.0 if way == "minimise" else -1.0 for way in goals.values()])
-    box = np.prod(signs * np.array(list(reference.values())) - np.nanmin(complete, axis=0))
-    return history.assign(share=history["hypervolume"] / float(box))
+    return history.assign(share=history["hypervolume"] / fronts.hypervolume_box(table, goals, reference))
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -18,12 +18,16 @@ Objectives = Mapping[str, str]  # column -> "minimise" or "maximise"
 
 
 def minimised(table: pd.DataFrame, goals: Objectives) -> np.ndarray:
-    """The objectives as a float64 array (trials, objectives) in which smaller is better everywhere; missing is NaN."""
+    """The objectives as a float64 array (trials, objectives) in which smaller is better everywhere.
+
+    What is missing or infinite is NaN: no front, corner or volume can hold it. Raises InputError for an unknown column.
+    """
     unknown = [column for column in goals if column not in table]
     if unknown:
         raise InputError(f"results: unknown objective {unknown[0]!r}{nearest(unknown[0], list(table.columns))}")
     columns = [table[column].astype("Float64").to_numpy(dtype=float, na_value=math.nan) for column in goals]
-    return np.asarray(np.stack(columns, axis=1) * _signs(goals))
+    values = np.stack(columns, axis=1) * _signs(goals)
+    return np.where(np.isfinite(values), values, math.nan)
 
 
 def identity(trial: Mapping[Any, Any]) -> str:
@@ -54,7 +58,7 @@ def front(table: pd.DataFrame, goals: Objectives) -> pd.Series:
     """Which complete architectures no other one dominates (as good everywhere, better somewhere). Exact ties both stay.
 
     An architecture with repeats counts with their mean, and its first trial stands for it. A complete trial with a missing
-    objective is not on the front. Boolean, aligned with the frame.
+    or infinite objective is not on the front. Boolean, aligned with the frame.
     """
     values = pooled(table, goals)
     eligible = (table["state"] == "complete").to_numpy(dtype=bool) & np.isfinite(values).all(axis=1)
@@ -73,19 +77,30 @@ def measurements(table: pd.DataFrame, goals: Objectives) -> dict[str, np.ndarray
     return {str(name): values[part.to_numpy()] for name, part in rows.groupby(named, sort=False)}
 
 
+def usable(table: pd.DataFrame, goals: Objectives) -> np.ndarray:
+    """The complete trials that have every objective, as `minimised`; repeats are rows of their own."""
+    values = minimised(table[table["state"] == "complete"], goals)
+    return values[np.isfinite(values).all(axis=1)]
+
+
 def reference_point(table: pd.DataFrame, goals: Objectives) -> dict[str, float]:
     """A corner for the hypervolume, per column: the worst complete trial, moved out by a tenth of their range.
 
     The tenth is an assumption; it lets the ends of the front count. {} without a complete trial.
     """
-    values = minimised(table[table["state"] == "complete"], goals)
-    values = values[np.isfinite(values).all(axis=1)]
+    values = usable(table, goals)
     if not len(values):
         return {}
     worst, best = values.max(axis=0), values.min(axis=0)
     margin = 0.1 * np.where(worst > best, worst - best, np.maximum(np.abs(worst), 1.0))
     corner = (worst + margin) * _signs(goals)
     return {column: float(value) for column, value in zip(goals, corner, strict=True)}
+
+
+def hypervolume_box(table: pd.DataFrame, goals: Objectives, reference: Mapping[str, float]) -> float:
+    """The volume between the best value of every objective and the reference, which a front cannot exceed."""
+    corner = _signs(goals) * np.array([reference[column] for column in goals])
+    return float(np.prod(corner - usable(table, goals).min(axis=0)))
 
 
 def hypervolume_history(

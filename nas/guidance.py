@@ -10,7 +10,6 @@ which point of a curve is the plan that the run itself scored.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import yaml
 from nas import metrics, naming, picking, results, stills
 from nas.errors import InputError
 from nas.rundir import RunDirectory
-from nas.sampling import Plan
+from nas.sampling import MOST_GUIDANCE, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,8 +67,10 @@ def scales_of(text: str) -> list[float]:
         scales = sorted({float(part) for part in text.split(",")})
     except ValueError:
         scales = []
-    if not scales or not all(math.isfinite(scale) and scale >= 0 for scale in scales):
-        raise InputError(f"--scales {text}: expected numbers from 0, with commas between them, such as 1,2,3,5,7.5")
+    if not scales or not all(0 <= scale <= MOST_GUIDANCE for scale in scales):
+        raise InputError(
+            f"--scales {text}: expected numbers from 0 to {MOST_GUIDANCE}, with commas between them, such as 1,2,3,5,7.5"
+        )
     return scales
 
 
@@ -90,8 +91,11 @@ def sweep(
 
     The table is written after each point, so that the same command goes on where it was interrupted. `picks` as in
     `nas.picking.pick`, or `base`; without any, the knee of a search, or the base and the first `repeats` repeats of every
-    cell of an ablation. Raises InputError when a pick is not there, was not trained, or the run measured no FID or no CLIP score.
+    cell of an ablation. Raises InputError when a pick is not there, was not trained or draws no numbers, or the run measured
+    no FID or no CLIP score.
     """
+    from nas import training
+
     x, y = axes(run)
     models = list(_models(run, picks, repeats))
     if not models:
@@ -103,10 +107,14 @@ def sweep(
             continue
         network, schedule = model.load(), schedule_of(model.bench)
         for plan, named in missing:
-            found = scores(model.bench, network, schedule, plan)
+            what = f"{named['model']}, {plan.solver} {plan.steps}, scale {plan.guidance:g}"
+            try:
+                found = scores(model.bench, network, schedule, plan)
+            except training.Diverged as error:
+                raise InputError(f"{run.path}: {what}: {error}") from None
             table = pd.concat([table, pd.DataFrame([named | found])], ignore_index=True).astype(WHOLE)
             _write(table, run.path / TABLE)
-            say(f"{named['model']}, {plan.solver} {plan.steps}, scale {plan.guidance:g}: {_said(found, (x, y))}")
+            say(f"{what}: {_said(found, (x, y))}")
     stills.save_guidance(curves(table, x, y), x, y, run.path / PICTURE)
     return table
 
@@ -225,7 +233,7 @@ def schedule_of(bench: Bench) -> dict[str, Any]:
 
 
 def scores(bench: Bench, network: nn.Module, schedule: dict[str, Any], plan: Plan) -> dict[str, float]:
-    """The study's metrics of its evaluation captions drawn by the plan."""
+    """The study's metrics of its evaluation captions drawn by the plan. Raises training.Diverged as `Bench.draw`."""
     drawn = bench.variant({"sampling": plan.model_dump()})
     captions, done = drawn.drawn[0], 0
     for metric in drawn.metrics:

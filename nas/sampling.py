@@ -7,11 +7,13 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from nas.conditioning import Text
+from nas.errors import InputError
 
+MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
 Denoiser = Callable[[Tensor, Tensor, Text], Tensor]  # latents (B, C, H, W), times (B,), text -> prediction
 
 
@@ -24,9 +26,9 @@ class Plan(BaseModel):
     """DDIM (Song et al. 2021) or second-order multistep DPM-Solver++ (Lu et al. 2022). For one-step generators: `one_step`,
     the clean latents predicted from pure noise, or `renoise`, which noises them again to a lower time, predicts again, and
     so on (UFOGen, Xu et al. 2023)."""
-    steps: int = Field(25, ge=1, le=1000)
+    steps: int = Field(25, ge=1, le=MOST_STEPS)
     """Network evaluations per branch. One step takes the clean latents predicted from pure noise. `one_step` has 1."""
-    guidance: float = Field(3.0, ge=0)
+    guidance: float = Field(3.0, ge=0, le=MOST_GUIDANCE)
     """Classifier-free guidance scale w in null + w (cond - null); 1 evaluates only the conditional branch, and is what
     one-step generators are made for: with `one_step` and `renoise` it is 1 unless given."""
 
@@ -44,12 +46,19 @@ class Plan(BaseModel):
         return self
 
     def changed(self, steps: int | None = None, guidance: float | None = None) -> Plan:
-        """The plan with other steps or guidance; a one-step plan that is given several steps renoises between them."""
+        """The plan with other steps or guidance; a one-step plan that is given several steps renoises between them.
+
+        Raises InputError for what a plan cannot have.
+        """
         given = {"steps": steps, "guidance": guidance}
         values = self.model_dump() | {key: value for key, value in given.items() if value is not None}
         if self.solver == "one_step" and values["steps"] != 1:
             values["solver"] = "renoise"
-        return Plan(**values)
+        try:
+            return Plan(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
 
     @property
     def branches(self) -> int:

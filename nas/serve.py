@@ -1,65 +1,88 @@
-"""A page on this machine that draws from an export: caption, steps, guidance and seed in, picture and times out.
+"""A page on this machine that draws from an export: caption, steps, guidance, seed and runtime in, picture and times out.
 
-It is Python's own HTTP server, bound to the loopback address; a request that was made for another host's name, or comes as a form
-of another site's page, is refused. POST /draw takes and gives JSON, so that a script can use it as well.
+POST /draw takes and gives JSON, so that a script can use it as well. Pictures are drawn one after another; one whose client
+has left is not drawn to its end. `nas.loopback` says who is answered at all.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nas import drawing
+from nas import drawing, loopback
 from nas.errors import InputError
+from nas.sampling import MOST_GUIDANCE, MOST_STEPS
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from torch import Tensor
+    from waitress.server import BaseWSGIServer
 
     from nas.drawing import Drawer
     from nas.exporters import Network
 
-HOST = "127.0.0.1"
 PAGES = Path(__file__).parent / "pages"
-LARGEST = 65_536  # bytes of a request
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'"
 PARTS = ("text_encoder", "denoiser", "decoder")
+LONGEST = 2_000  # letters of a caption
+WAITING = 8  # draws that are under way or wait; more are told to come again
+SPARE = 4  # threads beyond those, for the page
+KEPT = 2  # runtimes that stay loaded
+LOOK_S = 0.2  # between looks whether a client that waits is still there
 
 
 class Asked(BaseModel):
-    """What is to be drawn."""
+    """What is to be drawn. None: as the export was trained, or as the command said."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    caption: str
-    steps: int | None = Field(None, ge=1, le=1000)
-    guidance: float | None = Field(None, ge=0, allow_inf_nan=False)
+    caption: str = Field(max_length=LONGEST)
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS)
+    guidance: float | None = Field(None, ge=0, le=MOST_GUIDANCE, allow_inf_nan=False)
     seed: int = Field(0, ge=0, lt=2**63)
+    runtime: str | None = Field(None, max_length=40)
+    precision: str | None = Field(None, max_length=40)
+
+
+class Left(Exception):
+    """The client has gone; nobody wants the picture."""
+
+
+class Busy(Exception):
+    """As many draws as may wait are waiting."""
 
 
 class Artist:
     """An export that draws one picture at a time and says how long its parts took."""
 
-    def __init__(self, drawer: Drawer):
-        self.drawer = drawer
-        self._turn = threading.Lock()
+    def __init__(self, folder: Path, runtime: str = "auto", precision: str | None = None):
+        """What a request names no runtime for is drawn on this one. Raises InputError when the export cannot be drawn from."""
+        self.choice = (runtime, precision)
+        self._drawer = functools.lru_cache(KEPT)(functools.partial(drawing.load, folder))
+        self._places, self._turn = threading.BoundedSemaphore(WAITING), threading.Lock()
+        self.own = self._drawer(*self.choice)
 
-    def draw(self, asked: Asked) -> dict[str, Any]:
-        """The picture as PNG in a data URL, milliseconds and calls of each part, and notes. Raises InputError."""
+    def draw(self, asked: Asked, left: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        """The picture as PNG in a data URL, milliseconds and calls of each part, and notes.
+
+        `left` tells whether the client has gone. Raises InputError, Left and Busy.
+        """
         drawing.check_captions([asked.caption])
-        with self._turn:
-            drawer, spent = timed(self.drawer)
+        choice = self.choice if asked.runtime is None else (asked.runtime, asked.precision)
+        with self._in_turn(left):
+            drawer, spent = watched(self._drawer(*choice), left)
             began = time.perf_counter()
             (image,) = drawer.draw([asked.caption], asked.seed, asked.steps, asked.guidance)
             total = time.perf_counter() - began
@@ -68,16 +91,34 @@ class Artist:
             "size": list(image.shape[:0:-1]),
             "parts": {name: {"ms": 1e3 * sum(calls), "calls": len(calls)} for name, calls in spent.items()},
             "total_ms": 1e3 * total,
-            "notes": self.drawer.too_long([asked.caption]),
+            "notes": drawer.too_long([asked.caption]),
         }
 
+    @contextmanager
+    def _in_turn(self, left: Callable[[], bool]) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
+            raise Busy(f"{WAITING} draws are under way or waiting; ask again when some are done")
+        try:
+            while not self._turn.acquire(timeout=LOOK_S):
+                if left():
+                    raise Left
+            try:
+                yield
+            finally:
+                self._turn.release()
+        finally:
+            self._places.release()
 
-def timed(drawer: Drawer) -> tuple[Drawer, dict[str, list[float]]]:
-    """The same drawer, and the seconds each call of its networks takes from now on."""
+
+def watched(drawer: Drawer, left: Callable[[], bool]) -> tuple[Drawer, dict[str, list[float]]]:
+    """The same drawer, which raises Left at the next call of a network once the client has gone, and the seconds of each call
+    from now on."""
     spent: dict[str, list[float]] = {name: [] for name in PARTS}
 
-    def watched(name: str, network: Network) -> Network:
+    def timed(name: str, network: Network) -> Network:
         def run(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            if left():
+                raise Left
             began = time.perf_counter()
             outputs = network(inputs)
             spent[name].append(time.perf_counter() - began)
@@ -85,7 +126,7 @@ def timed(drawer: Drawer) -> tuple[Drawer, dict[str, list[float]]]:
 
         return run
 
-    networks = {name: watched(name, network) for name, network in drawer.networks.items()}
+    networks = {name: timed(name, network) for name, network in drawer.networks.items()}
     return replace(drawer, networks=networks), spent
 
 
@@ -98,111 +139,82 @@ def data_url(image: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def server(folder: Path, port: int, runtime: str = "auto", precision: str | None = None) -> ThreadingHTTPServer:
-    """A server of the page at the loopback address, not yet running; port 0 is any free one.
+def server(folder: Path, port: int, runtime: str = "auto", precision: str | None = None) -> BaseWSGIServer:
+    """A server of the page at the loopback address, listening but not yet running; port 0 is any free one.
 
-    Raises InputError when the export cannot be drawn from, or the port is taken.
+    Raises InputError when the export cannot be drawn from, or the port cannot be had.
     """
-    drawer = drawing.load(folder, runtime, precision)
-    page = page_of(folder, drawer, runtime)
-    artist = Artist(drawer)
-    try:
-        return ThreadingHTTPServer((HOST, port), handler(page, artist.draw))
-    except OSError as error:
-        raise InputError(
-            f"serve: cannot listen on {HOST}:{port}: {error.strerror}; choose another with --port"
-        ) from None
+    artist = Artist(folder, runtime, precision)
+    return loopback.server("serve", Site(page_of(folder, artist), artist.draw), port, WAITING + SPARE)
 
 
 def serve(folder: Path, port: int, runtime: str, precision: str | None, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C."""
     made = server(folder, port, runtime, precision)
-    say(f"http://{HOST}:{made.server_port}/  draws from {folder}; Ctrl-C ends it")
-    try:
-        made.serve_forever()
-    except KeyboardInterrupt:
-        say("")
-    finally:
-        made.server_close()
+    say(f"http://{loopback.HOST}:{made.effective_port}/  draws from {folder}; Ctrl-C ends it")
+    loopback.run(made)
 
 
-def page_of(folder: Path, drawer: Drawer, runtime: str) -> bytes:
+def page_of(folder: Path, artist: Artist) -> bytes:
     """The page as HTML."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGES), autoescape=True)
-    held = drawing.runtimes(folder)
-    _, height, width = drawer.latents
+    choices = drawing.choices(folder)
     facts = {
         "name": folder.resolve().name,
         "folder": str(folder),
-        "runtime": next(iter(held)) if runtime == "auto" else runtime,
-        "plan": drawer.plan,
-        "latents": f"{height} x {width}",
+        "choices": choices,
+        "first": drawing.chosen(folder, *artist.choice),
+        "plan": artist.own.plan,
+        "longest": LONGEST,
+        "most_steps": MOST_STEPS,
+        "most_guidance": MOST_GUIDANCE,
         "style": (PAGES / "page.css").read_text(encoding="utf-8"),
     }
     return environment.get_template("serve.html").render(facts).encode()
 
 
-def handler(page: bytes, draw: Callable[[Asked], dict[str, Any]]) -> type[BaseHTTPRequestHandler]:
-    """Answers requests with the page, or with what `draw` gives."""
+class Site:
+    """The WSGI application: the page at /, and what `draw` gives at /draw."""
 
-    class Handler(BaseHTTPRequestHandler):
-        server: ThreadingHTTPServer
+    def __init__(self, page: bytes, draw: Callable[[Asked, Callable[[], bool]], dict[str, Any]]):
+        self._page, self._draw = page, draw
 
-        def do_GET(self) -> None:
-            if not self._is_ours():
-                return
-            if self.path.partition("?")[0] != "/":
-                return self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not here")
-            self._send(HTTPStatus.OK, "text/html; charset=utf-8", page)
+    def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        asked = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        if asked == ("GET", "/"):
+            policy = [("Content-Security-Policy", POLICY)]
+            return loopback.answer(start, "200 OK", "text/html; charset=utf-8", self._page, policy)
+        if asked == ("POST", "/draw"):
+            status, content = self._drawn(environ)
+            return loopback.answer(start, status, "application/json", json.dumps(content).encode())
+        return loopback.answer(start, "404 Not Found", "text/plain", b"not here")
 
-        def do_POST(self) -> None:
-            if not self._is_ours():
-                return
-            if self.path != "/draw":
-                return self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not here")
-            try:
-                self._json(HTTPStatus.OK, draw(self._asked()))
-            except InputError as error:
-                self._json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
+    def _drawn(self, environ: WSGIEnvironment) -> tuple[str, dict[str, Any]]:
+        left = environ.get("waitress.client_disconnected", lambda: False)
+        try:
+            return "200 OK", self._draw(asked_in(environ), left)
+        except InputError as error:
+            return "400 Bad Request", {"error": str(error)}
+        except Busy as error:
+            return "503 Service Unavailable", {"error": str(error)}
+        except Left:
+            return "503 Service Unavailable", {"error": "the client has left"}
 
-        def _is_ours(self) -> bool:
-            """Whether the request names this server: a page of another site may reach the port under a name of its own."""
-            port = self.server.server_port
-            if self.headers.get("Host") in (f"{HOST}:{port}", f"localhost:{port}"):
-                return True
-            self._send(HTTPStatus.FORBIDDEN, "text/plain", b"expected a request to this machine")
-            return False
 
-        def _asked(self) -> Asked:
-            length = self.headers.get("Content-Length", "")
-            if self.headers.get_content_type() != "application/json" or not length.isdigit() or int(length) > LARGEST:
-                raise InputError(f"/draw: expected JSON of at most {LARGEST} bytes (Content-Type: application/json)")
-            try:
-                return Asked.model_validate_json(self.rfile.read(int(length)))
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"])) or "/draw"
-                raise InputError(
-                    f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
-                ) from None
+def asked_in(environ: WSGIEnvironment) -> Asked:
+    """The body of a request. Raises InputError, one line that does not repeat the request."""
+    if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != "application/json":
+        raise InputError("/draw: expected JSON (Content-Type: application/json)")
+    try:
+        return Asked.model_validate_json(environ["wsgi.input"].read())
+    except ValidationError as error:
+        raise InputError(_told(error.errors(include_url=False)[0])) from None
 
-        def _json(self, status: HTTPStatus, content: dict[str, Any]) -> None:
-            self._send(status, "application/json", json.dumps(content).encode())
 
-        def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-            self.send_response(status)
-            for name, value in (
-                ("Content-Type", kind),
-                ("Content-Length", str(len(body))),
-                ("Content-Security-Policy", POLICY),
-                ("Cache-Control", "no-store"),
-                ("X-Content-Type-Options", "nosniff"),
-            ):
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing is logged: captions are the user's."""
-
-    return Handler
+def _told(error: Mapping[str, Any]) -> str:
+    """The key, what is wrong with it, and the value where that is a number or a word."""
+    where = ".".join(map(str, error["loc"]))[:40] or "/draw"
+    given = error["input"]
+    short = isinstance(given, float) or (isinstance(given, int) and given.bit_length() <= 64)
+    short |= isinstance(given, str) and len(given) <= 40 and error["type"] != "json_invalid"
+    return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}{f', got {given!r}' if short else ''}"

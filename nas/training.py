@@ -69,7 +69,7 @@ class Settings(BaseModel):
 
 
 class Diverged(Exception):
-    """The loss stopped being a finite number."""
+    """The loss, a score or what is drawn stopped being finite numbers."""
 
 
 class Batches(IterableDataset[LatentBatch]):

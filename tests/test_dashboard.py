@@ -1,10 +1,7 @@
 import json
 import socket
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 import warnings
 
 import optuna
@@ -12,6 +9,7 @@ import pytest
 import synthetic_run
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from served import asked, running
 
 from nas import dashboard
 from nas.errors import InputError
@@ -47,37 +45,47 @@ def test_refused_candidates_are_where_the_dashboard_looks(journal):
     assert (run_dir / "journal.log").read_bytes() == before
 
 
-def test_it_serves_what_another_process_adds(journal):
+@pytest.fixture
+def port(journal):
     pytest.importorskip("optuna_dashboard")
-    run_dir, study = journal
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    threading.Thread(target=dashboard.serve, args=(run_dir, port), daemon=True).start()
-    address = f"http://127.0.0.1:{port}/api/studies"
-    assert len(fetched(address)["study_summaries"]) == 1
-    number = fetched(address)["study_summaries"][0]["study_id"]
-    assert len(fetched(f"{address}/{number}?after=0")["trials"]) == 3
+    with running(dashboard.server(journal[0], 0)) as found:
+        yield found
+
+
+def test_it_serves_what_another_process_adds(journal, port):
+    _, study = journal
+    (summary,) = fetched(port, "/api/studies")["study_summaries"]
+    trials = f"/api/studies/{summary['study_id']}?after=0"
+    assert len(fetched(port, trials)["trials"]) == 3
     add(study, -0.2)
     end = time.monotonic() + 30  # the dashboard looks at the journal again every few seconds
-    while len(fetched(f"{address}/{number}?after=0")["trials"]) < 4:
+    while len(fetched(port, trials)["trials"]) < 4:
         assert time.monotonic() < end
         time.sleep(0.5)
-    with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(urllib.request.Request(f"{address}/{number}", method="DELETE"), timeout=30)
-    assert len(fetched(address)["study_summaries"]) == 1
 
 
-def fetched(address):
-    for _ in range(100):
-        try:
-            with urllib.request.urlopen(address, timeout=30) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError:
-            raise
-        except urllib.error.URLError:
-            time.sleep(0.2)
-    raise AssertionError(f"{address} never answered")
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", "/api/studies/0"), ("POST", "/api/studies/0/rename"), ("PUT", "/api/studies/0/note"), ("POST", "/no")],
+)
+def test_what_would_write_is_refused_with_the_reason(journal, port, method, path):
+    before = (journal[0] / "journal.log").read_bytes()
+    status, _, content = asked(port, method, path, b"{}", **{"Content-Type": "application/json"})
+    assert status == 403 and json.loads(content) == {"reason": dashboard.NO_WRITING}
+    assert (journal[0] / "journal.log").read_bytes() == before
+    assert len(fetched(port, "/api/studies")["study_summaries"]) == 1
+
+
+@pytest.mark.parametrize("path", ["/", "/dashboard", "/api/studies", "/csv/0", "/static/bundle.js"])
+def test_a_page_that_comes_by_another_name_is_told_nothing(port, path):
+    status, _, content = asked(port, path=path, Host=f"evil.example:{port}")
+    assert (status, content) == (403, b"expected a request to this machine")
+
+
+def fetched(port, path):
+    status, _, content = asked(port, path=path)
+    assert status == 200
+    return json.loads(content)
 
 
 def test_bad_input(journal, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nas import cli, guidance, settings, stages
@@ -160,6 +160,22 @@ def test_one_step_scores_are_those_of_the_guided_clean_latents(run, scale):
     clean = alpha.sqrt() * noise - (1 - alpha).sqrt() * (without + scale * (given - without))
     assert table.fid.item() == pytest.approx(float(clean[:, :3].square().mean()), rel=1e-4)
     assert table.clip_score.item() == pytest.approx(float(clean[:, :3].mean()), rel=1e-3, abs=1e-5)
+
+
+def test_a_network_that_draws_no_numbers_is_named_and_the_rest_is_kept(run):
+    path = run.path / "trials" / "0001" / "weights.safetensors"
+    weights = load_file(path)
+    save_file({name: value * float("nan") for name, value in weights.items()}, path, {"images_seen": "128"})
+    with pytest.raises(InputError, match="drawing=many, ddim 2, scale 1: the drawn pictures are not finite numbers"):
+        swept(run, 1.0)
+    assert pd.read_csv(run.path / "guidance.csv").model.tolist() == ["base", "base", "reference"]
+
+
+@pytest.mark.parametrize("text", ["", "x", "1,,2", "-1", "nan", "inf", "1e30", "1001"])
+def test_scales_that_are_none(text):
+    with pytest.raises(InputError, match="expected numbers from 0 to 1000"):
+        guidance.scales_of(text)
+    assert guidance.scales_of("3,1000,0,3") == [0, 3, 1000]
 
 
 def test_nothing_is_drawn_twice(run):

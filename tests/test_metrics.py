@@ -99,6 +99,15 @@ def test_one_picture_has_no_covariance(rows1, rows2):
         distance(np.zeros((rows1, 3)), np.zeros((rows2, 3)))
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("broken", "words"), [((2, 0), "2 of 6 and 0 of 5"), ((0, 3), "0 of 6 and 3 of 5")])
+def test_features_that_are_no_numbers_are_counted(bad, broken, words):
+    x, y = samples(6, 4, 1), samples(5, 4, 2)
+    x[: broken[0], 1], y[: broken[1], 0] = bad, bad
+    with pytest.raises(ValueError, match=f"finite features; {words} pictures have others"):
+        distance(x, y)
+
+
 # --- every metric ----------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +190,18 @@ def test_what_is_computed_of_the_real_pictures_is_kept_on_disk(tmp_path):
         metric = fid.build(fid.Settings(), Reference(batches, [], tmp_path / "cache" / "emoji"))
         values.append(scored(metric, (images, CAPTIONS)))
     assert len(calls) == 1 and values[0] == values[1]
+
+
+def test_real_pictures_without_features_are_said_and_not_kept(tmp_path, monkeypatch):
+    broken = torch.nn.Module()
+    broken.forward = lambda images: torch.full((len(images), 3), math.nan)
+    reference = Reference(lambda: [Batch(pictures(5, 0), CAPTIONS[:5], list("abcde"))], [], tmp_path / "emoji")
+    monkeypatch.setattr(fid, "_extractor", lambda settings: broken)
+    with pytest.raises(
+        InputError, match="metrics.fid: efficientnet_lite0 gives no finite numbers for the real pictures"
+    ):
+        fid.build(fid.Settings(), reference)
+    assert not list(tmp_path.iterdir())
 
 
 # --- fid -------------------------------------------------------------------------------------------------------------

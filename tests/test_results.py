@@ -9,7 +9,7 @@ import synthetic_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas import certainty, dominance, fronts, picking, results
+from nas import certainty, dominance, findings, fronts, picking, results
 from nas.errors import InputError
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
@@ -241,6 +241,24 @@ def test_history_is_that_of_the_front_at_every_trial(run_dir):
     expected = [of_means(table[:count], GOALS, corner) for count in range(1, len(table) + 1)]
     assert history["hypervolume"].to_numpy() == pytest.approx(np.array(expected))
     assert history["images_trained"].iloc[-1] == table["images_seen"].sum()
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("column", ["a", "b"])
+def test_what_is_not_finite_counts_nowhere(bad, column):
+    """Neither on the front, nor in the corner, nor in the volume, nor in its share of the box."""
+    goals = {"a": "minimise", "b": "maximise"}
+    whole = table_of([(4.0, 1.0), (2.0, 2.0), (3.0, 5.0)], goals)
+    broken = table_of([(4.0, 1.0), (2.0, 2.0), (bad, 9.0) if column == "a" else (0.0, bad), (3.0, 5.0)], goals)
+    assert fronts.front(broken, goals).tolist() == [False, True, False, True]
+    assert fronts.reference_point(broken, goals) == fronts.reference_point(whole, goals)
+    expected = fronts.hypervolume_history(whole, goals)["hypervolume"].tolist()
+    for history in (fronts.hypervolume_history(broken, goals), findings.hypervolume(broken, goals)):
+        assert history["hypervolume"].tolist() == pytest.approx([*expected[:2], expected[1], expected[2]])
+    shares = findings.hypervolume(whole, goals)["share"].tolist()
+    assert findings.hypervolume(broken, goals)["share"].tolist() == pytest.approx([*shares[:2], shares[1], shares[2]])
+    corner = fronts.reference_point(whole, goals)
+    assert fronts.hypervolume_box(broken, goals, corner) == fronts.hypervolume_box(whole, goals, corner)
 
 
 @given(

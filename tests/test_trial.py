@@ -1,13 +1,16 @@
 """One rung in a worker, on made-up latents: what a trial leaves behind when it trains adapters against a discriminator."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from nas import lora, settings
+from nas import failures, lora, settings
 from nas.backbones.unet import Config, presets
 from nas.bench import Bench
 from nas.encoded import EncodedSet
+from nas.training import Diverged
 from nas.trial import Job, _run_rung
 
 STUDY = """
@@ -83,3 +86,14 @@ def test_adapters_are_saved_beside_a_plain_network(bench, tmp_path):
     assert (tmp_path / "parts" / "samples.png").exists()
     assert (tmp_path / "parts" / "samples_0.png").exists()
     assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
+
+
+def test_pictures_that_are_no_numbers_are_the_trials_end(bench, tmp_path):
+    """Said with their name, before a metric sees them."""
+    bench.prepare()
+    bench.prepare = lambda: None
+    bench.metrics = [SimpleNamespace(reset=lambda: None)]  # cannot be updated
+    bench.autoencoder = SimpleNamespace(decode=lambda latents: latents[:, :3] * float("nan"))
+    with pytest.raises(Diverged, match="the drawn pictures are not finite numbers") as caught:
+        rung(bench, tmp_path / "nan", 8)
+    assert failures.reason(caught.value) == "the drawn pictures are not finite numbers"

@@ -69,7 +69,9 @@ def sample(
     seed: Annotated[int, typer.Option(help="Chooses the initial noise.")] = 0,
     out: Annotated[Path, typer.Option(help="The picture to write, of the kind its ending says.")] = Path("samples.png"),
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Solver steps; default as in the study.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default as in the study.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, max=1000, help="Guidance scale; default as in the study.")
+    ] = None,
     runtime: Annotated[str, typer.Option(help="auto | pytorch | onnxruntime | executorch")] = "auto",
     precision: Annotated[str | None, typer.Option(help="fp32 | fp16 | int8, where the export has it.")] = None,
 ) -> None:
@@ -95,7 +97,7 @@ def serve(
     runtime: Annotated[str, typer.Option(help="auto | pytorch | onnxruntime | executorch")] = "auto",
     precision: Annotated[str | None, typer.Option(help="fp32 | fp16 | int8, where the export has it.")] = None,
 ) -> None:
-    """A page at 127.0.0.1 that draws from an export: caption, steps, guidance, seed, and the time each part took.
+    """A page at 127.0.0.1 that draws from an export: caption, steps, guidance, seed, runtime, and the time each part took.
 
     Example: nas serve runs/quickstart/2026-01-01_10-00-00/export/knee
     """

@@ -8,6 +8,7 @@ A file imports without its packages, and provides
 - `write(graph, path, precision) -> Path`: the file, whose suffix is the format's own. Raises `Unsupported`;
 - `load(path, threads) -> Network`: the file on its runtime, `network(inputs) -> outputs`, float32 and int64 tensors of any
   batch size. Raises `Unsupported` when the runtime lacks an operator, and `NoRuntime` when it cannot run on this machine;
+- if only some systems run it, `SYSTEMS`, as `platform.system()` names them;
 - if it has 8-bit integers, `quantise(graph, plain, target, method, calibration) -> Path`: the same network as `plain`, which
   `write` gave in fp32, at `target` (`nas.quantise`). Raises `InputError` when it cannot.
 
@@ -17,6 +18,7 @@ The graph's own numbers decide: `nas.export` compares what `load` gives with PyT
 from __future__ import annotations
 
 import importlib.util
+import platform
 import re
 from collections.abc import Callable, Iterable
 from types import ModuleType
@@ -62,6 +64,11 @@ def refusal(form: str, who: str, graph: str, node: Any, error: BaseException) ->
 def missing(module: ModuleType) -> list[str]:
     """Packages of a format that are not installed."""
     return [name for name in module.PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def runs_here(module: ModuleType) -> bool:
+    """Whether the runtime of a format is installed, and made for this system."""
+    return not missing(module) and platform.system() in getattr(module, "SYSTEMS", (platform.system(),))
 
 
 def require(names: Iterable[str]) -> list[ModuleType]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RUNTIME = "coreml"
 EXTRA = "coreml"
 PACKAGES = ("coremltools",)
+SYSTEMS = ("Darwin",)
 PRECISIONS = ("fp16", "fp32")
 
 
@@ -47,7 +48,7 @@ def write(graph: Graph, path: Path, precision: str = "fp16") -> Path:
 
 def load(path: Path, threads: int | None = None) -> Network:
     """The package on a Mac. Raises NoRuntime elsewhere."""
-    if platform.system() != "Darwin":
+    if platform.system() not in SYSTEMS:
         raise NoRuntime(f"Core ML runs on a Mac, this is {platform.system()}")
     import coremltools
     import numpy as np

@@ -41,7 +41,10 @@ def columns(settings: Settings) -> tuple[str, ...]:
 
 
 def build(settings: Settings, reference: Reference) -> FrechetDistance:
-    """The metric, with the real pictures' features (10 s for the emoji set on one core, once)."""
+    """The metric, with the real pictures' features (10 s for the emoji set on one core, once).
+
+    Raises InputError when the extractor cannot be had, or its features are not finite numbers.
+    """
     return FrechetDistance(columns(settings), settings, reference)
 
 
@@ -61,13 +64,19 @@ class FeatureDistance(Metric):
 
     def __init__(self, columns: tuple[str, ...], settings: Settings, reference: Reference):
         super().__init__()
-        extractor = self.extractor = _extractor(settings)
-        self.real = reference.cached(
-            settings.features, lambda: torch.cat([extractor(batch.images) for batch in reference.batches()])
-        )
+        self.extractor = _extractor(settings)
+        self.real = reference.cached(settings.features, lambda: self._of_real_pictures(settings, reference))
         self.columns, self.conditions = columns, {"features": settings.features, "references": len(self.real)}
         self.features: list[Tensor]
         self.add_state("features", default=[], dist_reduce_fx="cat")
+
+    def _of_real_pictures(self, settings: Settings, reference: Reference) -> Tensor:
+        found = torch.cat([self.extractor(batch.images) for batch in reference.batches()])
+        if not found.isfinite().all():
+            raise InputError(
+                f"metrics.fid: {settings.features} gives no finite numbers for the real pictures: broken weights?"
+            )
+        return found
 
     @abstractmethod
     def distance(self, drawn: Tensor) -> Tensor:
@@ -95,9 +104,15 @@ class FrechetDistance(FeatureDistance):
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Between the Gaussians fitted to two samples (n, D) and (m, D). ValueError below two rows."""
+    """Between the Gaussians fitted to two samples (n, D) and (m, D). ValueError below two rows, and for features that are not
+    finite numbers."""
     if min(len(x), len(y)) < 2:
         raise ValueError(f"the Frechet distance needs at least 2 pictures on each side, got {len(x)} and {len(y)}")
+    bad = [int((~z.isfinite()).any(1).sum()) for z in (x, y)]
+    if any(bad):
+        raise ValueError(
+            f"the Frechet distance needs finite features; {bad[0]} of {len(x)} and {bad[1]} of {len(y)} pictures have others"
+        )
     x, y = x.double(), y.double()
     centred = [(z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y)]
     traces = sum(z.square().sum() for z in centred)
