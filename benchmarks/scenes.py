@@ -3,8 +3,8 @@
     python benchmarks/scenes.py                      # the MobileDiffusion preset at width / 16, to 60 minutes of CPU time
     python benchmarks/scenes.py --minutes 5 --set training.batch=32
 
-Every line is the network after so many images: its scores on 256 held-out captions, ten steps and one step. It is resumable: its
-state lies in --out.
+Every line is the network after so many images: its scores on 256 held-out captions, ten steps and one. The learning rate falls in
+three stages. It is resumable: its state lies in --out, and the averaged weights as weights.safetensors.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from nas import menu, published, settings, training
 from nas.bench import Bench, fresh
 from nas.pictures import save_grid
 
 STUDY = Path(__file__).parents[1] / "studies" / "scenes" / "study.yaml"
-EVERY = 16_384  # images between two lines
+RATE = 1e-3
+STAGES = ((0.7, 1.0), (0.9, 0.3), (1.0, 0.1))  # (share of the minutes, factor on the learning rate)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0, help="of CPU time spent on training")
     parser.add_argument("--architecture", default="mobilediffusion")
+    parser.add_argument("--every", type=int, default=65_536, help="images between two lines")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the study")
     parser.add_argument("--out", type=Path, default=Path("runs/scenes_from_scratch"))
@@ -37,8 +40,8 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    overrides = ["training.learning_rate=1.0e-3", "training.warmup_images=6400", "training.ema_decay=0.998"]
-    study = settings.load(STUDY, [*overrides, "training.init=scratch", *arguments.set])
+    overrides = ["training.warmup_images=6400", "training.ema_decay=0.999", "metrics=[scene_accuracy]"]
+    study = settings.load(STUDY, ["training.init=scratch", "search.minimise=[macs]", *overrides, *arguments.set])
     bench = Bench(study, Path("runs/.cache"))
     network = fresh(published.architecture(arguments.architecture).scaled(bench.proxy), arguments.seed)
     entry = study.objective
@@ -48,8 +51,10 @@ def run(arguments: argparse.Namespace) -> None:
     state, table = arguments.out / "state.safetensors", arguments.out / "curve.csv"
     spent = _resumed(module, state, table)
     while spent < 60 * arguments.minutes:
+        factor = next(factor for share, factor in STAGES if spent < 60 * share * arguments.minutes)
+        module.settings = study.training.model_copy(update={"learning_rate": RATE * factor})
         began = time.process_time()
-        training.train(module, bench.train_data, arguments.seed, module.images_seen + EVERY)
+        training.train(module, bench.train_data, arguments.seed, module.images_seen + arguments.every)
         spent += time.process_time() - began
         module.save(state, {})
         _append(
@@ -73,6 +78,7 @@ def _scores(bench: Bench, module: training.DenoiserTraining, out: Path) -> dict[
     one = bench.variant({"sampling": {**bench.study.sampling.model_dump(mode="json"), "steps": 1, "guidance": 1.0}})
     once = one.score(network, schedule).metrics
     save_grid(torch.cat(list(bench.draw(network, schedule, 48))), out / "samples.png", 8)
+    save_file(network.state_dict(), out / "weights.safetensors")
     module.ema.swap()
     network.train()
     return {**found, **{f"one_step_{column}": value for column, value in once.items() if "accuracy" in column}}

@@ -104,7 +104,7 @@ class Settings(BaseModel):
 
     def _check_pair(self, pair: str) -> None:
         colour, _, shape = pair.partition(" ")
-        for word, known in ((colour, list(COLOURS)), (shape, list(SHAPES))):
+        for word, known in ((colour, [*map(str, COLOURS)]), (shape, [*map(str, SHAPES)])):
             if word not in known:
                 raise ValueError(f"unseen: {pair!r} is not a colour and a shape: {word!r}{nearest(word, known)}")
 

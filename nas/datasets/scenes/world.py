@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 Shape = Literal["circle", "square", "triangle", "diamond", "cross", "ring"]
 Colour = Literal["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"]
@@ -71,14 +71,16 @@ class Form:
 
 
 def _circle(x: Floats, y: Floats) -> Floats:
-    return np.hypot(x, y) - 1
+    distance: Floats = np.hypot(x, y) - 1
+    return distance
 
 
 SQUARE = 0.86  # half its side
 
 
 def _square(x: Floats, y: Floats) -> Floats:
-    return np.maximum(np.abs(x), np.abs(y)) - SQUARE
+    distance: Floats = np.maximum(np.abs(x), np.abs(y)) - SQUARE
+    return distance
 
 
 TOP, FOOT, HALF = -1.0, 0.8, 0.98  # of the triangle: height of its tip and of its foot, half the width of its foot
@@ -87,11 +89,13 @@ _SLOPE = math.hypot(HALF, FOOT - TOP)
 
 def _triangle(x: Floats, y: Floats) -> Floats:
     side = (np.abs(x) * (FOOT - TOP) - (y - TOP) * HALF) / _SLOPE
-    return np.maximum(side, y - FOOT)
+    distance: Floats = np.maximum(side, y - FOOT)
+    return distance
 
 
 def _diamond(x: Floats, y: Floats) -> Floats:
-    return (np.abs(x) + np.abs(y) - 1) / math.sqrt(2)
+    distance: Floats = (np.abs(x) + np.abs(y) - 1) / math.sqrt(2)
+    return distance
 
 
 ARM = 0.34  # half the width of the cross's arms
@@ -99,14 +103,16 @@ ARM = 0.34  # half the width of the cross's arms
 
 def _cross(x: Floats, y: Floats) -> Floats:
     x, y = np.abs(x), np.abs(y)
-    return np.minimum(np.maximum(x - 1, y - ARM), np.maximum(x - ARM, y - 1))
+    distance: Floats = np.minimum(np.maximum(x - 1, y - ARM), np.maximum(x - ARM, y - 1))
+    return distance
 
 
 HOLE = 0.52  # radius of the ring's hole
 
 
 def _ring(x: Floats, y: Floats) -> Floats:
-    return np.abs(np.hypot(x, y) - (1 + HOLE) / 2) - (1 - HOLE) / 2
+    distance: Floats = np.abs(np.hypot(x, y) - (1 + HOLE) / 2) - (1 - HOLE) / 2
+    return distance
 
 
 FORMS: dict[Shape, Form] = {
