@@ -20,6 +20,7 @@ from nas.errors import InputError
 from nas.findings import Run
 from nas.fronts import Objectives
 from nas.menu import nearest
+from nas.numbers import amount
 from nas.results import COSTS
 
 Compute = Literal["macs", "images", "seconds"]
@@ -230,8 +231,7 @@ def spent(found: Comparison) -> str:
         return f"{naming.duration(found.limit)} of workers"
     if found.by == "images":
         return f"{found.limit:,.0f} training images"
-    prefix, divisor = naming.magnitude(found.limit)
-    return f"{found.limit / divisor:.3g} {prefix}MACs of training"
+    return f"{amount(found.limit)}MACs of training"
 
 
 def summary(found: Comparison) -> tuple[list[str], list[list[str]]]:

@@ -16,6 +16,7 @@ from nas import menu
 from nas.cost import Cost
 from nas.errors import InputError
 from nas.fields import with_fields
+from nas.numbers import amount
 from nas.space import Axis, Choices, SearchSpace
 from nas.tables import COSTS, Column, Columns, Tables, choices_at, draw, members
 
@@ -126,8 +127,8 @@ def screen(
 
 
 def _impossible(seen: Survey) -> InputError:
-    limits = ", ".join(f"{name}={shown(limit)}" for name, limit in seen.budget.items())
-    least = ", ".join(f"{name} {shown(int(seen.costs[name].min()))}" for name in seen.budget)
+    limits = ", ".join(f"{name}={amount(limit)}" for name, limit in seen.budget.items())
+    least = ", ".join(f"{name} {amount(int(seen.costs[name].min()))}" for name in seen.budget)
     looked = f"none of its {seen.size:,} members" if seen.exhaustive else f"none of {len(seen.within):,} members drawn"
     return InputError(f"budget {limits}: {seen.space.source}: {looked} meets it; the least found is {least}")
 
@@ -135,14 +136,6 @@ def _impossible(seen: Survey) -> InputError:
 def _check_cost(name: str, what: str) -> None:
     if name not in COSTS:
         raise InputError(f"{what}: unknown cost {name!r}{menu.nearest(name, list(COSTS))}")
-
-
-def shown(number: float) -> str:
-    """A cost for people: 386.0 M, 184.4 G."""
-    for limit, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= limit:
-            return f"{number / limit:.1f}{suffix}"
-    return f"{number:g}"
 
 
 def position(space: SearchSpace, config: Config, tries: int = 10_000) -> Choices | None:
@@ -216,7 +209,7 @@ def _title(seen: Survey) -> str:
     title = f"{seen.space.name}: {seen.size:,} networks"
     if not seen.budget:
         return title
-    limits = ", ".join(f"{shown(limit)} {name}" for name, limit in seen.budget.items())
+    limits = ", ".join(f"{amount(limit)} {name}" for name, limit in seen.budget.items())
     return f"{title}\n{share_text(seen)} within {limits}"
 
 
@@ -279,11 +272,11 @@ def summary(seen: Survey) -> str:
     if not seen.exhaustive:
         text[0] += f" (the numbers below are from {len(seen.within):,} drawn at random, all equally likely)"
     if seen.budget:
-        budget = ", ".join(f"{name} <= {shown(limit)}" for name, limit in seen.budget.items())
+        budget = ", ".join(f"{name} <= {amount(limit)}" for name, limit in seen.budget.items())
         text.append(f"within {budget}: {share_text(seen)}")
     for name, cost in seen.presets.items():
         less = float((seen.costs["macs"] <= cost.macs).mean())
-        text.append(f"{name}: {shown(cost.params)} params, {shown(cost.macs)} MACs; {less:.0%} have no more MACs")
+        text.append(f"{name}: {amount(cost.params)} params, {amount(cost.macs)} MACs; {less:.0%} have no more MACs")
     return "\n".join(text)
 
 
@@ -292,14 +285,14 @@ def quantile_grid(seen: Survey) -> tuple[list[str], list[list[str]]]:
     levels = [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]
     headings = ["cost", "least", "5 %", "25 %", "median", "75 %", "95 %", "most"]
     names = ("params", "macs", "macs_padding_free", "activation_bytes")
-    return headings, [[name, *(shown(float(q)) for q in np.quantile(seen.costs[name], levels))] for name in names]
+    return headings, [[name, *(amount(float(q)) for q in np.quantile(seen.costs[name], levels))] for name in names]
 
 
 def candidate_grid(space: SearchSpace, found: list[Candidate]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells: one candidate a row; a dot for an axis that does not count."""
     names = [axis.name for axis in space.axes]
     cells = [
-        [c.key, shown(c.cost.params), shown(c.cost.macs)]
+        [c.key, amount(c.cost.params), amount(c.cost.macs)]
         + [_word(c.choices[name]) if name in c.choices else "." for name in names]
         for c in found
     ]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nas import findings, importance, naming
+from nas import findings, importance, naming, reference_lines
 from nas.errors import InputError
 from nas.findings import Run
 from nas.fronts import Objectives
 from nas.naming import label, magnitude, pairs, scaled
-from nas.palette import FRONT, GREY, GRID, KNEE, LIMIT, PALE, SERIES
+from nas.palette import FRONT, GREY, GRID, KNEE, LIMIT, PALE, SERIES, TEXT
+from nas.reference_lines import Lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,14 +23,19 @@ if TYPE_CHECKING:
 MARKERS = "os^Dvp*X"
 
 
-def save_front(
-    points: pd.DataFrame, shown_pairs: Sequence[tuple[str, str]], budget: Mapping[str, float], path: Path
-) -> None:
-    draw_front(points, shown_pairs, budget).savefig(path)
+def save_front(run: Run, path: Path) -> None:
+    points = findings.pareto(run.table, run.goals, run.lines)
+    draw_front(points, pairs(run.goals), run.budget, run.lines).savefig(path)
 
 
-def draw_front(points: pd.DataFrame, shown_pairs: Sequence[tuple[str, str]], budget: Mapping[str, float]) -> Figure:
-    """The frame of `findings.pareto` in up to three panels, 150 dots an inch, legible at the width of a README."""
+def draw_front(
+    points: pd.DataFrame,
+    shown_pairs: Sequence[tuple[str, str]],
+    budget: Mapping[str, float],
+    lines: Lines = reference_lines.NONE,
+) -> Figure:
+    """The frame of `findings.pareto` in up to three panels, 150 dots an inch, legible at the width of a README, and lines of
+    reference."""
     from matplotlib.figure import Figure
 
     panels = list(shown_pairs)[:3]
@@ -39,6 +45,11 @@ def draw_front(points: pd.DataFrame, shown_pairs: Sequence[tuple[str, str]], bud
         _panel(axes, points, x, y)
         if x in budget and naming.in_sight(budget[x], points[x].max()):
             axes.axvline(scaled(x, budget[x]), color=LIMIT, linestyle="--", linewidth=1.2, label="budget")
+        trained, rest = reference_lines.points(lines, x, y)
+        for line in trained:
+            at = scaled(x, line[x]), scaled(y, line[y])
+            axes.scatter(*at, marker="D", s=40, facecolors="none", edgecolors=GREY, linewidths=1.5, label=line.label)
+        _refer(axes, y, rest, points[y])
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=10)
     return figure
@@ -57,7 +68,7 @@ def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
             save(f"cells_{column}", draw_cells(kinds["cells"], column))
     elif run.table["on_front"].any():
         written.append(folder / f"front.{suffix}")
-        save_front(findings.pareto(run.table, run.goals), pairs(run.goals), run.budget, written[-1])
+        save_front(run, written[-1])
         save("hypervolume", draw_hypervolume(findings.hypervolume(run.table, run.goals)))
         decisions = importance.of_decisions(run.table, run.curves, run.goals)
         if len(decisions):
@@ -67,6 +78,19 @@ def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
     if not written:
         raise InputError(f"{run.path}: no trial was trained to the end, so there is nothing to draw")
     return written
+
+
+def _refer(axes: Any, column: str, lines: Lines, values: pd.Series) -> None:
+    """Lines of reference of the vertical axis: dotted where the values lie near, else named above the panel."""
+    below, near, above = reference_lines.in_sight(column, lines, values.astype(float))
+    for _, value in near:
+        axes.axhline(scaled(column, value), color=GREY, linestyle=":", linewidth=1.2)
+    for name, value in reference_lines.together(near, values.astype(float)):
+        place = {"xy": (0.01, scaled(column, value)), "xycoords": ("axes fraction", "data"), "va": "bottom"}
+        axes.annotate(name, **place, fontsize=8, color=TEXT)
+    if below or above:
+        told = reference_lines.beyond(below, above, lambda value: naming.shown(column, value))
+        axes.set_title("\n".join(told), fontsize=8, color=TEXT, loc="left")
 
 
 def save_fronts(fronts: Mapping[str, pd.DataFrame], shown_pairs: Sequence[tuple[str, str]], path: Path) -> None:
