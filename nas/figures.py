@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from nas import reference_lines
+from nas import importance, reference_lines
 from nas.naming import duration, in_sight, label, magnitude, scaled, shown
 from nas.palette import FONT, FRONT, GREY, GRID, KNEE, LIMIT, LINE, PALE, SERIES, TEXT
 from nas.reference_lines import Lines
@@ -262,12 +262,20 @@ def _rows_of(effects: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[
     names: dict[float, str] = {}
     height = 0.0
     for axis, part in effects.groupby("axis", sort=False):
-        names[height] = f"<b>{escape(str(axis))}</b>, {part['share'].iloc[0]:.0%}"
+        names[height] = f"<b>{escape(str(axis).replace('_', ' '))}</b> {_sure(part)}"
         for value in part["value"]:
             height -= 1.0
             heights[str(axis), str(value)], names[height] = height, escape(str(value))
         height -= 1.3
     return heights, names
+
+
+def _sure(part: pd.DataFrame) -> str:
+    """How much of the scores an axis explains, and whether that may be chance; nothing where there are too few trials."""
+    share, p = part["share"].iloc[0], part["p"].iloc[0]
+    if part["n"].sum() < importance.FEWEST_TRIALS:
+        return ""
+    return f"{share:.0%}" if p < importance.CHANCE else f"{share:.0%}, may be chance"
 
 
 def _strip(figure: go.Figure, x: Any, y: Any, means: bool) -> None:

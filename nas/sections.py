@@ -280,7 +280,8 @@ def _importance_cell(column: str, found: dict[Any, Any]) -> dict[str, Any]:
     told = f"{found['best']} better than {found['worst']} by {shown(column, found['gain'])}"
     return {
         "share": round(100 * found["share"]),
-        "beyond": bool(found["beyond_chance"]),
+        "beyond": bool(found["p"] < importance.CHANCE),
+        "sure": importance.sureness(found["p"]),
         "told": told if found["gain"] else "no difference",
     }
 

@@ -126,18 +126,18 @@ def draw_hypervolume(history: pd.DataFrame) -> Figure:
 
 
 def draw_importance(decisions: pd.DataFrame, goals: Objectives) -> Figure:
-    """A bar per decision and objective; those within chance are pale."""
+    """A bar per decision and objective; those that may be chance are pale."""
     shown_axes = list(dict.fromkeys(decisions["axis"]))
     columns = [column for column in goals if column in set(decisions["column"])]
     figure, first = _single(width=3.0 * len(columns) + 1.6, height=0.28 * len(shown_axes) + 1.2, panels=len(columns))
     for axes, column in zip(figure.axes, columns, strict=True):
         part = decisions[decisions["column"] == column].set_index("axis").reindex(shown_axes)
-        colours = [FRONT if beyond is True else PALE for beyond in part["beyond_chance"]]
+        colours = [FRONT if p < importance.CHANCE else PALE for p in part["p"]]
         axes.barh([name.replace("_", " ") for name in shown_axes], 100 * part["share"].fillna(0.0), color=colours)
         axes.invert_yaxis()
         axes.set_title(label(column), fontsize=10)
         axes.tick_params(labelleft=axes is first, labelsize=9)
-        _plain(axes, "Importance (%)", "")
+        _plain(axes, "Share of the differences (%)", "")
     return figure
 
 
