@@ -99,29 +99,36 @@ def draw_proposed(proposed: pd.DataFrame, column: str, limit: float) -> go.Figur
     return figure
 
 
-def draw_cells(cells: pd.DataFrame, trials: pd.DataFrame, column: str) -> go.Figure:
-    """A row per cell of an ablation, the frame of `nas.ablation.cells`: its repeats as dots, its mean with the interval."""
-    figure = new(label(column), "", "")
-    height_of = {str(cell): -float(place) for place, cell in enumerate(cells["cell"])}
-    done = trials[(trials["state"] == "complete") & trials["cell"].isin(list(height_of))]
-    _strip(figure, scaled(column, done[column]), [height_of[str(cell)] for cell in done["cell"]], False)
-    figure.data[0].hovertext = [
-        f"trial {trial}, repeat {repeat}" for trial, repeat in zip(done["trial"], done["repeat"], strict=True)
-    ]
-    figure.data[0].customdata = [int(trial) for trial in done["trial"]]
-    half = scaled(column, (cells["high"] - cells["low"]) / 2).fillna(0.0)
+def draw_differences(differences: pd.DataFrame, trials: pd.DataFrame, column: str) -> go.Figure:
+    """A row per cell of an ablation, the frame of `nas.ablation.differences`: what it differs from the reference cell by, each
+    repeat as a dot and their mean with its interval, beside a line at no difference."""
+    against = str(differences["against"].iloc[0])
+    figure = new(f"{label(column)}, less that of {against}", "", "")
+    height_of = {str(cell): -float(place) for place, cell in enumerate(differences["cell"])}
+    done = trials[trials["state"] == "complete"].assign(cell=lambda rows: rows["cell"].astype(str))
+    reference = done[done["cell"] == against].groupby("repeat")[column].last()
+    paired = done[done["cell"].isin(list(height_of)) & done["repeat"].isin(reference.index)]
+    less = paired[column].astype(float) - paired["repeat"].map(reference).astype(float)
+    _strip(figure, scaled(column, less), [height_of[cell] for cell in paired["cell"]], False)
+    repeats = zip(paired["trial"], paired["repeat"], strict=True)
+    figure.data[0].hovertext = [f"trial {trial}, repeat {repeat}" for trial, repeat in repeats]
+    figure.data[0].customdata = [int(trial) for trial in paired["trial"]]
+    half = scaled(column, (differences["high"] - differences["low"]) / 2).fillna(0.0)
+    told = zip(differences["cell"], differences["n"], strict=True)
     figure.add_scatter(
-        x=scaled(column, cells["mean"]),
-        y=[height_of[str(cell)] for cell in cells["cell"]],
+        x=scaled(column, differences["estimate"]),
+        y=[*height_of.values()],
         error_x={"array": half, "color": FRONT, "thickness": 2, "width": 5},
         mode="markers",
         marker={"color": FRONT, "size": 10, "symbol": "diamond"},
-        hovertext=[f"{escape(str(cell))}<br>mean of {n}" for cell, n in zip(cells["cell"], cells["n"], strict=True)],
+        hovertext=[f"{escape(str(cell))}<br>mean of {n}" for cell, n in told],
         hovertemplate="%{hovertext}: %{x:.5g}<extra></extra>",
     )
-    names = [escape(str(cell)) for cell in cells["cell"]]
-    figure.update_layout(showlegend=False, height=90 + 28 * len(cells), margin={"t": 4})
-    figure.update_yaxes(tickvals=[*height_of.values()], ticktext=names, range=[-len(cells) + 0.4, 0.6])
+    figure.add_vline(0, line={"color": LIMIT, "width": 1.5, "dash": "dash"})
+    _make_room(figure, 0.0, vertical=True)
+    names = [escape(name) for name in height_of]
+    figure.update_layout(showlegend=False, height=90 + 28 * len(differences), margin={"t": 4})
+    figure.update_yaxes(tickvals=[*height_of.values()], ticktext=names, range=[-len(differences) + 0.4, 0.6])
     figure.update_yaxes(showgrid=False, automargin=True, ticks="")
     return figure
 

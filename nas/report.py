@@ -128,8 +128,9 @@ def _figures(run: Run) -> dict[str, Any]:
 
 def _cell_figures(run: Run) -> dict[str, Any]:
     return {
-        f"cells-{place}": figures.draw_cells(kinds["cells"], run.table, column)
+        f"cells-{place}": figures.draw_differences(kinds["differences"], run.table, column)
         for place, (column, kinds) in enumerate(run.effects.items())
+        if "differences" in kinds
     }
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ENUMERABLE = 2_000_000  # spaces up to this size are looked at as a whole
 SAMPLE = 200_000  # members drawn from larger ones
+Order = Literal["nearest", "spread", "smallest", "largest"]
 
 
 @dataclass(frozen=True)
@@ -95,35 +96,78 @@ class Candidate:
     cost: Cost
 
 
+@dataclass(frozen=True)
+class Screening:
+    """Candidates in an order."""
+
+    candidates: list[Candidate]
+    within: int
+    """Members within budget that were looked at."""
+    told: str
+    """What was asked for: how many of how many, within which budget, in which order."""
+
+
 def screen(
     space: SearchSpace,
     budget: Mapping[str, float],
     top: int = 50,
+    order: Order = "nearest",
     by: str = "macs",
     latent_size: int = 64,
     text_tokens: int = 77,
-    largest: bool = False,
     seed: int = 0,
-) -> list[Candidate]:
-    """The `top` members within budget with the smallest (or largest) cost `by`.
+) -> Screening:
+    """`top` members within budget: those nearest to its limits, or a spread over the cost `by`, or its smallest or largest.
 
-    Of a space too large to enumerate, the best of an equal-probability sample. Raises InputError if no member meets the
-    budget, saying what the cheapest costs.
+    Of a space too large to enumerate, of an equal-probability sample. Raises InputError if no member meets the budget, saying
+    what the cheapest costs, and for `nearest` without a budget.
     """
     _check_cost(by, "by")
+    if order == "nearest" and not budget:
+        raise InputError(
+            "--order nearest: needs a budget to be near to; expected spread, smallest or largest without one"
+        )
     seen = survey(space, budget, latent_size, text_tokens, seed)
     rows = np.flatnonzero(seen.within)
     if not len(rows):
         raise _impossible(seen)
-    order = np.argsort(seen.costs[by][rows], kind="stable")
     found: dict[str, Candidate] = {}
-    for row in rows[order[::-1] if largest else order]:
+    for row in rows[_ordered(seen, rows, order, by, top)]:
         choices = choices_at(space, seen.columns, int(row))
         config = space.architecture(choices)
         found.setdefault(config.key, Candidate(config.key, choices, config.cost(latent_size, text_tokens)))
         if len(found) == top:
             break
-    return list(found.values())
+    ordered = list(found.values())
+    if order == "spread":
+        ordered.sort(key=lambda candidate: getattr(candidate.cost, by))
+    return Screening(ordered, len(rows), f"{len(ordered):,} of {_how_many(seen, len(rows))}, {_said(seen, order, by)}")
+
+
+def _ordered(seen: Survey, rows: NDArray[np.int64], order: Order, by: str, top: int) -> NDArray[np.int64]:
+    """Places in `rows`, the wanted ones first."""
+    if order == "nearest":
+        left = [1 - seen.costs[name][rows] / limit for name, limit in seen.budget.items()]
+        return np.argsort(np.square(left).sum(axis=0), kind="stable")
+    rising = np.argsort(seen.costs[by][rows], kind="stable")
+    if order == "spread":
+        steps = np.unique(np.linspace(0, len(rows) - 1, min(top, len(rows))).round().astype(np.int64))
+        return rising[
+            np.concatenate([steps, np.setdiff1d(np.arange(len(rows)), steps)])
+        ]  # others fill up for equal networks
+    return rising if order == "smallest" else rising[::-1]
+
+
+def _how_many(seen: Survey, within: int) -> str:
+    limits = " and ".join(f"{name} <= {amount(limit)}" for name, limit in seen.budget.items())
+    told = f"{within:,} networks" + (f" within {limits}" if limits else "")
+    return told if seen.exhaustive else f"{told} (of {len(seen.within):,} drawn at random)"
+
+
+def _said(seen: Survey, order: Order, by: str) -> str:
+    if order == "nearest":
+        return f"nearest to {'that limit' if len(seen.budget) == 1 else 'those limits'} first"
+    return f"spread evenly over {by}" if order == "spread" else f"{order} {by} first"
 
 
 def _impossible(seen: Survey) -> InputError:
@@ -288,15 +332,21 @@ def quantile_grid(seen: Survey) -> tuple[list[str], list[list[str]]]:
     return headings, [[name, *(amount(float(q)) for q in np.quantile(seen.costs[name], levels))] for name in names]
 
 
-def candidate_grid(space: SearchSpace, found: list[Candidate]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells: one candidate a row; a dot for an axis that does not count."""
+def candidate_grid(space: SearchSpace, found: list[Candidate]) -> tuple[list[str], list[list[str]], str]:
+    """Headings and cells, one candidate a row, with the choices in which they differ; and the choices that all share."""
     names = [axis.name for axis in space.axes]
+    taken = {name: [c.choices.get(name) for c in found] for name in names}
+    shared = [name for name in names if len(found) > 1 and all(one == taken[name][0] for one in taken[name])]
     cells = [
-        [c.key, amount(c.cost.params), amount(c.cost.macs)]
-        + [_word(c.choices[name]) if name in c.choices else "." for name in names]
+        [c.key, amount(c.cost.params), amount(c.cost.macs), _spelled(c.choices, [n for n in names if n not in shared])]
         for c in found
     ]
-    return ["key", "params", "macs", *names], cells
+    return ["key", "params", "macs", "choices"], cells, _spelled(found[0].choices, shared)
+
+
+def _spelled(choices: Choices, names: list[str]) -> str:
+    """These choices as text, without those of axes that do not count."""
+    return ", ".join(f"{name} {_word(choices[name])}" for name in names if name in choices)
 
 
 def lines(found: list[Candidate]) -> list[str]:

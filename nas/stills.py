@@ -56,7 +56,7 @@ def draw_front(
 
 
 def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
-    """Front, hypervolume, importance and learning curves of a run, or an ablation's cells, each a file; returns them."""
+    """Front, hypervolume, importance and learning curves of a run, or an ablation's differences, each a file; returns them."""
     written: list[Path] = []
 
     def save(name: str, figure: Any) -> None:
@@ -65,7 +65,8 @@ def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
 
     if run.is_ablation:
         for column, kinds in run.effects.items():
-            save(f"cells_{column}", draw_cells(kinds["cells"], column))
+            if "differences" in kinds:
+                save(f"differences_{column}", draw_differences(kinds["differences"], column))
     elif run.table["on_front"].any():
         written.append(folder / f"front.{suffix}")
         save_front(run, written[-1])
@@ -164,6 +165,18 @@ def draw_cells(cells: pd.DataFrame, column: str) -> Figure:
     axes.errorbar(scaled(column, cells["mean"]), cells["cell"].astype(str), xerr=half, fmt="D", color=FRONT, capsize=3)
     axes.invert_yaxis()
     _plain(axes, label(column), "")
+    return figure
+
+
+def draw_differences(differences: pd.DataFrame, column: str) -> Figure:
+    """What every cell differs from the reference cell by, paired by repeat, with its interval."""
+    figure, axes = _single(height=0.36 * len(differences) + 1.0)
+    half = scaled(column, (differences["high"] - differences["low"]) / 2).fillna(0.0)
+    cells = differences["cell"].astype(str)
+    axes.errorbar(scaled(column, differences["estimate"]), cells, xerr=half, fmt="D", color=FRONT, capsize=3)
+    axes.axvline(0.0, color=LIMIT, linestyle="--", linewidth=1.2)
+    axes.invert_yaxis()
+    _plain(axes, f"{label(column)}, less that of {differences['against'].iloc[0]}", "")
     return figure
 
 

@@ -354,6 +354,18 @@ def test_a_guidance_sweep_is_shown_if_there_is_one(run_dir):
     assert page.index('id="guidance"') < page.index('alt="FID against CLIP score over guidance scales"')
 
 
+def test_an_ablations_plot_shows_the_paired_differences_that_decide(tmp_path):
+    run = findings.Run.read(synthetic_run.write_cells(tmp_path / "cells"))
+    column = "fid_efficientnet_lite0"
+    found = figures.draw_differences(run.effects[column]["differences"], run.table, column)
+    wide = run.table.pivot(index="repeat", columns="cell", values=column)
+    paired = wide["fast"] - wide["reference"]
+    assert sorted(found.data[0].x) == pytest.approx(sorted(paired))
+    assert list(found.data[1].x) == pytest.approx([paired.mean()])
+    assert found.layout.shapes[0].x0 == 0 and found.layout.xaxis.title.text.endswith("less that of reference")
+    assert "cells-0" in data_of(page_of(run.path))["figures"]
+
+
 # --- lines of reference ----------------------------------------------------------------------------------------------
 
 
