@@ -34,7 +34,8 @@ class Free(AtOnce):
     """The free objective, in this process."""
 
     def compute(self, tag, function, *arguments):
-        return free_study.prepare() if function.__name__ == "prepare" else free_study.run_rung(vars(arguments[0]))
+        function, *arguments = free_study.free(function, arguments)
+        return function(*arguments)
 
 
 class Watch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,7 +44,9 @@ from nas.space import SearchSpace
 SCORE_BATCH = 64  # images decoded and scored at a time
 GRID_COLUMNS, GRID_ROWS = 8, 4
 REFERENCES = 8_192  # real pictures that others are compared with, at most
+SHOWN = GRID_COLUMNS * GRID_ROWS  # pictures in a grid of samples
 LOSS_TIMES = 8  # times per image of the paired denoising loss
+Captioned = tuple[Tensor, list[str]]  # pictures (B, 3, H, W) in [-1, 1] with their captions
 _DATA = ("train_data", "held_out_data", "proxy", "drawn")
 MADE_FROM = {  # what a bench holds that is made from a section of the study
     "dataset": ("metrics", *_DATA),
@@ -143,9 +145,13 @@ class Bench:
             pooled_width=data.pooled.shape[1],
         )
 
-    @cached_property
-    def drawn(self) -> tuple[list[str], Text, Tensor]:
-        """The evaluation captions, their embeddings and the initial noise: the same for every trial."""
+    @property
+    def rows(self) -> Tensor:
+        """Which pictures of the evaluation split have the captions that are drawn (images,)."""
+        return self._choose()[0]
+
+    def _choose(self) -> tuple[Tensor, torch.Generator]:
+        """The rows, and the generator after it chose them."""
         evaluation, data = self.study.evaluation, self.data(self.study.evaluation.split)
         generator = torch.Generator().manual_seed(training.stream_seed(evaluation.seed, 1))
         if len(data) < evaluation.images:
@@ -153,9 +159,14 @@ class Bench:
                 f"evaluation.images: {evaluation.images} captions asked for, but the {evaluation.split} split has "
                 f"{len(data)} images"
             )
-        rows = torch.randperm(len(data), generator=generator)[: evaluation.images]
+        return torch.randperm(len(data), generator=generator)[: evaluation.images], generator
+
+    @cached_property
+    def drawn(self) -> tuple[list[str], Text, Tensor]:
+        """The evaluation captions, their embeddings and the initial noise: the same for every trial."""
+        data, (rows, generator) = self.data(self.study.evaluation.split), self._choose()
         noise = torch.randn((len(rows), *data.latents.shape[1:]), generator=generator)
-        return [data.captions[i] for i in data.caption_of[rows]], data.text(rows), noise
+        return data.words(rows), data.text(rows), noise
 
     @cached_property
     def metrics(self) -> list[Metric]:
@@ -282,29 +293,41 @@ class Bench:
 
         Raises training.Diverged as `draw`.
         """
-        timings, captions = timings or Timings(), self.drawn[0]
+        timings = timings or Timings()
+        values = self.rate(self.captioned(self.draw(network, schedule)), timings, picture)
+        with timings.phase("score_s"):
+            losses = self.denoising_losses(network, schedule)
+        return Scores({**values, "denoising_loss": sum(losses) / len(losses)}, losses)
+
+    def captioned(self, pictures: Iterable[Tensor]) -> Iterator[Captioned]:
+        """Batches of pictures of the evaluation captions, in their order, with those captions."""
+        captions, done = self.drawn[0], 0
+        for images in pictures:
+            yield images, captions[done : done + len(images)]
+            done += len(images)
+
+    def rate(
+        self, pictures: Iterator[Captioned], timings: Timings | None = None, picture: Path | None = None
+    ) -> dict[str, float]:
+        """Every metric of the study for these pictures, by column; the first of them as a grid at `picture`."""
+        timings = timings or Timings()
         for metric in self.metrics:
             metric.reset()
-        done = 0
         shown: list[Tensor] = []
-        pictures = self.draw(network, schedule)
         while True:
             interruption.check()
             with timings.phase("sample_s"):
-                images = next(pictures, None)
-            if images is None:
+                batch = next(pictures, None)
+            if batch is None:
                 break
             with timings.phase("score_s"):
                 for metric in self.metrics:
-                    metric.update(images, captions[done : done + len(images)])
-            done += len(images)
-            shown.append(images[: max(0, GRID_COLUMNS * GRID_ROWS - sum(map(len, shown)))])
-        with timings.phase("score_s"):
-            values = scores(self.metrics)
-            losses = self.denoising_losses(network, schedule)
+                    metric.update(*batch)
+            shown.append(batch[0][: max(0, SHOWN - sum(map(len, shown)))])
         if picture:
             save_grid(torch.cat(shown), picture, GRID_COLUMNS)
-        return Scores({**values, "denoising_loss": sum(losses) / len(losses)}, losses)
+        with timings.phase("score_s"):
+            return scores(self.metrics)
 
 
 def loss_times(steps: int) -> list[int]:

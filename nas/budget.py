@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nas.numbers import above
+
 Budget = Mapping[str, float]  # column -> limit
 
 
 def over_budget(cost: Mapping[str, Any], budget: Budget) -> str:
     """Why a cost breaks the budget, or an empty string."""
-    broken = [f"{name} {cost[name]:.3g} > {limit:.3g}" for name, limit in budget.items() if cost[name] > limit]
+    broken = [f"{name} {above(cost[name], limit)}" for name, limit in budget.items() if cost[name] > limit]
     return ", ".join(broken)
 
 

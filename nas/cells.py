@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FixedTrial, TrialState
 
 from nas import design, trial
+from nas.backbones.unet import Config
 from nas.ledger import Record
 from nas.progress import Progress
 from nas.rundir import RunDirectory
@@ -38,7 +40,7 @@ class CellRun(Run):
         self.cells = {cell.name: cell for cell in design.cells(self.design)}
         self.variants = {name: design.changed(study, cell.settings) for name, cell in self.cells.items()}
         self.architectures = design.architectures(study)
-        self.reference = design.reference_cell(self.design).name
+        self.reference_cell = design.reference_cell(self.design).name
 
     def sampler(self) -> BaseSampler:
         return RandomSampler(seed=0)  # asked for nothing: every trial comes with its parameters
@@ -67,6 +69,10 @@ class CellRun(Run):
         fixed.set_user_attr("repeat", record["repeat"])
         return fixed
 
+    def reference(self) -> tuple[dict[str, Any], Config, bool]:
+        """The reference cell, which is trained anyway."""
+        return self.cells[self.reference_cell].settings, self.architectures[self.reference_cell], False
+
     def ask(self) -> tuple[int, int] | None:
         """The next cell to train, as (trial, rung 0); None when all were asked for."""
         if not self.optuna.get_trials(deepcopy=False, states=[TrialState.WAITING]):
@@ -89,7 +95,7 @@ class CellRun(Run):
             super().job(number, rung),
             images_seen=round(variant.stopping.rungs[rung] * variant.training.images_seen),
             settings=record["settings"],
-            like=self.architectures[self.reference].to_dict(),
+            like=self.architectures[self.reference_cell].to_dict(),
         )
 
     def goes_on(self, record: Record) -> bool:

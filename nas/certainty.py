@@ -14,6 +14,15 @@ import pandas as pd
 from nas import fronts, naming, racing, results, trust
 from nas.fronts import Objectives
 
+TAU = "Kendall's rank correlation tau: 1 is the same order, 0 none"
+SIGNALS = {
+    "warm": "brief trial",
+    "scratch": "brief trial from scratch",
+    "slice": "slice of the supernet, as it is",
+    "long": "long training",
+    "zero-cost": "score without training",
+}
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -98,8 +107,13 @@ def warning(settings: Mapping[str, Any], cache: Path) -> str:
     found, doubtful = of_proxy(settings, cache)
     if found is None:
         return "how far these brief trials can be trusted was not measured for this proxy: nas trust STUDY does it"
-    told = ", ".join(f"{each.target} {each.tau:.2f} [{each.tau_low:.2f}, {each.tau_high:.2f}]" for each in doubtful)
-    return f"weak signal: tau with long trainings reaches below {trust.TRUSTED}: {told}" if told else ""
+    told = ", ".join(f"{naming.label(each.target)} {_tau(each)}" for each in doubtful)
+    if not told:
+        return ""
+    return (
+        f"weak signal: the order of these brief trials may say little about that of long trainings, by {told} "
+        f"({TAU}, with its 95 % interval; warned of where that reaches below {trust.TRUSTED})"
+    )
 
 
 # --- for the page ----------------------------------------------------------------------------------------------------
@@ -146,9 +160,22 @@ def proxy_page(settings: Mapping[str, Any], cache: Path) -> dict[str, Any]:
         cells = [_tau(each), f"{each.regret:.2f} [{each.regret_low:.2f}, {each.regret_high:.2f}]", _tau(again)]
         page["rows"].append({"label": naming.label(each.target), "doubtful": each.doubtful, "cells": cells})
     heads, others = trust.summary(found.agreements)
+    heads = [_in_words(head) for head in heads]
+    others = [[_in_words(row[0]), *row[1:]] for row in others]
     trainings = "one long training" if found.seeds == 1 else f"{found.seeds} long trainings"
     plan = f"{found.anchors} architectures, {trainings} each of {found.long_images:,} images from scratch"
     return page | {"plan": plan, "heads": heads, "others": others}
+
+
+def _in_words(text: str) -> str:
+    """A heading or a signal of `trust.summary` as people say it."""
+    kind, _, rest = text.partition(": ")
+    if kind == "tau":
+        return f"tau, {naming.label(rest)}"
+    if text.startswith("regret@"):
+        return f"regret of the top {text.removeprefix('regret@')}"
+    words = rest if rest in ("same score", "seed 0 with seed 1") else naming.label(rest)
+    return f"{SIGNALS[kind]}: {words}" if kind in SIGNALS else naming.label(text)
 
 
 def _tau(found: trust.Agreement | None) -> str:

@@ -11,6 +11,7 @@ from nas.backbones import Proxy
 from nas.backbones.unet import Config
 from nas.budget import over_budget
 from nas.errors import InputError
+from nas.numbers import amount
 from nas.settings import Entry, Study
 from nas.space import SearchSpace
 
@@ -188,8 +189,8 @@ def _meetable(study: Study, space: SearchSpace, costs: list[dict[str, Any]]) -> 
     if not all(over_budget(cost, study.budget) for cost in costs):
         return
     refused = {name: sum(cost[name] > limit for cost in costs) for name, limit in study.budget.items()}
-    why = ", ".join(f"{name} over {study.budget[name]:.3g}: {count}" for name, count in refused.items() if count)
-    least = ", ".join(f"{name} {min(cost[name] for cost in costs):.3g}" for name in study.budget)
+    why = ", ".join(f"{name} over {amount(study.budget[name])}: {count}" for name, count in refused.items() if count)
+    least = ", ".join(f"{name} {amount(min(cost[name] for cost in costs))}" for name in study.budget)
     raise InputError(
         f"budget: none of {PROBES:,} random candidates of space {space.name!r} meets it ({why}); the least seen: {least}"
     )

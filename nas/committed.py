@@ -1,4 +1,4 @@
-"""A study as it is committed: results.csv beside study.yaml, and conditions.json, copied from the run that made them."""
+"""A study as it is committed: results.csv beside study.yaml, with conditions.json and reference_lines.json of the run."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def load(folder: Path) -> pd.DataFrame:
         table[name] = _typed(table[name])
     table.attrs["conditions"] = results.conditions(folder)
     table.attrs["reference"] = dict((study.get("ablation") or {}).get("reference") or {})
+    table.attrs["lines"] = results.scored_lines(folder)
     table.attrs["objectives"] = dict(results.objectives(study))
     return table
 

@@ -6,6 +6,7 @@ the same deploy scale. Anything else is an InputError that names what differs.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from nas.errors import InputError
 from nas.findings import Run
 from nas.fronts import Objectives
 from nas.menu import nearest
+from nas.naming import number_of
+from nas.numbers import amount
 from nas.results import COSTS
 
 Compute = Literal["macs", "images", "seconds"]
@@ -44,6 +47,8 @@ class Study:
     """Of `at`, had other trials been drawn (see `spread`)."""
     left: int
     """Members of its front that no other study's member dominates."""
+    trainings: frozenset[str]
+    """Its trials that were trained to the end, each as what no other training has in common with it: seed, time and scores."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ def of_runs(run_dirs: Sequence[Path], by: Compute = "macs", seed: int = 0) -> Co
         at, interval = spread(within, goals, reference, seed=seed + place)
         lost = dominated.loc[dominated["study"] == name, "trial"].nunique()
         left = int(run.table["on_front"].sum()) - int(lost)
-        studies.append(Study(name, run, history, at / box, (interval[0] / box, interval[1] / box), left))
+        share = at / box, (interval[0] / box, interval[1] / box)
+        studies.append(Study(name, run, history, *share, left, _trainings(run)))
     return Comparison(goals, tuple(studies), by, limit, dominated, _differences(names, runs))
 
 
@@ -167,6 +173,13 @@ def _history(run: Run, goals: Objectives, reference: Mapping[str, float], box: f
     return history.assign(share=history["hypervolume"] / box)
 
 
+def _trainings(run: Run) -> frozenset[str]:
+    done = [record for record in run.trials if record["state"] == "complete"]
+    marks = ("key", "seed", "started", "finished")
+    told = [[*(record.get(mark) for mark in marks), record["rungs"][-1]["metrics"]] for record in done]
+    return frozenset(json.dumps(each, sort_keys=True) for each in told)
+
+
 def _distinct(values: np.ndarray, usable: np.ndarray, rows: np.ndarray) -> np.ndarray:
     chosen = np.unique(rows)
     return np.asarray(values[chosen[usable[chosen]]])
@@ -223,8 +236,7 @@ def spent(found: Comparison) -> str:
         return f"{naming.duration(found.limit)} of workers"
     if found.by == "images":
         return f"{found.limit:,.0f} training images"
-    prefix, divisor = naming.magnitude(found.limit)
-    return f"{found.limit / divisor:.3g} {prefix}MACs of training"
+    return f"{amount(found.limit)}MACs of training"
 
 
 def summary(found: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -253,9 +265,17 @@ def summary(found: Comparison) -> tuple[list[str], list[list[str]]]:
 def verdict(found: Comparison) -> str:
     """Who is ahead at equal compute, in a sentence, and whether the intervals part."""
     first, second = sorted(found.studies, key=lambda study: -study.at)[:2]
+    shared = len(first.trainings & second.trainings)
+    if first.trainings == second.trainings:
+        what = f"the same {shared:,} trainings: one is a copy of the other, and nothing differs"
+        return f"{first.name} and {second.name} hold {what}."
     apart = first.interval[0] > second.interval[1]
     sure = "the intervals do not overlap" if apart else "the intervals overlap, so this may be chance"
-    return f"After {spent(found)}, {first.name} fills {first.at:.3f} of the common box and {second.name} {second.at:.3f}: {sure}."
+    told = f"After {spent(found)}, {first.name} fills {first.at:.3f} of the common box and {second.name} {second.at:.3f}: {sure}."
+    if shared:
+        same = f"{number_of(shared, 'training')} of theirs {'is' if shared == 1 else 'are'} the same"
+        told += f" {same}, so they are not independent, and the intervals say little."
+    return told
 
 
 def dominations(found: Comparison) -> list[str]:

@@ -34,6 +34,10 @@ class EncodedSet:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def words(self, rows: Tensor) -> list[str]:
+        """The captions of images `rows` (B,)."""
+        return [self.captions[index] for index in self.caption_of[rows]]
+
     def text(self, rows: Tensor, dropped: Tensor | None = None) -> Text:
         """Embeddings for images `rows` (B,); where `dropped` (B,) is true, those of the empty caption."""
         caption = self.caption_of[rows]

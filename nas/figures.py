@@ -5,21 +5,23 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nas.naming import cell, duration, in_sight, label, magnitude, scaled, shown
+from nas import importance, reference_lines
+from nas.naming import duration, in_sight, label, magnitude, scaled, shown
 from nas.palette import FONT, FRONT, GREY, GRID, KNEE, LIMIT, LINE, PALE, SERIES, TEXT
+from nas.reference_lines import Lines
 
-MOST_TICKS = 8
-TICK_LENGTH = 18  # characters
 MOST_COMPONENTS, REST = 6, "the rest"
 
 
-def draw_pareto(points: pd.DataFrame, x: str, y: str, budget: Mapping[str, float]) -> go.Figure:
-    """The frame of `findings.pareto` in two of its columns: front, knee, the other complete trials, the stopped ones."""
-    figure = _figure(label(x), label(y), f"<br>{label(x)} %{{x:.4g}}<br>{label(y)} %{{y:.4g}}")
+def draw_pareto(
+    points: pd.DataFrame, x: str, y: str, budget: Mapping[str, float], lines: Lines = reference_lines.NONE
+) -> go.Figure:
+    """The frame of `findings.pareto` in two of its columns: front, knee, the other complete trials, the stopped ones; and
+    lines of reference."""
+    figure = new(label(x), label(y), f"<br>{label(x)} %{{x:.4g}}<br>{label(y)} %{{y:.4g}}")
     stopped, complete = points[points["state"] == "stopped"], points[points["state"] == "complete"]
     members = complete[complete["on_front"]].sort_values(x)
     _dots(
@@ -36,15 +38,21 @@ def draw_pareto(points: pd.DataFrame, x: str, y: str, budget: Mapping[str, float
     numbers = members["trial"].astype(str) if len(members) <= 10 else None
     _dots(figure, members[~members["knee"]], x, y, "front", {"color": FRONT, "size": 11}, numbers)
     _dots(figure, members[members["knee"]], x, y, "knee", {"color": KNEE, "size": 15, "symbol": "star"}, numbers)
+    points_too, lines = reference_lines.points(lines, x, y)
+    for line in points_too:
+        told = pd.DataFrame({"trial": [-1], x: [line[x]], y: [line[y]], "hover": [escape(line.told)]})
+        mark = {"color": GREY, "size": 11, "symbol": "diamond-open", "line": {"width": 2}}
+        _dots(figure, told, x, y, line.label, mark, pd.Series([line.label]))
     for column, vertical in ((x, True), (y, False)):
         if column in budget and len(points):
             _limit(figure, scaled(column, budget[column]), scaled(column, points[column].max()), vertical)
+        _refer(figure, column, lines, points[column], vertical)
     return figure
 
 
 def draw_effects(points: pd.DataFrame, effects: pd.DataFrame, column: str) -> go.Figure:
     """A row per choice below a heading per axis: its trials as pale dots, their mean as a bar; frames of `nas.importance`."""
-    figure = _figure(label(column), "", "")
+    figure = new(label(column), "", "")
     rows, names = _rows_of(effects)
     for frame, values, means in ((points, "score", False), (effects, "mean", True)):
         heights = [rows[key] for key in zip(frame["axis"], frame["value"], strict=True)]
@@ -58,9 +66,11 @@ def draw_effects(points: pd.DataFrame, effects: pd.DataFrame, column: str) -> go
     return figure
 
 
-def draw_curves(curves: pd.DataFrame, column: str, members: Iterable[int]) -> go.Figure:
-    """One line per trial from rung to rung; the front's in colour, a cross where a trial was stopped."""
-    figure = _figure("Images seen", label(column), "<br>%{x:,} images<br>" + label(column) + " %{y:.4g}")
+def draw_curves(
+    curves: pd.DataFrame, column: str, members: Iterable[int], lines: Lines = reference_lines.NONE
+) -> go.Figure:
+    """One line per trial from rung to rung; the front's in colour, a cross where a trial was stopped; lines of reference."""
+    figure = new("Images seen", label(column), "<br>%{x:,} images<br>" + label(column) + " %{y:.4g}")
     known, chosen = curves[curves[column].notna()], set(members)
     on_front = known["trial"].isin(chosen)
     _lines(figure, known[~on_front & (known["state"] != "complete")], column, "stopped early", PALE)
@@ -69,12 +79,13 @@ def draw_curves(curves: pd.DataFrame, column: str, members: Iterable[int]) -> go
     last = known[known["state"] == "stopped"].groupby("trial").tail(1)
     cross = {"size": 8, "symbol": "x-thin", "line": {"color": GREY, "width": 1.5}}
     _dots(figure, last.assign(hover=_reasons(last)), "images_seen", column, "stopped here", cross)
+    _refer(figure, column, lines, known[column], vertical=False)
     return figure
 
 
 def draw_proposed(proposed: pd.DataFrame, column: str, limit: float) -> go.Figure:
     """How a cost was distributed over everything the sampler proposed, refused candidates apart, and the budget."""
-    figure = _figure(label(column), "Candidates", "<br>%{y} candidates at %{x}")
+    figure = new(label(column), "Candidates", "<br>%{y} candidates at %{x}")
     refused = proposed["state"] == "over_budget"
     values = scaled(column, proposed[column].astype(float))
     low, high, edge = float(values.min()), float(values.max()), float(scaled(column, limit))
@@ -88,29 +99,36 @@ def draw_proposed(proposed: pd.DataFrame, column: str, limit: float) -> go.Figur
     return figure
 
 
-def draw_cells(cells: pd.DataFrame, trials: pd.DataFrame, column: str) -> go.Figure:
-    """A row per cell of an ablation, the frame of `nas.ablation.cells`: its repeats as dots, its mean with the interval."""
-    figure = _figure(label(column), "", "")
-    height_of = {str(cell): -float(place) for place, cell in enumerate(cells["cell"])}
-    done = trials[(trials["state"] == "complete") & trials["cell"].isin(list(height_of))]
-    _strip(figure, scaled(column, done[column]), [height_of[str(cell)] for cell in done["cell"]], False)
-    figure.data[0].hovertext = [
-        f"trial {trial}, repeat {repeat}" for trial, repeat in zip(done["trial"], done["repeat"], strict=True)
-    ]
-    figure.data[0].customdata = [int(trial) for trial in done["trial"]]
-    half = scaled(column, (cells["high"] - cells["low"]) / 2).fillna(0.0)
+def draw_differences(differences: pd.DataFrame, trials: pd.DataFrame, column: str) -> go.Figure:
+    """A row per cell of an ablation, the frame of `nas.ablation.differences`: what it differs from the reference cell by, each
+    repeat as a dot and their mean with its interval, beside a line at no difference."""
+    against = str(differences["against"].iloc[0])
+    figure = new(f"{label(column)}, less that of {against}", "", "")
+    height_of = {str(cell): -float(place) for place, cell in enumerate(differences["cell"])}
+    done = trials[trials["state"] == "complete"].assign(cell=lambda rows: rows["cell"].astype(str))
+    reference = done[done["cell"] == against].groupby("repeat")[column].last()
+    paired = done[done["cell"].isin(list(height_of)) & done["repeat"].isin(reference.index)]
+    less = paired[column].astype(float) - paired["repeat"].map(reference).astype(float)
+    _strip(figure, scaled(column, less), [height_of[cell] for cell in paired["cell"]], False)
+    repeats = zip(paired["trial"], paired["repeat"], strict=True)
+    figure.data[0].hovertext = [f"trial {trial}, repeat {repeat}" for trial, repeat in repeats]
+    figure.data[0].customdata = [int(trial) for trial in paired["trial"]]
+    half = scaled(column, (differences["high"] - differences["low"]) / 2).fillna(0.0)
+    told = zip(differences["cell"], differences["n"], strict=True)
     figure.add_scatter(
-        x=scaled(column, cells["mean"]),
-        y=[height_of[str(cell)] for cell in cells["cell"]],
+        x=scaled(column, differences["estimate"]),
+        y=[*height_of.values()],
         error_x={"array": half, "color": FRONT, "thickness": 2, "width": 5},
         mode="markers",
         marker={"color": FRONT, "size": 10, "symbol": "diamond"},
-        hovertext=[f"{escape(str(cell))}<br>mean of {n}" for cell, n in zip(cells["cell"], cells["n"], strict=True)],
+        hovertext=[f"{escape(str(cell))}<br>mean of {n}" for cell, n in told],
         hovertemplate="%{hovertext}: %{x:.5g}<extra></extra>",
     )
-    names = [escape(str(cell)) for cell in cells["cell"]]
-    figure.update_layout(showlegend=False, height=90 + 28 * len(cells), margin={"t": 4})
-    figure.update_yaxes(tickvals=[*height_of.values()], ticktext=names, range=[-len(cells) + 0.4, 0.6])
+    figure.add_vline(0, line={"color": LIMIT, "width": 1.5, "dash": "dash"})
+    _make_room(figure, 0.0, vertical=True)
+    names = [escape(name) for name in height_of]
+    figure.update_layout(showlegend=False, height=90 + 28 * len(differences), margin={"t": 4})
+    figure.update_yaxes(tickvals=[*height_of.values()], ticktext=names, range=[-len(differences) + 0.4, 0.6])
     figure.update_yaxes(showgrid=False, automargin=True, ticks="")
     return figure
 
@@ -119,7 +137,7 @@ def draw_hypervolume(history: pd.DataFrame) -> go.Figure:
     """The share of the box between worst and best that the front dominates, over what training took."""
     unit, divisor = magnitude(float(history["macs"].iloc[-1]))
     by, text = ("macs", f"Training compute ({unit}MACs)") if history["macs"].iloc[-1] else ("trial", "Trial")
-    figure = _figure(text, "Share of the box dominated", "<br>%{y:.3f}")
+    figure = new(text, "Share of the box dominated", "<br>%{y:.3f}")
     hover = [
         f"after trial {row['trial']}<br>{row['images_trained']:,} images, {duration(row['seconds'])} of workers"
         f"<br>{row['share']:.3f}"
@@ -142,7 +160,7 @@ def draw_hypervolume(history: pd.DataFrame) -> go.Figure:
 
 def draw_fronts(fronts: Mapping[str, pd.DataFrame], x: str, y: str) -> go.Figure:
     """Fronts of several studies: name -> its complete trials, those off the front pale."""
-    figure = _figure(label(x), label(y), f"<br>{label(x)} %{{x:.4g}}<br>{label(y)} %{{y:.4g}}")
+    figure = new(label(x), label(y), f"<br>{label(x)} %{{x:.4g}}<br>{label(y)} %{{y:.4g}}")
     for place, (name, table) in enumerate(fronts.items()):
         colour = SERIES[place % len(SERIES)]
         told = table.assign(hover=[f"{escape(name)}<br>trial {trial}" for trial in table["trial"]])
@@ -158,7 +176,7 @@ def draw_hypervolumes(histories: Mapping[str, pd.DataFrame], by: str, limit: flo
     prefix, divisor = magnitude(max(float(history[by].iloc[-1]) for history in histories.values()))
     text = {"macs": f"Training compute ({prefix}MACs)", "images": "Images trained", "seconds": "Seconds of workers"}[by]
     divisor = divisor if by == "macs" else 1.0
-    figure = _figure(text, "Share of the box dominated", "")
+    figure = new(text, "Share of the box dominated", "")
     for place, (name, history) in enumerate(histories.items()):
         line = {"color": SERIES[place % len(SERIES)], "width": 2, "shape": "hv"}
         hover = [f"{escape(name)}<br>after trial {trial}" for trial in history["trial"]]
@@ -178,60 +196,6 @@ def draw_hypervolumes(histories: Mapping[str, pd.DataFrame], by: str, limit: flo
     return figure
 
 
-def draw_parallel(columns: list[str], trained: pd.DataFrame, knee: int | None) -> go.Figure:
-    """Every trained trial as a line over its choices and objectives, the front in colour; frame of `importance.parallel`.
-
-    Lines of a plain plot: plotly's own parallel coordinates need WebGL, which phones, printers and old machines lack.
-    """
-    scales = {column: _places(trained[column]) for column in columns}
-    figure = _figure("", "", "")
-    on_front, is_knee = trained["on_front"], trained["trial"] == knee
-    kinds = (
-        (~on_front, "not on the front", PALE, 1.0),
-        (on_front & ~is_knee, "front", FRONT, 1.6),
-        (is_knee, "knee", KNEE, 3.0),
-    )
-    for chosen, name, colour, width in kinds:
-        rows = trained[chosen]
-        x: list[Any] = []
-        y: list[Any] = []
-        trials: list[Any] = []
-        for place, trial in zip(np.flatnonzero(chosen), rows["trial"], strict=True):
-            x += [*range(len(columns)), None]
-            y += [*(float(scales[column][0].iloc[place]) for column in columns), None]
-            trials += [int(trial)] * (len(columns) + 1)
-        line = {"color": colour, "width": width}
-        template = "trial %{customdata}<extra></extra>"
-        marker = {"size": 5, "color": colour}
-        figure.add_scatter(
-            x=x,
-            y=y,
-            customdata=trials,
-            name=name,
-            mode="lines+markers",
-            line=line,
-            marker=marker,
-            hovertemplate=template,
-        )
-    ticks = [(place, height, text) for place, column in enumerate(columns) for height, text in scales[column][1]]
-    figure.add_scatter(
-        x=[place for place, _, _ in ticks],
-        y=[height for _, height, _ in ticks],
-        text=[text for _, _, text in ticks],
-        mode="text",
-        textposition="middle right",
-        textfont={"size": 10},
-        hoverinfo="skip",
-    )
-    names = [
-        escape(column[5:].replace("_", " ") if column.startswith("arch.") else label(column)) for column in columns
-    ]
-    figure.update_layout(showlegend=False, height=400, margin={"l": 30, "r": 60, "t": 16, "b": 100})
-    figure.update_xaxes(tickvals=[*range(len(columns))], ticktext=names, tickangle=30, range=[-0.2, len(columns) - 0.5])
-    figure.update_yaxes(visible=False, range=[-0.06, 1.06])
-    return figure
-
-
 def _largest(costs: pd.DataFrame, column: str) -> pd.DataFrame:
     """The components with the largest sums, largest first; all others as one."""
     sums = costs.groupby("component")[column].sum().sort_values(ascending=False)
@@ -243,31 +207,9 @@ def _largest(costs: pd.DataFrame, column: str) -> pd.DataFrame:
     return together.sort_values("order", kind="stable")
 
 
-def _places(values: pd.Series) -> tuple[pd.Series, list[tuple[float, str]]]:
-    """Where the values of an axis lie between 0 and 1, and what is written there: choices each, other numbers at the ends."""
-    name = str(values.name)
-    booleans = values.map(lambda value: isinstance(value, bool)).any()
-    numbers = pd.to_numeric(values, errors="coerce") if not booleans else pd.Series(np.nan, index=values.index)
-    if numbers.notna().all() and (numbers.nunique() > MOST_TICKS or not name.startswith("arch.")):
-        low, high = float(numbers.min()), float(numbers.max())
-        ends = [(0.0, shown(name, low)), (1.0, shown(name, high))] if high > low else [(0.5, shown(name, low))]
-        return ((numbers - low) / (high - low) if high > low else numbers * 0 + 0.5).astype(float), ends
-    text = values.map(lambda value: cell(value) or "none")
-    ordered = sorted(text.unique(), key=lambda one: (_number(one), one))
-    heights = {one: place / max(len(ordered) - 1, 1) for place, one in enumerate(ordered)}
-    return text.map(heights).astype(float), [(height, escape(one[:TICK_LENGTH])) for one, height in heights.items()]
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.inf
-
-
 def draw_components(costs: pd.DataFrame, column: str, names: Mapping[int, str]) -> go.Figure:
     """A bar per trial, a piece per component; the frame of `findings.components`, trials from top to bottom as in `names`."""
-    figure = _figure(label(column), "", "")
+    figure = new(label(column), "", "")
     for place, (component, part) in enumerate(_largest(costs, column).groupby("component", sort=False)):
         figure.add_bar(
             x=scaled(column, part[column]),
@@ -284,7 +226,8 @@ def draw_components(costs: pd.DataFrame, column: str, names: Mapping[int, str]) 
     return figure
 
 
-def _figure(x: str, y: str, hover: str) -> go.Figure:
+def new(x: str, y: str, hover: str) -> go.Figure:
+    """An empty figure in the style of the page, with the titles of its axes; `hover` ends what `_dots` tell."""
     axis = {"gridcolor": GRID, "linecolor": LINE, "zeroline": False, "ticks": "outside", "tickcolor": LINE}
     return go.Figure(
         layout={
@@ -326,12 +269,20 @@ def _rows_of(effects: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[
     names: dict[float, str] = {}
     height = 0.0
     for axis, part in effects.groupby("axis", sort=False):
-        names[height] = f"<b>{escape(str(axis))}</b>, {part['share'].iloc[0]:.0%}"
+        names[height] = f"<b>{escape(str(axis).replace('_', ' '))}</b> {_sure(part)}"
         for value in part["value"]:
             height -= 1.0
             heights[str(axis), str(value)], names[height] = height, escape(str(value))
         height -= 1.3
     return heights, names
+
+
+def _sure(part: pd.DataFrame) -> str:
+    """How much of the scores an axis explains, and whether that may be chance; nothing where there are too few trials."""
+    share, p = part["share"].iloc[0], part["p"].iloc[0]
+    if part["n"].sum() < importance.FEWEST_TRIALS:
+        return ""
+    return f"{share:.0%}" if p < importance.CHANCE else f"{share:.0%}, may be chance"
 
 
 def _strip(figure: go.Figure, x: Any, y: Any, means: bool) -> None:
@@ -376,8 +327,35 @@ def _limit(figure: go.Figure, limit: float, highest: Any, vertical: bool) -> Non
     style = {"color": LIMIT, "width": 1.5, "dash": "dash"}
     add = figure.add_vline if vertical else figure.add_hline
     add(limit, line=style, annotation={"text": f"budget {limit:,.4g}", "font": {"color": LIMIT, "size": 11}})
+    _make_room(figure, limit, vertical)
+
+
+def _refer(figure: go.Figure, column: str, lines: Lines, values: pd.Series, vertical: bool) -> None:
+    """Lines of reference in a column: dotted where the values lie near; beyond, those of the vertical axis are named above."""
+    below, near, above = reference_lines.in_sight(column, lines, values.astype(float))
+    add = figure.add_vline if vertical else figure.add_hline
+    for _, value in near:
+        add(scaled(column, value), line={"color": GREY, "width": 1.2, "dash": "dot"})
+        _make_room(figure, scaled(column, value), vertical)
+    for name, value in reference_lines.together(near, values.astype(float)):
+        along = {"x": scaled(column, value), "y": 0, "yref": "paper", "textangle": -90, "yanchor": "bottom"}
+        upon = {"y": scaled(column, value), "x": 0, "xref": "paper", "yanchor": "bottom"}
+        _note(figure, escape(name), xanchor="left", **(along if vertical else upon))
+    if (below or above) and not vertical:
+        told = reference_lines.beyond(below, above, lambda value: shown(column, value))
+        text = "<br>".join(map(escape, told))
+        _note(figure, text, x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", align="left")
+        figure.update_layout(margin={"t": 12 + 15 * len(told)}, height=figure.layout.height + 15 * (len(told) - 1))
+
+
+def _note(figure: go.Figure, text: str, **place: Any) -> None:
+    figure.add_annotation(text=text, showarrow=False, font={"size": 11, "color": TEXT}, **place)
+
+
+def _make_room(figure: go.Figure, value: float, vertical: bool) -> None:
+    """Widen an axis to a value: shapes do not."""
     invisible = {"mode": "markers", "marker": {"opacity": 0}, "showlegend": False, "hoverinfo": "skip"}
-    figure.add_scatter(x=[limit if vertical else None], y=[None if vertical else limit], **invisible)
+    figure.add_scatter(x=[value if vertical else None], y=[None if vertical else value], **invisible)
 
 
 def _opacity(count: int) -> float:

@@ -16,10 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from nas import ablation, certainty, fronts, naming, results
+from nas import ablation, certainty, fronts, naming, reference_lines, results
 from nas.errors import InputError
 from nas.fronts import Objectives
 from nas.naming import listed, number_of, said
+from nas.reference_lines import Line, Lines
 from nas.results import COSTS
 
 Budget = Mapping[str, float]
@@ -69,6 +70,11 @@ class Run:
             return {}
 
     @cached_property
+    def lines(self) -> dict[str, Line]:
+        """The lines of reference; {} of a run that has none."""
+        return reference_lines.read(self.path)
+
+    @cached_property
     def certainty(self) -> certainty.Certainty:
         """Who is on the front for sure, at the study's confidence."""
         return certainty.of_front(self.table, self.goals, certainty.confidence(self.settings))
@@ -92,8 +98,8 @@ class Run:
 
     @cached_property
     def knee(self) -> int | None:
-        """The winner's trial; None for an ablation and before any trial was trained to the end."""
-        return fronts.knee(self.table, self.goals) if len(self.best) and not self.is_ablation else None
+        """The winner's trial; None for an ablation, before any trial was trained to the end, and where nothing was learnt."""
+        return None if self.is_ablation else _winner_of(self.table, self.goals, self.lines)
 
 
 # --- what happened ---------------------------------------------------------------------------------------------------
@@ -113,7 +119,7 @@ def refusals(table: pd.DataFrame, budget: Budget) -> dict[str, int]:
     return {str(name): int(count) for name, count in pd.Series(broken, dtype=object).value_counts().items()}
 
 
-def answer(table: pd.DataFrame, goals: Objectives, budget: Budget) -> str:
+def answer(table: pd.DataFrame, goals: Objectives, budget: Budget, lines: Lines = reference_lines.NONE) -> str:
     """What came of the study, in plain numbers."""
     n = counts(table)
     parts = [f"{n[state]} {words}" for state, words in TOLD.items() if n[state]]
@@ -122,7 +128,26 @@ def answer(table: pd.DataFrame, goals: Objectives, budget: Budget) -> str:
         parts.insert(0, f"{n['over_budget']} refused before training as over budget" + (f" ({why})" if why else ""))
     parts.append(f"{n['complete']} fully trained")
     proposed = f"{number_of(n['proposed'], 'architecture')} {'was' if n['proposed'] == 1 else 'were'} proposed"
-    return f"{proposed}: {listed(parts)}. {_front_in_words(table, goals)}"
+    return f"{proposed}: {listed(parts)}. {_outcome(table, goals, lines)}"
+
+
+def nothing_learnt(table: pd.DataFrame, goals: Objectives, lines: Lines) -> str:
+    """What to say where trials draw no better than an untrained network; empty where they do, or nobody knows."""
+    if reference_lines.learnt(table, goals, lines) is not False:
+        return ""
+    complete, told = table[table["state"] == "complete"], []
+    for column, sense in goals.items():
+        if column in lines["untrained"].scores:
+            best = complete[column].min() if sense == "minimise" else complete[column].max()
+            scored = [
+                lines[name] for name in ("untrained", "autoencoded") if name in lines and column in lines[name].scores
+            ]
+            beside = ", ".join(f"{line.label} {naming.shown(column, line[column])}" for line in scored)
+            told.append(f"{naming.measured(column, best)} ({beside})")
+    return (
+        "Nothing was learnt: in no score has a trial come a third of the way from an untrained network to the autoencoder's "
+        f"copies of real pictures. The best are {listed(told)}."
+    )
 
 
 def elapsed_s(trials: Sequence[results.Record]) -> float | None:
@@ -214,11 +239,12 @@ def components(trials: Iterable[results.Record], latent_size: int, text_tokens: 
 # --- the front -------------------------------------------------------------------------------------------------------
 
 
-def pareto(table: pd.DataFrame, goals: Objectives) -> pd.DataFrame:
+def pareto(table: pd.DataFrame, goals: Objectives, lines: Lines = reference_lines.NONE) -> pd.DataFrame:
     """What the front plots show, one row per trained trial: trial, state, on_front, knee, hover, scores and costs."""
     columns = list(dict.fromkeys([*goals, "macs", "params"]))
     points = table.loc[table["state"].isin(["complete", "stopped"]), ["trial", "state", "on_front", *columns]].copy()
-    points["knee"] = points["trial"] == (fronts.knee(table, goals) if table["on_front"].any() else -1)
+    knee = _winner_of(table, goals, lines)
+    points["knee"] = points["trial"] == (-1 if knee is None else knee)
     points["hover"] = [_hover(row) for _, row in table.loc[points.index].iterrows()]
     return points
 
@@ -263,6 +289,20 @@ def timings(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 # --- words and small sums --------------------------------------------------------------------------------------------
+
+
+def _winner_of(table: pd.DataFrame, goals: Objectives, lines: Lines) -> int | None:
+    """The knee of the front, where there is a front and something was learnt."""
+    if not table["on_front"].any() or reference_lines.learnt(table, goals, lines) is False:
+        return None
+    return fronts.knee(table, goals)
+
+
+def _outcome(table: pd.DataFrame, goals: Objectives, lines: Lines) -> str:
+    nothing = nothing_learnt(table, goals, lines)
+    if nothing:
+        return f"{nothing} So there is no winner: train longer, or start from trained weights."
+    return _front_in_words(table, goals)
 
 
 def _front_in_words(table: pd.DataFrame, goals: Objectives) -> str:

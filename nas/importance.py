@@ -1,24 +1,25 @@
-"""Which decision mattered: PED-ANOVA with the direction of each effect, and the scores behind every value of a choice.
+"""Which decision mattered: how much of the scores each explains, how sure that is, and which way it goes.
 
 A sampler that learns does not vary one choice at a time, so all of this shows where to look, not what causes what.
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nas.contrasts import holm
 from nas.fronts import Objectives
 from nas.naming import cell
 from nas.results import COSTS
 
 MOST_VALUES = 6  # numeric choices with more values than this are shown by quarters
 FEWEST_TRIALS = 8
-FEWEST_AT_THE_TOP = 5  # Optuna's advice for a stable PED-ANOVA
-SHUFFLES = 19  # an importance above all of 19 with shuffled scores is beyond chance at the 5 % level
+SHUFFLES = 999  # of the scores among the trials
+CHANCE = 0.05  # p-values from here on are told as chance
+ROUNDING = 1e-9  # shares that differ by less are equal
 
 
 def values_of(table: pd.DataFrame, curves: pd.DataFrame, column: str) -> pd.Series:
@@ -53,79 +54,72 @@ def scores_by_choice(table: pd.DataFrame, curves: pd.DataFrame, column: str) -> 
 
 
 def effects(points: pd.DataFrame) -> pd.DataFrame:
-    """Mean score by choice, axes with the largest share first: axis, value, n, mean, share.
-
-    `share` is the part of the scores' variance that the axis explains beyond what as many random groups would (adjusted
-    R squared, at least 0).
-    """
+    """Mean score by choice, axes that explain most first: axis, value, n, mean, and `share` and `p` as in `explained`."""
     if not len(points):
-        return pd.DataFrame(columns=["axis", "value", "n", "mean", "share"])
-    shares = {axis: _explained(part) for axis, part in points.groupby("axis", sort=False)}
+        return pd.DataFrame(columns=["axis", "value", "n", "mean", "share", "p"])
+    found = explained(points)
     grouped = points.groupby(["axis", "value"], sort=False)
-    found = grouped.agg(n=("score", "size"), mean=("score", "mean"), order=("order", "first")).reset_index()
-    found["share"] = found["axis"].map(shares)
-    ordered = found.sort_values(["share", "axis", "order"], ascending=[False, True, True])
-    return ordered.drop(columns="order").reset_index(drop=True)
+    means = grouped.agg(n=("score", "size"), mean=("score", "mean"), order=("order", "first")).reset_index()
+    means = means.join(found, on="axis").sort_values(["share", "axis", "order"], ascending=[False, True, True])
+    return means.drop(columns="order").reset_index(drop=True)
 
 
 def of_decisions(table: pd.DataFrame, curves: pd.DataFrame, goals: Objectives) -> pd.DataFrame:
     """The importance of every choice for every objective, the most important first, with the direction of its effect.
 
-    Columns: column, axis, share (of the column's importances), beyond_chance, best, worst (values with the best and the
-    worst mean), gain (their difference, in the column's unit), trend (Spearman's rho of a numeric choice with the column;
-    NaN for others). Columns seen in fewer than 8 trials are left out.
+    Columns: column, axis, share and p (see `explained`), best, worst (values with the best and the worst mean), gain (their
+    difference, in the column's unit), trend (Spearman's rho of a numeric choice with the column; NaN for others). Columns
+    seen in fewer than 8 trials are left out.
     """
     rows = []
     for column, way in goals.items():
         points = scores_by_choice(table, curves, column)
         if points["trial"].nunique() < FEWEST_TRIALS:
             continue
-        sign = 1.0 if way == "minimise" else -1.0
-        found = ped_anova(points, sign)
+        found = explained(points)
         for axis, part in points.groupby("axis", sort=False):
+            sign = 1.0 if way == "minimise" else -1.0
             rows.append({"column": column, "axis": axis, **found.loc[axis], **direction(part, sign)})
-    names = ["column", "axis", "share", "beyond_chance", "best", "worst", "gain", "trend"]
+    names = ["column", "axis", "share", "p", "best", "worst", "gain", "trend"]
     told = pd.DataFrame(rows, columns=names)
     order = told.groupby("axis")["share"].mean().rank(ascending=False, method="first")
     return told.assign(order=told["axis"].map(order)).sort_values(["order"], kind="stable").drop(columns="order")
 
 
-def ped_anova(points: pd.DataFrame, sign: float, seed: int = 0) -> pd.DataFrame:
-    """By axis: share (of all importances) and beyond_chance (above all of 19 evaluations with shuffled scores).
+def explained(points: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """By axis, of the frame of `scores_by_choice`: share and p.
 
-    Watanabe et al. 2023, "PED-ANOVA" (arXiv 2304.10255), by Optuna, which knows conditional choices: how far the values
-    among the best tenth (at least five trials) depart from those among all. `sign` is -1 where higher is better.
+    `share`: the part of the scores' variance that lies between the values of the axis, beyond what as many random groups would
+    take (adjusted R squared, at least 0). `p`: how often shuffled scores give as much (999 shuffles), times the number of
+    axes that were looked at (Holm), so that among many axes of noise the best is not taken for real.
     """
-    import optuna
-    from optuna.distributions import BaseDistribution, CategoricalDistribution
-    from optuna.importance import PedAnovaImportanceEvaluator
-
-    scores = sign * points.groupby("trial")["score"].first()
-    offered = {axis: list(dict.fromkeys(part["value"])) for axis, part in points.groupby("axis", sort=False)}
-    kinds = {str(axis): CategoricalDistribution(values) for axis, values in offered.items()}
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study()
-    for trial, part in points.groupby("trial"):
-        choices = {str(axis): value for axis, value in zip(part["axis"], part["value"], strict=True)}
-        known: dict[str, BaseDistribution] = {axis: kinds[axis] for axis in choices}
-        study.add_trial(optuna.trial.create_trial(params=choices, distributions=known, value=scores[trial]))
-    optuna.logging.set_verbosity(verbosity)
-    top = max(0.1, min(0.5, FEWEST_AT_THE_TOP / len(scores)))
-    judge = PedAnovaImportanceEvaluator(target_quantile=top)
-    axes = list(kinds)
-
-    def importances(values: np.ndarray) -> np.ndarray:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says that lower is better, which is how it is called
-            found = judge.evaluate(study, target=lambda trial: float(values[trial.number]))
-        return np.array([found.get(axis, 0.0) for axis in axes])
-
+    scores = points.groupby("trial")["score"].first()
     rng = np.random.default_rng(seed)
-    seen = importances(scores.to_numpy())
-    chance = np.max([importances(rng.permutation(scores.to_numpy())) for _ in range(SHUFFLES)], axis=0)
-    shares = seen / (seen.sum() or 1.0)
-    return pd.DataFrame({"share": shares, "beyond_chance": seen > chance}, index=pd.Index(axes, name="axis"))
+    drawn = np.stack([scores.to_numpy(float), *(rng.permutation(scores.to_numpy(float)) for _ in range(SHUFFLES))])
+    rows = {}
+    for axis, part in points.groupby("axis", sort=False):
+        codes = pd.factorize(part["value"])[0]
+        shares = _adjusted(drawn[:, scores.index.get_indexer(part["trial"])], np.eye(codes.max() + 1)[codes])
+        rows[axis] = max(0.0, shares[0]), float((shares >= shares[0] - ROUNDING).mean())
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=["share", "p"]).rename_axis("axis")
+    return found.assign(p=holm(found["p"].to_numpy()))
+
+
+def _adjusted(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Adjusted R squared of every row of scores (draws, n) by groups (n, k), one-hot; 0 where there is nothing to explain."""
+    n, k = groups.shape
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    total = (centred**2).sum(axis=1)
+    within = total - ((centred @ groups) ** 2 / groups.sum(axis=0)).sum(axis=1)
+    if n <= k:
+        return np.zeros(len(scores))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, 1 - (within / (n - k)) / (total / (n - 1)), 0.0)
+
+
+def sureness(p: float) -> str:
+    """A p-value in words."""
+    return f"{'beyond chance' if p < CHANCE else 'may be chance'} (p {'< 0.01' if p < 0.01 else f'{p:.2f}'})"
 
 
 def direction(part: pd.DataFrame, sign: float) -> dict[str, Any]:
@@ -143,16 +137,6 @@ def parallel(table: pd.DataFrame, goals: Objectives) -> tuple[list[str], pd.Data
     trained = table[table["state"].isin(["complete", "stopped"])].dropna(subset=list(goals))
     axes = [str(name) for name in trained if str(name).startswith("arch.") and trained[name].astype(str).nunique() > 1]
     return [*axes, *goals], trained
-
-
-def _explained(part: pd.DataFrame) -> float:
-    groups = part.groupby("value")["score"]
-    count, kinds = len(part), groups.ngroups
-    total = float(((part["score"] - part["score"].mean()) ** 2).sum())
-    within = float(((part["score"] - groups.transform("mean")) ** 2).sum())
-    if count <= kinds or total == 0.0:
-        return 0.0
-    return max(0.0, 1.0 - (within / (count - kinds)) / (total / (count - 1)))
 
 
 def _grouped(values: pd.Series) -> pd.Series:

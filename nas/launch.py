@@ -13,11 +13,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from nas import ablation, certainty, fronts, ray_engine, report, results, settings
+from nas import ablation, certainty, findings, fronts, ray_engine, reference_lines, report, results, settings
 from nas.cells import CellRun
 from nas.check import check
 from nas.errors import InputError
 from nas.ledger import bring_back
+from nas.numbers import amount
 from nas.progress import Progress
 from nas.rundir import RunDirectory, open_run
 from nas.searching import SearchRun
@@ -106,8 +107,11 @@ def summarise(directory: RunDirectory) -> Any:
     if resolved.get("ablation"):
         _print_effects(directory, frame)
     else:
+        lines = reference_lines.read(directory.path)
         _write_winner(directory, frame, objectives)
-        _print_front(frame, objectives)
+        _print_front(frame, objectives, lines)
+        if nothing := findings.nothing_learnt(frame, objectives, lines):
+            print(nothing)
         _print_certainty(directory, resolved, frame, objectives)
     page = report.write(directory.path)
     print(f"report: {page}")
@@ -185,7 +189,8 @@ def _print_certainty(
         print(warning)
 
 
-def _print_front(frame: Any, objectives: fronts.Objectives) -> None:
+def _print_front(frame: Any, objectives: fronts.Objectives, lines: reference_lines.Lines) -> None:
+    """The front, and below it what real pictures, copies and networks that are no trial score."""
     _print_states(frame)
     table = Table(title="Pareto front", title_justify="left")
     columns = ["trial", *objectives, *(c for c in ("params",) if c not in objectives)]
@@ -193,5 +198,8 @@ def _print_front(frame: Any, objectives: fronts.Objectives) -> None:
         table.add_column(column, justify="right")
     front = frame[frame.on_front].sort_values(next(iter(objectives)))
     for _, row in front.iterrows():
-        table.add_row(*(f"{row[column]:.4g}" if column != "trial" else str(row[column]) for column in columns))
+        table.add_row(str(row["trial"]), *(amount(row[column]) for column in columns[1:]))
+    table.add_section()
+    for line in lines.values():
+        table.add_row(line.label, *("" if (value := line[c]) is None else amount(value) for c in columns[1:]))
     Console(soft_wrap=True).print(table)

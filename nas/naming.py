@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from nas.fronts import Objectives
+from nas.numbers import PREFIXES
 from nas.results import COSTS
 
 _SCALED: dict[str, tuple[str, float]] = {
@@ -110,7 +111,7 @@ def said(broken: str) -> str:
 
 def magnitude(largest: float) -> tuple[str, float]:
     """The SI prefix in which numbers up to `largest` read well, and what to divide them by."""
-    for prefix, divisor in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+    for prefix, divisor in PREFIXES:
         if largest >= divisor:
             return prefix, divisor
     return "", 1.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas import reference_lines
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,6 +103,12 @@ def album(run_dir: Path, first: Iterable[int], others: Iterable[int], most: int,
         if grid is not None and len(grid.url) <= left:
             found[trial] = grid
     return found
+
+
+def known(run_dir: Path, names: Iterable[str]) -> dict[str, Grid]:
+    """The grids of the lines of reference that drew the captions, by name."""
+    read = {name: read_grid(reference_lines.picture(run_dir, name), QUALITIES[1]) for name in names}
+    return {name: grid for name, grid in read.items() if grid is not None}
 
 
 def _grids(run_dir: Path, trials: Iterable[int], quality: int) -> dict[int, Grid]:

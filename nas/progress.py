@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.dominance import nondominated
+from nas.numbers import amount
 from nas.settings import Study
 
 Record = dict[str, Any]
@@ -51,13 +52,13 @@ class Progress:
         self._print(
             record,
             "start",
-            f"{_count(record['cost']['params'])} params, {_count(record['cost']['macs'])} MACs",
+            f"{amount(record['cost']['params'])} params, {amount(record['cost']['macs'])} MACs",
             changed,
         )
 
     def concluded(self, record: Record) -> None:
         scores = record["rungs"][-1]["metrics"] if record["rungs"] else {}
-        told = ", ".join(f"{name} {scores[name]:.4g}" for name in scores)
+        told = ", ".join(f"{name} {amount(scores[name])}" for name in scores)
         self._print(
             record, record["state"].replace("_", " "), told or record["reason"], record["reason"] if told else ""
         )
@@ -108,13 +109,5 @@ class Progress:
             table.add_column(column, justify="right")
         members = [(record, row) for record, row, on in zip(complete, rows, nondominated(points), strict=True) if on]
         for record, row in sorted(members, key=lambda member: member[1][next(iter(objectives))]):
-            table.add_row(str(record["trial"]), *(_count(row[column]) for column in objectives))
+            table.add_row(str(record["trial"]), *(amount(row[column]) for column in objectives))
         return table
-
-
-def _count(value: float) -> str:
-    """A number as people say it: 386M, 184G, 21.35."""
-    for limit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if abs(value) >= limit:
-            return f"{value / limit:.4g}{suffix}"
-    return f"{value:.4g}"

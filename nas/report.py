@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas import figures, findings, importance, naming, pictures, results, sections, stills
+from nas import figures, findings, importance, naming, parallel, pictures, results, sections, stills
 from nas.errors import InputError
 from nas.findings import Run
 from nas.palette import FRONT, GREY, KNEE, PALE
@@ -54,8 +54,7 @@ def write_figures(run_dir: Path, suffix: str) -> list[Path]:
 
 def front_png(run_dir: Path, path: Path) -> Path:
     """Draw the front as a picture for a README (150 dots an inch, one panel per pair of objectives, at most three)."""
-    run = Run.read(run_dir)
-    stills.save_front(findings.pareto(run.table, run.goals), naming.pairs(run.goals), run.budget, path)
+    stills.save_front(Run.read(run_dir), path)
     return path
 
 
@@ -77,12 +76,13 @@ def article(run: Run, prefix: str) -> str:
     others = run.table.loc[run.table["state"].isin(["complete", "stopped"]), "trial"]
     rest = [int(trial) for trial in others if trial not in set(best)]
     album = pictures.album(run.path, order, rest, MOST_PICTURES, PICTURE_BYTES)
+    known = pictures.known(run.path, list(run.lines))
     plots = {section: [name for name in drawn if _section(name, prefix) == section] for section in SECTIONS}
     return page(
         "report.html",
-        **sections.contents(run, album),
+        **sections.contents(run, album, known),
         id=prefix,
-        album=album,
+        album={**album, **known},
         guidance=pictures.whole(run.path / "guidance.png"),
         plots=plots,
         heights={name: figure.layout.height for name, figure in drawn.items()},
@@ -128,17 +128,19 @@ def _figures(run: Run) -> dict[str, Any]:
 
 def _cell_figures(run: Run) -> dict[str, Any]:
     return {
-        f"cells-{place}": figures.draw_cells(kinds["cells"], run.table, column)
+        f"cells-{place}": figures.draw_differences(kinds["differences"], run.table, column)
         for place, (column, kinds) in enumerate(run.effects.items())
+        if "differences" in kinds
     }
 
 
 def _search_figures(run: Run) -> dict[str, Any]:
     drawn: dict[str, Any] = {}
-    points = findings.pareto(run.table, run.goals)
+    points = findings.pareto(run.table, run.goals, run.lines)
     if len(points):
         for place, (x, y) in enumerate(naming.pairs(run.goals)):
-            drawn[f"front-{place}"] = figures.draw_pareto(points, x, y, run.budget).update_layout(showlegend=False)
+            figure = figures.draw_pareto(points, x, y, run.budget, run.lines)
+            drawn[f"front-{place}"] = figure.update_layout(showlegend=False)
     for place, column in enumerate(run.scores):
         by_choice = importance.scores_by_choice(run.table, run.curves, column)
         found = importance.effects(by_choice)
@@ -148,7 +150,7 @@ def _search_figures(run: Run) -> dict[str, Any]:
             drawn[f"effects-{place}"] = figures.draw_effects(*kept, column)
     columns, trained = importance.parallel(run.table, run.goals)
     if len(trained) > 1 and len(columns) > len(run.goals):
-        drawn["parallel-0"] = figures.draw_parallel(columns, trained, run.knee)
+        drawn["parallel-0"] = parallel.draw(columns, trained, run.knee)
     for place, (column, limit) in enumerate(run.budget.items()):
         proposed = run.table[run.table[column].notna()]
         if len(proposed):
@@ -165,7 +167,7 @@ def _curve_figures(run: Run) -> dict[str, Any]:
     reasons = run.table.set_index("trial")["reason"]
     curves = run.curves.assign(reason=run.curves["trial"].map(reasons))
     for place, column in enumerate(columns if len(curves) else []):
-        figure = figures.draw_curves(curves, column, run.table.loc[chosen, "trial"].astype(int))
+        figure = figures.draw_curves(curves, column, run.table.loc[chosen, "trial"].astype(int), run.lines)
         drawn[f"curves-{place}"] = figure.update_layout(showlegend=False)
     return drawn
 

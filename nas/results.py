@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from nas import reference_lines
 from nas.errors import InputError
 from nas.fronts import Objectives, front
 
@@ -72,7 +73,13 @@ def load(run_dir: Path) -> pd.DataFrame:
     settings = resolved(run_dir)
     table = frame(records(run_dir), conditions(run_dir), objectives(settings))
     table.attrs["reference"] = dict((settings.get("ablation") or {}).get("reference") or {})
+    table.attrs["lines"] = scored_lines(run_dir)
     return table
+
+
+def scored_lines(run_dir: Path) -> dict[str, dict[str, float]]:
+    """The scores of what is no trial (`nas.reference_lines`), by name and column."""
+    return {name: dict(line.scores) for name, line in reference_lines.read(run_dir).items()}
 
 
 def load_finished(runs: Sequence[str | Path]) -> pd.DataFrame:

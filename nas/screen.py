@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from nas import menu
 from nas.cost import Cost
 from nas.errors import InputError
 from nas.fields import with_fields
+from nas.numbers import amount
 from nas.space import Axis, Choices, SearchSpace
 from nas.tables import COSTS, Column, Columns, Tables, choices_at, draw, members
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 ENUMERABLE = 2_000_000  # spaces up to this size are looked at as a whole
 SAMPLE = 200_000  # members drawn from larger ones
+Order = Literal["nearest", "spread", "smallest", "largest"]
 
 
 @dataclass(frozen=True)
@@ -94,40 +96,83 @@ class Candidate:
     cost: Cost
 
 
+@dataclass(frozen=True)
+class Screening:
+    """Candidates in an order."""
+
+    candidates: list[Candidate]
+    within: int
+    """Members within budget that were looked at."""
+    told: str
+    """What was asked for: how many of how many, within which budget, in which order."""
+
+
 def screen(
     space: SearchSpace,
     budget: Mapping[str, float],
     top: int = 50,
+    order: Order = "nearest",
     by: str = "macs",
     latent_size: int = 64,
     text_tokens: int = 77,
-    largest: bool = False,
     seed: int = 0,
-) -> list[Candidate]:
-    """The `top` members within budget with the smallest (or largest) cost `by`.
+) -> Screening:
+    """`top` members within budget: those nearest to its limits, or a spread over the cost `by`, or its smallest or largest.
 
-    Of a space too large to enumerate, the best of an equal-probability sample. Raises InputError if no member meets the
-    budget, saying what the cheapest costs.
+    Of a space too large to enumerate, of an equal-probability sample. Raises InputError if no member meets the budget, saying
+    what the cheapest costs, and for `nearest` without a budget.
     """
     _check_cost(by, "by")
+    if order == "nearest" and not budget:
+        raise InputError(
+            "--order nearest: needs a budget to be near to; expected spread, smallest or largest without one"
+        )
     seen = survey(space, budget, latent_size, text_tokens, seed)
     rows = np.flatnonzero(seen.within)
     if not len(rows):
         raise _impossible(seen)
-    order = np.argsort(seen.costs[by][rows], kind="stable")
     found: dict[str, Candidate] = {}
-    for row in rows[order[::-1] if largest else order]:
+    for row in rows[_ordered(seen, rows, order, by, top)]:
         choices = choices_at(space, seen.columns, int(row))
         config = space.architecture(choices)
         found.setdefault(config.key, Candidate(config.key, choices, config.cost(latent_size, text_tokens)))
         if len(found) == top:
             break
-    return list(found.values())
+    ordered = list(found.values())
+    if order == "spread":
+        ordered.sort(key=lambda candidate: getattr(candidate.cost, by))
+    return Screening(ordered, len(rows), f"{len(ordered):,} of {_how_many(seen, len(rows))}, {_said(seen, order, by)}")
+
+
+def _ordered(seen: Survey, rows: NDArray[np.int64], order: Order, by: str, top: int) -> NDArray[np.int64]:
+    """Places in `rows`, the wanted ones first."""
+    if order == "nearest":
+        left = [1 - seen.costs[name][rows] / limit for name, limit in seen.budget.items()]
+        return np.argsort(np.square(left).sum(axis=0), kind="stable")
+    rising = np.argsort(seen.costs[by][rows], kind="stable")
+    if order == "spread":
+        steps = np.unique(np.linspace(0, len(rows) - 1, min(top, len(rows))).round().astype(np.int64))
+        return rising[
+            np.concatenate([steps, np.setdiff1d(np.arange(len(rows)), steps)])
+        ]  # others fill up for equal networks
+    return rising if order == "smallest" else rising[::-1]
+
+
+def _how_many(seen: Survey, within: int) -> str:
+    limits = " and ".join(f"{name} <= {amount(limit)}" for name, limit in seen.budget.items())
+    told = f"{within:,} networks" + (f" within {limits}" if limits else "")
+    return told if seen.exhaustive else f"{told} (of {len(seen.within):,} drawn at random)"
+
+
+def _said(seen: Survey, order: Order, by: str) -> str:
+    if order == "nearest":
+        return f"nearest to {'that limit' if len(seen.budget) == 1 else 'those limits'} first"
+    return f"spread evenly over {by}" if order == "spread" else f"{order} {by} first"
 
 
 def _impossible(seen: Survey) -> InputError:
-    limits = ", ".join(f"{name}={shown(limit)}" for name, limit in seen.budget.items())
-    least = ", ".join(f"{name} {shown(int(seen.costs[name].min()))}" for name in seen.budget)
+    limits = ", ".join(f"{name}={amount(limit)}" for name, limit in seen.budget.items())
+    least = ", ".join(f"{name} {amount(int(seen.costs[name].min()))}" for name in seen.budget)
     looked = f"none of its {seen.size:,} members" if seen.exhaustive else f"none of {len(seen.within):,} members drawn"
     return InputError(f"budget {limits}: {seen.space.source}: {looked} meets it; the least found is {least}")
 
@@ -135,14 +180,6 @@ def _impossible(seen: Survey) -> InputError:
 def _check_cost(name: str, what: str) -> None:
     if name not in COSTS:
         raise InputError(f"{what}: unknown cost {name!r}{menu.nearest(name, list(COSTS))}")
-
-
-def shown(number: float) -> str:
-    """A cost for people: 386.0 M, 184.4 G."""
-    for limit, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= limit:
-            return f"{number / limit:.1f}{suffix}"
-    return f"{number:g}"
 
 
 def position(space: SearchSpace, config: Config, tries: int = 10_000) -> Choices | None:
@@ -216,7 +253,7 @@ def _title(seen: Survey) -> str:
     title = f"{seen.space.name}: {seen.size:,} networks"
     if not seen.budget:
         return title
-    limits = ", ".join(f"{shown(limit)} {name}" for name, limit in seen.budget.items())
+    limits = ", ".join(f"{amount(limit)} {name}" for name, limit in seen.budget.items())
     return f"{title}\n{share_text(seen)} within {limits}"
 
 
@@ -279,11 +316,11 @@ def summary(seen: Survey) -> str:
     if not seen.exhaustive:
         text[0] += f" (the numbers below are from {len(seen.within):,} drawn at random, all equally likely)"
     if seen.budget:
-        budget = ", ".join(f"{name} <= {shown(limit)}" for name, limit in seen.budget.items())
+        budget = ", ".join(f"{name} <= {amount(limit)}" for name, limit in seen.budget.items())
         text.append(f"within {budget}: {share_text(seen)}")
     for name, cost in seen.presets.items():
         less = float((seen.costs["macs"] <= cost.macs).mean())
-        text.append(f"{name}: {shown(cost.params)} params, {shown(cost.macs)} MACs; {less:.0%} have no more MACs")
+        text.append(f"{name}: {amount(cost.params)} params, {amount(cost.macs)} MACs; {less:.0%} have no more MACs")
     return "\n".join(text)
 
 
@@ -292,18 +329,24 @@ def quantile_grid(seen: Survey) -> tuple[list[str], list[list[str]]]:
     levels = [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]
     headings = ["cost", "least", "5 %", "25 %", "median", "75 %", "95 %", "most"]
     names = ("params", "macs", "macs_padding_free", "activation_bytes")
-    return headings, [[name, *(shown(float(q)) for q in np.quantile(seen.costs[name], levels))] for name in names]
+    return headings, [[name, *(amount(float(q)) for q in np.quantile(seen.costs[name], levels))] for name in names]
 
 
-def candidate_grid(space: SearchSpace, found: list[Candidate]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells: one candidate a row; a dot for an axis that does not count."""
+def candidate_grid(space: SearchSpace, found: list[Candidate]) -> tuple[list[str], list[list[str]], str]:
+    """Headings and cells, one candidate a row, with the choices in which they differ; and the choices that all share."""
     names = [axis.name for axis in space.axes]
+    taken = {name: [c.choices.get(name) for c in found] for name in names}
+    shared = [name for name in names if len(found) > 1 and all(one == taken[name][0] for one in taken[name])]
     cells = [
-        [c.key, shown(c.cost.params), shown(c.cost.macs)]
-        + [_word(c.choices[name]) if name in c.choices else "." for name in names]
+        [c.key, amount(c.cost.params), amount(c.cost.macs), _spelled(c.choices, [n for n in names if n not in shared])]
         for c in found
     ]
-    return ["key", "params", "macs", *names], cells
+    return ["key", "params", "macs", "choices"], cells, _spelled(found[0].choices, shared)
+
+
+def _spelled(choices: Choices, names: list[str]) -> str:
+    """These choices as text, without those of axes that do not count."""
+    return ", ".join(f"{name} {_word(choices[name])}" for name in names if name in choices)
 
 
 def lines(found: list[Candidate]) -> list[str]:

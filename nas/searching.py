@@ -9,11 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from itertools import takewhile
+from typing import Any
 
 from optuna.samplers import BaseSampler
 from optuna.trial import FixedTrial, Trial
 
-from nas import racing, stopping
+from nas import racing, screen, stopping
+from nas.backbones.unet import Config
 from nas.budget import constraints, over_budget
 from nas.ledger import UNTRAINED, Record
 from nas.peers import Scoreboard
@@ -26,6 +28,7 @@ from nas.space import SearchSpace
 from nas.study import MakeEngine, Run
 
 FRESH_TRIES = 2_000  # random candidates looked at to find one that is new and within budget
+ENOUGH_TRIALS = 8  # of a search, for the space's base network to be trained beside them as a line of reference
 PATIENCE = 20  # refused or repeated suggestions in a row before a fresh architecture is drawn at random instead
 
 
@@ -62,6 +65,11 @@ class SearchRun(Run):
         fixed = FixedTrial(self.space.parameters(record["choices"]))
         self.space.suggest(fixed)
         return fixed
+
+    def reference(self) -> tuple[dict[str, Any], Config, bool]:
+        """The base of the space, trained where it is a member and costs an eighth of the search at most."""
+        member = screen.position(self.space, self.space.base) is not None
+        return {}, self.space.base, member and self.study.base is None and self.search.trials >= ENOUGH_TRIALS
 
     # -- asking --------------------------------------------------------------------------------------------------
 

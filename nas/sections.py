@@ -10,8 +10,8 @@ import yaml
 
 from nas import ablation, certainty, findings, importance, naming, results
 from nas.findings import Run
-from nas.fronts import Objectives
 from nas.naming import arrow, cell, duration, label, measured, number_of, shown
+from nas.numbers import amount
 from nas.pictures import Grid
 
 MOST_MEMBERS_DRAWN = 24  # columns of pictures; the others open on a click
@@ -19,21 +19,24 @@ MOST_ROWS = 300  # of a table of refused or stopped candidates
 STRIP = 12  # pictures of the winner on the first screen
 
 
-def contents(run: Run, album: dict[int, Grid]) -> dict[str, Any]:
-    """What the template sets out."""
+def contents(run: Run, album: dict[int, Grid], known: dict[str, Grid]) -> dict[str, Any]:
+    """What the template sets out; `album` has the pictures of trials, `known` those of lines of reference."""
     table, provenance = run.table, run.settings.get("provenance") or {}
     return {
         "name": run.name,
         "question": run.settings.get("question") or "",
-        "answer": _ablation_answer(run) if run.is_ablation else findings.answer(table, run.goals, run.budget),
+        "answer": _ablation_answer(run)
+        if run.is_ablation
+        else findings.answer(table, run.goals, run.budget, run.lines),
         "ablation": _ablation(run),
         "counts": findings.counts(table),
         "effort": _effort(run),
         "knee": run.knee,
         "winner": _winner(run, album) if run.knee is not None else None,
         "goals": [(label(column), way) for column, way in run.goals.items()],
-        "front": {"heads": [], "rows": [], "shared": []} if run.is_ablation else _front_table(run),
-        "pictures": _pictures(run, album),
+        "front": {"heads": [], "rows": [], "lines": [], "shared": []} if run.is_ablation else _front_table(run),
+        "lines": _lines(run),
+        "pictures": _pictures(run, album, known),
         "importance": None if run.is_ablation else _importance(run),
         "certainty": None if run.is_ablation else certainty.front_page(run.certainty, run.goals),
         "trust": None
@@ -90,7 +93,7 @@ def _winner(run: Run, album: dict[int, Grid]) -> dict[str, Any]:
     row = run.best[run.best["trial"] == run.knee].iloc[0]
     grid = album.get(int(row["trial"]))
     return {
-        "rows": _winner_rows(run.table, run.goals),
+        "rows": _winner_rows(run),
         "why": findings.why(run.table, run.goals),
         "choices": naming.choices(row),
         "captions": run.captions[: min(STRIP, len(run.captions), grid.rows * grid.columns)] if grid else [],
@@ -98,19 +101,26 @@ def _winner(run: Run, album: dict[int, Grid]) -> dict[str, Any]:
     }
 
 
-def _winner_rows(table: pd.DataFrame, goals: Objectives) -> list[dict[str, Any]]:
+def _winner_rows(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "label": label(row["column"]),
-            "arrow": arrow(goals[row["column"]]),
+            "arrow": arrow(run.goals[row["column"]]),
             "value": shown(row["column"], row["knee"]),
             "best": shown(row["column"], row["best"]),
             "best_trial": row["best_trial"],
             "is_best": row["knee"] == row["best"],
             "position": round(100 * row["position"], 1),
+            "beside": _beside(run, row["column"]),
         }
-        for row in findings.winner(table, goals).to_dict("records")
+        for row in findings.winner(run.table, run.goals).to_dict("records")
     ]
+
+
+def _beside(run: Run, column: str) -> str:
+    """What the lines of reference score in a column, in a row of text."""
+    scored = [(line, line.scores.get(column)) for line in run.lines.values()]
+    return ", ".join(f"{line.label} {shown(column, value)}" for line, value in scored if value is not None)
 
 
 def _sure(run: Run) -> str:
@@ -133,8 +143,7 @@ def _effort(run: Run) -> list[tuple[str, str]]:
     images = int(run.curves.groupby("trial")["images_seen"].max().sum()) if len(run.curves) else 0
     told.append((f"{images:,}", "training images"))
     if len(spent) and spent["macs"].iloc[-1]:
-        prefix, divisor = naming.magnitude(float(spent["macs"].iloc[-1]))
-        told.append((f"{spent['macs'].iloc[-1] / divisor:.3g} {prefix}MACs", "of training"))
+        told.append((f"{amount(float(spent['macs'].iloc[-1]))}MACs", "of training"))
     return told
 
 
@@ -145,7 +154,8 @@ def _ablation_answer(run: Run) -> str:
     done = run.table[run.table["state"] == "complete"]
     cells = number_of(done["cell"].nunique(), "cell") if len(done) else "no cell"
     trained = f"{cells}, {number_of(len(done), 'training')} to the end."
-    return f"{trained} {ablation.answer(run.effects) or 'There is nothing to compare yet.'}"
+    found = ablation.answer(run.effects) or "There is nothing to compare yet."
+    return f"{trained} {found} {findings.nothing_learnt(run.table, run.goals, run.lines)}".rstrip()
 
 
 def _ablation(run: Run) -> dict[str, Any] | None:
@@ -203,21 +213,46 @@ def _front_table(run: Run) -> dict[str, Any]:
         (int(row["trial"]), [(shown(c, row[c]) if number else cell(row[c]), number) for c, number in columns])
         for _, row in best.iterrows()
     ]
-    return {"heads": heads, "rows": rows, "shared": [*shared.items()]}
+    lines = [
+        (line.label, [(shown(column, line[column]) if number else "", number) for column, number in columns])
+        for line in run.lines.values()
+    ]
+    return {"heads": heads, "rows": rows, "lines": lines, "shared": [*shared.items()]}
 
 
-def _pictures(run: Run, album: dict[int, Grid]) -> dict[str, Any]:
-    """One column per front member, one row per caption, and how many tiles there are to show."""
-    drawn, columns, tiles = [], run.scores[:2], 0
+def _lines(run: Run) -> dict[str, Any]:
+    """The lines of reference as a table of their own: what each is, and what it scores."""
+    columns = list(dict.fromkeys([*run.scores, *(column for line in run.lines.values() for column in line.scores)]))
+    rows = [(line.label, line.told, [shown(column, line[column]) for column in columns]) for line in run.lines.values()]
+    return {"heads": [label(column) + arrow(run.goals.get(column, "")) for column in columns], "rows": rows}
+
+
+def _pictures(run: Run, album: dict[int, Grid], known: dict[str, Grid]) -> dict[str, Any]:
+    """One column per line of reference and front member, one row per caption, and how many tiles there are to show."""
+    columns, tiles = run.scores[:2], 0
+    lines = {
+        name: {"trial": name, "name": line.label, "notes": _notes(line.scores, columns), "grid": known[name]}
+        for name, line in run.lines.items()
+        if name in known
+    }
+    first = [lines.pop(name) for name in ("real", "autoencoded") if name in lines]
+    drawn = []
     for _, row in run.best.head(MOST_MEMBERS_DRAWN).iterrows():
         trial = int(row["trial"])
         grid = album.get(trial)
-        notes = [f"{label(column).split(' ')[0]} {shown(column, row[column])}" for column in columns]
+        notes = _notes(row, columns)
         name = str(row["cell"]) if run.is_ablation else f"trial {trial}"
         drawn.append({"trial": trial, "name": name, "notes": notes, "grid": grid})
         tiles = max(tiles, grid.columns * grid.rows if grid else 0)
     captions = list(enumerate(run.captions[:tiles]))
+    drawn = [*first, *drawn, *lines.values()] if drawn else []
     return {"members": drawn, "captions": captions, "left_out": max(0, len(run.best) - MOST_MEMBERS_DRAWN)}
+
+
+def _notes(scores: Any, columns: list[str]) -> list[str]:
+    """Scores in as few words as a column of pictures has room for."""
+    found = [(column, shown(column, scores.get(column))) for column in columns]
+    return [f"{label(column).split(' ')[0]} {text}" for column, text in found if text]
 
 
 def _tiles(grid: Grid, captions: int) -> list[tuple[int, int]]:
@@ -245,7 +280,8 @@ def _importance_cell(column: str, found: dict[Any, Any]) -> dict[str, Any]:
     told = f"{found['best']} better than {found['worst']} by {shown(column, found['gain'])}"
     return {
         "share": round(100 * found["share"]),
-        "beyond": bool(found["beyond_chance"]),
+        "beyond": bool(found["p"] < importance.CHANCE),
+        "sure": importance.sureness(found["p"]),
         "told": told if found["gain"] else "no difference",
     }
 
@@ -320,7 +356,10 @@ def _trials_table(run: Run) -> dict[str, Any]:
         )
         for _, row in run.table.iterrows()
     ]
-    return {"heads": [label(column) for column in columns], "rows": rows}
+    lines = [
+        (line.label, line.told, [shown(column, line[column]) for column in columns]) for line in run.lines.values()
+    ]
+    return {"heads": [label(column) for column in columns], "rows": rows, "lines": lines}
 
 
 def _state(run: Run, row: pd.Series) -> str:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nas import findings, importance, naming
+from nas import findings, importance, naming, reference_lines
 from nas.errors import InputError
 from nas.findings import Run
 from nas.fronts import Objectives
 from nas.naming import label, magnitude, pairs, scaled
-from nas.palette import FRONT, GREY, GRID, KNEE, LIMIT, PALE, SERIES
+from nas.palette import FRONT, GREY, GRID, KNEE, LIMIT, PALE, SERIES, TEXT
+from nas.reference_lines import Lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,14 +23,19 @@ if TYPE_CHECKING:
 MARKERS = "os^Dvp*X"
 
 
-def save_front(
-    points: pd.DataFrame, shown_pairs: Sequence[tuple[str, str]], budget: Mapping[str, float], path: Path
-) -> None:
-    draw_front(points, shown_pairs, budget).savefig(path)
+def save_front(run: Run, path: Path) -> None:
+    points = findings.pareto(run.table, run.goals, run.lines)
+    draw_front(points, pairs(run.goals), run.budget, run.lines).savefig(path)
 
 
-def draw_front(points: pd.DataFrame, shown_pairs: Sequence[tuple[str, str]], budget: Mapping[str, float]) -> Figure:
-    """The frame of `findings.pareto` in up to three panels, 150 dots an inch, legible at the width of a README."""
+def draw_front(
+    points: pd.DataFrame,
+    shown_pairs: Sequence[tuple[str, str]],
+    budget: Mapping[str, float],
+    lines: Lines = reference_lines.NONE,
+) -> Figure:
+    """The frame of `findings.pareto` in up to three panels, 150 dots an inch, legible at the width of a README, and lines of
+    reference."""
     from matplotlib.figure import Figure
 
     panels = list(shown_pairs)[:3]
@@ -39,13 +45,18 @@ def draw_front(points: pd.DataFrame, shown_pairs: Sequence[tuple[str, str]], bud
         _panel(axes, points, x, y)
         if x in budget and naming.in_sight(budget[x], points[x].max()):
             axes.axvline(scaled(x, budget[x]), color=LIMIT, linestyle="--", linewidth=1.2, label="budget")
+        trained, rest = reference_lines.points(lines, x, y)
+        for line in trained:
+            at = scaled(x, line[x]), scaled(y, line[y])
+            axes.scatter(*at, marker="D", s=40, facecolors="none", edgecolors=GREY, linewidths=1.5, label=line.label)
+        _refer(axes, y, rest, points[y])
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=10)
     return figure
 
 
 def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
-    """Front, hypervolume, importance and learning curves of a run, or an ablation's cells, each a file; returns them."""
+    """Front, hypervolume, importance and learning curves of a run, or an ablation's differences, each a file; returns them."""
     written: list[Path] = []
 
     def save(name: str, figure: Any) -> None:
@@ -54,10 +65,11 @@ def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
 
     if run.is_ablation:
         for column, kinds in run.effects.items():
-            save(f"cells_{column}", draw_cells(kinds["cells"], column))
+            if "differences" in kinds:
+                save(f"differences_{column}", draw_differences(kinds["differences"], column))
     elif run.table["on_front"].any():
         written.append(folder / f"front.{suffix}")
-        save_front(findings.pareto(run.table, run.goals), pairs(run.goals), run.budget, written[-1])
+        save_front(run, written[-1])
         save("hypervolume", draw_hypervolume(findings.hypervolume(run.table, run.goals)))
         decisions = importance.of_decisions(run.table, run.curves, run.goals)
         if len(decisions):
@@ -67,6 +79,19 @@ def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
     if not written:
         raise InputError(f"{run.path}: no trial was trained to the end, so there is nothing to draw")
     return written
+
+
+def _refer(axes: Any, column: str, lines: Lines, values: pd.Series) -> None:
+    """Lines of reference of the vertical axis: dotted where the values lie near, else named above the panel."""
+    below, near, above = reference_lines.in_sight(column, lines, values.astype(float))
+    for _, value in near:
+        axes.axhline(scaled(column, value), color=GREY, linestyle=":", linewidth=1.2)
+    for name, value in reference_lines.together(near, values.astype(float)):
+        place = {"xy": (0.01, scaled(column, value)), "xycoords": ("axes fraction", "data"), "va": "bottom"}
+        axes.annotate(name, **place, fontsize=8, color=TEXT)
+    if below or above:
+        told = reference_lines.beyond(below, above, lambda value: naming.shown(column, value))
+        axes.set_title("\n".join(told), fontsize=8, color=TEXT, loc="left")
 
 
 def save_fronts(fronts: Mapping[str, pd.DataFrame], shown_pairs: Sequence[tuple[str, str]], path: Path) -> None:
@@ -102,18 +127,18 @@ def draw_hypervolume(history: pd.DataFrame) -> Figure:
 
 
 def draw_importance(decisions: pd.DataFrame, goals: Objectives) -> Figure:
-    """A bar per decision and objective; those within chance are pale."""
+    """A bar per decision and objective; those that may be chance are pale."""
     shown_axes = list(dict.fromkeys(decisions["axis"]))
     columns = [column for column in goals if column in set(decisions["column"])]
     figure, first = _single(width=3.0 * len(columns) + 1.6, height=0.28 * len(shown_axes) + 1.2, panels=len(columns))
     for axes, column in zip(figure.axes, columns, strict=True):
         part = decisions[decisions["column"] == column].set_index("axis").reindex(shown_axes)
-        colours = [FRONT if beyond is True else PALE for beyond in part["beyond_chance"]]
+        colours = [FRONT if p < importance.CHANCE else PALE for p in part["p"]]
         axes.barh([name.replace("_", " ") for name in shown_axes], 100 * part["share"].fillna(0.0), color=colours)
         axes.invert_yaxis()
         axes.set_title(label(column), fontsize=10)
         axes.tick_params(labelleft=axes is first, labelsize=9)
-        _plain(axes, "Importance (%)", "")
+        _plain(axes, "Share of the differences (%)", "")
     return figure
 
 
@@ -140,6 +165,18 @@ def draw_cells(cells: pd.DataFrame, column: str) -> Figure:
     axes.errorbar(scaled(column, cells["mean"]), cells["cell"].astype(str), xerr=half, fmt="D", color=FRONT, capsize=3)
     axes.invert_yaxis()
     _plain(axes, label(column), "")
+    return figure
+
+
+def draw_differences(differences: pd.DataFrame, column: str) -> Figure:
+    """What every cell differs from the reference cell by, paired by repeat, with its interval."""
+    figure, axes = _single(height=0.36 * len(differences) + 1.0)
+    half = scaled(column, (differences["high"] - differences["low"]) / 2).fillna(0.0)
+    cells = differences["cell"].astype(str)
+    axes.errorbar(scaled(column, differences["estimate"]), cells, xerr=half, fmt="D", color=FRONT, capsize=3)
+    axes.axvline(0.0, color=LIMIT, linestyle="--", linewidth=1.2)
+    axes.invert_yaxis()
+    _plain(axes, f"{label(column)}, less that of {differences['against'].iloc[0]}", "")
     return figure
 
 

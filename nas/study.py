@@ -18,7 +18,7 @@ from typing import Any
 from optuna.samplers import BaseSampler
 from optuna.trial import FixedTrial, Trial
 
-from nas import failures, stopping, trial
+from nas import failures, line_scores, reference_lines, stopping, trial
 from nas.backbones.unet import Config
 from nas.budget import constraints
 from nas.errors import InputError
@@ -36,13 +36,14 @@ from nas.workers import Engine, Workers, default_count
 
 ATTEMPTS = 3  # times a rung is tried when its worker process dies
 PREPARATION = (-1, 0)  # the tag of the job that makes the shared caches
+LINES = (-2, 0)  # and of the one that scores the lines of reference
 MakeEngine = Callable[[int, Study, Path], Engine]  # (processes, study, cache folder)
 
 
 class Run(ABC):
     """One study in one run directory, from the first ask to the last tell.
 
-    A kind of run provides `sampler`, `ask`, `suggested` and `goes_on`, and where it differs `conditions`, `job`,
+    A kind of run provides `sampler`, `ask`, `suggested`, `reference` and `goes_on`, and where it differs `conditions`, `job`,
     `next_rung`, `scored`, `resume`, `retell` and `conclude`. What it may use besides is public here.
     """
 
@@ -94,6 +95,11 @@ class Run(ABC):
     @abstractmethod
     def goes_on(self, record: Record) -> bool:
         """Whether a trial that was just scored, not at the last rung, is trained further."""
+
+    @abstractmethod
+    def reference(self) -> tuple[dict[str, Any], Config, bool]:
+        """What the lines of reference are scored with: settings by path, an architecture, and whether it gets a trial's
+        training as well."""
 
     def scored(self, record: Record) -> None:  # noqa: B027 (a kind that never stops a trial needs nothing)
         """A trial has a new score; called before `goes_on`, and at the last rung as well."""
@@ -220,6 +226,8 @@ class Run(ABC):
         raise InputError(f"the preparation's worker process died {ATTEMPTS} times; the last time: {death}")
 
     def _loop(self, workers: Engine) -> None:
+        if not (self.directory.path / reference_lines.FILE).exists():
+            self._score_lines(workers)
         asking = True
         while True:
             while workers.free and (self._continuations or asking):
@@ -230,11 +238,32 @@ class Run(ABC):
                     workers.submit(job, trial.run_rung, self.job(*job))
             if not (workers.busy or self._continuations or asking):
                 return
-            for (number, rung), future in workers.finished(1.0):
-                self._take(number, rung, future)
+            for tag, future in workers.finished(1.0):
+                if tag == LINES:
+                    self._take_lines(workers, future)
+                else:
+                    self._take(*tag, future)
                 asking = True  # what was learnt may ask for a repeat
             self._lease.renew()
             self.progress.refresh(len(workers.busy))
+
+    def _score_lines(self, workers: Engine) -> None:
+        settings, config, train = self.reference()
+        workers.submit(LINES, line_scores.measure, self.directory.path, settings, config.to_dict(), train)
+
+    def _take_lines(self, workers: Engine, future: Future[Any]) -> None:
+        """Write down the lines of reference. No trial depends on them, so what goes wrong with them is said, and that is all."""
+        error = future.exception()
+        if error is None:
+            return self.directory.write_json(reference_lines.FILE, future.result())
+        known = failures.sorted_out(error)
+        if isinstance(known, failures.DiskTrouble):
+            raise known
+        self._deaths[LINES] = self._deaths.get(LINES, 0) + 1
+        if isinstance(known, failures.Lost) and self._deaths[LINES] < ATTEMPTS:
+            self._score_lines(workers)
+        elif not isinstance(known, Interrupted):
+            self.progress.say(f"the report will have no lines of reference: {known}")
 
     def _take(self, number: int, rung: int, future: Future[Any]) -> None:
         """Record what a rung gave, and decide whether its trial goes on."""

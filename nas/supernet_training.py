@@ -28,6 +28,7 @@ from nas.budget import over_budget
 from nas.check import check
 from nas.design import ENCODED
 from nas.errors import InputError
+from nas.numbers import amount
 from nas.objectives import CriticTraining, LatentBatch
 from nas.objectives.denoising import Settings as DenoisingSettings
 from nas.objectives.denoising import corrupted, noise_schedule
@@ -73,7 +74,7 @@ def run(space: str, path: Path, overrides: Sequence[str], recipe: Recipe, out: P
     to = out or Path("runs/supernets") / f"{loaded.name}.safetensors"
     quality = train(study, loaded, recipe, to, Path("runs/.cache"), print)
     for split, scores in quality["largest_member"].items():
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        shown = ", ".join(f"{name} {amount(value)}" for name, value in scores.items())
         print(f"largest member, {split} captions: {shown}")
     print(f"wrote {to} ({to.stat().st_size / 1e6:.1f} MB) and {to.with_suffix('.png')}; use it with:")
     print(f"  nas run {path} --set training.init={to}")

@@ -82,7 +82,7 @@ def run_rung(job: Job) -> dict[str, Any]:
 
     Raises training.Diverged, and Interrupted (the checkpoint is saved) when the process is told to stop.
     """
-    return _run_rung(bench(), job)
+    return run_on(bench(), job)
 
 
 def run_alone(study: Study, cache: Path, job: Job) -> dict[str, Any]:
@@ -93,10 +93,11 @@ def run_alone(study: Study, cache: Path, job: Job) -> dict[str, Any]:
     bench = Bench(study, cache)
     if study.base is not None:
         stages.train(bench)
-    return _run_rung(bench, job)
+    return run_on(bench, job)
 
 
-def _run_rung(bench: Bench, job: Job) -> dict[str, Any]:
+def run_on(bench: Bench, job: Job) -> dict[str, Any]:
+    """`run_rung` on this bench."""
     began = time.perf_counter()
     timings = Timings()
     with timings.phase("load_s"):

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from nas import fronts, naming, results
 from nas.errors import InputError
+from nas.numbers import amount
 from nas.progress import STYLES
 
 MOST_MEMBERS = 20
@@ -118,7 +119,7 @@ def _concluded(trials: list[results.Record]) -> RenderableType | None:
     table = _table("last conclusions", ("trial", "state", "why, or scores"))
     for record in ended[-LAST:]:
         rungs = record.get("rungs") or []
-        scores = ", ".join(f"{name} {value:.4g}" for name, value in (rungs[-1]["metrics"] if rungs else {}).items())
+        scores = ", ".join(f"{name} {amount(value)}" for name, value in (rungs[-1]["metrics"] if rungs else {}).items())
         state = record["state"]
         told = Text(record.get("reason") or scores, overflow="ellipsis", no_wrap=True)
         table.add_row(str(record["trial"]), Text(state.replace("_", " "), style=STYLES.get(state, "")), told)

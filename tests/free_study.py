@@ -55,6 +55,8 @@ def free(function, arguments):
     """The job that stands for one of nas.trial's."""
     if function.__name__ == "prepare":
         return (prepare,)
+    if function.__name__ == "measure":
+        return (no_lines,)
     (job,) = arguments
     return run_rung, {**vars(job), "folder": str(job.folder)}
 
@@ -65,6 +67,10 @@ def nothing():
 
 def prepare():
     return {"fid_efficientnet_lite0": {"unit": "", "higher_is_better": False}}, ["a", "b"]
+
+
+def no_lines():
+    return {}
 
 
 def run_rung(job):

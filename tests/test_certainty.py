@@ -70,7 +70,7 @@ def test_the_warning_names_the_scores_whose_interval_reaches_too_low(run_dir, tm
     assert certainty.warning(settings, tmp_path) == ""
     stored(settings, 0.29).save(tmp_path)
     told = certainty.warning(settings, tmp_path)
-    assert "weak signal" in told and "clip_score 0.70 [0.29, 0.90]" in told
+    assert "weak signal" in told and "CLIP score 0.70 [0.29, 0.90]" in told and "1 is the same order" in told
 
 
 def test_the_report_shows_both(run_dir):
@@ -79,6 +79,7 @@ def test_the_report_shows_both(run_dir):
     page = report.write(run_dir).read_text()
     assert "Who is on the front for sure" in page and "degrees of freedom" in page
     assert "How far these trials can be trusted" in page and "weak signal" in page and "0.70 [0.10, 0.90]" in page
+    assert "<td>brief trial: same score</td>" in page.replace("\n", "") and "tau, FID (efficientnet_lite0)" in page
 
 
 def test_a_stored_trust_of_other_settings_is_not_taken(run_dir, tmp_path):

@@ -146,6 +146,18 @@ def test_bad_input_is_one_line(runs, tmp_path):
             compare.of_runs(given, by)
 
 
+def test_a_run_and_its_copy_are_told_to_be_the_same(runs, tmp_path):
+    alike = compare.of_runs([runs[0], edited(runs[0], tmp_path)])
+    assert "hold the same 15 trainings: one is a copy of the other" in compare.verdict(alike)
+    assert "chance" not in compare.verdict(alike)
+    number = next(iter(alike.studies[0].run.table.query("state == 'complete'")["trial"]))
+    synthetic_run.copy_with(
+        tmp_path / "copy", int(number), finished="2025-03-02T00:00:00+00:00"
+    )  # one was trained again
+    assert "14 trainings of theirs are the same" in compare.verdict(compare.of_runs([runs[0], tmp_path / "copy"]))
+    assert "the same" not in compare.verdict(compare.of_runs(runs))
+
+
 def test_page_and_picture(found, tmp_path):
     page = compare.write(found, tmp_path / "both.html").read_text()
     assert compare.verdict(found).split(":")[0] in page and '"front-2"' in page

@@ -1,5 +1,6 @@
 """Whole spaces by look-up: the same costs as the closed form, the same members as enumeration."""
 
+import math
 import random
 
 import numpy as np
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from nas import cost, screen, tables
 from nas.cli import app
+from nas.commands import grid
 from nas.conditioning import Text
 from nas.errors import InputError
 
@@ -87,7 +89,7 @@ def test_share_of_a_sample_has_an_interval_that_holds_the_exact_share(monkeypatc
 
 
 def test_screen_lists_the_best_within_budget():
-    found = screen.screen(MD, BUDGET, top=10, by="params", largest=True)
+    found = screen.screen(MD, BUDGET, top=10, order="largest", by="params").candidates
     assert len({candidate.key for candidate in found}) == 10
     params = [candidate.cost.params for candidate in found]
     assert params == sorted(params, reverse=True)
@@ -95,6 +97,42 @@ def test_screen_lists_the_best_within_budget():
     seen = screen.survey(MD, BUDGET)
     assert params[0] == seen.costs["params"][seen.within].max()
     assert all(MD.architecture(c.choices).key == c.key for c in found)
+
+
+def test_screen_lists_those_nearest_to_the_budget_unless_asked_otherwise():
+    found = screen.screen(MD, BUDGET, top=5).candidates
+    seen = screen.survey(MD, BUDGET)
+    left = np.hypot(1 - seen.costs["params"] / 400e6, 1 - seen.costs["macs"] / 200e9)[seen.within]
+    mine = [math.hypot(1 - c.cost.params / 400e6, 1 - c.cost.macs / 200e9) for c in found]
+    assert mine == sorted(mine) and mine[0] == pytest.approx(left.min())
+    assert mine[-1] <= np.sort(left)[20]  # equal networks are listed once
+    with pytest.raises(InputError, match="--order nearest: needs a budget"):
+        screen.screen(MD, {})
+
+
+def test_a_spread_runs_over_the_whole_of_a_cost():
+    found = screen.screen(MD, BUDGET, top=5, order="spread", by="macs").candidates
+    seen = screen.survey(MD, BUDGET)
+    wanted = np.quantile(seen.costs["macs"][seen.within], [0, 0.25, 0.5, 0.75, 1])
+    assert [c.cost.macs for c in found] == pytest.approx(wanted.tolist(), rel=0.01)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_table_fits_the_terminal(width):
+    found = screen.screen(MD, BUDGET, top=5).candidates
+    headings, cells, _ = screen.candidate_grid(MD, found)
+    lines = grid.laid_out(headings, cells, width)
+    assert max(map(len, lines)) <= width
+    assert sorted(" ".join(lines).split()) == sorted(" ".join([*headings, *(" ".join(row) for row in cells)]).split())
+    assert grid.laid_out(headings, cells)[1].startswith(found[0].key)
+
+
+def test_a_table_of_many_columns_becomes_several():
+    headings = ["signal", *(f"column {place}" for place in range(6))]
+    cells = [["warm", *(f"{place}.25" for place in range(6))], ["cold", *["-"] * 6]]
+    lines = grid.laid_out(headings, cells, 40)
+    assert max(map(len, lines)) <= 40
+    assert [line.split()[0] for line in lines if line] == ["signal", "warm", "cold"] * 2
 
 
 def test_impossible_budget_says_the_cheapest():
@@ -126,4 +164,7 @@ def test_space_verb_prints_and_draws(tmp_path):
 def test_screen_verb_lists():
     result = CliRunner().invoke(app, ["screen", "mobilediffusion", "--top", "3", "--by", "params"])
     assert result.exit_code == 0, result.exception
-    assert len(result.stdout.split("\n\n")[0].splitlines()) == 4
+    first, *table = result.stdout.split("\n\n")[0].splitlines()
+    assert first.startswith("3 of 55,315 networks within params <= 400.0 M and macs <= 200.0 G, smallest params first")
+    assert len(table) == 4
+    assert "the same in all: " in result.stdout

@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
-from nas import check, searching, settings, study, trial
+from nas import check, line_scores, reference_lines, searching, settings, study, trial
 from nas.errors import InputError
 from nas.failures import Lost
 from nas.progress import Progress
@@ -32,6 +32,9 @@ tracking: {mode: "off"}
 """
 
 
+LINES = {"untrained": {"told": "nothing", "scores": {"fid_efficientnet_lite0": 200.0}, "cost": {"macs": 5.0}}}
+
+
 class Workers(AtOnce):
     """A made-up score for every job; `fail` maps trial numbers to exceptions, taken one by one."""
 
@@ -43,6 +46,8 @@ class Workers(AtOnce):
             return {"fid_efficientnet_lite0": {"unit": "", "higher_is_better": False}}, ["a", "b"]
         if self.fail.get(tag[0]):
             raise self.fail[tag[0]].pop(0)
+        if function is line_scores.measure:
+            return LINES
         self.ran.append(tag)
         return rung_of(arguments[0])
 
@@ -167,6 +172,31 @@ def test_a_dead_worker_is_tried_again_and_then_given_up(run):
     running = run("search.trials=8")
     new = [r for r in trained(running) if r["state"] == "failed"]
     assert len(new) == 2 and all("died 3 times" in r["reason"] and "exit code 1" in r["reason"] for r in new)
+
+
+def test_lines_of_reference_are_scored_once_beside_the_trials(run, monkeypatch):
+    monkeypatch.setattr(Workers, "fail", {-2: [Lost("gone"), Lost("gone")]})
+    running = run()
+    found = reference_lines.read(running.directory.path)
+    assert found["untrained"]["fid_efficientnet_lite0"] == 200.0 and found["untrained"]["macs"] == 5.0
+    assert found["untrained"]["clip_score"] is None
+    assert len(trained(running)) == 6
+    monkeypatch.setattr(Workers, "fail", {-2: [AssertionError("scored again")]})
+    assert len(trained(run("search.trials=7"))) == 7
+
+
+def test_a_run_whose_lines_cannot_be_scored_has_its_trials(run, monkeypatch):
+    monkeypatch.setattr(Workers, "fail", {-2: [Lost("gone")] * 3})
+    running = run()
+    assert len(trained(running)) == 6 and reference_lines.read(running.directory.path) == {}
+    assert "no lines of reference: gone" in running.progress.console.file.getvalue()
+
+
+def test_the_base_of_the_space_is_trained_where_it_is_an_eighth_of_the_search_at_most(run):
+    running = run()
+    for trials, train in ((7, False), (8, True)):
+        running.study = settings.load(running.directory.root.parent / "study.yaml", [f"search.trials={trials}"])
+        assert running.reference() == ({}, running.space.base, train)
 
 
 def test_more_trials_continue_the_same_run(run):

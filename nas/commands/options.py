@@ -1,4 +1,4 @@
-"""What several verbs take, and the table they print."""
+"""What several verbs take."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,15 +18,3 @@ Storage = Annotated[
 Run_ = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory, or a study's folder in runs/ (its latest run).")
 ]
-
-
-def print_grid(headings: list[str], cells: list[list[str]]) -> None:
-    """A table as wide as it needs to be; columns of numbers to the right."""
-    widths = [max(len(row[i]) for row in [headings, *cells]) for i in range(len(headings))]
-    right = [all(row[i][:1].isdigit() or row[i] in ("", "-") for row in cells) for i in range(len(headings))]
-    for row in [headings, *cells]:
-        pairs = zip(row, widths, right, strict=True)
-        typer.echo(
-            "  ".join(cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in pairs).rstrip()
-        )
-    typer.echo()

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from nas.commands.options import Run_, print_grid
+from nas.commands.grid import print_grid
+from nas.commands.options import Run_
 
 PANEL = "Runs"
 app = typer.Typer()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from nas.commands.options import print_grid
+from nas.commands.grid import print_grid
 from nas.errors import InputError
 
 PANEL = "On paper"
@@ -89,10 +89,14 @@ def screen(
         str, typer.Option(help="Upper limits, for example params=400M,macs=200G.")
     ] = "params=400M,macs=200G",
     top: Annotated[int, typer.Option(min=1, help="How many to list.")] = 50,
-    by: Annotated[str, typer.Option(help="The cost to sort by, smallest first.")] = "macs",
-    largest: Annotated[
-        bool, typer.Option("--largest", help="Largest first: the networks that use the budget up.")
-    ] = False,
+    order: Annotated[
+        Literal["nearest", "spread", "smallest", "largest"] | None,
+        typer.Option(
+            help="nearest: to the limits of the budget. spread: evenly over a cost. smallest, largest: of a cost. "
+            "Default nearest, smallest with --by.",
+        ),
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="The cost that is ordered by; macs unless given.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a candidate, one a line.")] = False,
     image_size: Annotated[int, typer.Option(help="Pixels along a side of the image.")] = 512,
     text_tokens: Annotated[int, typer.Option(help="Text tokens.")] = 77,
@@ -100,7 +104,11 @@ def screen(
 ) -> None:
     """List members of a search space within budget, without training anything.
 
-    Example: nas screen mobilediffusion --budget params=400M,macs=200G --top 50 --by macs
+    Examples:
+
+        nas screen mobilediffusion --budget params=400M,macs=200G --top 5
+
+        nas screen mobilediffusion --order spread --by params --json
     """
     from nas import published
     from nas import screen as screening
@@ -108,8 +116,12 @@ def screen(
 
     latent_size, limits = published.latent_size(image_size), screening.limits(budget)
     loaded = SearchSpace.load(space)
-    found = screening.screen(loaded, limits, top, by, latent_size, text_tokens, largest, seed)
+    ordered = order or ("smallest" if by else "nearest" if limits else "spread")
+    found = screening.screen(loaded, limits, top, ordered, by or "macs", latent_size, text_tokens, seed)
     if json:
-        typer.echo("\n".join(screening.lines(found)))
-    else:
-        print_grid(*screening.candidate_grid(loaded, found))
+        return typer.echo("\n".join(screening.lines(found.candidates)))
+    headings, cells, shared = screening.candidate_grid(loaded, found.candidates)
+    typer.echo(found.told)
+    print_grid(headings, cells)
+    if shared:
+        typer.echo(f"the same in all: {shared}")

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from nas.commands.options import Overrides, Storage, print_grid
+from nas.commands.grid import print_grid
+from nas.commands.options import Overrides, Storage
 
 PANEL = "Studies"
 app = typer.Typer()

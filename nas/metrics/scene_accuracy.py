@@ -84,7 +84,7 @@ class SceneAccuracy(Metric):
                 self._count(_column(atom), answers)
 
     def _count(self, column: str, answers: Sequence[bool]) -> None:
-        if answers:
+        if answers and column in self.columns:
             index = self.columns.index(column)
             self.right[index] += sum(answers)
             self.asked[index] += len(answers)

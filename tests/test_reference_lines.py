@@ -1,0 +1,138 @@
+"""What is no trial, scored as trials are: pictures and networks whose scores say what a trial's are worth."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from nas import line_scores, reference_lines, settings, trial
+from nas.bench import fresh
+from nas.pictures import read_grid
+from nas.reference_lines import Line
+from nas.seeds import trial_seed
+from nas.space import SearchSpace
+
+STUDY = """
+name: tiny
+space: mobilediffusion
+dataset: {name: emoji, limit: 24}
+proxy: {width_divisor: 32}
+training: {images_seen: 16, batch: 8}
+sampling: {steps: 2}
+evaluation: {images: 6}
+metrics: [clip_score]
+search: {trials: 8, minimise: [denoising_loss], maximise: [clip_score]}
+stopping: {rungs: [0.5, 1.0]}
+"""
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The lines of a tiny study, with the bench they were measured on and the run's folder."""
+    root = tmp_path_factory.mktemp("lines")
+    (root / "study.yaml").write_text(STUDY)
+    study = settings.load(root)
+    trial.start_worker(study, root / ".cache", 1)
+    base = SearchSpace.load(study.space).base
+    run = root / "tiny" / "now"
+    run.mkdir(parents=True)
+    found = line_scores.measure(run, {}, base.to_dict(), True)
+    (run / reference_lines.FILE).write_text(json.dumps(found))
+    return trial.bench(), base, run
+
+
+def clip_score(bench, images, captions):
+    judge = bench.metrics[0].judge
+    return float(100 * (judge.images(images) * judge.captions(captions)).sum(1).double().mean())
+
+
+def test_pictures_are_scored_with_their_captions_and_lose_what_the_autoencoder_loses(measured):
+    bench, _, run = measured
+    lines = reference_lines.read(run)
+    assert list(lines) == ["real", "held_out", "autoencoded", "base", "untrained"]
+    batches = list(bench.images("train"))
+    pictures = torch.cat([batch.images for batch in batches])
+    captions = [caption for batch in batches for caption in batch.captions]
+    rows = bench.rows.tolist()
+    assert [captions[row] for row in rows] == bench.drawn[0]
+    assert lines["real"]["clip_score"] == pytest.approx(clip_score(bench, pictures[rows], bench.drawn[0]), rel=1e-5)
+    copies = bench.autoencoder.decode(bench.autoencoder.encode(pictures[rows]))
+    assert lines["autoencoded"]["clip_score"] == pytest.approx(clip_score(bench, copies, bench.drawn[0]), rel=1e-3)
+    assert lines["real"]["denoising_loss"] is None and lines["real"]["macs"] is None
+    for name, tiles in (("real", 6), ("autoencoded", 6), ("untrained", 6), ("base", 6)):
+        grid = read_grid(reference_lines.picture(run, name))
+        assert grid.columns * grid.rows >= tiles, name
+    assert not reference_lines.picture(run, "held_out").exists()  # other captions than those of the grids
+
+
+def test_networks_are_scored_as_trials_are(measured, tmp_path):
+    bench, base, run = measured
+    lines = reference_lines.read(run)
+    seed = trial_seed(bench.study.seed, base.key, 0)
+    job = trial.Job(0, base.to_dict(), seed, 1, 16, True, tmp_path)
+    assert lines["base"].scores == trial.run_on(bench, job)["rung"]["metrics"]
+    network = fresh(bench.scaled(base.to_dict()), seed).eval()
+    schedule = bench.objective(network, seed).schedule_config
+    losses = bench.denoising_losses(network, schedule)
+    assert lines["untrained"]["denoising_loss"] == pytest.approx(sum(losses) / len(losses))
+    assert lines["untrained"]["macs"] == base.cost(64, 77).macs
+
+
+def test_equal_conditions_are_measured_once(measured, tmp_path, monkeypatch):
+    bench, base, run = measured
+    monkeypatch.setattr(type(bench), "rate", None)
+    again = line_scores.measure(tmp_path, {}, base.to_dict(), True)
+    assert again == json.loads((run / reference_lines.FILE).read_text())
+    assert reference_lines.picture(tmp_path, "real").is_file()
+    with pytest.raises(TypeError):  # other conditions are measured afresh
+        line_scores.measure(tmp_path, {"evaluation.images": 5}, base.to_dict(), False)
+
+
+def test_too_few_held_out_pictures_are_no_line(measured):
+    bench, _, _ = measured
+    assert line_scores._held_out(bench.variant({"evaluation.images": 24})) != {}
+    assert line_scores._held_out(bench.variant({"dataset.limit": 25, "evaluation.split": "held_out"})) == {}
+
+
+def lines(**scores):
+    return {name: Line(name, "", values) for name, values in scores.items()}
+
+
+WORLD = lines(
+    untrained={"fid": 4000.0, "clip_score": 0.0, "loss": 0.9}, autoencoded={"fid": 1000.0, "clip_score": 60.0}
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "sense", "value", "come"),
+    [
+        ("fid", "minimise", 4000.0, 0.0),
+        ("fid", "minimise", 1750.0, 0.75),
+        ("fid", "minimise", 4300.0, -0.1),
+        ("clip_score", "maximise", 30.0, 0.5),
+        ("loss", "minimise", 0.45, 0.5),  # copies have no loss: the way ends at zero
+        ("other", "minimise", 1.0, None),
+        ("clip_score", "minimise", 30.0, None),  # copies are no better than untrained
+    ],
+)
+def test_the_way_from_untrained_to_the_copies(column, sense, value, come):
+    found = reference_lines.way(column, sense, value, WORLD)
+    assert found is None if come is None else math.isclose(found, come, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fids", "clips", "learnt"),
+    [
+        ([3571.0, 3751.0], [2.0, 5.0], False),  # noise
+        ([3571.0, 2900.0], [2.0, 5.0], True),
+        ([3571.0, 3751.0], [2.0, 25.0], True),
+        ([], [], None),
+    ],
+)
+def test_nothing_was_learnt_where_no_trial_has_come_a_third_of_the_way(fids, clips, learnt):
+    table = pd.DataFrame({"fid": fids, "clip_score": clips, "macs": [1.0] * len(fids), "state": "complete"})
+    goals = {"fid": "minimise", "clip_score": "maximise", "macs": "minimise"}
+    assert reference_lines.learnt(table, goals, WORLD) is learnt
+    assert reference_lines.learnt(table, goals, {}) is None
