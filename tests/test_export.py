@@ -170,7 +170,7 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch, f
     with pytest.raises(
         InputError, match=rf"format onnx: decoder in fp32 differs from PyTorch by {error} .* at most 0\.001"
     ):
-        export._graphs(model, format_onnx, tmp_path, "onnx", "fp32", [])
+        export._graphs(model, format_onnx, tmp_path, "onnx", "fp32", [], print)
 
 
 def test_an_operator_that_onnx_lacks_is_named_with_its_block(tmp_path):
