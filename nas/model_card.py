@@ -194,12 +194,14 @@ def _program(alone: Mapping[str, Any]) -> str:
         )
     if carried["reader"] == "draw.py":
         read = (
-            f"`{carried['file']}` is CLIP's byte-pair tokenizer in Hugging Face's format; draw.py reads it by itself. What "
-            "nas mends in a caption before, by the package ftfy, is not in it: letters that were decoded wrongly, ligatures, "
-            "full-width letters."
+            f"`{carried['file']}` is CLIP's byte-pair tokenizer in Hugging Face's format; draw.py reads it by itself."
         )
     else:
-        read = f"`{carried['file']}` is the text encoder's tokenizer, which is read by the package `tokenizers`."
+        read = f"`{carried['file']}` is the text encoder's tokenizer, which the package `tokenizers` reads."
+    read += (
+        " Letters that were decoded wrongly, ligatures and full-width letters are read as they are; in nas, open_clip's "
+        "encoders have the package ftfy mend them first."
+    )
     if not networks:
         return f"{read} A program that draws needs graphs: `nas export --format onnx`."
     packages = {name.split()[0] for name in networks}
