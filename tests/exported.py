@@ -97,16 +97,14 @@ ALONE = """
 import json, runpy, sys
 sys.path[:0] = json.loads(sys.argv[5])
 
-class Only:
-    def __init__(self, names):
-        self.names = {*sys.stdlib_module_names, *names}
-
+class Fence:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in self.names:
+        package = name.partition(".")[0]
+        if package in without or only and package not in {*only, *sys.stdlib_module_names}:
             raise ModuleNotFoundError(f"{name} is not to be needed")
 
-folder, captions, asked, names = sys.argv[1], *map(json.loads, sys.argv[2:5])
-sys.meta_path.insert(0, Only(names))
+folder, captions, asked, (only, without) = sys.argv[1], *map(json.loads, sys.argv[2:5])
+sys.meta_path.insert(0, Fence())
 draw = runpy.run_path(f"{folder}/draw.py")["draw"]
 import numpy
 numpy.savez(f"{folder}/found.npz", *(draw(captions, **how) for how in asked))
@@ -115,12 +113,13 @@ runpy.run_path(f"{folder}/draw.py", run_name="__main__")
 """
 
 
-def drawn_alone(folder, captions, asked, packages):
-    """What an export's draw.py draws in a process that can import only these packages and the standard library: an array for
-    each of `asked` (what `draw` is told), and drawn.png in the folder for the first one's seed.
+def drawn_alone(folder, captions, asked, only=(), without=()):
+    """What an export's draw.py draws in a process that can import `only` these packages and the standard library, or all but
+    those `without` which it must do: an array for each of `asked` (what `draw` is told), and drawn.png in the folder for the
+    first one's seed.
     """
     places = [path for path in sys.path if path and not path.startswith(str(ROOT))]
-    given = [str(folder), *map(json.dumps, (captions, asked, packages, places))]
+    given = [str(folder), *map(json.dumps, (captions, asked, [only, without], places))]
     ended = subprocess.run([sys.executable, "-I", "-c", ALONE, *given], cwd=folder, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-3000:]
     with np.load(folder / "found.npz") as found:

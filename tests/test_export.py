@@ -64,7 +64,7 @@ def test_a_folder_draws_alone(model, tmp_path):
     folder = tmp_path / "elsewhere"
     shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.yaml", "proxy"))
     captions, asked = [*exported.CAPTIONS, "a sun it\u2019s"], [{"seed": 3}, {"seed": -1, "steps": 5, "guidance": 1.0}]
-    found = exported.drawn_alone(folder, captions, asked, ("numpy", "PIL", "onnxruntime"))
+    found = exported.drawn_alone(folder, captions, asked, only=("numpy", "PIL", "onnxruntime"))
     plain = drawing.load(model, "pytorch")
     for how, pictures_ in zip(asked, found, strict=True):
         expected = plain.draw(captions, **how).permute(0, 2, 3, 1).numpy()

@@ -39,7 +39,7 @@ def export(
 ) -> None:
     """Write one trial's architecture at deploy scale, its proxy with trained weights, and both for other runtimes.
 
-    Every graph is compared with PyTorch on the spot; README.md is a model card.
+    Every graph is compared with PyTorch on the spot; README.md is a model card. draw.py draws from the folder without nas.
 
     Examples:
 
