@@ -3,7 +3,7 @@ PYTHON ?= python3
 STUDY ?= studies/quickstart/study.yaml
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: run test check docs setup clean
+.PHONY: run test check notebooks docs setup clean
 
 run: .venv/ready
 	.venv/bin/nas run $(STUDY) $(ARGS)
@@ -15,6 +15,10 @@ check: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# The notebooks, executed into runs/notebooks; notebooks/ stays as it is.
+notebooks: .venv/ready
+	OMP_NUM_THREADS=1 .venv/bin/python notebooks/execute.py $(ARGS)
 
 # The pages of docs/ and what is generated from the code, as a site that opens from the disk: site/index.html.
 docs: .venv/docs

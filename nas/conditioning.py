@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from nas.tokenizer_file import TokenizerFile
+
 SHIPPED = Path(__file__).parent / "assets" / "text"
 
 
@@ -71,6 +73,10 @@ class TextEncoder(Protocol):
 
     def token_count(self, caption: str) -> int:
         """Tokens of the whole caption, start and end among them; what goes beyond `length` is not read."""
+        ...
+
+    def tokenizer_file(self) -> TokenizerFile | None:
+        """What `tokenise` does, as a file for other programs; None where no such file says it."""
         ...
 
 
@@ -127,6 +133,13 @@ class MiniLm:
 
     def token_count(self, caption: str) -> int:
         return len(self.tokenizer(caption)["input_ids"])
+
+    def tokenizer_file(self) -> TokenizerFile | None:
+        from nas import tokenizer_file
+
+        return tokenizer_file.of_hugging_face(
+            self.tokenizer, self.length, lambda captions: self.tokenise(captions)["input_ids"].tolist()
+        )
 
 
 def _minilm_folder() -> Path:
@@ -186,3 +199,8 @@ class OpenClip:
     def token_count(self, caption: str) -> int:
         inner = getattr(self.tokenizer, "tokenizer", None)  # open_clip's wrapper around a Hugging Face tokenizer
         return len(inner(caption)["input_ids"]) if inner is not None else len(self.tokenizer.encode(caption)) + 2
+
+    def tokenizer_file(self) -> TokenizerFile | None:
+        from nas import tokenizer_file
+
+        return tokenizer_file.of_open_clip(self.tokenizer)

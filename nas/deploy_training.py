@@ -36,6 +36,7 @@ from nas import (
     model_card,
     recipe,
     stages,
+    standalone,
     training,
 )
 from nas.backbones import Proxy
@@ -233,8 +234,8 @@ def write(made: Job, network: nn.Module, frozen: Frozen, stage: int) -> None:
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     save_file(weights, folder / "weights.safetensors", {"images_seen": str(images)})
     export.write_yaml(folder / "config.yaml", config.to_dict())
-    pipeline = {section: made.settings()[section] for section in PIPELINE}
-    export.write_yaml(made.out / "pipeline.yaml", {**pipeline, "image_size": size})
+    pipeline = {**{section: made.settings()[section] for section in PIPELINE}, "image_size": size}
+    export.write_yaml(made.out / "pipeline.yaml", pipeline)
     side = size // frozen.autoencoder.factor
     deploy = {
         "from": {"trained": made.name},
@@ -246,15 +247,11 @@ def write(made: Job, network: nn.Module, frozen: Frozen, stage: int) -> None:
         "seed": made.recipe.seed,
     }
     export.write_yaml(made.out / "deploy.yaml", deploy)
-    manifest = {
-        "version": drawing.VERSION,
-        "formats": {
-            "safetensors": {
-                "fp32": {"networks": {"denoiser": export.entry_of(made.out, folder / "weights.safetensors")}}
-            }
-        },
-        "latents": [frozen.autoencoder.channels, side, side],
-    }
+    latents = (frozen.autoencoder.channels, side, side)
+    held = {"denoiser": export.entry_of(made.out, folder / "weights.safetensors")}
+    formats = {"safetensors": {"fp32": {"networks": held}}}
+    standalone.write(made.out, frozen.encoder, latents, pipeline, formats)
+    manifest = {"version": drawing.VERSION, "formats": formats, "latents": list(latents)}
     export.write_yaml(made.out / drawing.MANIFEST, manifest)
     write_card(made.out)
 
@@ -264,7 +261,7 @@ def write_card(out: Path) -> None:
     deploy, settings = (yaml.safe_load((out / name).read_text(encoding="utf-8")) for name in ("deploy.yaml", SETTINGS))
     with (out / LOG).open(newline="", encoding="utf-8") as file:
         log = list(csv.DictReader(file))
-    text = model_card.trained(deploy, settings, drawing.read(out), log)
+    text = model_card.trained(deploy, settings, drawing.read(out), log, standalone.read(out))
     (out / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from nas.graphs import Graph
     from nas.sampling import Plan
 
-VERSION = 2  # of the folder; another version is refused. 1: pipeline.yaml of a study's export had no image_size
+VERSION = 3  # of the folder. 2 had no draw.json; 1, which is refused, no image_size in a study's pipeline.yaml
+READ = (2, VERSION)
 MANIFEST = "export.yaml"
 PROXY, TRAINED = "proxy", "network"  # where the weights are: of a study's trial, and of `nas train`
 PYTORCH = "pytorch"  # the runtime of `safetensors`
@@ -63,10 +64,10 @@ class Drawer:
         """
         import torch
 
-        from nas.training import stream_seed
+        from nas.seeds import Noise
 
-        generators = (torch.Generator().manual_seed(stream_seed(seed, index)) for index in range(len(captions)))
-        noise = torch.stack([torch.randn(self.latents, generator=generator) for generator in generators])
+        drawn = (Noise.of_picture(seed, index).draw(self.latents) for index in range(len(captions)))
+        noise = torch.stack([torch.from_numpy(one) for one in drawn])
         plan = self.plan.changed(steps, guidance)
         latents = self.sample(noise, self.encode(captions), plan)
         pictures = self.decode(latents)
@@ -106,26 +107,33 @@ class Model:
     def drawer(self, networks: Mapping[str, Network] | None = None) -> Drawer:
         """It on its own runtime, or on another one that holds the networks."""
         from nas.sampling import Plan
-        from nas.settings import Entry
 
-        entry = Entry(**self.pipeline["objective"])
-        schedule = menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives"))
         own = {graph.name: graph.run for graph in self.graphs}
         plan = Plan(**self.pipeline["sampling"])
-        return Drawer(networks or own, self.encoder, self.latents, plan, dict(schedule.config))
+        return Drawer(networks or own, self.encoder, self.latents, plan, schedule(self.pipeline))
+
+
+def schedule(pipeline: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration of the noise schedule that a denoiser was trained with."""
+    from nas.settings import Entry
+
+    entry = Entry(**pipeline["objective"])
+    return dict(menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives")).config)
 
 
 def model(network: nn.Module, pipeline: dict[str, Any]) -> Model:
     """A denoiser with the frozen models its pipeline names, for pictures of the size it was trained on (`image_size`)."""
-    from nas import conditioning, graphs
+    from nas import conditioning, graphs, wiring
     from nas.settings import Entry
 
     encoder = conditioning.load(conditioning.Settings(**pipeline["conditioning"]))
     entry = Entry(**pipeline["autoencoder"])
     autoencoder = menu.pick("autoencoders", entry.name).load(entry.settings("autoencoders"))
     side = pipeline["image_size"] // autoencoder.factor
+    latents = (autoencoder.channels, side, side)
+    notes = wiring.notes(wiring.table(encoder, latents, pipeline["image_size"]), schedule(pipeline))
     made = graphs.of_pipeline(network, encoder, autoencoder, side)
-    return Model(pipeline, made, encoder, (autoencoder.channels, side, side))
+    return Model(pipeline, tuple(replace(graph, notes=notes[graph.name]) for graph in made), encoder, latents)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -137,9 +145,10 @@ def read(folder: Path) -> dict[str, Any]:
         manifest = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {brief(error)}") from None
-    if manifest.get("version") != VERSION:
+    if manifest.get("version") not in READ:
         raise InputError(
-            f"{path}: version {manifest.get('version')}, and this nas reads version {VERSION}; export the run again"
+            f"{path}: version {manifest.get('version')}, and this nas reads versions {', '.join(map(str, READ))}; "
+            "export the run again"
         )
     return manifest
 
@@ -209,20 +218,17 @@ def load(folder: Path, runtime: str = "auto", precision: str | None = None, thre
 def _on_runtime(folder: Path, form: str, precision: str, pipeline: dict[str, Any], threads: int | None) -> Drawer:
     from nas import conditioning, exporters
     from nas.sampling import Plan
-    from nas.settings import Entry
 
     manifest = read(folder)
     (module,) = exporters.require([form])
     held = manifest["formats"][form][precision]["networks"]
     files = {part: folder / entry["file"] for part, entry in held.items()}
-    entry = Entry(**pipeline["objective"])
-    schedule = menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives"))
     return Drawer(
         {part: module.load(path, threads) for part, path in files.items()},
         conditioning.load(conditioning.Settings(**pipeline["conditioning"])),
         tuple(manifest["latents"]),
         Plan(**pipeline["sampling"]),
-        dict(schedule.config),
+        schedule(pipeline),
     )
 
 

@@ -7,19 +7,20 @@ runtimes, each compared with PyTorch before the export counts as done.
     study.yaml       every setting of its training and scoring, for `nas verify`
     proxy/           config.yaml, weights.safetensors
     onnx/, ...       text_encoder, denoiser and decoder as graphs
+    draw.py, ...     how to draw without nas (`nas.standalone`)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas import drawing, exporters, menu, model_card, picking, results, verify
+from nas import drawing, exporters, menu, model_card, picking, results, standalone, verify
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nas.exporters import Network
     from nas.settings import Study
 
+Say = Callable[[str], None]
 PIPELINE = ("conditioning", "autoencoder", "sampling", "objective")  # sections of the study a drawing depends on
 FILES = ("yaml", "safetensors")  # formats without a graph
 CARD = "README.md"
@@ -97,11 +99,12 @@ def export(
     formats: Sequence[str] = FILES,
     precisions: Sequence[str] = ("fp32",),
     quantised: bool = False,
+    say: Say = lambda line: None,
 ) -> Path:
     """Write the picked trial to a folder and return it; `deploy.yaml` and the model card are always there.
 
     `quantised`: also as 8-bit integers, in the formats that have them, with size, speed and the study's own scores before
-    and after.
+    and after. `say` is told what is done, before it is.
 
     Raises InputError when the pick or a format is not there, when the folder holds anything but an export, and when a
     format's networks differ from PyTorch's by more than TOLERANCE.
@@ -120,19 +123,18 @@ def export(
     manifest: dict[str, Any] = {"version": drawing.VERSION, "nas": _version(), "formats": {}}
     if "safetensors" in formats:
         manifest["formats"]["safetensors"] = _proxy(picked, folder)
-    if modules:
+    if manifest["formats"] or modules:
+        say(f"loading trial {picked.record['trial']}, its text encoder and its autoencoder")
         model = drawing.model(_network(picked), picked.pipeline)
         manifest["latents"] = list(model.latents)
-        for name, module in modules.items():
-            manifest["formats"][name] = {
-                precision: _graphs(model, module, folder, name, precision, _captions(run))
-                for precision in precisions
-                if precision in module.PRECISIONS
-            }
+        _add_graphs(manifest, model, modules, precisions, folder, _captions(run), say)
         if quantised:
             from nas.bench import Bench
 
-            int8.add(manifest, model, modules, folder, Bench(picked.study, picked.run.cache), _captions(run))
+            say("int8: preparing the study's data and metrics")
+            bench = Bench(picked.study, picked.run.cache)
+            int8.add(manifest, model, modules, folder, bench, _captions(run), say)
+        standalone.write(folder, model.encoder, model.latents, model.pipeline, manifest["formats"])
     write_yaml(folder / drawing.MANIFEST, manifest)
     write_card(folder, picked)
     return folder
@@ -147,18 +149,29 @@ def _emptied(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     held = {path.name for path in folder.iterdir()}
     if "deploy.yaml" in held:  # the first file of an export
-        held -= {"deploy.yaml", "pipeline.yaml", "study.yaml", drawing.PROXY, *menu.names("exporters")}
+        held -= {
+            "deploy.yaml",
+            "pipeline.yaml",
+            "study.yaml",
+            drawing.PROXY,
+            *standalone.FILES,
+            *menu.names("exporters"),
+        }
     strange = held & {drawing.TRAINED} if drawing.MANIFEST in held else held
     if strange:
         raise InputError(
             f"--to {folder}: holds {min(strange)!r} and is no trial's export; expected a new folder, or such a one"
         )
-    for name in (drawing.MANIFEST, CARD):
+    for name in (drawing.MANIFEST, CARD, *standalone.FILES):
         (folder / name).unlink(missing_ok=True)
 
 
 def add_formats(
-    folder: Path, formats: Sequence[str], precisions: Sequence[str] = ("fp32",), quantised: bool = False
+    folder: Path,
+    formats: Sequence[str],
+    precisions: Sequence[str] = ("fp32",),
+    quantised: bool = False,
+    say: Say = lambda line: None,
 ) -> Path:
     """Write the graphs of a network that `nas train` trained beside its weights; return the folder.
 
@@ -171,11 +184,11 @@ def add_formats(
         raise InputError(f"--quantise int8: {folder} is no trial of a study, whose scores would tell what int8 costs")
     manifest = drawing.read(folder)
     pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text(encoding="utf-8"))
+    say("loading the network, its text encoder and its autoencoder")
     model = drawing.model(drawing.load_network(folder), pipeline)
-    for name, module in modules.items():
-        chosen = [precision for precision in precisions if precision in module.PRECISIONS]
-        made = {one: _graphs(model, module, folder, name, one, TRIED) for one in chosen}
-        manifest["formats"][name] = {**manifest["formats"].get(name, {}), **made}
+    _add_graphs(manifest, model, modules, precisions, folder, TRIED, say)
+    standalone.write(folder, model.encoder, model.latents, pipeline, manifest["formats"])
+    manifest["version"] = drawing.VERSION
     write_yaml(folder / drawing.MANIFEST, manifest)
     deploy_training.write_card(folder)
     return folder
@@ -216,8 +229,24 @@ def _proxy(picked: Picked, folder: Path) -> dict[str, Any]:
     return {"fp32": {"networks": {"denoiser": entry_of(folder, target)}}}
 
 
+def _add_graphs(
+    manifest: dict[str, Any],
+    model: drawing.Model,
+    modules: Mapping[str, ModuleType],
+    precisions: Sequence[str],
+    folder: Path,
+    captions: Sequence[str],
+    say: Say,
+) -> None:
+    """Write every format in every precision it has, and list them in the manifest."""
+    for name, module in modules.items():
+        chosen = [precision for precision in precisions if precision in module.PRECISIONS]
+        made = {one: _graphs(model, module, folder, name, one, captions, say) for one in chosen}
+        manifest["formats"][name] = {**manifest["formats"].get(name, {}), **made}
+
+
 def _graphs(
-    model: drawing.Model, module: ModuleType, folder: Path, name: str, precision: str, captions: Sequence[str]
+    model: drawing.Model, module: ModuleType, folder: Path, name: str, precision: str, captions: Sequence[str], say: Say
 ) -> dict[str, Any]:
     """Write the three networks in one format, and compare each, and the pictures they draw together, with PyTorch."""
     from nas import graphs
@@ -225,6 +254,7 @@ def _graphs(
     networks: dict[str, Network] = {}
     entries: dict[str, Any] = {}
     for graph in model.graphs:
+        say(f"{name} {precision}: {graph.name.replace('_', ' ')}, written and compared with PyTorch")
         stem = graph.name if precision == "fp32" else f"{graph.name}.{precision}"
         path = module.write(graph, folder / name / stem, precision)
         entries[graph.name] = entry_of(folder, path)
@@ -243,6 +273,7 @@ def _graphs(
             )
     described: dict[str, Any] = {"networks": entries, "tolerance": TOLERANCE[precision]}
     if len(networks) == len(entries):
+        say(f"{name} {precision}: {len(captions)} pictures, drawn here and with PyTorch")
         described["pictures"] = compare_pictures(model.drawer(), model.drawer(networks), captions)
         if not described["pictures"]["mean_difference"] <= PICTURE_TOLERANCE[precision]:
             raise InputError(f"format {name}: pictures in {precision} differ from PyTorch's: {described['pictures']}")
@@ -311,7 +342,7 @@ def write_card(folder: Path, picked: Picked) -> None:
     """Write README.md again from the folder's own files."""
     manifest = drawing.read(folder)
     deploy = yaml.safe_load((folder / "deploy.yaml").read_text(encoding="utf-8"))
-    text = model_card.text(deploy, picked.record, picked.resolved, manifest)
+    text = model_card.text(deploy, picked.record, picked.resolved, manifest, standalone.read(folder))
     (folder / CARD).write_text(text, encoding="utf-8")
 
 

@@ -10,8 +10,8 @@ Everything that leaves PyTorch (export formats, latency on other runtimes) start
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ class Graph:
     outputs: tuple[str, ...]
     draw: Callable[[int, torch.Generator], Tensors]
     """Random inputs of a batch size, reproducible."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What a file of it says of itself, in formats with room for that (`nas.wiring.notes`)."""
 
     def random_inputs(self, batch: int, seed: int = 0) -> Tensors:
         """Inputs to compare runtimes on."""

@@ -14,6 +14,7 @@ from nas.errors import InputError
 if TYPE_CHECKING:
     from nas.bench import Bench
     from nas.drawing import Model
+    from nas.export import Say
     from nas.exporters import Network
     from nas.graphs import Graph, Tensors
     from nas.quantise import Calibration
@@ -40,16 +41,19 @@ def add(
     folder: Path,
     bench: Bench,
     captions: Sequence[str],
+    say: Say,
 ) -> None:
     """Quantise what `manifest` lists in fp32, and list that too; a format without int8 gets a note. All formats are calibrated
     with the same inputs; `captions` are drawn with PyTorch and in 8 bits. Raises InputError when an output is not finite.
     """
-    calibration = quantise.recorded(model.drawer(), quality.calibration_captions(bench), seed=1)
+    calibrating = quality.calibration_captions(bench)
+    say(f"int8: {len(calibrating)} captions, drawn to see the ranges of activations")
+    calibration = quantise.recorded(model.drawer(), calibrating, seed=1)
     for name, module in chosen.items():
         if name in formats():
             held = manifest["formats"][name]
             plain = held["fp32"]["networks"]
-            held[quantise.PRECISION] = _quantised(model, module, plain, folder, bench, calibration, captions)
+            held[quantise.PRECISION] = _quantised(model, module, plain, folder, bench, calibration, captions, say)
         else:
             manifest.setdefault("notes", []).append(f"{name} has no int8 here; it holds {', '.join(module.PRECISIONS)}")
 
@@ -62,13 +66,16 @@ def _quantised(
     bench: Bench,
     calibration: Calibration,
     captions: Sequence[str],
+    say: Say,
 ) -> dict[str, Any]:
     """One format's files in 8 bits beside those in fp32, as the manifest describes them."""
     files = {part: folder / entry["file"] for part, entry in plain.items()}
     before = model.drawer({part: module.load(path) for part, path in files.items()})
     networks: dict[str, Network] = {}
     entries: dict[str, Any] = {}
+    name = f"{module.RUNTIME} {quantise.PRECISION}"
     for graph in model.graphs:
+        say(f"{name}: {graph.name.replace('_', ' ')}, quantised, compared and timed")
         path, method, inputs = files[graph.name], quantise.METHODS[graph.name], calibration[graph.name]
         target = path.with_name(f"{graph.name}.{quantise.PRECISION}{path.suffix}")
         small = module.quantise(graph, path, target, method, inputs)
@@ -81,6 +88,7 @@ def _quantised(
             "speed_ratio": quality.speed_ratio(before.networks[graph.name], network, inputs[-1]),
         }
     after = model.drawer(networks)
+    say(f"{name}: {len(bench.drawn[2])} pictures, drawn and scored in fp32 and in int8")
     scores = {"fp32": quality.scores(bench, before), quantise.PRECISION: quality.scores(bench, after)}
     return {
         "networks": entries,

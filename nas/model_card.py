@@ -8,18 +8,28 @@ from typing import Any
 
 from nas import menu
 
+RUNTIMES = {"onnx": "onnxruntime", "executorch": "executorch (with its torch)"}  # of formats that draw.py loads
+PREDICTED = {
+    "v": "The network predicts v = a e - s x_0, so that x_0 = a x_t - s v.",
+    "epsilon": "The network predicts e, so that x_0 = (x_t - s e) / a.",
+}
 UNKNOWN_LICENCE = "Not recorded: ask whoever supplied the pictures before publishing these weights."
 
 
 def text(
-    deploy: Mapping[str, Any], record: Mapping[str, Any], resolved: Mapping[str, Any], manifest: Mapping[str, Any]
+    deploy: Mapping[str, Any],
+    record: Mapping[str, Any],
+    resolved: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    alone: Mapping[str, Any] | None,
 ) -> str:
-    """The card as Markdown, from what an export's files and its run say."""
+    """The card as Markdown, from what an export's files and its run say; `alone` is its draw.json, where it has one."""
     sections = [
         _head(deploy, resolved),
         "## Scores\n\n" + _scores(deploy),
         "## Cost\n\n" + _costs(record, resolved),
         "## Files\n\n" + _files(manifest),
+        *_without_nas(alone),
         "## Training\n\n" + _training(deploy, resolved),
         "## Licence of the training data\n\n" + licence(resolved["dataset"]["name"]),
         "## Limits\n\n" + _limits(resolved),
@@ -32,8 +42,9 @@ def trained(
     settings: Mapping[str, Any],
     manifest: Mapping[str, Any],
     log: Sequence[Mapping[str, Any]],
+    alone: Mapping[str, Any] | None,
 ) -> str:
-    """The card of a network that `nas train` trained, from its folder's own files."""
+    """The card of a network that `nas train` trained, from its folder's own files; `alone` is its draw.json."""
     stages = deploy["stages"]
     scale = "deploy scale" if settings["width_divisor"] == 1 else f"every width divided by {settings['width_divisor']}"
     head = [
@@ -53,6 +64,7 @@ def trained(
                 "## Training\n\n" + _stages(settings, log, stages),
                 "## Cost\n\n" + _table(["one call", "as trained"], costs, ("left", "right")),
                 "## Files\n\n" + _files(manifest),
+                *_without_nas(alone),
                 "## Licence of the training data\n\n" + licence(settings["dataset"]["name"]),
                 "## Limits\n\nNot scored: nas train reports the training loss only.",
             ]
@@ -138,6 +150,67 @@ def _files(manifest: Mapping[str, Any]) -> str:
     table = _table(["file", "network", "format", "precision", "MB", "error"], rows)
     about = "*error*: largest difference from PyTorch over the largest output on random inputs; in int8 on what calibrated it."
     return "\n\n".join(filter(None, [table, about, "\n".join(notes)]))
+
+
+def _without_nas(alone: Mapping[str, Any] | None) -> list[str]:
+    """The section on drawing from the folder alone, from its draw.json."""
+    if alone is None:
+        return []
+    plan, schedule = alone["sampling"], alone["schedule"]
+    rows = [
+        [
+            network,
+            side.removesuffix("s"),
+            f"`{one['name']}`",
+            " x ".join(map(str, one["shape"])),
+            one["dtype"],
+            one[way],
+        ]
+        for network, sides in alone["tensors"].items()
+        for side, way in (("inputs", "from"), ("outputs", "to"))
+        for one in sides[side]
+    ]
+    heads = ["network", "side", "tensor", "shape", "type", "comes from, goes to"]
+    told = [
+        "## Drawing without nas",
+        _program(alone),
+        _table(heads, rows),
+        "The batch is free in ONNX files, and 1 in ExecuTorch's and Core ML's.",
+        f"`draw.json` holds this table, the plan (`{plan['solver']}`, {plan['steps']} steps, guidance {plan['guidance']:g}) "
+        f"and the noise: `alphas_cumprod[t]` is a^2 of x_t = a x_0 + s e with a^2 + s^2 = 1, at the times t = 0 .. "
+        f"{len(schedule['alphas_cumprod']) - 1}; the plan asks about `times`. {PREDICTED[schedule['prediction']]} Guidance "
+        f"w takes null + w (prediction - null), where null is the prediction for the empty caption (`unconditional`).",
+    ]
+    return ["\n\n".join(told)]
+
+
+def _program(alone: Mapping[str, Any]) -> str:
+    """How a caption becomes numbers here, and which program draws."""
+    carried, networks = alone.get("tokenizer"), alone["networks"]
+    if carried is None:
+        return (
+            "There is no draw.py here: what the text encoder's tokenizer does cannot be said in a tokenizer.json. Captions have "
+            "to become `input_ids` as in the encoder's own package."
+        )
+    if carried["reader"] == "draw.py":
+        read = (
+            f"`{carried['file']}` is CLIP's byte-pair tokenizer in Hugging Face's format; draw.py reads it by itself."
+        )
+    else:
+        read = f"`{carried['file']}` is the text encoder's tokenizer, which the package `tokenizers` reads."
+    read += (
+        " Letters that were decoded wrongly, ligatures and full-width letters are read as they are; in nas, open_clip's "
+        "encoders have the package ftfy mend them first."
+    )
+    if not networks:
+        return f"{read} A program that draws needs graphs: `nas export --format onnx`."
+    packages = {name.split()[0] for name in networks}
+    runtimes = [words for name, words in RUNTIMES.items() if name in packages]
+    needs = ["numpy", "Pillow", *(["tokenizers"] if carried["reader"] == "tokenizers" else []), " or ".join(runtimes)]
+    return (
+        '    python draw.py "a caption" --seed 1 --out drawn.png\n\n'
+        f"needs {', '.join(needs[:-1])} and {needs[-1]}, and draws what `nas sample` draws with the seed. {read}"
+    )
 
 
 def _table(heads: list[str], rows: list[list[str]], align: tuple[str, ...] | None = None) -> str:

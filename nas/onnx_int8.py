@@ -41,7 +41,7 @@ def write(source: Path, target: Path, method: Method, calibration: Sequence[tupl
                 quantize_static(prepared, made, reader, QuantFormat.QDQ, activation_type=QuantType.QUInt8, **common)
         except Exception as error:  # onnxruntime raises many kinds
             raise InputError(f"--quantise: {source}: onnxruntime cannot quantise it: {brief(error)}") from None
-        _save_stripped(made, target)
+        _save_stripped(made, target, source)
     return target
 
 
@@ -77,11 +77,14 @@ def _prepared(source: Path, scratch: Path, beside: bool) -> Path:
     return prepared
 
 
-def _save_stripped(made: Path, target: Path) -> None:
-    """Save without what the exporter and the quantiser noted down."""
+def _save_stripped(made: Path, target: Path, source: Path) -> None:
+    """Save with what `source` says of itself, and without what the quantiser noted down."""
     import onnx
 
-    model = onnx.load(made)
+    model, plain = onnx.load(made), onnx.load(source, load_external_data=False)
+    model.graph.name = plain.graph.name
+    del model.metadata_props[:]
+    model.metadata_props.extend(plain.metadata_props)
     del model.graph.value_info[:]
     for node in model.graph.node:
         del node.metadata_props[:]

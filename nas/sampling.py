@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from nas.conditioning import Text
 from nas.errors import InputError
+from nas.seeds import Noise
 
 MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
+ONE_STEP = ("one_step", "renoise")  # solvers of generators that predict clean latents from noise
 Denoiser = Callable[[Tensor, Tensor, Text], Tensor]  # latents (B, C, H, W), times (B,), text -> prediction
 
 
@@ -35,7 +38,7 @@ class Plan(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_step_defaults(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("solver") not in ("one_step", "renoise"):
+        if not isinstance(given, dict) or given.get("solver") not in ONE_STEP:
             return given
         return {"guidance": 1.0} | ({"steps": 1} if given["solver"] == "one_step" else {}) | given
 
@@ -78,10 +81,10 @@ def sample(
     Deterministic: the noise is the only randomness, and rows are independent.
     """
     predict = _guided(network, plan, text, null, len(noise))
-    if plan.solver in ("one_step", "renoise"):
-        return _renoise(predict, plan.steps, schedule_config, noise)
+    if plan.solver in ONE_STEP:
+        return _renoise(predict, plan, schedule_config, noise)
     solver = _solver(plan, schedule_config)
-    solver.set_timesteps(plan.steps, device=noise.device)
+    solver.set_timesteps(timesteps=times(plan, schedule_config["num_train_timesteps"]), device=noise.device)
     latents: Tensor = noise * solver.init_noise_sigma
     for step in solver.timesteps:
         prediction = predict(solver.scale_model_input(latents, step), step)
@@ -107,18 +110,17 @@ def _guided(network: Denoiser, plan: Plan, text: Text, null: Text, size: int) ->
     return predict
 
 
-def _renoise(predict: Predict, steps: int, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
-    """UFOGen's sampler: from t_i = floor(i / k (T - 1)) the clean latents, noised afresh to t_(i-1), i = k .. 1."""
+def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
+    """UFOGen's sampler: from t_i the clean latents, noised afresh to t_(i-1), i = k .. 1."""
     from diffusers import DDPMScheduler
 
     from nas.objectives.denoising import clean
 
     schedule: Any = DDPMScheduler.from_config(dict(schedule_config))
-    last = schedule.config["num_train_timesteps"] - 1
-    times = [torch.tensor(i * last // steps, device=noise.device) for i in range(steps, 0, -1)]
-    fresh = _fresh_noise(noise, steps - 1)
+    fresh = _fresh_noise(noise, plan.steps - 1)
     latents = noise
-    for index, time in enumerate(times):
+    for index, asked in enumerate(times(plan, schedule.config["num_train_timesteps"])):
+        time = torch.tensor(asked, device=noise.device)
         if index:
             latents = schedule.add_noise(latents, next(fresh), time.expand(len(noise)))
         latents = clean(schedule, latents, time.expand(len(noise)), predict(latents, time))
@@ -128,15 +130,35 @@ def _renoise(predict: Predict, steps: int, schedule_config: Mapping[str, Any], n
 def _fresh_noise(noise: Tensor, count: int) -> Iterator[Tensor]:
     """Noise that is independent of `noise`, yet a function of it, row by row: its bytes are the seed."""
     rows = [row.tobytes() for row in noise.cpu().numpy()] if count else []
-    seeds = [int.from_bytes(blake2b(row, digest_size=7).digest(), "big") for row in rows]
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    streams = [Noise(np.frombuffer(blake2b(row, digest_size=16).digest(), "<u4").tolist()) for row in rows]
     for _ in range(count):
-        drawn = [torch.randn(noise.shape[1:], generator=generator) for generator in generators]
+        drawn = [torch.from_numpy(stream.draw(noise.shape[1:])) for stream in streams]
         yield torch.stack(drawn).to(noise.device)
 
 
+def times(plan: Plan, count: int) -> list[int]:
+    """The training times, of `count`, that a plan asks about: from the last one down, evenly (Lin et al. 2024, table 2:
+    trailing; for one-step generators UFOGen's floor(i / k (count - 1)), i = k .. 1).
+    """
+    if plan.solver in ONE_STEP:
+        return [index * (count - 1) // plan.steps for index in range(plan.steps, 0, -1)]
+    spaced = np.arange(count, 0, -count / plan.steps).round()[: plan.steps]  # rounding errors may add one below zero
+    return [int(time) - 1 for time in spaced]
+
+
+def alphas_cumprod(plan: Plan, schedule_config: Mapping[str, Any]) -> list[float]:
+    """a_t^2 of x_t = a_t x_0 + s_t e at every training time, as the plan's solver has them: where the last time is pure
+    noise, those that divide by a_t take a small number for zero.
+    """
+    from diffusers import DDPMScheduler
+
+    one_step = plan.solver in ONE_STEP
+    made: Any = DDPMScheduler.from_config(dict(schedule_config)) if one_step else _solver(plan, schedule_config)
+    return [float(f"{value:.9g}") for value in made.alphas_cumprod.tolist()]  # float32, to the digit
+
+
 def _solver(plan: Plan, schedule_config: Mapping[str, Any]) -> Any:
-    """The diffusers scheduler of a plan; `trailing` spacing starts at the last training step (Lin et al. 2024).
+    """The diffusers scheduler of a plan.
 
     DDIM is DPM-Solver++ of first order (Lu et al. 2022, section 4). `DDIMScheduler` equals it where the number of steps
     divides 1,000; elsewhere it steps to times it never asks the network about, and may end short of the clean latents.
@@ -146,7 +168,6 @@ def _solver(plan: Plan, schedule_config: Mapping[str, Any]) -> Any:
     config = {key: value for key, value in schedule_config.items() if not key.startswith("_")}
     return DPMSolverMultistepScheduler.from_config(
         config,
-        timestep_spacing="trailing",
         algorithm_type="dpmsolver++",
         solver_order=1 if plan.solver == "ddim" else 2,
         lower_order_final=True,

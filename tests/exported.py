@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
+import numpy as np
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -17,6 +20,7 @@ STUDY = ["sampling.steps=2", "evaluation.images=16", "dataset={name: emoji, limi
 DEPLOY = Config(
     levels=(Level(64, (0,), (0,)), Level(64, (1,), (1,), self_attention=True, cross_attention=True, conv="separable"))
 )
+ROOT = settings.Path(__file__).parents[1]
 CAPTIONS = ["red heart, noto", "pizza, fluent"]
 
 
@@ -87,3 +91,36 @@ def run_directory(path, deploy=DEPLOY, overrides=()):
     (folder / "record.json").write_text(json.dumps(record))
     save_file(randomised(proxy.build()).state_dict(), folder / "weights.safetensors")
     return RunDirectory(path)
+
+
+ALONE = """
+import json, runpy, sys
+sys.path[:0] = json.loads(sys.argv[5])
+
+class Fence:
+    def find_spec(self, name, path=None, target=None):
+        package = name.partition(".")[0]
+        if package in without or only and package not in {*only, *sys.stdlib_module_names}:
+            raise ModuleNotFoundError(f"{name} is not to be needed")
+
+folder, captions, asked, (only, without) = sys.argv[1], *map(json.loads, sys.argv[2:5])
+sys.meta_path.insert(0, Fence())
+draw = runpy.run_path(f"{folder}/draw.py")["draw"]
+import numpy
+numpy.savez(f"{folder}/found.npz", *(draw(captions, **how) for how in asked))
+sys.argv = ["draw.py", *captions, "--seed", str(asked[0]["seed"]), "--out", f"{folder}/drawn.png"]
+runpy.run_path(f"{folder}/draw.py", run_name="__main__")
+"""
+
+
+def drawn_alone(folder, captions, asked, only=(), without=()):
+    """What an export's draw.py draws in a process that can import `only` these packages and the standard library, or all but
+    those `without` which it must do: an array for each of `asked` (what `draw` is told), and drawn.png in the folder for the
+    first one's seed.
+    """
+    places = [path for path in sys.path if path and not path.startswith(str(ROOT))]
+    given = [str(folder), *map(json.dumps, (captions, asked, [only, without], places))]
+    ended = subprocess.run([sys.executable, "-I", "-c", ALONE, *given], cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    with np.load(folder / "found.npz") as found:
+        return [found[f"arr_{number}"] for number in range(len(asked))]

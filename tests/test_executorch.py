@@ -3,11 +3,12 @@
 import importlib.util
 
 import exported
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from nas import exporters, graphs
+from nas import drawing, export, exporters, graphs
 from nas.errors import InputError
 from nas.exporters import executorch
 
@@ -39,6 +40,19 @@ def test_an_operator_it_lacks_is_named_with_its_block(tmp_path):
     with pytest.raises(exporters.Unsupported, match=r"decoder uses the operator nas_tests\.odd.* in block blocks\.1$"):
         executorch.write(graphs.decoder(exported.HasOdd(), (4, 2, 2)), tmp_path / "odd")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_draws_alone(tmp_path):
+    """With ExecuTorch and its torch, numpy and Pillow: no nas and nothing that it encodes captions with."""
+    run = exported.run_directory(tmp_path / "small" / "2026")
+    folder = export.export(run, "trial:0", tmp_path / "model", ["safetensors", "executorch"])
+    asked = [{"seed": 3}, {"seed": 4, "guidance": 1.0}]
+    without = ("nas", "open_clip", "diffusers", "transformers", "tokenizers", "ftfy", "regex", "onnxruntime")
+    found = exported.drawn_alone(folder, exported.CAPTIONS, asked, without=without)
+    plain = drawing.load(folder, "pytorch")
+    for how, pictures in zip(asked, found, strict=True):
+        expected = plain.draw(exported.CAPTIONS, **how).permute(0, 2, 3, 1).numpy()
+        assert expected.std() > 0.05 and np.abs(pictures - expected).max() < 1e-4
 
 
 class Single(nn.Module):

@@ -1,18 +1,22 @@
 """Exports: what is written is what PyTorch computes, and what is wrong is said in one line."""
 
+import json
 import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import exported
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from nas import conditioning, drawing, export, exporters, graphs, pictures
+from nas import conditioning, drawing, export, exporters, graphs, pictures, standalone
 from nas.backbones.unet import Config, Level
 from nas.cli import app
 from nas.errors import InputError
@@ -29,8 +33,15 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(run, tmp_path_factory):
-    return export.export(run, "trial:0", tmp_path_factory.mktemp("model"), ["yaml", "safetensors", "onnx"])
+def told():
+    """What the export below says while it works."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def model(run, told, tmp_path_factory):
+    formats = ["yaml", "safetensors", "onnx"]
+    return export.export(run, "trial:0", tmp_path_factory.mktemp("model"), formats, say=told.append)
 
 
 @pytest.fixture
@@ -46,6 +57,64 @@ def test_every_runtime_draws_the_same_pictures(model):
     assert torch.allclose(found, expected, atol=1e-4)
     alone = drawing.load(model, "onnxruntime").draw(captions[:1], seed=3, steps=3, guidance=2.0)
     assert torch.allclose(alone, found[:1], atol=1e-4)
+
+
+def test_a_folder_draws_alone(model, tmp_path):
+    """With numpy, Pillow and onnxruntime: no nas, torch, open_clip, nor anything else outside the standard library."""
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.yaml", "proxy"))
+    captions, asked = [*exported.CAPTIONS, "a sun it\u2019s"], [{"seed": 3}, {"seed": -1, "steps": 5, "guidance": 1.0}]
+    found = exported.drawn_alone(folder, captions, asked, only=("numpy", "PIL", "onnxruntime"))
+    plain = drawing.load(model, "pytorch")
+    for how, pictures_ in zip(asked, found, strict=True):
+        expected = plain.draw(captions, **how).permute(0, 2, 3, 1).numpy()
+        assert expected.std() > 0.05 and np.abs(pictures_ - expected).max() < 1e-4
+    drawing.sample(model, captions, 3, tmp_path / "nas.png", runtime="pytorch")
+    (ours, theirs) = (
+        np.asarray(Image.open(path).convert("RGB")).astype(int) for path in (tmp_path / "nas.png", folder / "drawn.png")
+    )
+    tiles = np.hstack([ours[2:66, 2 + 66 * number : 66 + 66 * number] for number in range(3)])
+    assert theirs.shape == (64, 192, 3) and np.abs(tiles - theirs).max() <= 1
+
+
+def test_the_table_of_tensors_is_that_of_the_files(model):
+    tensors = standalone.read(model)["tensors"]
+    types = {"tensor(int64)": "int64", "tensor(float)": "float32"}
+    card = (model / "README.md").read_text()
+    assert list(tensors) == list(graphs.NAMES)
+    for name, sides in tensors.items():
+        session = ort.InferenceSession(model / "onnx" / f"{name}.onnx")
+        for side, held in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
+            expected = [(one["name"], one["shape"], one["dtype"]) for one in sides[side]]
+            assert [(one.name, one.shape, types[one.type]) for one in held] == expected
+            assert all(re.search(rf"\| {name} +\| {side[:-1]} +\| `{one.name}`", card) for one in held)
+        about = session.get_modelmeta()
+        assert about.graph_name == name and json.loads(about.custom_metadata_map["inputs"]) == sides["inputs"]
+        assert json.loads(about.custom_metadata_map["outputs"]) == sides["outputs"]
+    links = {one["name"]: one["from"] for one in tensors["denoiser"]["inputs"]}
+    assert links["tokens"] == "text_encoder: states" and links["pooled"] == "text_encoder: pooled_text"
+    constants = json.loads(
+        ort.InferenceSession(model / "onnx" / "denoiser.onnx").get_modelmeta().custom_metadata_map["schedule"]
+    )
+    assert constants["beta_end"] == 0.012 and constants["num_train_timesteps"] == 1000
+
+
+def test_an_export_says_what_it_does(model, told):
+    parts = ["text encoder", "denoiser", "decoder"]
+    assert told == [
+        "loading trial 0, its text encoder and its autoencoder",
+        *(f"onnx fp32: {part}, written and compared with PyTorch" for part in parts),
+        "onnx fp32: 2 pictures, drawn here and with PyTorch",
+    ]
+
+
+def test_exports_of_the_version_before_are_read(copy):
+    """They had no draw.json, which nas does not read itself."""
+    manifest = yaml.safe_load((copy / "export.yaml").read_text())
+    (copy / "export.yaml").write_text(yaml.safe_dump({**manifest, "version": 2}))
+    for name in standalone.FILES:
+        (copy / name).unlink()
+    assert manifest["version"] == 3 and drawing.load(copy).draw(["sun"], seed=0).shape == (1, 3, 64, 64)
 
 
 def test_pictures_have_the_size_the_proxy_was_trained_on(tmp_path):
@@ -123,8 +192,10 @@ def test_an_export_that_fails_half_way_leaves_none(run, copy, monkeypatch):
     assert (copy / "deploy.yaml").exists() and not (copy / "README.md").exists()
     with pytest.raises(InputError, match="not an exported model"):
         drawing.load(copy)
+    assert not (copy / standalone.PROGRAM).exists()
     export.export(run, "trial:0", copy)
     assert set(drawing.runtimes(copy)) == {"pytorch"}
+    assert not (copy / standalone.PROGRAM).exists() and (copy / standalone.TOKENIZER).exists()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +241,7 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch, f
     with pytest.raises(
         InputError, match=rf"format onnx: decoder in fp32 differs from PyTorch by {error} .* at most 0\.001"
     ):
-        export._graphs(model, format_onnx, tmp_path, "onnx", "fp32", [])
+        export._graphs(model, format_onnx, tmp_path, "onnx", "fp32", [], print)
 
 
 def test_an_operator_that_onnx_lacks_is_named_with_its_block(tmp_path):
@@ -223,7 +294,7 @@ def test_a_name_that_is_no_pictures_is_refused_before_anything_is_drawn(tmp_path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"version": 99}, ["version 99", "version 2", "export the run again"]),
+        ({"version": 99}, ["version 99", "versions 2, 3", "export the run again"]),
         ({"formats": {}}, ["architecture without weights", "safetensors"]),
     ],
 )

@@ -114,3 +114,37 @@ def test_executing_again_gives_what_is_committed(name, executed):
     for before, after in zip(committed.cells, executed[name].cells, strict=True):
         assert list(texts(before)) == list(texts(after)), before.source
     assert pictures(committed) == pictures(executed[name])
+
+
+class Kernel:
+    """Gives 2 for every cell of code, and notes down when."""
+
+    def __init__(self, notebook, **how):
+        self.notebook, self.place = notebook, how["resources"]["metadata"]["path"]
+
+    def execute(self):
+        self.notebook.cells[1].outputs = [nbformat.v4.new_output("stream", name="stdout", text="2\n")]
+        self.notebook.cells[1].metadata = {"execution": {"at": "noon"}}
+        self.notebook.metadata = {"language_info": {}, "place": self.place}
+
+
+@pytest.mark.parametrize(("given", "said"), [("2\n", "as committed"), ("3\n", "other output in cells 2")])
+def test_notebooks_are_executed_beside_what_is_committed(tmp_path, capsys, monkeypatch, given, said):
+    monkeypatch.syspath_prepend(ROOT / "notebooks")
+    import execute
+
+    monkeypatch.setattr(execute, "NotebookClient", Kernel)
+    stream = nbformat.v4.new_output("stream", name="stdout", text=given)
+    cells = [nbformat.v4.new_markdown_cell("words"), nbformat.v4.new_code_cell("print(1 + 1)", outputs=[stream])]
+    metadata = {"kernelspec": {"name": "mine", "display_name": "Mine"}}
+    committed = tmp_path / "notebooks" / "one.ipynb"
+    committed.parent.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), committed)
+    before = committed.read_bytes()
+    execute.main(folder=committed.parent, to=tmp_path / "runs")
+    assert committed.read_bytes() == before and f"one.ipynb: {said}; written to" in capsys.readouterr().out
+    made = nbformat.read(tmp_path / "runs" / "one.ipynb", as_version=4)
+    assert made.cells[1].outputs[0].text == "2\n" and made.metadata == metadata
+    assert not made.cells[1].metadata
+    execute.main(store=True, folder=committed.parent)
+    assert nbformat.read(committed, as_version=4).cells[1].outputs[0].text == "2\n"

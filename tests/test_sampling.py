@@ -1,8 +1,11 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
+from nas import sampling
 from nas.conditioning import Text
 from nas.objectives import denoising
 from nas.sampling import Plan, sample
@@ -230,3 +233,12 @@ def test_the_cost_is_what_is_really_called():
 def test_impossible_plans_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Plan(**options)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "renoise"])
+def test_a_plan_asks_about_as_many_times_as_it_has_steps(solver):
+    """Also where rounding errors would add one below zero: 61, 103 and 60 other numbers of steps."""
+    for steps in range(1, 1001):
+        asked = sampling.times(Plan(solver=solver, steps=steps), 1000)
+        assert len(asked) == steps and asked[0] == 999 and asked[-1] >= 0
+        assert all(one > other for one, other in pairwise(asked))

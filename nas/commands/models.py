@@ -20,6 +20,11 @@ def _words(given: str) -> list[str]:
     return [word.strip() for word in given.split(",") if word.strip()]
 
 
+def _say(line: str) -> None:
+    """A line that is seen at once, in a file too."""
+    print(line, flush=True)
+
+
 @app.command(rich_help_panel=PANEL)
 def export(
     run: Run_,
@@ -35,7 +40,7 @@ def export(
 ) -> None:
     """Write one trial's architecture at deploy scale, its proxy with trained weights, and both for other runtimes.
 
-    Every graph is compared with PyTorch on the spot; README.md is a model card.
+    Every graph is compared with PyTorch on the spot; README.md is a model card. draw.py draws from the folder without nas.
 
     Examples:
 
@@ -56,10 +61,12 @@ def export(
                 raise InputError(
                     f"{option} {given}: {run} was written by nas train, and gets its graphs in place; leave it out"
                 )
-        folder = exporting.add_formats(run, _words(format), _words(precision), quantise is not None)
+        folder = exporting.add_formats(run, _words(format), _words(precision), quantise is not None, _say)
     else:
         run_ = launch.find_run(run)
-        folder = exporting.export(run_, pick or "knee", to, _words(format), _words(precision), quantise is not None)
+        folder = exporting.export(
+            run_, pick or "knee", to, _words(format), _words(precision), quantise is not None, _say
+        )
     typer.echo(f"wrote {folder}; draw with: nas sample {folder} 'red heart, noto'")
 
 
@@ -104,7 +111,7 @@ def serve(
     """
     from nas import serve as serving
 
-    serving.serve(model, port, runtime, precision, lambda line: print(line, flush=True))
+    serving.serve(model, port, runtime, precision, _say)
 
 
 @app.command("sweep-guidance", rich_help_panel=PANEL)
@@ -167,7 +174,7 @@ def train(
 
     overrides = [*set_, *([f"precision={precision}"] if precision is not None else [])]
     hardware = Hardware(devices, strategy)
-    deploy_training.start(what, recipe, overrides, data, out, hardware, dry_run, lambda line: print(line, flush=True))
+    deploy_training.start(what, recipe, overrides, data, out, hardware, dry_run, _say)
 
 
 @app.command(rich_help_panel=PANEL)

@@ -42,6 +42,7 @@ def write(graph: Graph, path: Path, precision: str = "fp16") -> Path:
         except Exception as error:  # many classes
             node = named(traced, r"Unsupported fx node (\w+), kind", error)
             raise Unsupported(refusal("coreml", "Core ML", graph.name, node, error)) from None
+    made.user_defined_metadata.update(graph.notes)
     made.save(str(target))
     return target
 

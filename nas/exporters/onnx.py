@@ -41,6 +41,8 @@ def write(graph: Graph, path: Path, precision: str = "fp32") -> Path:
         traced = torch.export.export(made.module, inputs, dynamic_shapes=(free,) if _variadic(made.module) else free)
         program = _converted(made, traced)
     _clean(program.model)
+    program.model.graph.name = graph.name
+    program.model.metadata_props.update(graph.notes)
     target = path.with_name(f"{path.name}.onnx")
     target.parent.mkdir(parents=True, exist_ok=True)
     _beside(target).unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""Draws with the networks of this folder, without nas: python draw.py "a caption" "another" --seed 1 --out drawn.png
+
+It needs numpy, Pillow and the networks' runtime. draw.json tells what goes in and out of them, the noise and the plan.
+"""
+
+import argparse
+import html
+import json
+import re
+import unicodedata
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+HERE = Path(__file__).parent
+ABOUT = json.loads((HERE / "draw.json").read_text(encoding="utf-8"))
+
+
+def tokenise(captions):
+    """Captions as the text encoder takes them: its inputs in order, each (B, length)."""
+    path = HERE / ABOUT["tokenizer"]["file"]
+    if ABOUT["tokenizer"]["reader"] == "tokenizers":
+        from tokenizers import Tokenizer
+
+        read = Tokenizer.from_file(str(path)).encode_batch(list(captions))
+        rows = {"input_ids": [row.ids for row in read], "attention_mask": [row.attention_mask for row in read]}
+    else:
+        rows = {"input_ids": list(map(clip_reader(json.loads(path.read_text(encoding="utf-8"))), captions))}
+    return [np.array(rows[given["name"]], np.int64) for given in ABOUT["tensors"]["text_encoder"]["inputs"]]
+
+
+def clip_reader(told):
+    """From a caption to CLIP's numbers: the start, the byte pairs of its words, the end, and zeros up to the length."""
+    vocabulary, length = told["model"]["vocab"], told["truncation"]["max_length"]
+    start, end = (told["post_processor"][place][1] for place in ("cls", "sep"))
+    rank = {tuple(pair): number for number, pair in enumerate(told["model"]["merges"])}
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that stand for themselves
+    letters = {byte: chr(byte) for byte in plain}
+    letters |= {byte: chr(256 + number) for number, byte in enumerate(sorted({*range(256)} - {*plain}))}
+
+    def read(caption):
+        text = html.unescape(html.unescape(unicodedata.normalize("NFC", caption))).lower()
+        text = re.sub("[\u02bc\u2018-\u201b]", "'", re.sub("[\u201c-\u201f]", '"', text))  # typographic quotes
+        digits = "".join({"0"} | {sign for sign in text if unicodedata.category(sign)[0] == "N"})
+        pieces = []
+        for word in re.findall(rf"'(?:s|t|re|ve|m|ll|d)|[{digits}]|[^\W_{digits}]+|(?:_|[^\s\w])+", text):
+            parts = [letters[byte] for byte in word.encode()]
+            parts[-1] += "</w>"
+            while found := [(rank[pair], at) for at, pair in enumerate(pairwise(parts)) if pair in rank]:
+                at = min(found)[1]
+                parts[at : at + 2] = ["".join(parts[at : at + 2])]
+            pieces += [vocabulary[part] for part in parts]
+        numbers = [start, *pieces[: length - 2], end]
+        return numbers + [0] * (length - len(numbers))
+
+    return read
+
+
+def load(name, files):
+    """A network as a function: its inputs in order -> its outputs in order, all with the batch in front."""
+    path, names = HERE / files[name], [given["name"] for given in ABOUT["tensors"][name]["inputs"]]
+    if path.suffix == ".pte":
+        return load_executorch(path)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if ".fp16" in path.name:  # onnxruntime 1.31.1 dies in what it does to these beyond this level
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True)))
+
+
+def load_executorch(path):
+    """The same of a file that takes one picture at a time. ExecuTorch's Python is made of torch's tensors."""
+    import torch
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(path)
+    method = program.load_method("forward")
+
+    def network(*inputs, kept=program):  # whose memory the method reads
+        rows = [[torch.from_numpy(part[row : row + 1]) for part in inputs] for row in range(len(inputs[0]))]
+        made = [[value.numpy().copy() for value in method.execute(row)] for row in rows]
+        return [np.concatenate(parts) for parts in zip(*made, strict=True)]
+
+    return network
+
+
+def sample(predict, noise, solver, steps):
+    """Latents from noise (B, C, H, W); `predict(latents, time)` is the network's guided prediction."""
+    kept = np.array(ABOUT["schedule"]["alphas_cumprod"])
+    signal, spread, count = np.sqrt(kept), np.sqrt(1 - kept), len(kept)
+    deterministic = solver in ("ddim", "dpm++")
+    times = [index * (count - 1) // steps for index in range(steps, 0, -1)]
+    if deterministic:  # trailing: from the last time on
+        times = np.arange(count, 0, -count / steps).round()[:steps].astype(int) - 1
+    seeds = (np.frombuffer(blake2b(row.tobytes(), digest_size=16).digest(), "<u4") for row in noise)
+    streams = [np.random.RandomState(seed) for seed in seeds]
+    x, before = noise, None
+    for time, after in zip(times, [*times[1:], None], strict=True):
+        a, s, prediction = signal[time], spread[time], predict(x, time)
+        clean = a * x - s * prediction if ABOUT["schedule"]["prediction"] == "v" else (x - s * prediction) / a
+        if after is None:
+            return clean
+        towards = clean
+        if solver == "dpm++" and before:  # the correction of second order
+            then, now, next_ = (np.log(signal[one] / spread[one]) for one in (before[0], time, after))
+            towards = clean + (next_ - now) / (2 * (now - then)) * (clean - before[1])
+        left = (x - a * towards) / s
+        if not deterministic:
+            left = np.stack([stream.standard_normal(noise.shape[1:]) for stream in streams]).astype(np.float32)
+        x, before = signal[after] * towards + spread[after] * left, (time, clean)
+
+
+def draw(captions, seed=0, steps=None, guidance=None, networks=None):
+    """Pictures (B, H, W, 3) of numbers in [-1, 1]. What is not given is as in draw.json."""
+    plan, files = ABOUT["sampling"], ABOUT["networks"][networks or next(iter(ABOUT["networks"]))]
+    weight = plan["guidance"] if guidance is None else guidance
+    encoder, denoiser, decoder = (load(name, files) for name in ABOUT["tensors"])
+    branches = 1 if weight == 1 else 2  # without the caption, and with it
+    text = encoder(*tokenise([ABOUT["unconditional"]["caption"]] * len(captions) * (branches - 1) + list(captions)))
+    seeds = [[row, *divmod(seed % 2**64, 2**32)] for row in range(len(captions))]
+    noise = np.stack([np.random.RandomState(words).standard_normal(ABOUT["latents"]) for words in seeds])
+
+    def predict(latents, time):
+        doubled = np.concatenate([latents] * branches).astype(np.float32)
+        (prediction,) = denoiser(doubled, np.full(len(doubled), time, np.int64), *text)
+        without, caption = prediction[: -len(latents)], prediction[-len(latents) :]
+        return caption if branches == 1 else without + weight * (caption - without)
+
+    latents = sample(predict, noise.astype(np.float32), plan["solver"], steps or plan["steps"])
+    return decoder(latents.astype(np.float32))[0].clip(-1, 1).transpose(0, 2, 3, 1)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("captions", nargs="+")
+    parser.add_argument("--networks", choices=list(ABOUT["networks"]))
+    for option, kind in (("--seed", int), ("--steps", int), ("--guidance", float), ("--out", Path)):
+        parser.add_argument(option, type=kind)
+    asked = parser.parse_args()
+    drawn = draw(asked.captions, asked.seed or 0, asked.steps, asked.guidance, asked.networks)
+    Image.fromarray(np.uint8(np.hstack(drawn) * 127.5 + 128)).save(asked.out or "drawn.png")

