@@ -6,6 +6,7 @@ the name, and the numbers do not compare.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,12 @@ class Settings(BaseModel):
 def column(settings: Settings) -> str:
     """`fid`, or `fid_<extractor>`."""
     return "fid" if settings.features == "inception" else f"fid_{settings.features}"
+
+
+def check(settings: Settings) -> None:
+    """Raises InputError, beginning with the setting, for weights that are not there."""
+    if settings.weights is not None and not os.path.isfile(settings.weights):
+        raise InputError(f"weights: {settings.weights}: no such file")
 
 
 def build(settings: Settings, reference: Reference) -> FrechetDistance:
