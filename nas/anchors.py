@@ -75,15 +75,15 @@ def run(
     Without long trainings there is no truth to store or draw. Without `train` the table is taken as far as it got. Raises
     InputError when that is not far enough for an interval.
     """
-    study = settings.load(path, overrides)
-    if study.space is None or study.search is None:
-        raise InputError(f"{path}: search: nas trust is about the trials of a search; this study has none")
-    if not plan.long and study.training.init == "scratch":
-        raise InputError("nas trust: --long 0: expected a study of warm trials; this one trains from scratch")
-    space = SearchSpace.load(study.space)
-    check(study, space)
-    if plan.long:
-        check(_study_of("long", study, plan), space)
+    with settings.opened(path, overrides) as (study, _):
+        if study.space is None or study.search is None:
+            raise InputError("search: nas trust is about the trials of a search; this study has none")
+        if not plan.long and study.training.init == "scratch":
+            raise InputError("nas trust: --long 0: expected a study of warm trials; this one trains from scratch")
+        space = SearchSpace.load(study.space)
+        check(study, space)
+        if plan.long:
+            check(_study_of("long", study, plan), space)
     targets = _prepared(study)
     table = AnchorTable(out)
     table.check(trust.proxy_settings(study.resolved()), list(targets))

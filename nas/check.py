@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from nas import design, lora, menu, stages, supernet
+from nas import data_check, design, design_check, lora, menu, plausible, stages, supernet
 from nas.backbones import Proxy
 from nas.backbones.unet import Config
 from nas.budget import over_budget
+from nas.document import Placed
 from nas.errors import InputError
 from nas.numbers import amount
 from nas.settings import Entry, Study
@@ -20,14 +23,14 @@ PROBES = 2_000  # candidates counted on paper, to catch a budget nothing meets
 
 
 def check(study: Study, space: SearchSpace | None) -> None:
-    """Raises InputError naming the setting, its value and what was expected."""
+    """Raises InputError that begins with the setting, and says its value and what was expected."""
+    plausible.check(study)
     if space is not None and space.family[0] != "backbones":
         raise InputError(f"space: {space.name!r} holds {space.family[0]}, not denoisers; a study trains denoisers")
     if study.ablation is not None:
         check_cells(study)
     elif space is not None:
         _check_search(study, space)
-    menu.pick("datasets", study.dataset.name).load(study.dataset.settings("datasets"), "train")
 
 
 def _check_search(study: Study, space: SearchSpace) -> None:
@@ -38,11 +41,13 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     _columns(study, known)
     _meetable(study, space, costs)
     _check_proxy(study, space, members)
-    _check_start("", study)
+    _check_start(study)
+    largest = space.architecture(space.largest())
     if study.training.lora is not None:
-        _check_adapters("", study, space.architecture(space.largest()))
+        _check_adapters(study, largest)
     if study.training.init not in ("scratch", "base"):
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
+    data_check.check(study, largest)
 
 
 def _numbers(cost: dict[str, Any]) -> list[str]:
@@ -59,15 +64,50 @@ def check_cells(study: Study) -> None:
     _columns(study, [])
     if study.base is not None:
         _check_base(study)
+    seen = set()
     for cell in design.cells(study.ablation):
-        over = over_budget(costs[cell.name], study.budget)
-        if over:
-            raise InputError(f"budget: cell {cell.name!r} is over it: {over}")
-        variant = design.changed(study, cell.settings)
-        _check_start(f"cell {cell.name!r}: ", variant)
-        _check_weights(f"cell {cell.name!r}: ", variant, networks[cell.name])
-        if variant.training.lora is not None:
-            _check_adapters(f"cell {cell.name!r}: ", variant, networks[cell.name])
+        with _of_cell(study.ablation, cell):
+            if over := over_budget(costs[cell.name], study.budget):
+                raise InputError(f"budget: over it: {over}")
+            variant, network = design.changed(study, cell.settings), networks[cell.name]
+            plausible.check(variant)
+            _check_start(variant)
+            _check_weights(variant, network)
+            if variant.training.lora is not None:
+                _check_adapters(variant, network)
+            data = json.dumps([variant.model_dump(mode="json")[name] for name in design.ENCODED], default=str)
+            if data not in seen:
+                data_check.check(variant, network)
+            seen.add(data)
+
+
+@contextmanager
+def _of_cell(settings: design.Settings, cell: design.Cell) -> Iterator[None]:
+    """Inside, an InputError names the cell, and begins with the level that gives the setting it is about, if one does."""
+    try:
+        yield
+    except Placed:
+        raise
+    except InputError as error:
+        path, _, message = str(error).partition(": ")
+        for name, level in cell.levels.items():
+            factor = settings.factors[name]
+            given = next((own for own in factor.overrides(level) if path == own or path.startswith(f"{own}.")), None)
+            if given is not None:
+                place = design_check.place_of(name, factor, factor.names.index(level), given)
+                raise InputError(f"{'.'.join(map(str, place))}: cell {cell.name!r}: {error}") from None
+        raise InputError(f"{path}: cell {cell.name!r}: {message}") from None
+
+
+@contextmanager
+def _of_base() -> Iterator[None]:
+    """Inside, an InputError about `training` is about `base.training`."""
+    try:
+        yield
+    except Placed:
+        raise
+    except InputError as error:
+        raise InputError(f"base.{str(error).removeprefix('base.')}") from None
 
 
 def _check_base(study: Study) -> None:
@@ -82,62 +122,61 @@ def _check_base(study: Study) -> None:
         raise InputError(f"base.objective: {study.base.objective.name} needs a teacher, and the base is the first")
     if study.base.checkpoint is not None:
         stages.checkpoint_file(study.base.checkpoint)
-    _check_weights("base: ", stages.as_study(study), stages.architecture(study))
+    with _of_base():
+        _check_weights(stages.as_study(study), stages.architecture(study))
 
 
-def _check_start(who: str, study: Study) -> None:
+def _check_start(study: Study) -> None:
     """Whether what asks for a base model has one."""
     entry = study.objective
     if study.base is None and study.training.init == "base":
-        raise InputError(f"{who}training.init: base: the study has no base section")
+        raise InputError("training.init: base: the study has no base section")
     if (
         study.base is None
         and study.training.init == "scratch"
         and "teacher" in menu.pick("objectives", entry.name).Objective.requires
     ):
         raise InputError(
-            f"{who}objective: {entry.name} starts from a trained network, but training.init is scratch and the study has no "
+            f"objective: {entry.name} starts from a trained network, but training.init is scratch and the study has no "
             "base section; expected base, supernet or a path to supernet weights"
         )
     if study.base is not None and "teacher" in menu.pick("objectives", entry.name).Objective.requires:
-        _check_prediction(who, entry, study.base.objective)
+        _check_prediction(entry, study.base.objective)
 
 
-def _check_prediction(who: str, entry: Entry, base: Entry) -> None:
+def _check_prediction(entry: Entry, base: Entry) -> None:
     """Whether a network that goes on from the base means the same by its output."""
     own, taught = entry.settings("objectives"), base.settings("objectives")
     for name in ("prediction", "zero_terminal_snr"):
         has, wants = getattr(own, name), getattr(taught, name)
         if has != wants:
-            raise InputError(
-                f"{who}objective.{name}: {has!r}, but its teacher is trained with {wants!r} (base.objective)"
-            )
+            raise InputError(f"objective.{name}: {has!r}, but its teacher is trained with {wants!r} (base.objective)")
 
 
-def _check_weights(who: str, study: Study, config: Config) -> None:
+def _check_weights(study: Study, config: Config) -> None:
     """Whether a network divides by the proxy, and has the shapes of the weights it is to start from."""
     proxy = Proxy(study.proxy.width_divisor, **ANY_DATA)
     try:
-        wanted = supernet.skeleton(config.scaled(proxy))
+        wanted = config.scaled(proxy)
     except ValueError as error:
-        raise InputError(f"{who}{error}") from None
+        raise InputError(f"proxy.width_divisor: {error}") from None
     init = study.training.init
     if init == "base":
-        base = supernet.skeleton(stages.architecture(study).scaled(proxy))
-        difference = stages.first_difference(stages.shapes(base), stages.shapes(wanted))
-        if difference:
-            raise InputError(f"{who}training.init: base: the base model is another architecture: {difference}")
+        base = stages.architecture(study).scaled(proxy)
+        shapes = [stages.shapes(supernet.skeleton(network)) for network in (base, wanted)]
+        if difference := stages.first_difference(*shapes):
+            raise InputError(f"training.init: base: the base model is another architecture: {difference}")
     elif init != "scratch":
         path = supernet.weights_path(init, study.space, study.dataset.name)
-        supernet.check_covers(config, path, str(study.space), study.proxy.width_divisor, who)
+        supernet.check_covers(config, path, str(study.space), study.proxy.width_divisor)
 
 
-def _check_adapters(who: str, study: Study, config: Config) -> None:
+def _check_adapters(study: Study, config: Config) -> None:
     """Whether adapters fit a network, of whose proxy only the names of layers matter here."""
     assert study.training.lora is not None
     if study.training.init == "scratch":
         raise InputError(
-            f"{who}training.lora: adapters of a network that was never trained, training.init is scratch; expected base, "
+            "training.lora: adapters of a network that was never trained, training.init is scratch; expected base, "
             "supernet or a path to supernet weights"
         )
     lora.targets(supernet.skeleton(config.scaled(Proxy(study.proxy.width_divisor, **ANY_DATA))), study.training.lora)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nas.errors import InputError, brief
+from nas.errors import InputError, brief, shown
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 BPE = "bpe.txt.gz"  # a folder's own vocabulary, beside open_clip_config.json and open_clip_model.safetensors
@@ -73,18 +73,27 @@ def tokenizer(bpe: Path, length: int) -> Tokenizer:
     return made
 
 
-def _by_name(model: str, pretrained: str | None) -> tuple[Any, Tokenizer]:
+def check(model: str | Path, pretrained: str | None = None) -> None:
+    """Raises InputError for a model that `load` is known to refuse; loads none."""
     import open_clip
 
+    if Path(model).is_dir():
+        return
     known = open_clip.list_models()
     if model not in known:
-        close = difflib.get_close_matches(model, known, n=5) or known[:5]
+        close = difflib.get_close_matches(str(model)[:100], known, n=5) or known[:5]
         raise InputError(
-            f"open_clip model {model!r} is neither a folder nor a known name; expected a folder or one of its "
+            f"open_clip model {shown(str(model))} is neither a folder nor a known name; expected a folder or one of its "
             f"{len(known)} names, for example {', '.join(close)}"
         )
     if pretrained is None:
-        raise InputError(f"open_clip model {model!r} needs pretrained: a checkpoint file or one of its tags")
+        raise InputError(f"open_clip model {str(model)!r} needs pretrained: a checkpoint file or one of its tags")
+
+
+def _by_name(model: str, pretrained: str | None) -> tuple[Any, Tokenizer]:
+    import open_clip
+
+    check(model, pretrained)
     try:
         network = open_clip.create_model(model, pretrained=pretrained, output_dict=True)
     except Exception as error:  # open_clip raises many kinds when a hub cannot be reached

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from nas import results
+from nas.document import Document
 from nas.errors import InputError
 
 
@@ -42,7 +42,7 @@ def load(folder: Path) -> pd.DataFrame:
 
 def settings(folder: Path) -> dict[str, Any]:
     """The study file as it is written, without defaults; objectives and budgets can be read from it."""
-    return dict(yaml.safe_load((Path(folder) / "study.yaml").read_text(encoding="utf-8")) or {})
+    return Document.read(Path(folder) / "study.yaml").content
 
 
 def _typed(column: pd.Series) -> pd.Series:

@@ -90,6 +90,19 @@ def load(settings: Settings) -> TextEncoder:
     return MiniLm(settings.length) if settings.encoder == "minilm" else OpenClip(settings)
 
 
+def check(settings: Settings) -> None:
+    """Raises InputError for an encoder that is known not to be there; loads none."""
+    if settings.encoder == "minilm":
+        _minilm_folder()
+    elif settings.model != "shipped":
+        from nas import clip
+
+        try:
+            clip.check(settings.model, settings.pretrained)
+        except InputError as error:
+            raise InputError(f"conditioning.model: {error}") from None
+
+
 class MiniLm:
     """all-MiniLM-L6-v2 (22.7 M parameters, width 384); pooled is the mean of a caption's token states, as it was trained."""
 

@@ -38,6 +38,7 @@ from nas import (
     stages,
     standalone,
     training,
+    yaml_text,
 )
 from nas.backbones import Proxy
 from nas.backbones.unet import Config
@@ -276,9 +277,9 @@ def start(
     say: Say,
 ) -> None:
     """`nas train`; a dry run prints the recipe, as a file that `--recipe` reads."""
-    made = deploy_job.load(what, recipe.load(path, overrides, data), out, hardware)
-    if dry_run:
-        shown = {name: value for name, value in made.settings().items() if name != "architecture"}
-        say(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip())
-        return
-    run(made, say)
+    with recipe.opened(path, overrides, data) as given:
+        made = deploy_job.load(what, given, out, hardware)
+        if dry_run:
+            shown = {name: value for name, value in made.settings().items() if name != "architecture"}
+            return say(yaml_text.written(shown).rstrip())
+        run(made, say)

@@ -19,16 +19,18 @@ between cells are differences within a repeat; `nas.ablation` analyses them as s
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas import fields, menu
-from nas.errors import InputError
+from nas.errors import InputError, shown
 from nas.space import SearchSpace
+from nas.strict import validated
 
 if TYPE_CHECKING:
     from nas.backbones.unet import Config
@@ -56,10 +58,11 @@ class Factor(BaseModel):
             raise ValueError("give field with a list of levels, or levels as a mapping of names to fields without it")
         if len(self.levels) < 2:
             raise ValueError(f"levels: {len(self.levels)} given, expected at least two")
-        names = self.names
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"levels: {twice} is given twice")
+        name, times = Counter(self.names).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"levels: {shown(name)} is given twice")
+        if "" in self.names:
+            raise ValueError("levels: a level without a name; expected a word")
         return self
 
     @property
@@ -82,11 +85,11 @@ class Settings(BaseModel):
     design: Literal["factorial", "one_factor", "leave_one_out"]
     """factorial: every combination of levels. one_factor: the reference, and every other level alone. leave_one_out: every
     factor at its last level, and each in turn set back to its first."""
-    factors: dict[str, Factor] = Field(min_length=1)
+    factors: dict[Annotated[str, Field(min_length=1)], Factor] = Field(min_length=1)
     """What is varied: a name for each factor."""
     reference: dict[str, Any] = {}
     """The cell the others are compared with, a level for each factor; the first level where none is given."""
-    repeats: int = Field(3, ge=1)
+    repeats: int = Field(3, ge=1, le=1_000)
     """Times every cell is trained, each time with another seed; the seeds are the same in every cell."""
     confidence: float | None = Field(0.95, gt=0, lt=1)
     """Of the intervals; null lets one repeat be enough, whose tables have none."""
@@ -234,7 +237,7 @@ def section(path: str) -> str:
 def changed(study: Study, overrides: Mapping[str, Any]) -> Study:
     """The study with settings replaced by path (`training.batch`); a bare section name replaces the whole section.
 
-    Raises pydantic's ValidationError for what a study cannot be.
+    Raises pydantic's ValidationError for what a study cannot be, ValueError where a path goes through what has no fields.
     """
     content = study.model_dump()
     for path, value in overrides.items():
@@ -245,7 +248,7 @@ def changed(study: Study, overrides: Mapping[str, Any]) -> Study:
             if not isinstance(place, dict):
                 raise ValueError(f"{parent!r} has no fields")
         place[last] = value
-    return type(study).model_validate(content)
+    return validated(type(study), content)
 
 
 def base_architecture(study: Study) -> Config:

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from nas import design, fields, menu
 from nas.design import Factor, Settings
-from nas.document import expected
 from nas.errors import InputError
+from nas.strict import expected
 
 if TYPE_CHECKING:
     from nas.backbones.unet import Config
@@ -52,12 +52,12 @@ def check(study: Study) -> None:
     for name, factor in settings.factors.items():
         for index, level in enumerate(factor.names):
             for path, value in factor.overrides(level).items():
-                _check_level(study, base, path, value, _location(name, factor, index, path))
+                _check_level(study, base, path, value, place_of(name, factor, index, path))
     _check_overlaps(settings, base)
     _check_cells(study, settings, base)
 
 
-def _location(name: str, factor: Factor, index: int, path: str) -> Location:
+def place_of(name: str, factor: Factor, index: int, path: str) -> Location:
     """Where in the file a level sets a path."""
     here: Location = ("ablation", "factors", name, "levels")
     return (*here, factor.names[index], path) if factor.field is None else (*here, index)

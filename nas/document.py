@@ -1,118 +1,132 @@
-"""YAML files that people write: strict reading, and errors that name file, line, key and value. Imports no torch."""
+"""YAML files that people write, and the errors about them: file, line, key, value. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from nas import menu
-from nas.errors import InputError, brief
+from nas import yaml_text
+from nas.errors import InputError, bounded, shown
+from nas.strict import Location, expected, keys_at, validated
+from nas.yaml_text import NotRead
 
-Location = tuple[int | str, ...]
-NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: a date such as 2025-13-45
+
+class Placed(InputError):
+    """An InputError that says in which file, and where the setting was given."""
 
 
 class Document:
-    """A YAML mapping that remembers on which line each key stands; `lines` spells locations in strings only."""
+    """A YAML mapping that knows where each of its settings was given: on a line of the file, or by an option.
 
-    def __init__(self, name: str, content: dict[str, Any], lines: dict[tuple[str, ...], int]):
-        self.name, self.content, self.lines = name, content, lines
+    `places` has for every dotted path what an error about it begins with; under "" for the whole.
+    """
+
+    def __init__(self, name: str, content: dict[str, Any], places: Mapping[str, str] | None = None):
+        self.name, self.content = name, content
+        self.places = dict(places or {"": f"{name}: "})
 
     @classmethod
     def read(cls, path: Path) -> Document:
+        """The file at `path`. Raises InputError naming the line where it is no mapping, or none within bounds."""
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from None
-        lines: dict[tuple[str, ...], int] = {}
-        try:
-            content = yaml.safe_load(text)
-            for location, line in _lines(yaml.compose(text, Loader=yaml.SafeLoader)):
-                if location in lines:
-                    raise _given_twice(path, location, line, lines[location])
-                lines[location] = line
-        except NOT_YAML as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f":{mark.line + 1}" if mark else ""
-            raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', brief(error))}") from None
-        if not isinstance(content, dict):
-            raise InputError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
-        return cls(str(path), content, lines)
+            text = yaml_text.read(_contents(path))
+        except NotRead as error:
+            raise Placed(f"{path}:{error.line}: {bounded(error.problem)}") from None
+        first = text.lines.get("", 1)
+        if not isinstance(text.value, dict):
+            raise Placed(f"{path}:{first}: expected a mapping of settings, got {type(text.value).__name__}")
+        return cls(str(path), text.value, {key: f"{path}:{line}: " for key, line in {"": first, **text.lines}.items()})
 
-    def override(self, text: str) -> None:
+    def override(self, text: str, option: str = "--set") -> None:
         """Apply one `a.b.c=value` (value in YAML) on top of the file."""
         key, separator, value = text.partition("=")
         if not separator or not key:
-            raise InputError(f"--set {text}: expected key=value, for example search.trials=4")
-        *parents, last = key.split(".")
+            raise Placed(f"{option} {shown(text)}: expected key=value, for example search.trials=4")
+        *parents, _ = key.split(".")
         place = self.content
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise InputError(f"--set {text}: {parent!r} is not a section of {self.name}")
+                raise Placed(bounded(f"{option} {text}: {parent!r} is not a section of {self.name}"))
         try:
-            place[last] = yaml.safe_load(value)
-        except NOT_YAML:
-            raise InputError(f"--set {text}: the value is not valid YAML") from None
+            self.put(key, yaml_text.read(value).value, option)
+        except NotRead as error:
+            raise Placed(bounded(f"{option} {key}={shown(value)}: {error.problem}")) from None
+
+    def put(self, key: str, value: Any, option: str) -> None:
+        """Give the setting at a dotted key, whose sections are there, another value, which an option of the command named."""
+        *parents, last = key.split(".")
+        place = self.content
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+        self.places = {known: at for known, at in self.places.items() if not known.startswith(f"{key}.")}
+        self.places[key] = f"{option} "
 
     def validate(self, model: type[Any], content: Mapping[str, Any], location: Location = ()) -> Any:
         """`content` as a `model`; the first thing wrong is an InputError that says how many more there are."""
         try:
-            return model.model_validate(content)
+            return validated(model, content)
         except ValidationError as error:
             first, *others = error.errors()
             more = f" (and {len(others)} more)" if others else ""
-            raise self.error(location + first["loc"], expected(model, first) + more) from None
+            at, message = _written(first["loc"], content), expected(model, first)
+            key, _, rest = message.partition(": ")
+            if rest and key.partition(".")[0] in keys_at(model, at):  # a rule of the section, about one of its keys
+                at, message = (*at, key), rest
+            raise self.error((*location, *at), message + more) from None
 
     def error(self, location: Location, message: str) -> InputError:
-        steps = tuple(map(str, location))
-        known = next((steps[:n] for n in range(len(steps), 0, -1) if steps[:n] in self.lines), None)
-        where = f"{self.name}:{self.lines[known]}" if known else self.name
-        return InputError(": ".join([where, *filter(None, [".".join(steps)]), message]))
+        """What is wrong with the setting at `location`."""
+        return Placed(self.placed(": ".join(filter(None, [".".join(map(str, location)), message]))))
+
+    @contextmanager
+    def placing(self, settings: Collection[str]) -> Iterator[None]:
+        """Inside, an InputError that begins with one of these settings or with a key below it says where that was given."""
+        try:
+            yield
+        except Placed:
+            raise
+        except InputError as error:
+            name = str(error).partition(":")[0].partition(".")[0]
+            raise (Placed(self.placed(str(error))) if name in settings else error) from None
+
+    def placed(self, text: str) -> str:
+        """A text that begins with a dotted path, behind the place of the longest part of that which was given."""
+        known = [key for key in self.places if key == "" or text.startswith((f"{key}:", f"{key}."))]
+        return self.places[max(known, key=len)] + bounded(text)
 
 
-def _given_twice(path: Path, location: tuple[str, ...], line: int, first: int) -> InputError:
-    """YAML says that keys are unique, but PyYAML takes the last without a word."""
-    return InputError(f"{path}:{line}: {'.'.join(location)}: given twice, first on line {first}")
+def _contents(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise Placed(f"{path}: not a file")
+        with path.open("rb") as file:
+            content = file.read(4 * yaml_text.MOST_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise Placed(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: NUL in its name
+        raise Placed(f"{path}: cannot be read: {error}") from None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise Placed(f"{path}:{line}: cannot be read: not UTF-8") from None
 
 
-def _lines(node: Any, location: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], int]]:
-    """(location, line number) of every key and list item below a composed YAML node."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*location, str(key.value))
-            yield here, key.start_mark.line + 1
-            yield from _lines(value, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            here = (*location, str(index))
-            yield here, value.start_mark.line + 1
-            yield from _lines(value, here)
-
-
-def expected(model: type[BaseModel], error: Any) -> str:
-    """What pydantic found wrong, in words for the author of the file."""
-    if error["type"] in ("extra_forbidden", "invalid_key"):
-        return f"unknown key{menu.nearest(str(error['loc'][-1]), _keys_at(model, error['loc'][:-1]))}"
-    if error["type"] == "missing":
-        return "required, but not given"
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    if error["type"] == "value_error":
-        return message
-    return f"expected {message}, got {error['input']!r}"
-
-
-def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
-    """The keys a section at `location` may have."""
-    for step in location:
-        field = model.model_fields.get(str(step))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
+def _written(location: Location, content: Any) -> Location:
+    """The part of a pydantic location that the author wrote: without the kinds of a union, with a key that is missing."""
+    kept: list[int | str] = []
+    for index, step in enumerate(location):
+        inside = content.get(step) if isinstance(content, Mapping) else None
+        if isinstance(content, list) and isinstance(step, int) and step < len(content):
+            inside = content[step]
+        elif not isinstance(content, Mapping) or (step not in content and index < len(location) - 1):
+            continue
+        content = inside
+        kept.append(step)
+    return tuple(kept)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas import drawing, exporters, menu, model_card, picking, results, standalone, verify
+from nas import drawing, exporters, menu, model_card, picking, results, standalone, verify, yaml_text
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 
@@ -348,4 +348,4 @@ def write_card(folder: Path, picked: Picked) -> None:
 
 def write_yaml(path: Path, value: Any) -> None:
     """Plain values as a YAML file."""
-    path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    path.write_text(yaml_text.written(value), encoding="utf-8")

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from nas import ablation, certainty, findings, fronts, ray_engine, reference_lines, report, results, settings
+from nas import (
+    ablation,
+    certainty,
+    findings,
+    fronts,
+    plausible,
+    ray_engine,
+    reference_lines,
+    report,
+    results,
+    settings,
+    yaml_text,
+)
 from nas.cells import CellRun
 from nas.check import check
+from nas.document import Document
 from nas.errors import InputError
 from nas.ledger import bring_back
 from nas.numbers import amount
@@ -51,30 +65,42 @@ class Where:
 
 def show(path: Path, overrides: Sequence[str]) -> None:
     """Check the study at `path` and print its resolved settings; write nothing."""
-    study, _ = _checked(path, overrides)
-    _console().print(yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
+    with settings.opened(path, overrides) as (study, document):
+        _checked(study, document)
+    _console().print(yaml_text.written(study.resolved()), markup=False)
 
 
 def run(path: Path, overrides: Sequence[str], root: Path, new: bool = False, where: Where = Where()) -> None:  # noqa: B008
     """Run or continue the study at `path`, or with `new` start it afresh. Nothing is written before every check has passed."""
-    study, space = _checked(path, overrides)
-    console = _console()
-    make = where.engine_maker(console)
-    if where.storage is not None and is_database(where.storage):
-        bring_back(study.name, where.storage, root)
-    directory, continued = open_run(study, root, new)
-    lock = directory.lock()
-    console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
-    execution = kind_of(study, space)(directory, Progress(console), where.storage, make)
+    with settings.opened(path, overrides) as (study, document):
+        space = _checked(study, document)
+        console = _console()
+        make = where.engine_maker(console)
+        if where.storage is not None and is_database(where.storage):
+            bring_back(study.name, where.storage, root)
+        directory, continued = open_run(study, root, new)
+        with _nothing_left(directory, continued):
+            lock = directory.lock()
+            console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
+            execution = kind_of(study, space)(directory, Progress(console), where.storage, make)
+            execution.execute()
+        frame = summarise(directory)
+        execution.tracker.finish(frame, study.objectives)
+        lock.close()
+
+
+@contextmanager
+def _nothing_left(directory: RunDirectory, continued: bool) -> Iterator[None]:
+    """Inside, a new run that is refused before its first trial, by its data for example, takes its folders with it."""
     try:
-        execution.execute()
+        yield
     except InputError:
-        if not directory.records():  # found while reading the data: leave nothing behind
+        if not continued and not directory.records():
             shutil.rmtree(directory.path)
+            for folder in (directory.path.parent, directory.cache, directory.root):
+                with suppress(OSError):  # it holds something else
+                    folder.rmdir()
         raise
-    frame = summarise(directory)
-    execution.tracker.finish(frame, study.objectives)
-    lock.close()
 
 
 def kind_of(study: Study, space: SearchSpace | None) -> Callable[..., Run]:
@@ -85,11 +111,13 @@ def kind_of(study: Study, space: SearchSpace | None) -> Callable[..., Run]:
     return partial(SearchRun, study, space)
 
 
-def _checked(path: Path, overrides: Sequence[str]) -> tuple[Study, SearchSpace | None]:
-    study = settings.load(path, overrides)
+def _checked(study: Study, document: Document) -> SearchSpace | None:
+    """The study's space, once everything is checked and what is unlikely told on stderr."""
     space = SearchSpace.load(study.space) if study.space is not None else None
     check(study, space)
-    return study, space
+    for line in plausible.unlikely(study):
+        print(f"nas: warning: {document.placed(line)}", file=sys.stderr)
+    return space
 
 
 def _console() -> Console:

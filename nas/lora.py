@@ -22,7 +22,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    rank: int = Field(8, ge=1)
+    rank: int = Field(8, ge=1, le=8192)
     """Rows of A. LCM-LoRA takes 64 at 320 channels and more; a proxy's widths are a sixteenth of that (assumption)."""
     alpha: float | None = Field(None, gt=0)
     """Scale of the adapter, over the rank. None: the rank, as LCM-LoRA."""

@@ -6,7 +6,9 @@ import pkgutil
 from pathlib import Path
 from types import ModuleType
 
-from nas.errors import InputError
+from nas.errors import InputError, shown
+
+LONGEST = 100  # characters of a word that are compared with the valid ones
 
 
 def names(folder: str) -> list[str]:
@@ -18,12 +20,12 @@ def pick(folder: str, name: str) -> ModuleType:
     """The module behind a name; an unknown name is an InputError that lists what exists."""
     offered = names(folder)
     if name not in offered:
-        raise InputError(f"{folder}: unknown name {name!r}{nearest(name, offered)}")
+        raise InputError(f"{folder}: unknown name {shown(name)}{nearest(name, offered)}")
     return importlib.import_module(f"nas.{folder}.{name}")
 
 
 def nearest(word: str, valid: list[str]) -> str:
     """The end of an error line: the closest valid word if one is close, and all of them."""
-    close = difflib.get_close_matches(word, valid, n=1)
+    close = difflib.get_close_matches(word[:LONGEST], valid, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
     return f"{hint} expected one of: {', '.join(valid)}"

@@ -36,7 +36,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    trials: int = Field(0, ge=0)
+    trials: int = Field(0, ge=0, le=1_000_000)
     """Extra trials that repeat architectures whose place on the front is undecided; 0 repeats none."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Probability from which an architecture is on the front for sure; below 1 - confidence it is not."""

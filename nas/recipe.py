@@ -8,40 +8,43 @@ assumption.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, model_validator
 
-from nas import menu
+from nas import menu, yaml_text
 from nas.conditioning import Settings as Conditioning
 from nas.document import Document
-from nas.errors import InputError
+from nas.errors import InputError, shown
+from nas.objectives import Decay
 from nas.sampling import Plan
-from nas.settings import Entry, Section, count
+from nas.settings import Entry, Section
+from nas.strict import validated
+from nas.training import MOST_IMAGES, MOST_IN_BATCH
 from nas.training import Settings as Training
-
-
-def whole(value: Any) -> int:
-    """A positive whole number, optionally with a suffix: 3.072G."""
-    number = count(value)
-    if number != int(number):
-        raise ValueError(f"expected a whole number, got {value!r}")
-    return int(number)
+from nas.yaml_text import NotRead
 
 
 class Stage(Section):
     """One resolution."""
 
-    image_size: int = Field(ge=8)
+    image_size: int = Field(ge=8, le=8192)
     """Pixels along a side."""
-    images: Annotated[int, BeforeValidator(whole)]
+    images: int = Field(ge=1, le=MOST_IMAGES)
     """Pictures seen in this stage, for example 512M."""
-    batch: int = Field(ge=1)
+    batch: int = Field(ge=1, le=MOST_IN_BATCH)
     """Pictures of an update, over all devices."""
     micro_batch: int | None = Field(None, ge=1)
     """Pictures a device takes at a time; the gradients of a device's share of a batch are added up. None: the share at once."""
+
+    @model_validator(mode="after")
+    def _one_update(self) -> Self:
+        if self.images < self.batch:
+            raise ValueError(f"images: expected at least one batch, {self.batch:,}, got {self.images:,}")
+        return self
 
 
 PAPER = (
@@ -67,11 +70,11 @@ class Recipe(Section):
     """Divides every width, to try a recipe out. 1 is deploy scale."""
     stages: tuple[Stage, ...] = Field(PAPER, min_length=1)
     """Trained one after the other, each from where the last one ended."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
     """AdamW's, reached after the warm-up of each stage and then held."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup_images: Annotated[int, BeforeValidator(whole)] = 4_096_000
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0, le=10)
+    warmup_images: int = Field(4_096_000, ge=0, le=MOST_IMAGES)
     """Linear warm-up of the learning rate: 1,000 updates (assumption)."""
     gradient_clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient (assumption)."""
@@ -82,10 +85,10 @@ class Recipe(Section):
     precision: Literal["fp32", "bf16"] = "bf16"
     sampling: Plan = Plan()
     """How the trained network is drawn unless told otherwise."""
-    window: Annotated[int, BeforeValidator(whole)] = 16_384
+    window: int = Field(16_384, ge=1, le=MOST_IN_BATCH)
     """Pictures that are read ahead and shuffled. The data set is read in its own order, so shards should hold mixed pictures.
     One that fits is encoded once."""
-    readers: int = Field(8, ge=1)
+    readers: int = Field(8, ge=1, le=1024)
     """Threads that decode pictures, on each device's process."""
     checkpoint_minutes: float = Field(10.0, gt=0)
     """How much of a training an interruption without warning may cost."""
@@ -104,7 +107,7 @@ class Recipe(Section):
         entry = _required(self.dataset)
         options = {**entry.options, "image_size": self.stages[stage].image_size}
         module = menu.pick("datasets", entry.name)
-        return module.load(module.Settings.model_validate(options), "train")
+        return module.load(validated(module.Settings, options), "train")
 
 
 def _required(entry: Entry | None) -> Entry:
@@ -113,16 +116,29 @@ def _required(entry: Entry | None) -> Entry:
     return entry
 
 
-def load(path: Path | None, overrides: Sequence[str] = (), data: str | None = None) -> Recipe:
-    """The recipe at `path`, or the default one, with `key=value` overrides and a data set.
+@contextmanager
+def opened(path: Path | None, overrides: Sequence[str] = (), data: str | None = None) -> Iterator[Recipe]:
+    """The recipe at `path`, or the default one, with `key=value` overrides and a data set, for a block of which every InputError
+    about a setting says where that was given.
 
     Raises InputError naming file, line, key and value.
     """
-    document = Document.read(path) if path is not None else Document("the default recipe", {}, {})
+    document = Document.read(path) if path is not None else Document("the default recipe", {})
     for override in overrides:
         document.override(override)
     if data is not None:
-        document.content["dataset"] = dataset_of(data)
+        document.put("dataset", dataset_of(data), "--data")
+    with document.placing(Recipe.model_fields):
+        yield _recipe(document)
+
+
+def load(path: Path | None, overrides: Sequence[str] = (), data: str | None = None) -> Recipe:
+    """The recipe of `opened`, for whoever only reads it."""
+    with opened(path, overrides, data) as recipe:
+        return recipe
+
+
+def _recipe(document: Document) -> Recipe:
     recipe: Recipe = document.validate(Recipe, document.content)
     _required(recipe.dataset)
     for folder in ("dataset", "autoencoder", "objective"):
@@ -144,15 +160,13 @@ def dataset_of(data: str) -> dict[str, Any]:
 
     A folder with metadata.jsonl is `folder`; tars, a folder of them or a pattern is `webdataset`.
     """
-    import yaml
-
     tars = re.search(r"\.tar(\.gz)?$", data) is not None
     if not tars and data.lstrip().startswith("{"):  # not the pattern {000..099}.tar
         try:
-            return dict(yaml.safe_load(data))
-        except (yaml.YAMLError, ValueError, TypeError):
+            return dict(yaml_text.read(data).value)
+        except (NotRead, TypeError, ValueError):
             raise InputError(
-                f"--data {data}: not valid YAML; expected for example {{name: folder, path: DIR}}"
+                f"--data {shown(data)}: not valid YAML; expected for example {{name: folder, path: DIR}}"
             ) from None
     if data in menu.names("datasets"):
         return {"name": data}
@@ -162,6 +176,6 @@ def dataset_of(data: str) -> dict[str, Any]:
     if tars or (path.is_dir() and any(path.glob("*.tar*"))):
         return {"name": "webdataset", "path": data}
     raise InputError(
-        f"--data {data}: no data set; expected shards (.tar, a folder of them or a pattern), a folder with metadata.jsonl, "
-        f"or one of: {', '.join(menu.names('datasets'))}"
+        f"--data {shown(data)}: no data set; expected shards (.tar, a folder of them or a pattern), a folder with "
+        f"metadata.jsonl, or one of: {', '.join(menu.names('datasets'))}"
     )

@@ -12,9 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-
-from nas import design, lock
+from nas import design, lock, yaml_text
 from nas.errors import InputError
 from nas.failures import DiskTrouble
 from nas.results import FORMAT
@@ -73,7 +71,7 @@ class RunDirectory:
         self._write(name, f"{{\n{lines}\n}}")
 
     def write_yaml(self, name: str, value: Any) -> None:
-        self._write(name, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+        self._write(name, yaml_text.written(value))
 
     def _write(self, name: str, text: str) -> None:
         """Whole or not at all: a killed process leaves the old file."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,15 +13,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from nas import block_latency, design, design_check, menu
 from nas.backbones.unet import Config
 from nas.conditioning import Settings as Conditioning
-from nas.document import Document, Location
+from nas.document import Document
 from nas.errors import InputError
+from nas.quantities import count
 from nas.racing import Settings as Racing
 from nas.sampling import Plan
 from nas.stopping import Settings as Stopping
+from nas.strict import Location, validated
 from nas.tracking import Settings as Tracking
 from nas.training import Settings as Training
-
-SUFFIXES = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 class Section(BaseModel):
@@ -47,19 +47,7 @@ class Entry(BaseModel):
 
     def settings(self, folder: str) -> Any:
         """The file's own `Settings`, validated."""
-        return menu.pick(folder, self.name).Settings.model_validate(self.options)
-
-
-def count(value: Any) -> float:
-    """A positive number, optionally with a suffix: 400M, 200G, 4.0e+8."""
-    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([KMGT]?)\s*", str(value))
-    try:
-        number = float(match[1]) * SUFFIXES.get(match[2], 1.0) if match else None
-    except ValueError:
-        number = None
-    if number is None or not 0 < number < float("inf"):
-        raise ValueError(f"expected a positive number such as 400M, 200G or 4.0e+8, got {value!r}")
-    return number
+        return validated(menu.pick(folder, self.name).Settings, self.options)
 
 
 class Proxy(Section):
@@ -72,23 +60,39 @@ class Proxy(Section):
 class Deploy(Section):
     """The scale at which costs and budgets are counted."""
 
-    image_size: int = Field(512, ge=64)
+    image_size: int = Field(512, ge=64, le=8192)
     """Pixels along one side of the generated image."""
-    downsampling: int = Field(8, ge=1)
+    downsampling: int = Field(8, ge=1, le=64)
     """Pixels per latent position along one side."""
-    text_tokens: int = Field(77, ge=1)
+    text_tokens: int = Field(77, ge=1, le=4096)
     """Text tokens the cross-attention reads."""
     latency: Path | None = None
     """A table of blocks that `nas latency SPACE --blocks FILE` wrote on the device to deploy on; it adds the cost
     `latency_ms` of one call of the denoiser, for budgets and objectives."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Deploy:
+        if self.image_size % self.downsampling:
+            raise ValueError(
+                f"image_size: expected a multiple of downsampling, {self.downsampling}, got {self.image_size}"
+            )
+        return self
 
     @property
     def latent_size(self) -> int:
         return self.image_size // self.downsampling
 
     def costs(self, config: Config) -> dict[str, Any]:
-        """Costs of one call of a deploy-scale denoiser, by column. Raises InputError when the table of latencies has not all."""
-        found = asdict(config.cost(self.latent_size, self.text_tokens))
+        """Costs of one call of a deploy-scale denoiser, by column.
+
+        Raises InputError when its latents cannot be halved as often as it asks, and when the table of latencies has not all.
+        """
+        try:
+            found = asdict(config.cost(self.latent_size, self.text_tokens))
+        except ValueError as error:
+            raise InputError(
+                f"deploy.image_size: {self.image_size} with downsampling {self.downsampling}: {error}"
+            ) from None
         return found if self.latency is None else {**found, block_latency.COLUMN: self._table().latency_ms(config)}
 
     def latency_conditions(self) -> dict[str, dict[str, Any]]:
@@ -101,7 +105,10 @@ class Deploy(Section):
 
     def _table(self) -> block_latency.Table:
         assert self.latency is not None
-        table = block_latency.load(self.latency)
+        try:
+            table = block_latency.load(self.latency)
+        except InputError as error:
+            raise InputError(f"deploy.latency: {error}") from None
         if (table.latent_size, table.text_tokens) != (self.latent_size, self.text_tokens):
             raise InputError(
                 f"deploy.latency: {self.latency} is of latents of side {table.latent_size} and {table.text_tokens} text tokens, "
@@ -113,7 +120,7 @@ class Deploy(Section):
 class Evaluation(Section):
     """What every trial of the study draws and is scored on; the same captions and noise for all."""
 
-    images: int = Field(256, ge=2)
+    images: int = Field(256, ge=2, le=1_000_000)
     """Images sampled at each rung."""
     split: Literal["train", "held_out"] = "train"
     """Which captions are drawn."""
@@ -127,15 +134,15 @@ class Search(Section):
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     """Optuna's TPE, NSGA-II or Gaussian processes (`gp`, the slowest to ask). `random` is the honest baseline: the same
     study, seeds and budget without a model of the space."""
-    trials: int = Field(16, ge=1)
+    trials: int = Field(16, ge=1, le=1_000_000)
     """Architectures to train, in total, over all resumptions. Refused and repeated candidates are not counted."""
     minimise: tuple[str, ...] = ()
     """Columns to make small: any metric or cost."""
     maximise: tuple[str, ...] = ()
     """Columns to make large."""
-    repeats: int = Field(0, ge=0)
+    repeats: int = Field(0, ge=0, le=1_000)
     """Times an architecture that is suggested again is trained again with another seed; after that its result is reused."""
-    max_refusals: int = Field(1_000, ge=1)
+    max_refusals: int = Field(1_000, ge=1, le=1_000_000)
     """Candidates in a row that may be refused or repeated before the search gives up."""
 
     @model_validator(mode="after")
@@ -195,7 +202,7 @@ class Study(Section):
     sampling: Plan = Plan()
     """How every trial's network is drawn from for its scores."""
     evaluation: Evaluation = Evaluation()
-    metrics: tuple[Entry, ...] = (Entry(name="fid"), Entry(name="clip_score"))
+    metrics: tuple[Entry, ...] = Field((Entry(name="fid"), Entry(name="clip_score")), min_length=1)
     """What the pictures are scored by: names in nas/metrics."""
     budget: dict[str, Annotated[float, BeforeValidator(count)]] = {}
     """Upper limits on deploy-scale costs, for example params: 400M. A candidate over budget is never trained."""
@@ -209,11 +216,11 @@ class Study(Section):
     """Repeats after the search, of architectures whose place on the front is undecided."""
     tracking: Tracking = Tracking()
     """Logging to Weights & Biases."""
-    workers: int | None = Field(None, ge=0)
+    workers: int | None = Field(None, ge=0, le=1024)
     """Trials that run side by side on this machine. None: one per core, or one per GPU. 0: only on workers that join."""
-    worker_memory: Annotated[float, BeforeValidator(count)] | None = None
+    worker_memory: Annotated[float, BeforeValidator(count), Field(ge=256e6)] | None = None
     """Bytes a worker process may hold, for example 8G; a trial that needs more fails. None: no bound but the machine's."""
-    worker_cpus: float = Field(1.0, gt=0)
+    worker_cpus: float = Field(1.0, gt=0, le=1024)
     """CPU cores a trial holds on a Ray cluster (`--engine ray`)."""
     worker_gpus: float | None = Field(None, ge=0, le=1)
     """GPUs a trial holds on a Ray cluster; 0.5: two trials share one. None: one where the cluster has any. A trial trains on
@@ -230,7 +237,9 @@ class Study(Section):
     @property
     def trials(self) -> int:
         """Networks to train, in total."""
-        return self.search.trials if self.search else len(design.order(self.ablation)) if self.ablation else 0
+        if self.search is not None:
+            return self.search.trials
+        return len(design.cells(self.ablation)) * self.ablation.repeats if self.ablation is not None else 0
 
     def menu_entries(self) -> Iterable[tuple[Location, str, Entry]]:
         """(location, folder, entry) of every menu choice in the study."""
@@ -256,8 +265,10 @@ class Study(Section):
         return plain
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """The study file at `path` with `key.path=value` overrides.
+@contextmanager
+def opened(path: Path, overrides: Sequence[str] = ()) -> Iterator[tuple[Study, Document]]:
+    """The study file at `path` with `key.path=value` overrides, for a block of which every InputError about a setting says where
+    that was given, as the document does of other messages.
 
     Raises InputError naming file, line, key and value for anything a study cannot be.
     """
@@ -266,7 +277,18 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
     for override in overrides:
         document.override(override)
     document.content.setdefault("name", path.resolve().parent.name)
-    study = document.validate(Study, document.content)
+    with document.placing(Study.model_fields):
+        yield _study(document), document
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """The study of `opened`, for whoever only reads it."""
+    with opened(path, overrides) as (study, _):
+        return study
+
+
+def _study(document: Document) -> Study:
+    study: Study = document.validate(Study, document.content)
     for location, folder, entry in study.menu_entries():
         try:
             module = menu.pick(folder, entry.name)
@@ -279,8 +301,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
             design_check.check(study)
         except design_check.Refused as refused:
             raise document.error(refused.location, refused.message) from None
-    checked: Study = study
-    return checked
+    return study
 
 
 def _check_sections(study: Study, document: Document) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations, product
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nas import menu
 from nas.document import Document
-from nas.errors import InputError
+from nas.errors import InputError, shown
 from nas.fields import NoField, changed, concrete, with_fields
 from nas.space import Axis, Condition, SearchSpace, spelled
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from nas.backbones.unet import Config
 
 SHIPPED = Path(__file__).parent.parent / "search_spaces"
+MOST_CHOICES = 256  # of all axes together: every pair is tried
+MOST_DECIDED = 10_000  # ways in which axes that others depend on may be chosen
 Clause = dict[str, Any]
 
 
@@ -36,6 +40,10 @@ class Range(BaseModel):
     def _ordered(self) -> Self:
         if self.low > self.high or (self.high - self.low) % self.step:
             raise ValueError(f"low={self.low}, high={self.high}, step={self.step}: steps from low must end at high")
+        if (self.high - self.low) // self.step >= MOST_CHOICES:
+            raise ValueError(
+                f"low={self.low}, high={self.high}, step={self.step}: expected at most {MOST_CHOICES} values"
+            )
         return self
 
 
@@ -80,6 +88,14 @@ class SpaceFile(BaseModel):
     axes: dict[str, AxisFile] = Field(min_length=1)
     """What is searched: a name for each decision."""
 
+    @field_validator("axes")
+    @classmethod
+    def _named(cls, axes: dict[str, AxisFile]) -> dict[str, AxisFile]:
+        named = {name: axis.choices for name, axis in axes.items() if isinstance(axis.choices, dict)}
+        if "" in axes or any("" in choices for choices in named.values()):
+            raise ValueError("a name of no letters, of an axis or a choice; expected a word")
+        return axes
+
     @model_validator(mode="after")
     def _one_family(self) -> Self:
         if (self.backbone is None) == (self.decoder is None):
@@ -102,11 +118,11 @@ def find(name_or_path: str | Path) -> Path:
     given = Path(name_or_path)
     folders = [Path("search_spaces"), SHIPPED]
     candidates = [given] if given.suffix else [folder / f"{name_or_path}.yaml" for folder in folders]
-    found = next((path for path in candidates if path.is_file()), None)
+    found = next((path for path in candidates if os.path.isfile(path)), None)
     if found is not None:
         return found
     offered = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    raise InputError(f"search space: no file {candidates[0]}{menu.nearest(given.stem, offered)}")
+    raise InputError(f"space: no file {candidates[0]}{menu.nearest(given.stem, offered)}")
 
 
 def load(name_or_path: str | Path) -> SearchSpace:
@@ -117,7 +133,8 @@ def load(name_or_path: str | Path) -> SearchSpace:
     path = find(name_or_path)
     document = Document.read(path)
     file: SpaceFile = document.validate(SpaceFile, document.content)
-    return _Loader(path, file).space()
+    with document.placing(SpaceFile.model_fields):
+        return _Loader(path, file).space()
 
 
 class _Loader:
@@ -125,24 +142,23 @@ class _Loader:
 
     def __init__(self, path: Path, file: SpaceFile):
         self.path, self.file = path, file
+        folder, name = file.family
         try:
-            self.menu = menu.pick(*file.family)
+            self.menu = menu.pick(folder, name)
         except InputError as error:
-            raise self._error(str(error)) from None
+            raise InputError(f"{folder.removesuffix('s')}: {error}") from None
 
     def space(self) -> SearchSpace:
         base = self._base()
         for path, value in self.file.hold.items():
-            base = self._tried(base, [(path, value)], f"hold.{path}: {value!r}")
+            base = self._tried(base, [(path, value)], f"hold.{path}: {shown(value)}")
         axes = [self._axis(name, axis) for name, axis in self.file.axes.items()]
         space = SearchSpace(self.path.stem, str(self.path), self.file.family, base, tuple(self._ordered(axes)))
+        self._check_size(space)
         self._check_fields(space)
         self._check_overlaps(space)
         self._check_pairs(space)
         return space
-
-    def _error(self, message: str) -> InputError:
-        return InputError(f"{self.path}: {message}")
 
     def _base(self) -> Config:
         if isinstance(self.file.base, dict):
@@ -150,10 +166,10 @@ class _Loader:
                 config: Config = self.menu.Config.from_dict(self.file.base)
                 return config
             except ValueError as error:
-                raise self._error(f"base: {error}") from None
+                raise InputError(f"base: {error}") from None
         presets: dict[str, Config] = self.menu.presets()
         if self.file.base not in presets:
-            raise self._error(f"base: unknown preset {self.file.base!r}{menu.nearest(self.file.base, list(presets))}")
+            raise InputError(f"base: unknown preset {self.file.base!r}{menu.nearest(self.file.base, list(presets))}")
         return presets[self.file.base]
 
     def _axis(self, name: str, axis: AxisFile) -> Axis:
@@ -169,7 +185,7 @@ class _Loader:
         span = axis.range
         values = tuple(range(span.low, span.high + 1, span.step)) if span else tuple(axis.choices or ())
         if any(value in values[:index] for index, value in enumerate(values)):
-            raise self._error(f"axes.{name}.choices: {list(values)} names a value twice")
+            raise InputError(f"axes.{name}.choices: {shown(list(values))} names a value twice")
         settings = tuple(tuple((path, value) for path in paths) for value in values)
         return Axis(name, values, settings, when, span.step if span else None)
 
@@ -178,12 +194,14 @@ class _Loader:
             other = self.file.axes.get(asked)
             if other is None or asked == name:
                 offered = menu.nearest(asked, [axis for axis in self.file.axes if axis != name])
-                raise self._error(f"axes.{name}.when: no axis {asked!r}{offered}")
+                raise InputError(f"axes.{name}.when: no axis {shown(asked)}{offered}")
             span = other.range
             choices = list(range(span.low, span.high + 1, span.step)) if span else list(other.choices or ())
             wrong = [value for value in values if value not in choices]
             if wrong:
-                raise self._error(f"axes.{name}.when.{asked}: {wrong[0]!r} is not one of its choices: {choices}")
+                raise InputError(
+                    f"axes.{name}.when.{asked}: {shown(wrong[0])} is not one of its choices: {shown(choices)}"
+                )
 
     def _ordered(self, axes: list[Axis]) -> list[Axis]:
         """As in the file, but each after the axes its condition asks about."""
@@ -199,7 +217,7 @@ class _Loader:
                 sorter.done(ordered[-1])
                 ready += sorter.get_ready()
         except CycleError as error:
-            raise self._error(f"axes: conditions go round in a circle: {' -> '.join(error.args[1])}") from None
+            raise InputError(f"axes: conditions go round in a circle: {' -> '.join(error.args[1])}") from None
         return [axes[place[name]] for name in ordered]
 
     def _tried(self, base: Config, settings: Sequence[tuple[str, Any]], what: str) -> Config:
@@ -207,15 +225,27 @@ class _Loader:
         try:
             return changed(base, settings)
         except NoField as error:
-            raise self._error(f"{what}: {error}") from None
+            raise InputError(f"{what}: {error}") from None
         except ValueError as error:
-            raise self._error(f"{what} is refused: {error}") from None
+            raise InputError(f"{what} is refused: {error}") from None
+
+    def _check_size(self, space: SearchSpace) -> None:
+        """Small enough for every pair of choices to be tried, and for every way to decide what others depend on."""
+        choices = sum(len(axis.choices) for axis in space.axes)
+        decided = prod(len(axis.choices) for axis in space.deciding)
+        if choices > MOST_CHOICES:
+            raise InputError(f"axes: {choices:,} choices in all, expected at most {MOST_CHOICES}")
+        if decided > MOST_DECIDED:
+            asked = ", ".join(axis.name for axis in space.deciding)
+            raise InputError(
+                f"axes: {asked}: conditions ask in {decided:,} combinations, expected at most {MOST_DECIDED:,}"
+            )
 
     def _check_fields(self, space: SearchSpace) -> None:
         """Every choice of every axis, alone on the base."""
         for axis in space.axes:
             for choice, settings in zip(axis.choices, axis.settings, strict=True):
-                self._tried(space.base, settings, f"axes.{axis.name}: {choice!r}")
+                self._tried(space.base, settings, f"axes.{axis.name}: {shown(choice)}")
 
     def _check_overlaps(self, space: SearchSpace) -> None:
         """No two axes set one field at a time; an axis for a whole tuple comes before those for its entries."""
@@ -224,7 +254,7 @@ class _Loader:
             mine, theirs = ({p for c in axis.settings for path, _ in c for p in fields[path]} for axis in (a, b))
             shared = mine & theirs | {path for path in mine if path.rpartition(".")[0] in theirs}
             if shared and any(a.active(decided) and b.active(decided) for decided in space.decided()):
-                raise self._error(f"axes.{a.name} and axes.{b.name} both set {min(shared)}")
+                raise InputError(f"axes.{b.name}: sets {min(shared)}, which axes.{a.name} sets too")
 
     def _check_pairs(self, space: SearchSpace) -> None:
         """Every pair of choices that can be active together, so that a clash is found before a search is under way."""
@@ -236,9 +266,9 @@ class _Loader:
                 try:
                     with_fields(space.base, a.settings[i] + b.settings[j])
                 except ValueError as error:
-                    raise self._error(f"axes.{a.name}, axes.{b.name}: {spelled(pair)} is refused: {error}") from None
+                    raise InputError(f"axes.{b.name}: {spelled(pair)} is refused: {error}") from None
                 except KeyError as error:
-                    raise self._error(
+                    raise InputError(
                         f"axes.{b.name}: {spelled(pair)}: no field {error.args[0]!r} after axes.{a.name}"
                     ) from None
 

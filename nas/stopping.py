@@ -39,7 +39,7 @@ class Settings(BaseModel):
     rule: Literal["improvement", "halving", "slope", "median", "none"] = "improvement"
     """`improvement` by expected hypervolume, `halving` by non-dominated rank, `slope` as in the MobileDiffusion paper,
     `median` on each objective, or `none`."""
-    rungs: tuple[float, ...] = (0.4, 1.0)
+    rungs: tuple[float, ...] = Field((0.4, 1.0), max_length=100)
     """Fractions of training.images_seen at which a trial is scored; the last is 1. A 0 scores the initial weights."""
     keep: float = Field(0.5, gt=0, le=1)
     """Share of the trials at a rung that goes on to the next; 1 never stops one. `slope` and `median` take it as the

@@ -11,6 +11,7 @@ an ordinary network called with sliced weights. `nas.supernet_training` trains o
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
@@ -113,7 +114,7 @@ def weights_path(init: str, space: str | None, dataset: str) -> Path:
     if space is None:
         raise InputError(f"training.init: {init}: supernet weights belong to a search space; name it under `space`")
     path = _shipped(Path(space).stem, dataset) if init == "supernet" else Path(init)
-    if not path.is_file():
+    if not os.path.isfile(path):
         shipped = sorted(p.stem.removeprefix("supernet_") for p in ASSETS.glob("supernet_*.safetensors"))
         what = (
             f"no supernet is shipped for space {space!r} (only for: {', '.join(shipped)})"
@@ -176,8 +177,8 @@ def _of(path: Path, space: str, proxy: Proxy) -> Supernet:
     return supernet
 
 
-def check_covers(config: Config, path: Path, space: str, width_divisor: int, who: str) -> None:
-    """Raises InputError, beginning with `who`, when the weights at `path` have no slices for a deploy-scale network."""
+def check_covers(config: Config, path: Path, space: str, width_divisor: int) -> None:
+    """Raises InputError when the weights at `path` have no slices for a deploy-scale network."""
     supernet, metadata = _loaded(path)
     made_for = Proxy(**json.loads(metadata.get("proxy", "{}")))
     for name, has, wants in (
@@ -185,11 +186,11 @@ def check_covers(config: Config, path: Path, space: str, width_divisor: int, who
         ("width_divisor", made_for.width_divisor, width_divisor),
     ):
         if has != wants:
-            raise InputError(f"{who}training.init: {path} holds weights for {name} {has!r}, not {wants!r}")
+            raise InputError(f"training.init: {path} holds weights for {name} {has!r}, not {wants!r}")
     try:
         supernet.weights_of(skeleton(config.scaled(made_for)))
     except InputError as error:
-        raise InputError(f"{who}training.init: {path.name}: {error}") from None
+        raise InputError(f"training.init: {path.name}: {error}") from None
 
 
 @lru_cache(maxsize=1)

@@ -68,9 +68,9 @@ def run(space: str, path: Path, overrides: Sequence[str], recipe: Recipe, out: P
     """Train a supernet of a space with a study's data and proxy, and say what its largest member reaches."""
     torch.set_num_threads(1)
     interruption.install_in_trainer()
-    study = settings.load(path, [f"space={space}", *overrides, "training.init=scratch"])
-    loaded = SearchSpace.load(space)
-    check(study, loaded)
+    with settings.opened(path, [f"space={space}", *overrides, "training.init=scratch"]) as (study, _):
+        loaded = SearchSpace.load(space)
+        check(study, loaded)
     to = out or Path("runs/supernets") / f"{loaded.name}.safetensors"
     quality = train(study, loaded, recipe, to, Path("runs/.cache"), print)
     for split, scores in quality["largest_member"].items():

@@ -25,9 +25,10 @@ from nas import interruption
 from nas.encoded import EncodedSet
 from nas.errors import InputError
 from nas.lora import Settings as Lora
-from nas.objectives import LatentBatch, Objective
+from nas.objectives import Decay, LatentBatch, Objective
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+MOST_IMAGES, MOST_IN_BATCH = 10**11, 2**20  # a hundred times what anybody trains with
 FINITE_CHECK_EVERY = 20  # updates; reading the loss waits for the device
 
 
@@ -36,17 +37,17 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    images_seen: int = Field(16_384, ge=1)
+    images_seen: int = Field(16_384, ge=1, le=MOST_IMAGES)
     """Images of the last rung."""
-    batch: int = Field(64, ge=1)
+    batch: int = Field(64, ge=1, le=MOST_IN_BATCH)
     """Images per update."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
     """AdamW's, reached after the warm-up and then held: rungs stay comparable (MobileDiffusion trains with 1e-3)."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's decay of the gradient's first and second moment."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, le=10)
     """AdamW's, of every trained parameter."""
-    warmup_images: int = Field(1_024, ge=0)
+    warmup_images: int = Field(1_024, ge=0, le=MOST_IMAGES)
     """Linear warm-up of the learning rate."""
     gradient_clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""

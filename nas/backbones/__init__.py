@@ -17,7 +17,11 @@ of a copy of the network starts with that layer at zero.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Description = TypeVar("Description")
 
@@ -43,12 +47,21 @@ class Proxy:
 
 def strictly(kind: type[Description], values: Mapping[str, Any]) -> Description:
     """A `kind` (a dataclass) from plain values. Unknown fields and wrong types raise ValueError with their path."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+        made: Description = _adapter(kind).validate_json(json.dumps(values), strict=True)
+        return made
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{path}: {message}" if path else message) from None
+
+
+@lru_cache
+def _adapter(kind: type[Any]) -> "TypeAdapter[Any]":
+    """Made once: that takes longer than a thousand descriptions."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)

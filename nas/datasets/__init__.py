@@ -44,7 +44,7 @@ class ByPath(BaseModel):
 
     path: Given
     """Where it lies."""
-    image_size: int = Field(64, ge=8)
+    image_size: int = Field(64, ge=8, le=4096)
     """Pixels along one side; pictures are resized on the shorter side and cropped in the middle."""
     held_out: float = Field(0.1, ge=0, lt=1)
     """Share of the captions (not pictures) kept out of training, chosen by hash."""

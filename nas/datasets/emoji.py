@@ -26,7 +26,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    image_size: int = Field(64, ge=8)
+    image_size: int = Field(64, ge=8, le=4096)
     """Pixels along one side."""
     styles: tuple[Style, ...] = ("noto", "twemoji", "fluent")
     """Drawn styles to include."""

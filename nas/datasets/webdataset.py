@@ -36,6 +36,9 @@ class Shards:
     def __init__(self, settings: Settings, split: str):
         self.settings, self.split, self.skipped = settings, split, 0
         self.paths = shard_paths(settings.path)
+        missing = [path for path in self.paths if not path.exists()]
+        if missing and not settings.skip_corrupt:
+            self.unreadable(f"dataset.path: {missing[0]}: missing shard, {len(missing):,} of {len(self.paths):,}")
 
     def __iter__(self) -> Iterator[Captioned]:
         self.skipped = seen = 0

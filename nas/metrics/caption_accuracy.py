@@ -13,9 +13,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from nas.metrics import Reference
-from nas.metrics.clip_score import Judge, Settings
+from nas.metrics.clip_score import Judge, Settings, check
 
-__all__ = ["Settings", "build", "columns"]
+__all__ = ["Settings", "build", "check", "columns"]
 OTHERS = 100
 
 

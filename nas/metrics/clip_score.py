@@ -32,6 +32,16 @@ def columns(settings: Settings) -> tuple[str, ...]:
     return ("clip_score",)
 
 
+def check(settings: Settings) -> None:
+    """Raises InputError, beginning with the setting, for a judge that is known not to be there."""
+    if settings.judge == "shipped":
+        return
+    try:
+        clip.check(settings.judge, settings.pretrained)
+    except InputError as error:
+        raise InputError(f"judge: {error}") from None
+
+
 def build(settings: Settings, reference: Reference) -> ClipScore:
     """The metric; it needs no real pictures."""
     return ClipScore(Judge(settings))

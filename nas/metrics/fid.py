@@ -6,6 +6,7 @@ the name, and the numbers do not compare.
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,12 @@ class Settings(BaseModel):
 def columns(settings: Settings) -> tuple[str, ...]:
     """`fid`, or `fid_<extractor>`."""
     return ("fid" if settings.features == "inception" else f"fid_{settings.features}",)
+
+
+def check(settings: Settings) -> None:
+    """Raises InputError, beginning with the setting, for weights that are not there."""
+    if settings.weights is not None and not os.path.isfile(settings.weights):
+        raise InputError(f"weights: {settings.weights}: no such file")
 
 
 def build(settings: Settings, reference: Reference) -> FrechetDistance:

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
 from nas.metrics import Reference
-from nas.metrics.fid import FeatureDistance, Settings
+from nas.metrics.fid import FeatureDistance, Settings, check
 
-__all__ = ["Settings", "build", "columns"]
+__all__ = ["Settings", "build", "check", "columns"]
 GROUPS = 20  # of real pictures, at most
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from nas.metrics import Reference
-from nas.metrics.fid import FeatureDistance, Settings
+from nas.metrics.fid import FeatureDistance, Settings, check
 
-__all__ = ["Settings", "build", "columns"]
+__all__ = ["Settings", "build", "check", "columns"]
 DIRECTIONS = 1024
 CHUNK = 128  # directions at a time
 

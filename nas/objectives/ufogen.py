@@ -29,7 +29,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nas.errors import InputError
-from nas.objectives import CriticTraining, LatentBatch, denoising
+from nas.objectives import CriticTraining, Decay, LatentBatch, denoising
 from nas.objectives.denoising import clean, noise_schedule, signal_and_noise
 
 __all__ = ["Objective", "Settings", "noise_schedule"]
@@ -59,7 +59,7 @@ class Settings(denoising.Settings):
     """Generator updates from one update of D to the next."""
     critic_learning_rate: float = Field(1.0, gt=0)
     """D's learning rate, times the generator's."""
-    critic_betas: tuple[float, float] = (0.0, 0.999)
+    critic_betas: tuple[Decay, Decay] = (0.0, 0.999)
     """D's AdamW's."""
     ema_decay: float = Field(0.99, ge=0, lt=1)
     """Of the moving average that is `ema_distill`'s target, per generator update."""

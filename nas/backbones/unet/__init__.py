@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from nas.cost import Cost
 
 STRICT = {"extra": "forbid"}
+MOST_WIDE = 2**17  # of every width, ratio and count; beyond it nothing could be built
+MOST_KERNEL = 255
+MOST_BLOCKS = 1_000  # conv and transformer blocks together, which are built one by one
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ class Level:
             raise ValueError(f"conv={self.conv!r} must be 'full' or 'separable'")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel={self.kernel} must be odd, so that the image keeps its size")
+        for name, most in (("channels", MOST_WIDE), ("ffn_ratio", MOST_WIDE), ("kernel", MOST_KERNEL)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}={getattr(self, name)} must be at most {most:,}")
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,13 @@ class Config:
             raise ValueError(f"levels.0.channels={self.levels[0].channels} must be even (it holds sines and cosines)")
         for name in SIZES:
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+            if value is not None and not 1 <= value <= MOST_WIDE:
+                raise ValueError(f"{name}={value} must be at least 1 and at most {MOST_WIDE:,}")
         if min(self.mid, default=0) < 0:
             raise ValueError(f"mid={self.mid} counts transformer blocks and cannot be negative")
+        stacks = [level.down + level.up for level in self.levels] + [self.mid]
+        if (blocks := sum(len(stack) + sum(stack) for stack in stacks)) > MOST_BLOCKS:
+            raise ValueError(f"down, up and mid have {blocks:,} blocks in all, expected at most {MOST_BLOCKS:,}")
         if (self.head_dim is None) == (self.heads is None):
             raise ValueError(f"give one of head_dim={self.head_dim} and heads={self.heads}, the other null")
 

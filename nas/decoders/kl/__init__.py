@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from nas.decoders.kl.network import Decoder
 
 STRICT = {"extra": "forbid"}
+MOST_WIDE = 2**17  # of every width
+MOST_LEVELS, MOST_BLOCKS = 16, 1_000
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class Level:
     def __post_init__(self) -> None:
         if self.channels < 1 or self.blocks < 1:
             raise ValueError(f"channels={self.channels} and blocks={self.blocks} must be at least 1")
+        if self.channels > MOST_WIDE or self.blocks > MOST_BLOCKS:
+            raise ValueError(
+                f"channels={self.channels} and blocks={self.blocks} must be at most {MOST_WIDE:,} and {MOST_BLOCKS:,}"
+            )
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,10 @@ class Config:
             raise ValueError(
                 f"levels={self.levels}, latent_channels={self.latent_channels}, mid_blocks={self.mid_blocks} and "
                 f"groups={self.groups}: expected at least one of each"
+            )
+        if len(self.levels) > MOST_LEVELS or self.mid_blocks > MOST_BLOCKS:
+            raise ValueError(
+                f"{len(self.levels)} levels and mid_blocks={self.mid_blocks} must be at most {MOST_LEVELS} and {MOST_BLOCKS:,}"
             )
         for index, level in enumerate(self.levels):
             if level.channels % self.groups:

@@ -1,0 +1,67 @@
+"""What a study can say, yet cannot mean, and what it hardly means. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from nas.errors import InputError
+from nas.settings import Study
+from nas.training import Settings as Training
+
+FAST = 0.05  # a learning rate of AdamW from which networks seldom recover
+LARGE_BATCH = 8_192
+SMALL_MEMORY = 1e9  # bytes, of a process that holds torch and a network
+CROWD = 4  # workers a core
+
+
+def check(study: Study) -> None:
+    """Raises InputError for what no study can mean."""
+    _one_batch("training", study.training)
+    if study.base is not None:
+        _one_batch("base.training", study.base.training)
+    updates = [study.training.updates(round(rung * study.training.images_seen)) for rung in study.stopping.rungs]
+    for index, (before, after) in enumerate(zip(updates, updates[1:], strict=False)):
+        if before == after:
+            here, there = study.stopping.rungs[index : index + 2]
+            raise InputError(
+                f"stopping.rungs: {here:g} and {there:g} of {study.training.images_seen:,} images are both {after:,} updates"
+            )
+
+
+def _one_batch(section: str, training: Training) -> None:
+    if training.images_seen < training.batch:
+        raise InputError(
+            f"{section}.images_seen: expected at least one batch, {training.batch:,}, got {training.images_seen:,}"
+        )
+
+
+def unlikely(study: Study) -> Iterator[str]:
+    """What is probably not meant, each beginning with the setting."""
+    training, cores = study.training, os.cpu_count() or 1
+    if training.warmup_images > training.images_seen:
+        yield (
+            f"training.warmup_images: {training.warmup_images:,} of {training.images_seen:,} images seen: "
+            "the learning rate is never reached"
+        )
+    if training.learning_rate > FAST:
+        yield f"training.learning_rate: {training.learning_rate:g} is far more than the usual 1e-4 to 1e-2"
+    if training.batch > LARGE_BATCH:
+        yield f"training.batch: {training.batch:,} images an update; each is held in memory"
+    if study.workers is not None and study.workers > CROWD * cores:
+        yield f"workers: {study.workers:,} side by side on {cores} cores; each trial gets a share of one"
+    if study.worker_memory is not None and study.worker_memory < SMALL_MEMORY:
+        yield f"worker_memory: {study.worker_memory / 1e6:.0f} M is hardly enough for a process with torch in it"
+    yield from _never_stopped(study)
+
+
+def _never_stopped(study: Study) -> Iterator[str]:
+    """A rule of early stopping that was asked for and has nothing to do."""
+    stopping = study.stopping
+    if study.search is None or stopping.rule == "none" or "min_peers" not in stopping.model_fields_set:
+        return
+    if stopping.min_peers > study.search.trials:
+        yield (
+            f"stopping.min_peers: {stopping.min_peers:,} of {study.search.trials:,} trials have to come first: "
+            "none is ever stopped"
+        )
