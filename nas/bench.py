@@ -127,7 +127,7 @@ class Bench:
     def _encoded(self, split: str) -> encoded.EncodedSet:
         resolved = self.study.resolved()
         identity = {key: resolved[key] for key in ("dataset", "autoencoder", "conditioning")}
-        path = encoded.cache_path(self.cache, split=split, **identity)
+        path = encoded.cache_path(self.cache, split=split, reading=encoded.READING, **identity)
         return encoded.load_or_encode(path, lambda: self.images(split), lambda: self.autoencoder, lambda: self.encoder)
 
     @cached_property
@@ -160,7 +160,7 @@ class Bench:
         reference = Reference(
             batches=lambda: self.images("train"),
             captions=list(self.train_data.captions[:-1]),
-            cache=encoded.cache_path(self.cache, dataset=self.study.resolved()["dataset"]),
+            cache=encoded.cache_path(self.cache, reading=encoded.READING, dataset=self.study.resolved()["dataset"]),
         )
         return [
             menu.pick("metrics", entry.name).build(entry.settings("metrics"), reference) for entry in self.study.metrics
