@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -43,7 +44,6 @@ from nas.space import SearchSpace
 
 SCORE_BATCH = 64  # images decoded and scored at a time
 GRID_COLUMNS, GRID_ROWS = 8, 4
-REFERENCES = 8_192  # real pictures that others are compared with, at most
 SHOWN = GRID_COLUMNS * GRID_ROWS  # pictures in a grid of samples
 LOSS_TIMES = 8  # times per image of the paired denoising loss
 Captioned = tuple[Tensor, list[str]]  # pictures (B, 3, H, W) in [-1, 1] with their captions
@@ -132,7 +132,7 @@ class Bench:
     def _encoded(self, split: str) -> encoded.EncodedSet:
         resolved = self.study.resolved()
         identity = {key: resolved[key] for key in ("dataset", "autoencoder", "conditioning")}
-        path = encoded.cache_path(self.cache, split=split, **identity)
+        path = encoded.cache_path(self.cache, split=split, reading=encoded.READING, **identity)
         return encoded.load_or_encode(path, lambda: self.images(split), lambda: self.autoencoder, lambda: self.encoder)
 
     @cached_property
@@ -171,11 +171,15 @@ class Bench:
     @cached_property
     def metrics(self) -> list[Metric]:
         """The study's metrics, their references prepared from the training split."""
+        most = self.study.evaluation.references
+        some = {"references": str(most)} if most else {}
         reference = Reference(
-            batches=lambda: islice(self.images("train"), REFERENCES // BATCH),
+            batches=lambda: islice(self.images("train"), most and math.ceil(most / BATCH)),
             captions=list(self.train_data.captions[:-1]),
             drawn=self.drawn[0],
-            cache=encoded.cache_path(self.cache, dataset=self.study.resolved()["dataset"]),
+            cache=encoded.cache_path(
+                self.cache, reading=encoded.READING, dataset=self.study.resolved()["dataset"], **some
+            ),
         )
         return [
             menu.pick("metrics", entry.name).build(entry.settings("metrics"), reference) for entry in self.study.metrics

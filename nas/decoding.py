@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import math
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from nas.errors import brief
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 PIXELS = 2**26  # of one picture: 8192 x 8192, 256 MiB in memory
+SCANS = 100  # of a progressive JPEG; encoders make some ten
 REACH = 2  # px that a bicubic kernel reads on either side of where it is, times the factor a picture shrinks by
 DEEP = ("I;16", "I;16B", "I", "F")  # Pillow's modes of grey with more than 8 bits
 WHITES = {"I": (255, 65_535, 2**32 - 1), "F": (1, 255, 65_535)}  # what white may be where the file does not say
@@ -43,10 +46,9 @@ def decode(encoded: bytes, size: int) -> Tensor:
     The picture stands as its EXIF orientation says; what is transparent becomes white.
     """
     try:
-        image = _upright(_opened(encoded))
-        image = _grey(image) if image.mode in DEEP else image
-        image, box = _middle(image, size)
-        image = _over_white(image)
+        whole = _opened(encoded)
+        image, box = _middle(_upright(whole), size)
+        image = _over_white(_grey(image, getattr(whole, "tag_v2", {})) if image.mode in DEEP else image)
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BICUBIC, box)
     except UnreadablePicture:
@@ -60,6 +62,8 @@ def decode(encoded: bytes, size: int) -> Tensor:
 
 def _opened(encoded: bytes) -> Image.Image:
     """The picture in memory."""
+    if encoded.startswith(b"\xff\xd8") and (scans := encoded.count(b"\xff\xda")) > SCANS:
+        raise UnreadablePicture(f"a JPEG of {scans:,} scans; at most {SCANS} are read")
     with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
         if not 0 < math.prod(image.size) <= PIXELS:
             wide, high = image.size
@@ -88,23 +92,20 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    """Grey of 12, 16 or 32 bits as 8 bits, with an alpha channel if one level of it is transparent."""
-    levels, key, tags = (
-        np.asarray(image),
-        image.info.get("transparency"),
-        getattr(image, "tag_v2", {}),
-    )  # tags of a TIFF
+def _grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Grey of 12, 16 or 32 bits as 8 bits, with an alpha channel if one level of it is transparent. `tags` are a TIFF's."""
+    levels, key = np.asarray(image), image.info.get("transparency")
     transparent = None if key is None else levels == key
     if image.mode == "I" and tags.get(ExifTags.Base.SampleFormat, (1,)) == (1,):  # unsigned
         levels = levels.view(np.uint32)
+    highest = levels.max()
     if not np.isfinite(levels).all():
         raise UnreadablePicture("grey that is not finite")
     bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
-    white = next((w for w in WHITES.get(image.mode, (2**bits - 1,)) if levels.max() <= w), None)
+    white = next((white for white in WHITES.get(image.mode, (2**bits - 1,)) if highest <= white), None)
     if white is None:
-        raise UnreadablePicture(f"grey up to {levels.max():g}; expected at most {WHITES['F'][-1]:,}")
-    grey = (levels.clip(0) * (255 / white)).round().astype(np.uint8)
+        raise UnreadablePicture(f"grey up to {highest:g}; expected at most {WHITES['F'][-1]:,}")
+    grey = np.rint(levels.astype(np.float32).clip(0) * np.float32(255 / white)).astype(np.uint8)
     made = Image.fromarray(
         255 - grey if tags.get(ExifTags.Base.PhotometricInterpretation) == 0 else grey
     )  # 0: white is 0

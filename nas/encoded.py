@@ -19,6 +19,7 @@ from nas.conditioning import Text, TextEncoder
 from nas.datasets import Batch
 
 TEXT_BATCH = 64
+READING = "2"  # how files become pictures and captions; what was encoded of another reading is encoded again
 
 
 @dataclass(frozen=True)

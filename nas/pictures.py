@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 GAP = 2  # px between tiles
 TILE_SIZES = (64, 128, 256, 512, 32)  # px; a grid says which by where its white gaps are
+PNG = b"\x89PNG\r\n\x1a\n"  # what such a file begins with
 QUALITIES = (90, 70, 50, 30)  # of WebP, tried in turn until an album fits
 
 
@@ -29,6 +30,14 @@ def check_name(path: Path) -> None:
     known = Image.registered_extensions()
     if known.get(path.suffix.lower()) not in Image.SAVE:
         raise InputError(f"--out {path}: expected a picture's name, such as {path.stem}.png or {path.stem}.jpg")
+
+
+def is_png(path: Path) -> bool:
+    """Whether there is a PNG, told by its content. Nothing else is opened: Pillow starts programs for some formats."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(PNG)) == PNG
 
 
 def save_grid(images: Tensor, path: Path, columns: int) -> None:
@@ -58,10 +67,10 @@ class Grid:
 
 
 def read_grid(path: Path, quality: int = QUALITIES[0]) -> Grid | None:
-    """The tiles of a samples.png, found by its white gaps; None if there is no file or no such grid in it."""
+    """The tiles of a samples.png, found by its white gaps; None if there is no PNG or no such grid in it."""
     from PIL import Image
 
-    if not path.is_file():
+    if not is_png(path):
         return None
     with Image.open(path) as opened:
         image = opened.convert("RGB")
@@ -75,10 +84,10 @@ def read_grid(path: Path, quality: int = QUALITIES[0]) -> Grid | None:
 
 
 def whole(path: Path) -> str | None:
-    """A picture as a data URL; None if there is none."""
+    """A PNG as a data URL; None if there is none."""
     from PIL import Image
 
-    if not path.is_file():
+    if not is_png(path):
         return None
     with Image.open(path) as opened:
         return _data_url(opened.convert("RGB"), QUALITIES[0])

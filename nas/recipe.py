@@ -7,6 +7,7 @@ assumption.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -170,7 +171,7 @@ def dataset_of(data: str) -> dict[str, Any]:
             ) from None
     if data in menu.names("datasets"):
         return {"name": data}
-    path = Path(data)
+    path = Path(os.path.expanduser(data))
     if (path / "metadata.jsonl").is_file():
         return {"name": "folder", "path": data}
     if tars or (path.is_dir() and any(path.glob("*.tar*"))):

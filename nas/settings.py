@@ -126,6 +126,8 @@ class Evaluation(Section):
     """Which captions are drawn."""
     seed: int = 0
     """Chooses the captions and the initial noise."""
+    references: int | None = Field(None, ge=64)
+    """Real pictures that distances are taken to, in whole batches of 64. None: all of the training split."""
 
 
 class Search(Section):

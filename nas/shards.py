@@ -22,7 +22,8 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 TEXTS = ("json", "txt")
 GZIP = b"\x1f\x8b"  # what such a file begins with
 OTHERS = {b"BZh": "bzip2", b"\xfd7z": "xz", b"(\xb5/": "zstd"}
-EXPANSION = 100  # times its compressed bytes, and a picture more, that a shard may hold
+EXPANSION = 100  # times as large as it is, and SLACK bytes, a gzipped shard may become
+SLACK = 2**24
 HEADER = 2**20  # bytes, at most, of a member's name and other headers together
 META = re.compile(r"__[^/]*__($|/)")  # names of members about the shard
 CORRUPT = (OSError, EOFError, tarfile.TarError, zlib.error)  # what reading a shard raises
@@ -81,9 +82,9 @@ def _add(sample: Sample, extension: str, member: tarfile.TarInfo, file: BinaryIO
     most = TEXT if extension in TEXTS else PICTURE
     if extension in sample:
         sample.fault = f"a second member {shown(member.name)}"
-    elif member.size > most or member.issparse():
+    elif not 0 <= member.size <= most or member.issparse():
         sample.fault = (
-            f"{shown(member.name)} claims {member.size:,} bytes; expected at most {most:,}, and none left out"
+            f"{shown(member.name)} claims {member.size:,} bytes; expected at most {most:,}, all of them there"
         )
     else:
         file.seek(member.offset_data)
@@ -93,14 +94,18 @@ def _add(sample: Sample, extension: str, member: tarfile.TarInfo, file: BinaryIO
 
 
 def _members(raw: BinaryIO, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """What a tar says that it holds, as far as its size allows that."""
+    """What a tar says that it holds, until it says what cannot be."""
     headers = _Headers(file)
     tar = _understood(lambda: tarfile.TarFile(fileobj=headers, encoding="utf-8", errors="backslashreplace"))  # type: ignore[arg-type]
     while (member := _understood(tar.next)) is not None:
-        most = os.fstat(raw.fileno()).st_size if file is raw else EXPANSION * raw.tell() + PICTURE
-        if not member.offset < tar.offset <= most:
-            raise tarfile.ReadError(f"{shown(member.name)} claims {member.size:,} bytes, which the shard cannot hold")
         yield member
+        most = os.fstat(raw.fileno()).st_size if file is raw else member.offset_data + PICTURE
+        if not member.offset < tar.offset <= most:
+            raise tarfile.ReadError(
+                f"{shown(member.name)} claims bytes {member.offset:,} to {tar.offset:,}; expected at most {most:,}"
+            )
+        if file is not raw and member.offset > EXPANSION * raw.tell() + SLACK:
+            raise tarfile.ReadError(f"expands more than {EXPANSION} times")
         headers.left = HEADER
         tar.members.clear()  # tarfile keeps all it has seen
         tar.pax_headers.clear()

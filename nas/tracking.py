@@ -25,6 +25,8 @@ from urllib.parse import urlparse
 
 from pydantic import BaseModel, ConfigDict
 
+from nas.pictures import is_png
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -115,7 +117,7 @@ class Tracker:
             run.define_metric("*", step_metric=STEP)
             for rung in record["rungs"]:
                 samples = directory / f"samples_{rung['rung']}.png"
-                pictures = {SAMPLES: wandb.Image(str(samples))} if samples.is_file() else {}
+                pictures = {SAMPLES: wandb.Image(str(samples))} if is_png(samples) else {}
                 run.log({STEP: rung[STEP], "rung": rung["rung"], **_numbers(rung), **pictures})
             run.summary.update(_row(record, self.run_dir, self.resolved))
             run.finish(exit_code=int(record["state"] == "failed"))
@@ -149,7 +151,7 @@ class Tracker:
         rows = []
         for row in once[columns].head(MOST_SAMPLES).to_dict("records"):
             path = self.run_dir / "trials" / f"{row['trial']:04d}" / "samples.png"
-            if path.is_file():
+            if is_png(path):
                 rows.append([*(_plain(row[name]) for name in columns), wandb.Image(str(path))])
         return {SAMPLES: wandb.Table(columns=[*columns, "drawn"], data=rows)} if rows else {}
 
