@@ -30,7 +30,7 @@ def trial(cache: Path) -> dict[str, float]:
     study = settings.load(STUDY)
     space = SearchSpace.load(study.space)
     architecture = space.architecture(space.sample(random.Random(1))).to_dict()
-    trial.start_worker(study, cache, 1)
+    trial.start_worker(study, cache)
     with tempfile.TemporaryDirectory() as folder:
         job = trial.Job(0, architecture, seed=1, rung=0, images_seen=1024, last=True, folder=Path(folder))
         trial.run_rung(job)

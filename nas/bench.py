@@ -83,9 +83,13 @@ class Scores:
 
 
 class Bench:
-    """What all trials of a study share inside one process: encoded data, frozen models, metrics, captions and noise."""
+    """What all trials of a study share inside one process: encoded data, frozen models, metrics, captions and noise.
+
+    The process computes with the study's `worker_threads` from here on, whoever trains or scores in it.
+    """
 
     def __init__(self, study: Study, cache: Path):
+        torch.set_num_threads(study.worker_threads)
         self.study, self.cache = study, cache
         self._variants: dict[str, Bench] = {}
 

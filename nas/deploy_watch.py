@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from nas import interruption
+from nas import interruption, latency
 from nas.deploy_job import LOG, Job
 from nas.training import DenoiserTraining
 
@@ -72,7 +72,7 @@ class Watch(L.Callback):
             "images_per_s": pace,
             "peak_memory_mib": memory,
             "devices": self.made.hardware.devices,
-            "device": device_name(),
+            "device": latency.computing_device(),
         }
         _append(self.made.out / LOG, row)
         self.say(
@@ -92,13 +92,6 @@ def peak_memory_mib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def device_name() -> str:
-    """What computes, in words."""
-    from nas.latency import device
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else device()[0]
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:

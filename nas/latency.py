@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,7 @@ def summary(spent: Sequence[tuple[float, float]]) -> Timing:
     return Timing(float(median), float(low), float(high), statistics.median(cpu for _, cpu in spent))
 
 
+@cache
 def device() -> tuple[str, str]:
     """This machine in words (processor, cores, system), and eight hex digits of that."""
     name = platform.processor() or platform.machine()
@@ -111,6 +112,13 @@ def device() -> tuple[str, str]:
         name = f"{found.get('model name', name)} (family {found.get('cpu family')}, model {found.get('model')})"
     words = f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
     return words, hashlib.sha256(words.encode()).hexdigest()[:8]
+
+
+def computing_device() -> str:
+    """What PyTorch computes on here, in words: the GPU, or else this machine."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else device()[0]
 
 
 def runtimes() -> list[str]:

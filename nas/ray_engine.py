@@ -77,7 +77,11 @@ class RayEngine:
         gpus = study.worker_gpus
         if gpus is None:
             gpus = float(ray.cluster_resources().get("GPU", 0) >= 1)
-        self._needs = {"CPU": study.worker_cpus, "GPU": gpus, "memory": int(study.worker_memory or 0)}
+        self._needs = {
+            "CPU": study.worker_cpus or float(study.worker_threads),
+            "GPU": gpus,
+            "memory": int(study.worker_memory or 0),
+        }
         self._idle: list[Any] = []
         self._busy: dict[Future[Any], tuple[Tag, Any]] = {}
         self._room, self._looked = 0, float("-inf")
@@ -113,7 +117,7 @@ class RayEngine:
 
     def _process(self) -> Callable[[], Engine]:
         """What an actor makes."""
-        return partial(_process, self._study, self._cache, max(1, int(self._needs["CPU"])))
+        return partial(_process, self._study, self._cache)
 
     def finished(self, timeout_s: float) -> Ended:
         while self._idle:  # nothing to do for it now: its place is free for others, ours that wait for one among them
@@ -155,10 +159,10 @@ def _cause(death: BaseException) -> str:
     return brief(RuntimeError(str(death).strip().splitlines()[-1]))
 
 
-def _process(study: Study, cache: Path, threads: int) -> Engine:
+def _process(study: Study, cache: Path) -> Engine:
     """In an actor: an engine of one process, which sees the GPU that Ray gave the actor."""
     preload.start()
-    return Workers(1, study, cache, threads, devices=[])
+    return Workers(1, study, cache, devices=[])
 
 
 class Seat:

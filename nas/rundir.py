@@ -146,14 +146,13 @@ def _describe(directory: RunDirectory, resolved: Mapping[str, Any]) -> None:
 
 def provenance() -> dict[str, Any]:
     """Format of the run directory; commit, versions and device of this process."""
-    import torch
+    from nas import latency
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     return {
         "format": FORMAT,
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
-        "device": device,
+        "device": latency.computing_device(),
         "started": now(),
     }
 

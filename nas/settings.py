@@ -222,8 +222,11 @@ class Study(Section):
     """Trials that run side by side on this machine. None: one per core, or one per GPU. 0: only on workers that join."""
     worker_memory: Annotated[float, BeforeValidator(count), Field(ge=256e6)] | None = None
     """Bytes a worker process may hold, for example 8G; a trial that needs more fails. None: no bound but the machine's."""
-    worker_cpus: float = Field(1.0, gt=0, le=1024)
-    """CPU cores a trial holds on a Ray cluster (`--engine ray`)."""
+    worker_threads: int = Field(1, ge=1, le=1024)
+    """CPU threads of every trial, however many run side by side: another number of threads adds up in another order, so scores
+    differ in their last digits. More than one pays where a machine has more cores than trials, beside GPUs for example."""
+    worker_cpus: float | None = Field(None, gt=0, le=1024)
+    """CPU cores a trial holds on a Ray cluster (`--engine ray`). None: as many as `worker_threads`."""
     worker_gpus: float | None = Field(None, ge=0, le=1)
     """GPUs a trial holds on a Ray cluster; 0.5: two trials share one. None: one where the cluster has any. A trial trains on
     one GPU at most."""

@@ -32,7 +32,7 @@ from nas.rundir import RunDirectory, now
 from nas.settings import Study
 from nas.storage import is_database, open_storage
 from nas.tracking import Tracker
-from nas.workers import Engine, Workers, default_count
+from nas.workers import Engine, Workers, default_count, idle
 
 ATTEMPTS = 3  # times a rung is tried when its worker process dies
 PREPARATION = (-1, 0)  # the tag of the job that makes the shared caches
@@ -184,6 +184,8 @@ class Run(ABC):
         self.resume()
         count = default_count() if self.study.workers is None else self.study.workers
         own = (self._engine or Workers)(count or 1, self.study, self.directory.cache)
+        if count and self._engine is None and (said := idle(count, self.study.worker_threads)):
+            self.progress.say(said)
         workers = Fleet(own, Joined(self.ledger.storage, self.ledger.name, self.directory.root), alone=count > 0)
         try:
             with self.progress.live(self.records, self.study):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from nas import interruption, lora, stages, training
+from nas import interruption, latency, lora, stages, training
 from nas.bench import Bench, Timings
 from nas.settings import Study
 
@@ -38,10 +38,9 @@ class Job:
 _bench: Bench | None = None
 
 
-def start_worker(study: Study, cache: Path, threads: int) -> None:
+def start_worker(study: Study, cache: Path) -> None:
     """What a worker process does once."""
     global _bench
-    torch.set_num_threads(threads)
     _bench = Bench(study, cache)
 
 
@@ -145,5 +144,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         "images_per_s": pace.images_per_s,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "worker": os.getpid(),
+        "threads": torch.get_num_threads(),
+        "device": latency.computing_device(),
     }
     return {"rung": rung, "proxy": proxy.to_dict(), "proxy_cost": dataclasses.asdict(cost)}

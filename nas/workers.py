@@ -2,7 +2,7 @@
 
 Processes come from a fork server that has imported torch and friends once, so a replacement costs milliseconds. A slot's
 process is replaced when it dies, when a job in it failed for want of memory, and when it has grown: a leak ends with
-the process. It leaves with the coordinator, however that ends. CPU cores are divided between the slots, and GPUs go round.
+the process. It leaves with the coordinator, however that ends. Each computes with the study's `worker_threads`; GPUs go round.
 """
 
 from __future__ import annotations
@@ -53,7 +53,18 @@ class Engine(Protocol):
 
 def default_count() -> int:
     """Trials side by side: one per GPU, else one per core this process may use."""
-    return len(visible_devices()) or _cores()
+    return len(visible_devices()) or cores()
+
+
+def idle(count: int, threads: int) -> str:
+    """What is said where trials side by side leave most of this machine's cores idle; empty where they do not."""
+    used, held = count * threads, cores()
+    if 2 * used > held:
+        return ""
+    return (
+        f"{used} of {held} cores compute: trials side by side (--workers) or threads of each (worker_threads, which scores "
+        f"depend on in their last digits) use more"
+    )
 
 
 def visible_devices() -> list[str]:
@@ -65,19 +76,17 @@ def visible_devices() -> list[str]:
     return named[:count] if named else [str(index) for index in range(count)]
 
 
-def _cores() -> int:
+def cores() -> int:
+    """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workers:
     """A fixed number of slots; `submit` fills a free one, `finished` empties those that are done."""
 
-    def __init__(
-        self, count: int, study: Study, cache: Path, threads: int | None = None, devices: list[str] | None = None
-    ):
-        """`threads`: of each process, its share of the cores unless given. `devices`: the GPUs to hand round, all
-        unless given; none: processes see what this one sees."""
-        self._study, self._cache, self._threads = study, cache, threads or max(1, _cores() // count)
+    def __init__(self, count: int, study: Study, cache: Path, devices: list[str] | None = None):
+        """`devices`: the GPUs to hand round, all unless given; none: processes see what this one sees."""
+        self._study, self._cache = study, cache
         devices = visible_devices() if devices is None else devices
         self._idle = [self._slot(devices[i % len(devices)] if devices else None) for i in range(count)]
         self._busy: list[_Slot] = []
@@ -86,7 +95,7 @@ class Workers:
         """What a process does before its first job."""
         from nas import trial
 
-        return partial(trial.start_worker, self._study, self._cache, self._threads)
+        return partial(trial.start_worker, self._study, self._cache)
 
     def _slot(self, device: str | None) -> _Slot:
         return _Slot(self._begin(), self._study.worker_memory, device)

@@ -105,7 +105,7 @@ def stay_in_this_process():
 
         def __init__(self, count, study, cache):
             super().__init__(count, study, cache)
-            trial.start_worker(study, cache, 1)
+            trial.start_worker(study, cache)
 
         def compute(self, tag, function, *arguments):
             return function(*pickle.loads(pickle.dumps(arguments)))

@@ -45,7 +45,7 @@ class FreeRay(RayEngine):
     """The same on a Ray cluster."""
 
     def _process(self):
-        return partial(Bare, 1, SimpleNamespace(worker_memory=None), self._cache, threads=1, devices=[])
+        return partial(Bare, 1, SimpleNamespace(worker_memory=None), self._cache, devices=[])
 
     def submit(self, tag, function, *arguments):
         super().submit(tag, *free(function, arguments))

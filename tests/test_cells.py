@@ -33,7 +33,7 @@ class InProcess(AtOnce):
 
     def __init__(self, count, study, cache):
         super().__init__(count, study, cache)
-        trial.start_worker(study, cache, 1)
+        trial.start_worker(study, cache)
 
     def compute(self, tag, function, *arguments):
         return function(*pickle.loads(pickle.dumps(arguments)))

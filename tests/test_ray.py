@@ -72,7 +72,7 @@ def at_once(found):
 
 
 def engine(tmp_path, make=free_study.FreeRay, **changed):
-    defaults = {"workers": None, "worker_cpus": 1.0, "worker_gpus": None, "worker_memory": None}
+    defaults = {"workers": None, "worker_cpus": None, "worker_gpus": None, "worker_threads": 1, "worker_memory": None}
     return make(1, SimpleNamespace(**{**defaults, **changed}), tmp_path / ".cache")
 
 
@@ -168,8 +168,9 @@ def test_as_many_trials_as_there_is_room_for(connected, tmp_path):
 
     with pytest.raises(InputError, match="no node has room for a trial .1 CPU, 1 GPU"):
         engine(tmp_path, worker_gpus=1)
-    with pytest.raises(InputError, match="2 CPU"):
-        engine(tmp_path, worker_cpus=2)
+    for two in ({"worker_cpus": 2}, {"worker_threads": 2}):
+        with pytest.raises(InputError, match="2 CPU"):
+            engine(tmp_path, **two)
     assert engine(tmp_path, worker_cpus=2, workers=1).free  # the cluster may grow
     half = engine(tmp_path, worker_cpus=0.5)
     assert half._capacity() == 2 * ray.cluster_resources()["CPU"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nas import failures, lora, settings
+from nas import failures, latency, lora, settings
 from nas.backbones.unet import Config, presets
 from nas.bench import Bench
 from nas.encoded import EncodedSet
@@ -83,6 +83,9 @@ def test_adapters_are_saved_beside_a_plain_network(bench, tmp_path):
     logged = {"generator_loss", "critic_loss", "generator_gradient_norm", "critic_gradient_norm"}
     logged |= {"critic_accuracy_fake", "critic_accuracy_real", "adversarial_loss", "reconstruction_loss"}
     assert first["rung"]["training"].keys() == second["rung"]["training"].keys() == logged
+    assert [(found["rung"]["threads"], found["rung"]["device"]) for found in (first, second)] == [
+        (bench.study.worker_threads, latency.computing_device())
+    ] * 2
     assert (tmp_path / "parts" / "samples.png").exists()
     assert (tmp_path / "parts" / "samples_0.png").exists()
     assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()

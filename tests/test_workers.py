@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+import torch
 from worker_jobs import die, hold, raise_unpicklable, until_told
 
 from nas import failures, interruption, joined, joining, lease
+from nas import workers as processes
 from nas.errors import InputError
 from nas.storage import open_storage
 from nas.trial import Job, run_rung
@@ -93,6 +95,32 @@ def test_stopping_takes_no_longer_than_its_jobs(workers):
     began = time.monotonic()
     one.stop()
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_trials_threads_do_not_depend_on_how_many_run(count, monkeypatch):
+    begun = []
+    monkeypatch.setattr(processes, "_Slot", lambda begin, memory, device: begun.append(begin))
+    Workers(count, SimpleNamespace(worker_memory=None, worker_threads=3), Path(), devices=[])
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for begin in begun:
+            torch.set_num_threads(1)
+            begin()
+            found.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert found == [3] * count
+
+
+@pytest.mark.parametrize(
+    ("count", "threads", "cores", "words"),
+    [(1, 1, 1, ""), (2, 1, 2, ""), (1, 1, 2, "1 of 2 cores"), (2, 2, 16, "4 of 16 cores"), (8, 1, 15, "")],
+)
+def test_cores_that_idle_are_said(count, threads, cores, words, monkeypatch):
+    monkeypatch.setattr(processes, "cores", lambda: cores)
+    assert processes.idle(count, threads).partition(" compute:")[0] == words
 
 
 @pytest.mark.parametrize(
