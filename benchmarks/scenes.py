@@ -1,7 +1,7 @@
 """How far a network trained from scratch comes in the world of scenes, by images and by seconds of one core.
 
-    python benchmarks/scenes.py                      # the MobileDiffusion preset at width / 16, to 60 minutes of CPU time
-    python benchmarks/scenes.py --minutes 5 --set training.batch=32
+    python benchmarks/scenes.py                      # the MobileDiffusion preset at width / 16; some 45 minutes
+    python benchmarks/scenes.py --images 131072 --set training.batch=32
 
 Every line is the network after so many images: its scores on 256 held-out captions, ten steps and one. The learning rate falls in
 three stages. It is resumable: its state lies in --out, and the averaged weights as weights.safetensors.
@@ -24,12 +24,12 @@ from nas.pictures import save_grid
 
 STUDY = Path(__file__).parents[1] / "studies" / "scenes" / "study.yaml"
 RATE = 1e-3
-STAGES = ((0.7, 1.0), (0.9, 0.3), (1.0, 0.1))  # (share of the minutes, factor on the learning rate)
+STAGES = ((0.7, 1.0), (0.9, 0.3), (1.0, 0.1))  # (share of the images, factor on the learning rate)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60.0, help="of CPU time spent on training")
+    parser.add_argument("--images", type=int, default=655_360, help="seen in total")
     parser.add_argument("--architecture", default="mobilediffusion")
     parser.add_argument("--every", type=int, default=65_536, help="images between two lines")
     parser.add_argument("--seed", type=int, default=0)
@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     state, table = arguments.out / "state.safetensors", arguments.out / "curve.csv"
     spent = _resumed(module, state, table)
-    while spent < 60 * arguments.minutes:
-        factor = next(factor for share, factor in STAGES if spent < 60 * share * arguments.minutes)
+    while module.images_seen < arguments.images:
+        factor = next(factor for share, factor in STAGES if module.images_seen < share * arguments.images)
         module.settings = study.training.model_copy(update={"learning_rate": RATE * factor})
         began = time.process_time()
         training.train(module, bench.train_data, arguments.seed, module.images_seen + arguments.every)
