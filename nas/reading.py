@@ -5,18 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
-import reprlib
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nas.errors import shown
+
 PICTURE = 2**28  # bytes, at most, of an encoded picture
 TEXT = 2**24  # of a caption's file, or letters of a line
 TABLE = 2**30  # of a file with all captions of a set
-
-_brief = reprlib.Repr()
-_brief.maxstring = 100
-shown = _brief.repr  # a value for an error message: short, and what cannot be printed escaped
 
 
 def opened(path: Path) -> BinaryIO:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
-from nas.errors import brief
-from nas.reading import PICTURE, TEXT, opened, shown
+from nas.errors import brief, shown
+from nas.reading import PICTURE, TEXT, opened
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 TEXTS = ("json", "txt")

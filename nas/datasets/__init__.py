@@ -17,8 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from nas.decoding import UnreadablePicture, decode
-from nas.errors import InputError
-from nas.reading import shown, writable
+from nas.errors import InputError, shown
+from nas.reading import writable
 
 Split = Literal["train", "held_out"]
 Item = TypeVar("Item")

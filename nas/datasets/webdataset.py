@@ -12,8 +12,8 @@ from pydantic import Field
 from webdataset.shardlists import expand_urls
 
 from nas.datasets import ByPath, Captioned, Pictures, caption_under, split_of, text_of
-from nas.errors import InputError, brief
-from nas.reading import parsed, shown
+from nas.errors import InputError, brief, shown
+from nas.reading import parsed
 from nas.shards import CORRUPT, IMAGES, Sample, samples
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ class Shards:
     def _item(self, path: Path, key: str, sample: Sample) -> Captioned | None:
         source = f"{path}: sample {shown(key)}"
         try:
-            return Captioned(key, caption_of(sample, self.settings.caption_key), picture_of(sample), source)
+            picture = picture_of(sample)
+            return Captioned(key, caption_of(sample, self.settings.caption_key), picture, source)
         except ValueError as error:
             self.unreadable(f"{source}: {error}")
             return None
