@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from nas import ablation, certainty, findings, importance, naming, results
+from nas import ablation, certainty, findings, importance, naming, results, worlds
 from nas.findings import Run
 from nas.naming import arrow, cell, duration, label, measured, number_of, shown
 from nas.numbers import amount
@@ -28,6 +28,7 @@ def contents(run: Run, album: dict[int, Grid], known: dict[str, Grid]) -> dict[s
         "answer": _ablation_answer(run)
         if run.is_ablation
         else findings.answer(table, run.goals, run.budget, run.lines),
+        "foreign": provenance.get(worlds.RECORDED) or "",
         "ablation": _ablation(run),
         "counts": findings.counts(table),
         "effort": _effort(run),
@@ -206,7 +207,9 @@ def _front_table(run: Run) -> dict[str, Any]:
     columns = [(column, True) for column in run.goals] + [(axis, False) for axis in different]
     columns += [(column, True) for column in others]
     heads = [
-        (label(column) + arrow(run.goals.get(column, "")), True) if number else (column[5:].replace("_", " "), False)
+        (naming.breakable(label(column)) + arrow(run.goals.get(column, "")), True)
+        if number
+        else (column[5:].replace("_", " "), False)
         for column, number in columns
     ]
     rows = [
@@ -246,7 +249,12 @@ def _pictures(run: Run, album: dict[int, Grid], known: dict[str, Grid]) -> dict[
         tiles = max(tiles, grid.columns * grid.rows if grid else 0)
     captions = list(enumerate(run.captions[:tiles]))
     drawn = [*first, *drawn, *lines.values()] if drawn else []
-    return {"members": drawn, "captions": captions, "left_out": max(0, len(run.best) - MOST_MEMBERS_DRAWN)}
+    return {
+        "known": bool(known),
+        "members": drawn,
+        "captions": captions,
+        "left_out": max(0, len(run.best) - MOST_MEMBERS_DRAWN),
+    }
 
 
 def _notes(scores: Any, columns: list[str]) -> list[str]:
