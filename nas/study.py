@@ -182,6 +182,7 @@ class Run(ABC):
     def execute(self) -> None:
         """Run the study to its end. An interrupt leaves everything on disk; the same command goes on from there."""
         self.resume()
+        self.tracker.catch_up(self.records.values())
         count = default_count() if self.study.workers is None else self.study.workers
         own = (self._engine or Workers)(count or 1, self.study, self.directory.cache)
         if count and self._engine is None and (said := idle(count, self.study.worker_threads)):

@@ -6,7 +6,8 @@ samples. The study's run holds the tables `trials`, `front` or `cells`, `samples
 the front; and the hypervolume over the images trained. `nas.wandb_sync` lays out what is named here.
 
 One background thread writes the runs, after the record is on disk; whatever goes wrong there is one warning line and
-the study goes on. Nothing here asks for a login: without one, runs are written offline, for `wandb sync` later.
+the study goes on. What a process was killed before it wrote is written from the records when the run goes on, and by
+`nas wandb sync`. Nothing here asks for a login: without one, runs are written offline, for `wandb sync` later.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import copy
 import logging
 import netrc
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlparse
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from nas import wandb_files
 
 from nas.pictures import is_png
 
@@ -41,6 +46,8 @@ SPENT = "images_trained"  # the x-axis of the study's own metrics, over all of i
 HYPERVOLUME = "hypervolume_share"
 TRIAL, SUMMARY = "trial", "summary"  # job types
 SAMPLES, TRIALS, EFFECTS = "samples", "trials", "effects"  # a picture or a table
+LOGGED = ("complete", "stopped", "failed")  # states of trials that have a run
+LONGEST = 128  # letters of a name on W&B
 MOST_SAMPLES = 24  # rows of the table of samples
 STAGING = "WANDB_DATA_DIR"  # W&B reads it whenever it puts a file away
 HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # W&B's cloud, since wandb 0.30 and before: one place, two names
@@ -54,6 +61,18 @@ NOT_A_TRIALS = (
 )  # settings of the study alone
 
 
+def _name(value: str) -> str:
+    """A name as W&B takes it."""
+    if not 0 < len(value.strip()) <= LONGEST or re.search(r"[/\\#?%:'\"\x00-\x1f]", value):
+        raise ValueError(
+            f"expected at most {LONGEST} letters, none of them a quote or one of / \\ # ? % :, got {value!r}"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
 class Settings(BaseModel):
     """The `tracking` section of a study file."""
 
@@ -61,9 +80,9 @@ class Settings(BaseModel):
 
     mode: Literal["auto", "offline", "online", "off"] = "auto"
     """auto: online when logged in to W&B, else offline. A connection that fails turns the rest of the run offline."""
-    project: str = "nas"
+    project: Name = "nas"
     """The W&B project that the runs go to."""
-    entity: str | None = None
+    entity: Name | None = None
     """The W&B user or team; None is the account's default."""
 
 
@@ -78,7 +97,29 @@ class Tracker:
     def trial(self, record: Record, directory: Path) -> None:
         """Log a trial that has ended: choices and costs as config, metrics by images seen, its samples."""
         known = dict(record) | {"rungs": list(record.get("rungs") or [])}
-        self._queue(lambda: self._log_trial(known, Path(directory)))
+        self._queue(partial(self._log_trial, known, Path(directory)))
+
+    def catch_up(self, records: Iterable[Record]) -> None:
+        """Log the trials that have ended, but have no whole run on disk: the process that concluded them was killed first.
+
+        No other process may be logging into the run directory.
+        """
+        ended = [dict(record) for record in records if record["state"] in LOGGED]
+        if ended:
+            self._queue(partial(self._catch_up, ended))
+
+    def _catch_up(self, records: list[Record]) -> None:
+        found = wandb_files.runs(self.run_dir)
+        begun = {run.name: run.identity for run in found if run.job == TRIAL and not run.ended}
+        for run in found:
+            if run.offline and not run.ended:
+                shutil.rmtree(run.folder)  # it is written again
+        missing = unwritten(found, records)
+        if missing:
+            log.warning("W&B lacks %s, which ended before: written now from the records", _listed(missing))
+        for record in missing:
+            directory = self.run_dir / "trials" / f"{record['trial']:04d}"
+            self._guarded(partial(self._log_trial, record, directory, begun.get(trial_name(record))))
 
     def finish(self, table: pd.DataFrame, goals: Objectives) -> None:
         """Log the front as a table and a chart, and wait until everything is written."""
@@ -108,14 +149,14 @@ class Tracker:
 
         return results.resolved(self.run_dir)
 
-    def _log_trial(self, record: Record, directory: Path) -> None:
+    def _log_trial(self, record: Record, directory: Path, known_as: str | None = None) -> None:
         import wandb
 
         config = _config(record, self.resolved)
-        with self._start(TRIAL, f"trial {record['trial']:04d}", config, [record["state"]]) as run:
+        with self._start(TRIAL, trial_name(record), config, [record["state"]], known_as) as run:
             run.define_metric(STEP)
             run.define_metric("*", step_metric=STEP)
-            for rung in record["rungs"]:
+            for rung in record.get("rungs") or []:
                 samples = directory / f"samples_{rung['rung']}.png"
                 pictures = {SAMPLES: wandb.Image(str(samples))} if is_png(samples) else {}
                 run.log({STEP: rung[STEP], "rung": rung["rung"], **_numbers(rung), **pictures})
@@ -165,7 +206,10 @@ class Tracker:
         except InputError:
             return {}
 
-    def _start(self, job: str, name: str, config: Mapping[str, Any], tags: list[str]) -> Any:
+    def _start(
+        self, job: str, name: str, config: Mapping[str, Any], tags: list[str], known_as: str | None = None
+    ) -> Any:
+        """A run. `known_as`: the id under which W&B may know its beginning, when it is written once more."""
         import wandb
 
         # a study is many short runs: no system metrics, no console capture, no code or requirements in each
@@ -176,6 +220,7 @@ class Tracker:
         return wandb.init(
             project=self.settings.project,
             entity=self.settings.entity,
+            id=known_as,
             group=group(self.study, self.run_dir),
             job_type=job,
             name=name,
@@ -227,8 +272,24 @@ def logged_in() -> bool:
 
 
 def group(study: str, run_dir: Path) -> str:
-    """The W&B group that holds all runs of one run directory."""
-    return f"{study}/{Path(run_dir).name}"
+    """The W&B group that holds all runs of one run directory: what its filters cannot say, quotes and signs, is a dash."""
+    here = f"/{Path(run_dir).name}"
+    return re.sub(r"[^\w ./,()@-]", "-", f"{study[: LONGEST - len(here)]}{here}")
+
+
+def trial_name(record: Record) -> str:
+    """The name of a trial's run."""
+    return f"trial {record['trial']:04d}"
+
+
+def unwritten(found: Iterable[wandb_files.Written], records: Iterable[Record]) -> list[Record]:
+    """The trials that have ended, but are not among the runs that W&B has whole on disk."""
+    whole = {run.name for run in found if run.job == TRIAL and run.ended}
+    return [record for record in records if record["state"] in LOGGED and trial_name(record) not in whole]
+
+
+def _listed(records: Iterable[Record]) -> str:
+    return "trials " + ", ".join(str(record["trial"]) for record in records)
 
 
 def leaves(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """A study on Weights & Biases: its offline runs uploaded, a saved workspace and a report that lay them out.
 
-Uploading is `wandb sync`; the workspace and the report are built with the package `wandb-workspaces` and hold the front,
-decisions against objectives, samples, the hypervolume, learning curves and, of an ablation, its effects. They name only what
-`nas.tracking` logs. `specification` is what would be sent, as plain values, without a key or a connection.
+What the study itself did not come to log is first written from its records. Uploading is `wandb sync`; the workspace and the
+report are built with the package `wandb-workspaces` and hold the front, decisions against objectives, samples, the
+hypervolume, learning curves and, of an ablation, its effects. They name only what `nas.tracking` logs. `specification` is
+what would be sent, as plain values, without a key or a connection.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas import findings, importance, naming, tracking
+from pydantic import ValidationError
+
+from nas import findings, importance, naming, tracking, wandb_files
 from nas.errors import InputError
+from nas.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -60,14 +64,21 @@ class Part:
 
 
 def target(run_dir: Path, entity: str | None = None, project: str | None = None) -> Target:
-    """What to send. InputError, one line: tracking was off, nothing was logged, or no trial has ended."""
+    """What to send. InputError, one line: tracking was off, no trial has ended, or a name is none that W&B takes."""
     run = findings.Run.read(run_dir)
     asked = run.settings.get("tracking") or {}
     if asked.get("mode") == "off":
         raise InputError(f"{run_dir}: tracking.mode is off, so nothing was logged; expected a run with auto or offline")
-    if not [*offline_runs(run_dir), *(run_dir / "wandb").glob("run-*/*.wandb")]:
-        raise InputError(f"{run_dir}: no W&B runs in its folder wandb/, so there is nothing to send")
-    return Target(run, entity or asked.get("entity") or "", project or asked.get("project") or "nas")
+    if not any(record["state"] in tracking.LOGGED for record in run.trials):
+        raise InputError(f"{run_dir}: no trial has ended, so there is nothing to send")
+    try:
+        names = tracking.Settings(
+            entity=entity or asked.get("entity"), project=project or asked.get("project") or "nas"
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{run_dir}: tracking.{first['loc'][0]}: {first['msg']}") from None
+    return Target(run, names.entity or "", names.project)
 
 
 def offline_runs(run_dir: Path) -> list[Path]:
@@ -75,16 +86,46 @@ def offline_runs(run_dir: Path) -> list[Path]:
     return sorted((run_dir / "wandb").glob("offline-run-*/*.wandb"))
 
 
+def missing(aim: Target) -> list[str]:
+    """Names of the runs that the study did not come to log, its own last one among them."""
+    found = wandb_files.runs(aim.run.path)
+    trials = [tracking.trial_name(record) for record in tracking.unwritten(found, aim.run.trials)]
+    summed = any(run.job == tracking.SUMMARY and run.ended for run in found)
+    return trials if summed and not trials else [*trials, "cells" if aim.run.is_ablation else "front"]
+
+
+def write_missing(aim: Target, say: Callable[[str], None]) -> None:
+    """Write those runs from the records, offline. Left to the study where a process is running it."""
+    import wandb
+
+    names = missing(aim)
+    if not names:
+        return
+    try:
+        held = RunDirectory(aim.run.path).lock()
+    except InputError:
+        return say(f"not logged yet, which is left to the process that runs the study: {', '.join(names)}")
+    with held:
+        settings = tracking.Settings(mode="offline", project=aim.project, entity=aim.entity or None)
+        tracker = tracking.Tracker(settings, aim.run.path, aim.run.name)
+        tracker.catch_up(aim.run.trials)
+        tracker.finish(aim.run.table, aim.run.goals)
+        wandb.teardown()  # its process has the last of it on disk when it ends
+    say(f"written from the records: {', '.join(names)}")
+
+
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 
 def specification(aim: Target) -> dict[str, Any]:
-    """The offline runs by folder, and the workspace and the report as W&B would get them."""
+    """The offline runs by folder, those that `sync` would write first by name, and the workspace and the report as W&B would
+    get them."""
     with _package():
         # their models have no public way to be read before they are saved; wandb-workspaces is pinned
         workspace, report = (built._to_model() for built in (workspace_of(aim), report_of(aim)))
     return {
         "runs": [path.parent.name for path in offline_runs(aim.run.path)],
+        "missing": missing(aim),
         "workspace": json.loads(workspace.model_dump_json(by_alias=True, exclude_none=True)),
         "report": json.loads(report.model_dump_json(by_alias=True, exclude_none=True)),
     }
@@ -254,6 +295,7 @@ def sync(aim: Target, say: Callable[[str], None]) -> dict[str, str]:
     if not tracking.logged_in():
         raise InputError("no W&B key: run `wandb login`, or set WANDB_API_KEY")
     _reach(os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url)
+    write_missing(aim, say)
     upload(aim, say)
     known = _saved(aim)
     with _answered():

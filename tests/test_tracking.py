@@ -7,10 +7,11 @@ from urllib.parse import urlparse
 import pandas as pd
 import pytest
 import synthetic_run
-from offline_runs import pictures_of, runs_of, tables_of
+import wandb
+from offline_runs import chunks, pictures_of, read_back, runs_of, tables_of
 from pydantic import ValidationError
 
-from nas import ablation, findings, fronts, results, tracking
+from nas import ablation, findings, fronts, results, tracking, wandb_files
 from nas.tracking import Settings, Tracker
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
@@ -169,6 +170,94 @@ def test_nothing_is_written_outside_the_run_directory(run_dir, tmp_path, monkeyp
     track(run_dir, [2])
     assert not list((tmp_path / "elsewhere").iterdir())
     assert list((run_dir / "wandb" / "staged").rglob("tmp*")) and tracking.STAGING not in os.environ
+
+
+def files_of(run_dir):
+    """The file of every run by its name."""
+    paths = (run_dir / "wandb").glob("offline-run-*/*.wandb")
+    return {read_back(path)["name"]: path for path in paths}
+
+
+def caught_up(run_dir, numbers):
+    tracker = Tracker(Settings(mode="offline"), run_dir, "synthetic")
+    tracker.catch_up([results.records(run_dir)[number] for number in numbers])
+    tracker.finish(results.load(run_dir), GOALS)
+
+
+def test_what_was_not_written_is_written_from_the_records(run_dir, caplog):
+    """One run is whole, one was torn by a kill, one of a trial over budget never was, and one never came to be."""
+    track(run_dir, [2, 3])
+    assert set(runs_of(run_dir)) == {"trial 0002", "trial 0003", "front"}  # waits for their last messages
+    before = files_of(run_dir)
+    whole, torn = before["trial 0002"].read_bytes(), before["trial 0003"]
+    torn.write_bytes(torn.read_bytes()[:-20])
+    wandb.teardown()  # another process goes on
+    over = next(record["trial"] for record in results.records(run_dir) if record["state"] == "over_budget")
+    with caplog.at_level(logging.WARNING):
+        caught_up(run_dir, [2, 3, over, 9])
+    assert [record.getMessage() for record in caplog.records if record.name == "nas.tracking"] == [
+        "W&B lacks trials 3, 9, which ended before: written now from the records"
+    ]
+    runs, after = runs_of(run_dir), files_of(run_dir)
+    assert set(runs) == {"trial 0002", "trial 0003", "trial 0009", "front"} and all(
+        "exit" in run for run in runs.values()
+    )
+    assert before["trial 0002"].read_bytes() == whole and not torn.parent.exists()
+    assert after["trial 0003"].name == torn.name  # the same run for W&B, which may know its beginning
+    assert len(list((run_dir / "wandb").glob("*run-*/*.wandb"))) == 5  # two of the study, one of each trial
+    record = results.records(run_dir)[3]
+    assert runs["trial 0003"]["config"]["choices"] == record["choices"]
+    assert [row["images_seen"] for row in runs["trial 0003"]["history"]] == [r["images_seen"] for r in record["rungs"]]
+
+
+def test_a_killed_process_loses_no_run(run_dir):
+    code = (
+        "import os, time; from pathlib import Path; from nas import results, wandb_files\n"
+        "from nas.tracking import Settings, Tracker\n"
+        f"run = Path({str(run_dir)!r}); tracker = Tracker(Settings(mode='offline'), run, 'synthetic')\n"
+        "for number in (2, 3, 9): tracker.trial(results.records(run)[number], run / 'trials' / f'{number:04d}')\n"
+        "while not wandb_files.runs(run): time.sleep(0.01)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -9
+    caught_up(run_dir, [2, 3, 9])
+    runs = runs_of(run_dir)
+    assert {name for name, run in runs.items() if "exit" in run} == {"trial 0002", "trial 0003", "trial 0009", "front"}
+    assert runs["trial 0009"]["summary"]["reason"].startswith("loss is not finite")
+
+
+def test_a_file_is_read_as_far_as_it_is_whole(run_dir):
+    track(run_dir, [2])
+    runs_of(run_dir)
+    for path in files_of(run_dir).values():
+        data, expected = path.read_bytes(), read_back(path)
+        found = wandb_files.read(path)
+        assert (found.name, found.job, found.ended) == (expected["name"], expected["job"], True)
+        assert list(wandb_files.messages(data)) == list(chunks(data))
+        for length in {0, 3, 7, 10, len(data) // 2, len(data) - 1}:
+            path.write_bytes(data[:length])
+            assert not wandb_files.read(path).ended
+        path.write_bytes(data)
+    assert {run.name for run in wandb_files.runs(run_dir) if run.offline} == {"trial 0002", "front"}
+
+
+@pytest.mark.parametrize("study", ["it's", 'a "b"', "a:b=c", "a<b", "1+1", "smile \U0001f600", "x" * 300])
+def test_a_group_is_a_name_that_filters_can_say(study, tmp_path):
+    found = tracking.group(study, tmp_path / "2026-01-01")
+    assert found.endswith("/2026-01-01") and len(found) <= 128
+    assert not set(found) & set("'\"\\:=<>+\U0001f600") and found[0] == study[0]
+    assert tracking.group("Größe 1.5 (b)/c_d-e", tmp_path / "f") == "Größe 1.5 (b)/c_d-e/f"
+
+
+@pytest.mark.parametrize("key", ["project", "entity"])
+@pytest.mark.parametrize(
+    "name", ["", " ", "a:b", "a/b", "a\\b", "50%", "what?", "#1", "it's", 'a "b"', "a\nb", "x" * 129]
+)
+def test_names_that_are_none_for_wandb_are_refused(key, name):
+    with pytest.raises(ValidationError, match="expected at most 128 letters, none of them a quote or one of"):
+        Settings(**{key: name})
+    assert getattr(Settings(**{key: "x-1_2.3"}), key) == "x-1_2.3"
 
 
 def test_a_run_without_a_front_is_tracked(tmp_path):

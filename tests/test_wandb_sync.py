@@ -11,9 +11,10 @@ import yaml
 from offline_runs import runs_of, tables_of
 from typer.testing import CliRunner
 
-from nas import fronts, results, wandb_sync
+from nas import fronts, results, wandb_files, wandb_sync
 from nas.cli import app
 from nas.errors import InputError
+from nas.rundir import RunDirectory
 from nas.tracking import Settings, Tracker
 
 pytest.importorskip("wandb_workspaces", reason="install nas[wandb]")
@@ -56,6 +57,11 @@ def everything(value, key):
     if isinstance(value, dict):
         return [v for k, v in value.items() if k == key] + [f for v in value.values() for f in everything(v, key)]
     return [found for part in value for found in everything(part, key)] if isinstance(value, list) else []
+
+
+def filtered(spec):
+    """The conditions of all filters."""
+    return [one for found in everything(spec, "filters") if isinstance(found, list) for one in found if "op" in one]
 
 
 def panels_of(spec):
@@ -177,7 +183,11 @@ def test_a_dry_run_prints_the_specification(search):
     )
     assert done.exit_code == 0, done.output
     spec = json.loads(done.stdout)
-    assert set(spec) == {"runs", "workspace", "report"} and spec["workspace"]["entity"] == "me"
+    assert (
+        set(spec) == {"runs", "missing", "workspace", "report"}
+        and spec["missing"] == []
+        and spec["workspace"]["entity"] == "me"
+    )
     assert spec["workspace"]["displayName"] == "synthetic/2025-03-01"
 
 
@@ -195,7 +205,6 @@ def refused(run_dir):
 
 
 def test_what_cannot_be_sent_is_one_line(search, run_dir, monkeypatch):
-    assert refused(run_dir).endswith("no W&B runs in its folder wandb/, so there is nothing to send")
     settings = yaml.safe_load((run_dir / "resolved.yaml").read_text())
     (run_dir / "resolved.yaml").write_text(yaml.safe_dump(settings | {"tracking": {"mode": "off"}}))
     assert "tracking.mode is off" in refused(run_dir)
@@ -225,6 +234,55 @@ def test_who_is_on_the_front_is_written_into_the_summaries(search):
     assert asked == [("team/p", "synthetic/2025-03-01")]
     assert [run.summary["on_front"] for run in runs] == table["on_front"].tolist()
     assert [run.config["trial"] for run in runs if run.summary["knee"]] == [fronts.knee(table, aim.run.goals)]
+
+
+def test_a_run_without_trials_that_ended_has_nothing_to_send(tmp_path):
+    run_dir = synthetic_run.write(tmp_path / "run", trials=2, states=["over_budget", "running"])
+    assert refused(run_dir).endswith("no trial has ended, so there is nothing to send")
+
+
+@pytest.mark.parametrize("given", [{"project": "a:b"}, {"entity": "it's"}])
+def test_names_that_are_none_for_wandb_are_one_line(search, given):
+    with pytest.raises(InputError, match=rf"tracking.{next(iter(given))}: .*none of them a quote") as caught:
+        wandb_sync.target(search, **given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b": c', "1 + 1 = 2", "smile \U0001f600"])
+def test_a_study_of_any_name_has_a_specification(tmp_path, name):
+    run_dir = synthetic_run.write(tmp_path / "synthetic" / "2025-03-01", trials=1, states=["complete"])
+    settings = yaml.safe_load((run_dir / "resolved.yaml").read_text())
+    (run_dir / "resolved.yaml").write_text(yaml.safe_dump(settings | {"name": name}))
+    tracked(run_dir, name)
+    aim = wandb_sync.target(run_dir)
+    spec = wandb_sync.specification(aim)
+    groups = {found["value"] for found in filtered(spec) if found["key"]["name"] == "group"}
+    assert groups == {aim.group} == {run["group"] for run in runs_of(run_dir).values()}
+    assert spec["workspace"]["displayName"] == aim.group
+
+
+def test_what_the_study_did_not_log_is_written_first(tmp_path):
+    states = ["complete", "over_budget", "failed", "stopped", "running"]
+    run_dir = synthetic_run.write(tmp_path / "synthetic" / "2025-03-01", trials=5, states=states)
+    tracker = Tracker(Settings(mode="offline"), run_dir, "synthetic")
+    tracker.trial(results.records(run_dir)[3], run_dir / "trials" / "0003")
+    tracker._thread.shutdown(wait=True)
+    assert set(runs_of(run_dir)) == {"trial 0003"}
+    aim, said = wandb_sync.target(run_dir), []
+    assert wandb_sync.specification(aim)["missing"] == ["trial 0000", "trial 0002", "front"]
+    with RunDirectory(run_dir).lock():
+        wandb_sync.write_missing(aim, said.append)
+    assert set(runs_of(run_dir)) == {"trial 0003"}
+    wandb_sync.write_missing(aim, said.append)
+    wandb_sync.write_missing(aim, said.append)
+    names = "trial 0000, trial 0002, front"
+    assert said == [
+        f"not logged yet, which is left to the process that runs the study: {names}",
+        f"written from the records: {names}",
+    ]
+    runs = {run.name: run for run in wandb_files.runs(run_dir)}  # whole at once: the upload comes next
+    assert set(runs) == {"trial 0000", "trial 0002", "trial 0003", "front"} and all(run.ended for run in runs.values())
+    assert runs_of(run_dir)["trial 0000"]["summary"]["state"] == "complete"
 
 
 def test_only_new_runs_are_uploaded(run_dir, monkeypatch):
