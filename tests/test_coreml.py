@@ -1,5 +1,6 @@
 """Core ML, where its extra is installed: packages are written anywhere; what it lacks is named with its block."""
 
+import dataclasses
 import importlib.util
 import platform
 
@@ -30,3 +31,12 @@ def test_an_operator_it_lacks_is_named_with_its_block(tmp_path):
     ):
         coreml.write(graphs.decoder(exported.HasOdd(), (4, 2, 2)), tmp_path / "odd")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_package_says_what_its_network_says_of_itself(tmp_path):
+    import coremltools
+
+    graph = dataclasses.replace(graphs.decoder(nn.Conv2d(4, 8, 3), (4, 8, 8)), notes={"network": "decoder"})
+    path = coreml.write(graph, tmp_path / "small")
+    held = coremltools.models.MLModel(str(path), skip_model_load=True).user_defined_metadata
+    assert held["network"] == "decoder"

@@ -1,5 +1,7 @@
 """8-bit graphs: what becomes of the weights, where ranges come from, and what is said about quality and speed."""
 
+import runpy
+
 import exported
 import pytest
 import torch
@@ -10,7 +12,7 @@ from nas.bench import Bench
 from nas.errors import InputError
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
-pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 from nas import int8, onnx_int8, quantise  # noqa: E402
 from nas.exporters import coreml  # noqa: E402
@@ -159,6 +161,17 @@ def test_an_export_says_what_int8_costs(model, bench):
     card = (model / "README.md").read_text()
     assert "all networks on onnxruntime" in card and "int8 denoiser (static)" in card and "in CPU time" in card
     assert drawer.draw(["sun"], seed=1).shape == (1, 3, 64, 64)
+
+
+def test_int8_draws_without_nas_and_says_what_it_is(model):
+    sessions = [ort.InferenceSession(model / "onnx" / f"denoiser{ending}.onnx") for ending in ("", ".int8")]
+    about = [(session.get_modelmeta().graph_name, session.get_modelmeta().custom_metadata_map) for session in sessions]
+    assert about[0] == about[1] and about[0][0] == "denoiser" and about[0][1]["prediction"] == "v"
+    draw = runpy.run_path(str(model / "draw.py"))["draw"]
+    expected = drawing.load(model, "onnxruntime", "int8").draw(["sun", "heart"], seed=1).permute(0, 2, 3, 1)
+    found = torch.from_numpy(draw(["sun", "heart"], seed=1, networks="onnx int8"))
+    plain = torch.from_numpy(draw(["sun", "heart"], seed=1))
+    assert (found - expected).abs().mean() < 2e-3 < (found - plain).abs().mean()
 
 
 def test_auto_is_the_first_runtime_that_has_the_precision(model):

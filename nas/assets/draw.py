@@ -121,7 +121,10 @@ def draw(captions, seed=0, steps=None, guidance=None, networks=None):
     weight = plan["guidance"] if guidance is None else guidance
     encoder, denoiser, decoder = (load(name, files) for name in ABOUT["tensors"])
     branches = 1 if weight == 1 else 2  # without the caption, and with it
-    text = encoder(*tokenise([ABOUT["unconditional"]["caption"]] * len(captions) * (branches - 1) + list(captions)))
+    text = encoder(*tokenise(captions))
+    if branches == 2:
+        null = encoder(*tokenise([ABOUT["unconditional"]["caption"]]))
+        text = [np.concatenate([one.repeat(len(captions), 0), rows]) for one, rows in zip(null, text, strict=True)]
     seeds = [[row, *divmod(seed % 2**64, 2**32)] for row in range(len(captions))]
     noise = np.stack([np.random.RandomState(words).standard_normal(ABOUT["latents"]) for words in seeds])
 
