@@ -215,7 +215,7 @@ class Bench:
                 **dict(metric.conditions),  # type: ignore[arg-type]
             }
             for metric in self.metrics
-            for column in metric.columns  # type: ignore[attr-defined]
+            for column in metric.columns  # type: ignore[union-attr]
         }
         described["denoising_loss"] = {
             "unit": "mean squared error",

@@ -53,7 +53,7 @@ def decode(encoded: bytes, size: int) -> Tensor:
             image = image.resize((size, size), Image.Resampling.BICUBIC, box)
     except UnreadablePicture:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise UnreadablePicture("expected PNG, JPEG, WebP, GIF, BMP or TIFF") from None
     except Exception as error:  # Pillow raises whatever damaged bytes lead it to
         raise UnreadablePicture(brief(error)) from error

@@ -29,7 +29,6 @@ from urllib.parse import urlparse
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from nas import wandb_files
-
 from nas.pictures import is_png
 
 if TYPE_CHECKING:

@@ -151,7 +151,7 @@ def train(
             _suspend(out, model, optimizer, average, step + 1)
             print(f"step {step + 1}/{steps} loss {loss.item():.4f} {time.time() - began:.0f} s", flush=True)
     model.load_state_dict(average, strict=False)
-    facts = {"steps": steps, "images": steps * batch, "seed": seed}
+    facts: dict[str, float] = {"steps": steps, "images": steps * batch, "seed": seed}
     _finish(model.eval(), factor, data, train_set, held_out, out, facts)
 
 

@@ -60,6 +60,6 @@ def sliced_distance(x: Tensor, y: Tensor) -> Tensor:
     of_x, of_y = (torch.from_numpy((ends - 1) // other) for other in (len(y), len(x)))
     parts = [
         (mass * (a[of_x].double() - b[of_y].double()).square()).sum(0)
-        for a, b in zip(x.split(CHUNK, 1), y.split(CHUNK, 1), strict=True)
+        for a, b in zip(torch.split(x, CHUNK, 1), torch.split(y, CHUNK, 1), strict=True)
     ]
     return torch.cat(parts).mean()
