@@ -1,6 +1,6 @@
 """How far a network trained from scratch comes in the world of scenes, by images and by seconds of one core.
 
-    python benchmarks/scenes.py                      # the MobileDiffusion preset at width / 16; some 45 minutes
+    python benchmarks/scenes.py                      # the MobileDiffusion preset at width / 16; some 30 minutes
     python benchmarks/scenes.py --images 131072 --set training.batch=32
 
 Every line is the network after so many images: its scores on 256 held-out captions, ten steps and one. The learning rate falls in
@@ -29,7 +29,7 @@ STAGES = ((0.7, 1.0), (0.9, 0.3), (1.0, 0.1))  # (share of the images, factor on
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=655_360, help="seen in total")
+    parser.add_argument("--images", type=int, default=458_752, help="seen in total")
     parser.add_argument("--architecture", default="mobilediffusion")
     parser.add_argument("--every", type=int, default=65_536, help="images between two lines")
     parser.add_argument("--seed", type=int, default=0)
