@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from nas.errors import brief
@@ -53,7 +53,7 @@ def decode(encoded: bytes, size: int) -> Tensor:
             image = image.resize((size, size), Image.Resampling.BICUBIC, box)
     except UnreadablePicture:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise UnreadablePicture("expected PNG, JPEG, WebP, GIF, BMP or TIFF") from None
     except Exception as error:  # Pillow raises whatever damaged bytes lead it to
         raise UnreadablePicture(brief(error)) from error

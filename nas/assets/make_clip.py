@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from nas import clip, efficientnet
 from nas.datasets.emoji import SHARD
-from nas.datasets.webdataset import samples
 from nas.decoding import decode
+from nas.shards import samples
 
 ROLES: dict[str, dict[str, Any]] = {
     "judge": {"seed": 11, "vocabulary": 3072, "text_width": 128, "layers": 3, "locked": False},

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.datasets import Captioned, Pictures
-from nas.datasets.webdataset import samples
+from nas.shards import samples
 
 LICENCE = (
     "Noto Emoji: Apache License 2.0. Twemoji: CC-BY 4.0, so whoever shows its pictures names Twitter, Inc and other "
