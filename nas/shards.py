@@ -107,8 +107,8 @@ def _members(raw: BinaryIO, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         if file is not raw and member.offset > EXPANSION * raw.tell() + SLACK:
             raise tarfile.ReadError(f"expands more than {EXPANSION} times")
         headers.left = HEADER
-        tar.members.clear()  # tarfile keeps all it has seen
-        tar.pax_headers.clear()
+        tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all it has seen
+        tar.pax_headers = {}
     _check_end(tar, file)
 
 
