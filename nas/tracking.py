@@ -112,7 +112,7 @@ class Tracker:
         begun = {run.name: run.identity for run in found if run.job == TRIAL and not run.ended}
         for run in found:
             if run.offline and not run.ended:
-                shutil.rmtree(run.folder)  # it is written again
+                shutil.rmtree(run.folder, ignore_errors=True)  # written again; W&B's own process may not have ended yet
         missing = unwritten(found, records)
         if missing:
             log.warning("W&B lacks %s, which ended before: written now from the records", _listed(missing))

@@ -103,6 +103,14 @@ def test_trains_what_was_asked_and_refuses_what_is_over_budget_without_training(
     assert all(r["cost"]["params"] <= 4e8 and r["cost"]["macs"] <= 2e11 for r in trained(running))
 
 
+def test_a_run_that_goes_on_first_tracks_what_was_concluded_before(run, monkeypatch):
+    before = list(run().records)
+    given = []
+    monkeypatch.setattr(study.Tracker, "catch_up", lambda self, records: given.append([r["trial"] for r in records]))
+    running = run("search.trials=7")
+    assert given == [before] and len(running.records) > len(before)
+
+
 def test_refusals_reach_the_sampler_as_constraints(run):
     running = run()
     told = {t.number: t for t in running.optuna.get_trials()}
