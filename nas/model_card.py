@@ -7,9 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nas import menu, worlds
+from nas import menu, standalone, worlds
 
-RUNTIMES = {"onnx": "onnxruntime", "executorch": "executorch (with its torch)"}  # of formats that draw.py loads
 PREDICTED = {
     "v": "The network predicts v = a e - s x_0, so that x_0 = a x_t - s v.",
     "epsilon": "The network predicts e, so that x_0 = (x_t - s e) / a.",
@@ -206,7 +205,7 @@ def _program(alone: Mapping[str, Any]) -> str:
     if not networks:
         return f"{read} A program that draws needs graphs: `nas export --format onnx`."
     packages = {name.split()[0] for name in networks}
-    runtimes = [words for name, words in RUNTIMES.items() if name in packages]
+    runtimes = [words for name, words in standalone.RUNTIMES.items() if name in packages]
     needs = ["numpy", "Pillow", *(["tokenizers"] if carried["reader"] == "tokenizers" else []), " or ".join(runtimes)]
     return (
         '    python draw.py "a caption" --seed 1 --out drawn.png\n\n'

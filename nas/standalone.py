@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROGRAM, ABOUT, TOKENIZER = FILES = ("draw.py", "draw.json", "tokenizer.json")
 SOURCE = Path(__file__).parent / "assets" / PROGRAM
-RUNTIMES = ("onnx", "executorch")  # formats that the program can load
+RUNTIMES = {"onnx": "onnxruntime", "executorch": "executorch (with its torch)"}  # of formats that the program can load
 UNCONDITIONAL = ""  # the caption whose prediction guidance leads away from
 
 

@@ -5,14 +5,16 @@ A file imports without its packages, and provides
 - `RUNTIME`: what runs the format, as `nas sample --runtime` names it;
 - `EXTRA` and `PACKAGES`: the optional dependencies (`pip install 'nas[EXTRA]'`) and the modules they bring;
 - `PRECISIONS`: what it can compute in; the first is the default;
-- `write(graph, path, precision) -> Path`: the file, whose suffix is the format's own. Raises `Unsupported`;
+- `write(graph, path, precision) -> Path`: the file, whose suffix is the format's own, with the graph's notes where it has room
+  for them. Raises `Unsupported`;
 - `load(path, threads) -> Network`: the file on its runtime, `network(inputs) -> outputs`, float32 and int64 tensors of any
   batch size. Raises `Unsupported` when the runtime lacks an operator, and `NoRuntime` when it cannot run on this machine;
 - if only some systems run it, `SYSTEMS`, as `platform.system()` names them;
 - if it has 8-bit integers, `quantise(graph, plain, target, method, calibration) -> Path`: the same network as `plain`, which
   `write` gave in fp32, at `target` (`nas.quantise`). Raises `InputError` when it cannot.
 
-The graph's own numbers decide: `nas.export` compares what `load` gives with PyTorch before an export counts as done.
+The graph's own numbers decide: `nas.export` compares what `load` gives with PyTorch before an export counts as done. What
+loads a format without nas is in `nas/assets/draw.py`.
 """
 
 from __future__ import annotations
