@@ -12,7 +12,8 @@ HOLE = "HOLE"
 VALUES = """
 yes|no|on|true|null|~|''|""|-1|0|1|3|7|010|1:30|0x1F|1e3|4K|400M|1e400|-.inf|.inf|.nan|nan|inf|1e-400|1_0|65|1000|1000000|10000000000000
 99999999999999999999|1.5|-0.0|2025-13-45|2025-01-01|zebra|None|scratch|base|supernet|nowhere.yaml|../up|/etc/passwd|a b|a: b|é|💥
-[]|{}|[1, 2]|[zebra]|[[]]|{zebra: 1}|{name: zebra}|[{name: fid}, {name: fid}]|{name: fid, weights: no.pth}|[null]|[true]|{a: {b: c}}
+[]|{}|[1, 2]|[zebra]|[[]]|{zebra: 1}|{name: zebra}|[{name: fid}, {name: fid}]|{name: fid, weights: no.pth}|[null]
+[true]|{a: {b: c}}
 !!int zebra|!!timestamp 2025-13-45|!!python/object/apply:os.system [ls]|!!binary eA==|&a [*a]|*nowhere|"\\0"|'|"|[|{|- 1|%|@|>
 # nothing
 """

@@ -1,5 +1,6 @@
 """What is refused before a run begins: told with file, line, key and value, in one line, and nothing is left on disk."""
 
+import functools
 import re
 
 import mutations
@@ -10,6 +11,7 @@ from nas import check, data_check, launch, plausible, settings
 from nas.errors import MOST, InputError
 from nas.rundir import RunDirectory
 from nas.settings import Study
+from nas.space import SearchSpace
 
 STUDY = """\
 space: mobilediffusion
@@ -70,31 +72,107 @@ def changed(study, old, new):
 # --- after parsing -----------------------------------------------------------------------------------------------------
 
 AFTER = {  # what stands in a study -> what stands there instead; the marked line is named, and what is said
-    "objective": ("  minimise: [denoising_loss, macs]", "  minimise: [zebra] # here", "search.minimise.0: unknown column 'ze"),
+    "objective": (
+        "  minimise: [denoising_loss, macs]",
+        "  minimise: [zebra] # here",
+        "search.minimise.0: unknown column 'ze",
+    ),
     "budget": ("metrics:", "budget: {zebra: 3} # here\nmetrics:", "budget.zebra: unknown column 'zebra'; expected"),
     "unmeetable": ("metrics:", "budget: {params: 1M} # here\nmetrics:", "budget: none of 20 random candidates"),
-    "init": ("images_seen: 512}", "images_seen: 512, init: none} # here", "training.init: none: no such file; expected scratch"),
+    "init": (
+        "images_seen: 512}",
+        "images_seen: 512, init: none} # here",
+        "training.init: none: no such file; expected scratch",
+    ),
     "long init": ("images_seen: 512}", f"images_seen: 512, init: {'z' * 300}}} # here", "training.init: zzz"),
-    "space": ("space: mobilediffusion", "space: mobildiffusion # here", "space: no file search_spaces/mobildiffusion.yaml; did you"),
+    "space": (
+        "space: mobilediffusion",
+        "space: mobildiffusion # here",
+        "space: no file search_spaces/mobildiffusion.yaml; did you",
+    ),
     "long space": ("space: mobilediffusion", f"space: {'z' * 300} # here", "space: no file search_spaces/zzz"),
     "proxy": ("width_divisor: 16}", "width_divisor: 3} # here", "proxy.width_divisor: a member of space"),
-    "downsampling": ("metrics:", "deploy: {downsampling: 3} # here\nmetrics:", "deploy.image_size: expected a multiple of downsampl"),
-    "image size": ("metrics:", "deploy: {image_size: 520} # here\nmetrics:", "deploy.image_size: 520 with downsampling 8: latents of side 65"),
-    "latencies": ("metrics:", "deploy: {latency: no.json} # here\nmetrics:", "deploy.latency: no.json: not a latency table"),
-    "folder": ("dataset: emoji", "dataset: {name: folder, path: nowhere} # here", "dataset.path: nowhere/metadata.jsonl"),
-    "shards": ("dataset: emoji", "dataset: {name: webdataset, path: 'no-{0..2}.tar'} # here", "dataset.path: no-0.tar: missing shard, 3 of 3"),
-    "annotations": ("dataset: emoji", "dataset: {name: coco, path: ., annotations: no.json} # here", "dataset.annotations: no.json"),
-    "size of pictures": ("dataset: emoji", "dataset: {name: emoji, image_size: 60} # here", "dataset.image_size: 60 is not divisible by the"),
-    "size of latents": ("dataset: emoji", "dataset: {name: emoji, image_size: 72} # here", "dataset.image_size: 72: latents of side 9"),
-    "few pictures": ("dataset: emoji\n", "dataset: {name: emoji, limit: 20}\n", "evaluation.images: 64 captions asked for, but the train split has 20"),
-    "autoencoder": ("metrics:", "autoencoder: {name: kl, path: no.safetensors} # here\nmetrics:", "autoencoder.path: no.safetensors"),
-    "text encoder": ("metrics:", "conditioning: {model: ViT-L-15} # here\nmetrics:", "conditioning.model: open_clip model 'ViT-L-15'"),
-    "judge": ("metrics: [clip_score]", "metrics:\n- fid\n- {name: clip_score, judge: no} # here", "metrics.1.judge: open_clip model 'no'"),
-    "weights": ("metrics: [clip_score]", "metrics: [{name: fid, features: inception, weights: no.pth}] # here", "metrics.0.weights: no.pth: no such"),
-    "one metric twice": ("metrics: [clip_score]", "metrics: [clip_score, clip_score] # here", "metrics: two of them give the column"),
-    "below one batch": ("images_seen: 512}", "images_seen: 63} # here", "training.images_seen: expected at least one batch, 64, got 63"),
-    "rungs": ("metrics:", "stopping: {rungs: [0.01, 0.02, 1]} # here\nmetrics:", "stopping.rungs: 0.01 and 0.02 of 512 images are both 1 updates"),
-}  # fmt: skip
+    "downsampling": (
+        "metrics:",
+        "deploy: {downsampling: 3} # here\nmetrics:",
+        "deploy.image_size: expected a multiple of downsampl",
+    ),
+    "image size": (
+        "metrics:",
+        "deploy: {image_size: 520} # here\nmetrics:",
+        "deploy.image_size: 520 with downsampling 8: latents of side 65",
+    ),
+    "latencies": (
+        "metrics:",
+        "deploy: {latency: no.json} # here\nmetrics:",
+        "deploy.latency: no.json: not a latency table",
+    ),
+    "folder": (
+        "dataset: emoji",
+        "dataset: {name: folder, path: nowhere} # here",
+        "dataset.path: nowhere/metadata.jsonl",
+    ),
+    "shards": (
+        "dataset: emoji",
+        "dataset: {name: webdataset, path: 'no-{0..2}.tar'} # here",
+        "dataset.path: no-0.tar: missing shard, 3 of 3",
+    ),
+    "annotations": (
+        "dataset: emoji",
+        "dataset: {name: coco, path: ., annotations: no.json} # here",
+        "dataset.annotations: no.json",
+    ),
+    "size of pictures": (
+        "dataset: emoji",
+        "dataset: {name: emoji, image_size: 60} # here",
+        "dataset.image_size: 60 is not divisible by the",
+    ),
+    "size of latents": (
+        "dataset: emoji",
+        "dataset: {name: emoji, image_size: 72} # here",
+        "dataset.image_size: 72: latents of side 9",
+    ),
+    "few pictures": (
+        "dataset: emoji\n",
+        "dataset: {name: emoji, limit: 20}\n",
+        "evaluation.images: 64 captions asked for, but the train split has 20",
+    ),
+    "autoencoder": (
+        "metrics:",
+        "autoencoder: {name: kl, path: no.safetensors} # here\nmetrics:",
+        "autoencoder.path: no.safetensors",
+    ),
+    "text encoder": (
+        "metrics:",
+        "conditioning: {model: ViT-L-15} # here\nmetrics:",
+        "conditioning.model: open_clip model 'ViT-L-15'",
+    ),
+    "judge": (
+        "metrics: [clip_score]",
+        "metrics:\n- fid\n- {name: clip_score, judge: no} # here",
+        "metrics.1.judge: open_clip model 'no'",
+    ),
+    "weights": (
+        "metrics: [clip_score]",
+        "metrics: [{name: fid, features: inception, weights: no.pth}] # here",
+        "metrics.0.weights: no.pth: no such",
+    ),
+    "one metric twice": (
+        "metrics: [clip_score]",
+        "metrics: [clip_score, clip_score] # here",
+        "metrics: two of them give the column",
+    ),
+    "below one batch": (
+        "images_seen: 512}",
+        "images_seen: 63} # here",
+        "training.images_seen: expected at least one batch, 64, got 63",
+    ),
+    "rungs": (
+        "metrics:",
+        "stopping: {rungs: [0.01, 0.02, 1]} # here\nmetrics:",
+        "stopping.rungs: 0.01 and 0.02 of 512 images are both 1 updates",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", AFTER)
@@ -172,9 +250,9 @@ def test_what_cannot_be_meant_is_refused(refusal, override, said):
         ("{x: {field: training.init, levels: ['', scratch]}}", "ablation.factors.x.levels: a level without a name"),
         ("{'': {field: training.batch, levels: [8, 16]}}", "ablation.factors"),
         ("{x: {field: training.batch, levels: [true, 16]}}", "ablation.factors.x.levels.0: training.batch: expected a number"),
-        ("{x: {field: architecture.levels.2.kernel, levels: [3, 9999999]}}", "ablation.factors.x.levels.1: architecture.levels.2.k"),
+        ("{x: {field: architecture.levels.2.kernel, levels: [3, 9999999]}}", "ablation.factors.x.levels.1: architecture.levels.2"),
         ("{x: {field: architecture.levels.2.down, levels: [[1, 1], [1, 10000000]]}}", "ablation.factors.x.levels.1: architect"),
-        ("{x: {field: architecture.levels.2.channels, levels: [1024, wide]}}", "ablation.factors.x.levels.1: architecture.levels"),
+        ("{x: {field: architecture.levels.2.channels, levels: [1024, wide]}}", "ablation.factors.x.levels.1: architecture.level"),
         ("{x: {field: architecture.levels, levels: [1, 2]}}", "ablation.factors.x.field: no field 'levels'"),
     ],
 )  # fmt: skip
@@ -242,6 +320,7 @@ def test_four_hundred_mutations_of_the_shipped_studies(tmp_path, monkeypatch):
     """
     monkeypatch.setattr(check, "_check_weights", lambda study, network: None)
     monkeypatch.setattr(data_check, "_count", lambda study, split, most: most)
+    monkeypatch.setattr(SearchSpace, "load", functools.cache(SearchSpace.load))
     path = tmp_path / "study.yaml"
     refused = 0
     for what, text in mutations.mutations(mutations.shipped(), seed=17, count=400):
