@@ -35,7 +35,7 @@ from nas import (
 from nas.backbones import Proxy, unet
 from nas.conditioning import Text
 from nas.datasets import BATCH
-from nas.errors import InputError
+from nas.errors import InputError, about
 from nas.metrics import Reference, scores
 from nas.objectives.denoising import denoising_error
 from nas.pictures import save_grid
@@ -115,7 +115,8 @@ class Bench:
 
     @cached_property
     def encoder(self) -> conditioning.TextEncoder:
-        return conditioning.load(self.study.conditioning)
+        with about("conditioning"):
+            return conditioning.load(self.study.conditioning)
 
     def images(self, split: str) -> Any:
         entry = self.study.dataset
@@ -185,9 +186,11 @@ class Bench:
                 self.cache, reading=encoded.READING, dataset=self.study.resolved()["dataset"], **some
             ),
         )
-        return [
-            menu.pick("metrics", entry.name).build(entry.settings("metrics"), reference) for entry in self.study.metrics
-        ]
+        built = []
+        for index, entry in enumerate(self.study.metrics):
+            with about(f"metrics.{index}"):
+                built.append(menu.pick("metrics", entry.name).build(entry.settings("metrics"), reference))
+        return built
 
     def prepare(self) -> None:
         """Make every cache that trials share."""

@@ -13,7 +13,7 @@ from nas.backbones import Proxy
 from nas.backbones.unet import Config
 from nas.budget import over_budget
 from nas.document import Placed
-from nas.errors import InputError
+from nas.errors import InputError, shown
 from nas.numbers import amount
 from nas.settings import Entry, Study
 from nas.space import SearchSpace
@@ -199,9 +199,10 @@ def _check_proxy(study: Study, space: SearchSpace, members: Sequence[Config]) ->
 
 
 def _named(section: str, given: Sequence[str] | dict[str, float], known: list[str]) -> None:
-    for name in given:
+    places = given if isinstance(given, dict) else range(len(given))
+    for name, place in zip(given, places, strict=True):
         if name not in known:
-            raise InputError(f"{section}: unknown column {name!r}{menu.nearest(name, known)}")
+            raise InputError(f"{section}.{place}: unknown column {shown(name)}{menu.nearest(name, known)}")
 
 
 def _columns(study: Study, costs: list[str]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nas.errors import InputError
+from nas.errors import InputError, about
 
 if TYPE_CHECKING:
     import torch
@@ -105,10 +105,8 @@ def check(settings: Settings) -> None:
     elif settings.model != "shipped":
         from nas import clip
 
-        try:
+        with about("conditioning.model"):
             clip.check(settings.model, settings.pretrained)
-        except InputError as error:
-            raise InputError(f"conditioning.model: {error}") from None
 
 
 class MiniLm:

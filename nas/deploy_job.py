@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from nas import conditioning, drawing, menu, published
+from nas import conditioning, drawing, menu, published, stages
 from nas.backbones.unet import Config
 from nas.errors import InputError
 from nas.recipe import Recipe
@@ -91,3 +91,22 @@ def _check(made: Job) -> None:
         )
     if requires and given.start is None:
         raise InputError(f"start: required by objective {given.objective.name}, which learns from a trained network")
+    _check_files(given)
+
+
+def _check_files(given: Recipe) -> None:
+    """Whether the pictures and the models are there, and go together."""
+    assert given.autoencoder is not None and given.conditioning is not None
+    if given.start is not None:
+        stages.checkpoint_file(given.start, "start")
+    conditioning.check(given.conditioning)
+    autoencoder = menu.pick("autoencoders", given.autoencoder.name).load(given.autoencoder.settings("autoencoders"))
+    for number, stage in enumerate(given.stages):
+        if stage.image_size % autoencoder.factor:
+            raise InputError(
+                f"stages.{number}.image_size: {stage.image_size}: expected a multiple of {autoencoder.factor}, "
+                "the autoencoder's factor"
+            )
+    pictures = getattr(given.data(0), "items", None)
+    if pictures is not None and next(iter(pictures), None) is None:
+        raise InputError("dataset: no picture to train with")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -60,8 +61,14 @@ def run(made: Job, say: Say) -> Path:
     interruption.install_in_trainer()
     frozen = _frozen(made.recipe)
     network = _network(made, frozen)
-    with _recorded(made):
-        _train(made, network, frozen, say)
+    new = not made.out.exists()
+    try:
+        with _recorded(made):
+            _train(made, network, frozen, say)
+    except InputError:
+        if new and deploy_watch.is_first() and not (made.checkpoint.exists() or (made.out / LOG).exists()):
+            shutil.rmtree(made.out, ignore_errors=True)  # found while reading the data: leave nothing behind
+        raise
     return made.out
 
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas import fields, menu
-from nas.errors import InputError, shown
+from nas.errors import InputError
 from nas.space import SearchSpace
 from nas.strict import validated
 
@@ -60,7 +60,7 @@ class Factor(BaseModel):
             raise ValueError(f"levels: {len(self.levels)} given, expected at least two")
         name, times = Counter(self.names).most_common(1)[0]
         if times > 1:
-            raise ValueError(f"levels: {shown(name)} is given twice")
+            raise ValueError(f"levels: {name} is given twice")
         if "" in self.names:
             raise ValueError("levels: a level without a name; expected a word")
         return self

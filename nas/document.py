@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nas import yaml_text
-from nas.errors import InputError, bounded, shown
+from nas.errors import InputError, bounded
 from nas.strict import Location, expected, keys_at, validated
 from nas.yaml_text import NotRead
 
@@ -45,7 +45,7 @@ class Document:
         """Apply one `a.b.c=value` (value in YAML) on top of the file."""
         key, separator, value = text.partition("=")
         if not separator or not key:
-            raise Placed(f"{option} {shown(text)}: expected key=value, for example search.trials=4")
+            raise Placed(bounded(f"{option} {text}: expected key=value, for example search.trials=4"))
         *parents, _ = key.split(".")
         place = self.content
         for parent in parents:
@@ -55,7 +55,7 @@ class Document:
         try:
             self.put(key, yaml_text.read(value).value, option)
         except NotRead as error:
-            raise Placed(bounded(f"{option} {key}={shown(value)}: {error.problem}")) from None
+            raise Placed(bounded(f"{option} {text}: {error.problem}")) from None
 
     def put(self, key: str, value: Any, option: str) -> None:
         """Give the setting at a dotted key, whose sections are there, another value, which an option of the command named."""
@@ -72,9 +72,8 @@ class Document:
         try:
             return validated(model, content)
         except ValidationError as error:
-            first, *others = error.errors()
-            more = f" (and {len(others)} more)" if others else ""
-            at, message = _written(first["loc"], content), expected(model, first)
+            at, first, others = _first(error, content)
+            message, more = expected(model, first), f" (and {others} more)" if others else ""
             key, _, rest = message.partition(": ")
             if rest and key.partition(".")[0] in keys_at(model, at):  # a rule of the section, about one of its keys
                 at, message = (*at, key), rest
@@ -118,15 +117,24 @@ def _contents(path: Path) -> str:
         raise Placed(f"{path}:{line}: cannot be read: not UTF-8") from None
 
 
-def _written(location: Location, content: Any) -> Location:
-    """The part of a pydantic location that the author wrote: without the kinds of a union, with a key that is missing."""
+def _first(error: ValidationError, content: Any) -> tuple[Location, Any, int]:
+    """Where the first thing is wrong, what pydantic says of it, and how many other things are wrong.
+
+    Of a value that is none of several kinds it says something for each; the one that follows it furthest is meant.
+    """
+    told = [(_written(each, content), each) for each in error.errors()]
+    start = told[0][0]
+    same = [(at, each) for at, each in told if at[: len(start)] == start]
+    return *max(same, key=lambda pair: len(pair[0])), len(told) - len(same)
+
+
+def _written(error: Any, content: Any) -> Location:
+    """The part of pydantic's location that the author wrote: without the kinds of a union, with a key that is missing."""
+    *steps, last = error["loc"] or (None,)
     kept: list[int | str] = []
-    for index, step in enumerate(location):
-        inside = content.get(step) if isinstance(content, Mapping) else None
-        if isinstance(content, list) and isinstance(step, int) and step < len(content):
-            inside = content[step]
-        elif not isinstance(content, Mapping) or (step not in content and index < len(location) - 1):
-            continue
-        content = inside
-        kept.append(step)
-    return tuple(kept)
+    for step in [*steps, last]:
+        item = isinstance(content, list) and isinstance(step, int) and step < len(content)
+        if item or (isinstance(content, Mapping) and step in content):
+            content = content[step]
+            kept.append(step)
+    return (*kept, last) if error["type"] == "missing" else tuple(kept)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 MOST = 480  # characters of a message about a file that somebody wrote: three lines
 
@@ -14,6 +16,16 @@ shown = _brief.repr  # a value as a message repeats it: short, on one line
 
 class InputError(Exception):
     """Bad input: one line that names the file, the key, the value and what was expected. The CLI prints it and exits with 2."""
+
+
+@contextmanager
+def about(setting: str) -> Iterator[None]:
+    """Inside, an InputError begins with this setting, unless it names one of the section itself."""
+    try:
+        yield
+    except InputError as error:
+        named = str(error).startswith((f"{setting}:", setting.partition(".")[0] + "."))
+        raise (error if named else InputError(f"{setting}: {error}")) from None
 
 
 def brief(error: BaseException) -> str:

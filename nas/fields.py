@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from nas import menu
+from nas.errors import shown
 
 if TYPE_CHECKING:
     from nas.backbones.unet import Config
@@ -32,6 +34,31 @@ def with_fields(config: Config, settings: Sequence[tuple[str, Any]]) -> Config:
     return replace(config, **changes)
 
 
+def _plain(config: Config, settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The architecture as YAML writes it, with fields set by path. Raises KeyError(path) where there is no such field."""
+    plain = config.to_dict()
+    for path, value in settings:
+        _put(plain, path.split("."), value, path)
+    return plain
+
+
+def _put(place: Any, steps: Sequence[str], value: Any, path: str) -> None:
+    step, *rest = steps
+    if isinstance(place, list):
+        keys: Sequence[Any] = _indices(step, len(place), path)
+    elif isinstance(place, dict) and step in place:
+        keys = [step]
+    else:
+        raise KeyError(path)
+    for key in keys:
+        if rest:
+            _put(place[key], rest, value, path)
+        elif step == "levels" or isinstance(place[key], dict):  # levels change by their fields
+            raise KeyError(path)
+        else:
+            place[key] = value
+
+
 class NoField(ValueError):
     """A path that names no field of an architecture."""
 
@@ -39,16 +66,10 @@ class NoField(ValueError):
 def changed(base: Config, settings: Sequence[tuple[str, Any]]) -> Config:
     """`with_fields`, its types checked. NoField names the nearest field there is; ValueError says why a value is refused."""
     try:
-        config: Config = type(base).from_dict(with_fields(copy.copy(base), settings).to_dict())
-        return config
+        type(base).from_dict(_plain(base, settings))
+        return with_fields(base, settings)
     except KeyError as error:
-        raise NoField(f"no field {error.args[0]!r}{_nearest_path(base, error.args[0])}") from None
-    except (ValueError, TypeError) as error:
-        unknown = "unexpected keyword argument" in str(error)
-        path = next((path for path, _ in settings if unknown and path.split(".")[-1] in str(error)), None)
-        if path is not None:
-            raise NoField(f"no field {path!r}{_nearest_path(base, path)}") from None
-        raise ValueError(str(error)) from None
+        raise NoField(f"no field {shown(error.args[0])}{_nearest_path(base, error.args[0])}") from None
 
 
 def _entry(old: Any, rest: Sequence[str], value: Any, path: str) -> Any:
@@ -98,6 +119,6 @@ def paths(config: Config) -> list[str]:
 
 
 def _nearest_path(config: Config, path: str) -> str:
-    close = difflib.get_close_matches(path, paths(config), n=1, cutoff=0.3)
+    close = difflib.get_close_matches(path[: menu.LONGEST], paths(config), n=1, cutoff=0.3)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{hint} (an axis may name fields such as levels.0.channels, levels.*.ffn_ratio, levels.2.down.*, shared_kv)"

@@ -14,7 +14,7 @@ from nas import block_latency, design, design_check, menu
 from nas.backbones.unet import Config
 from nas.conditioning import Settings as Conditioning
 from nas.document import Document
-from nas.errors import InputError
+from nas.errors import InputError, about
 from nas.quantities import count
 from nas.racing import Settings as Racing
 from nas.sampling import Plan
@@ -105,10 +105,8 @@ class Deploy(Section):
 
     def _table(self) -> block_latency.Table:
         assert self.latency is not None
-        try:
+        with about("deploy.latency"):
             table = block_latency.load(self.latency)
-        except InputError as error:
-            raise InputError(f"deploy.latency: {error}") from None
         if (table.latent_size, table.text_tokens) != (self.latent_size, self.text_tokens):
             raise InputError(
                 f"deploy.latency: {self.latency} is of latents of side {table.latent_size} and {table.text_tokens} text tokens, "

@@ -13,6 +13,15 @@ from nas import menu
 from nas.errors import shown
 
 Location = tuple[int | str, ...]
+WORDS = {  # of kinds of errors that pydantic explains to whoever wrote the model
+    "model_type": "a section of keys and values",
+    "dict_type": "keys and values",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "too_short": "at least one",
+    "int_parsing_size": "a whole number below 2^63",
+    "path_type": "a path",
+}
 
 
 def validated(model: type[Any], content: Any) -> Any:
@@ -63,10 +72,8 @@ def expected(model: type[BaseModel], error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if kind == "value_error":
         return message
-    if kind == "int_parsing_size":
-        message = "a whole number below 2^63"
-    wanted = message.removeprefix("Input should be ").partition(", unable")[0].partition(", got")[0]
-    return f"expected {wanted}, got {shown(error['input'])}"
+    plain = message.removeprefix("Input should be ").partition(", unable")[0].partition(", got")[0]
+    return f"expected {WORDS.get(kind, plain)}, got {shown(error['input'])}"
 
 
 def keys_at(model: type[BaseModel], location: Location) -> list[str]:

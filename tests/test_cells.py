@@ -146,7 +146,9 @@ def test_an_objective_that_asks_for_a_teacher_needs_a_base(tmp_path, monkeypatch
 
 def test_an_objective_that_is_taught_predicts_what_its_teacher_does(tmp_path):
     def study(prediction):
-        taught = f"{{training: {{images_seen: 16}}, objective: {{name: denoising, prediction: {prediction}}}}}"
+        taught = (
+            f"{{training: {{images_seen: 16, batch: 16}}, objective: {{name: denoising, prediction: {prediction}}}}}"
+        )
         return loaded(tmp_path, "training.init=base", f"base={taught}", "objective=ufogen",
                       "ablation.factors={pace: {field: training.batch, levels: [8, 16]}}",
                       "ablation.minimise=[denoising_loss]")  # fmt: skip

@@ -96,7 +96,7 @@ def factor(text):
         (factor("{field: architecture.activation, levels: [swish, swish ]}"), ["given twice"]),
         (factor("{levels: {p: {}, q: {architecture.levels.0.ffn_ratio: 4}}}"), ["'x=p' and 'x=q' are the same"]),
         ("ablation.factors.more={field: training.learning_rate, levels: [1.0e-4, 1.0e-3]}", ["factors.more", "'pace' sets too"]),
-        ("ablation.repeats=1", ["ablation: repeats: 1 gives no interval", "at least 2"]),
+        ("ablation.repeats=1", ["ablation.repeats: 1 gives no interval", "at least 2"]),
         ("ablation.repeats=0", ["ablation.repeats", "greater than or equal to 1"]),
         ("ablation.reference={ratoi: 2}", ["no factor 'ratoi'", "did you mean 'ratio'"]),
         ("ablation.reference={ratio: 5}", ["reference.ratio: no level 5", "2, 3"]),
@@ -130,7 +130,7 @@ def test_errors_name_the_line_of_the_file(tmp_path):
 
 
 def test_cells_must_have_the_shapes_of_the_base_they_start_from(tmp_path):
-    study = loaded(tmp_path, "training.init=base", "base={training: {images_seen: 16}}")
+    study = loaded(tmp_path, "training.init=base", "base={training: {images_seen: 16, batch: 16}}")
     with pytest.raises(InputError) as error:
         check.check(study, None)
     assert "cell 'ratio=2" in str(error.value) and "the base model is another architecture" in str(error.value)

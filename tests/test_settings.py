@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from nas import settings
+from nas import quantities, settings
 from nas.errors import InputError
 from nas.settings import Study
 
@@ -121,9 +121,19 @@ BAD = [
     ("null", "  batch: 32", "  batch: # here", ["training.batch: expected", "None"]),
     ("a list", "  batch: 32", "  batch: [32] # here", ["training.batch: expected", "[32]"]),
     ("a choice", "  batch: 32", "  precision: fp16 # here", ["training.precision: expected 'fp32' or 'bf16', got 'fp16'"]),
-    ("yes is a boolean", "question: Which one?", "question: yes # here", ["question: expected", "string", "True"]),
-    ("a date", "question: Which one?", "question: 2025-01-01 # here", ["question: expected", "string"]),
-    ("section is a word", "dataset: emoji", "dataset: emoji\nproxy: small # here", ["proxy: expected", "'small'"]),
+    ("a boolean", "question: Which one?", "question: true # here", ["question: expected", "string", "True"]),
+    ("section is a word", "dataset: emoji", "dataset: emoji\nproxy: small # here", ["proxy: expected a section", "'small'"]),
+    ("true for a number", "  batch: 32", "  batch: true # here", ["training.batch: expected a number, got True"]),
+    ("yes for a number", "  trials: 4", "  trials: yes # here", ["search.trials: expected a valid integer, got 'yes'"]),
+    ("off in a list", "  batch: 32", "  betas: [off, 0.9] # here", ["training.betas.0: expected a valid number, got 'off'"]),
+    ("true in a list", "  batch: 32", "  betas: [false, 0.9] # here", ["training.betas.0: expected a number, got False"]),
+    ("infinite", "  batch: 32", "  gradient_clip: .inf # here", ["training.gradient_clip: expected", "number, got '.inf'"]),
+    ("infinity", "  batch: 32", "  gradient_clip: Infinity # here", ["gradient_clip: expected a finite number, got 'Inf"]),
+    ("not a number", "  batch: 32", "  weight_decay: nan # here", ["training.weight_decay: expected", "got 'nan'"]),
+    ("sixty", "  batch: 32", "  batch: 1:30 # here", ["training.batch: expected a valid integer, got '1:30'"]),
+    ("sixteen", "  batch: 32", "  batch: 0x20 # here", ["training.batch: expected a valid integer, got '0x20'"]),
+    ("menu boolean", "dataset: emoji", "dataset:\n  name: emoji\n  limit: yes # here", ["dataset.limit: expected", "'yes'"]),
+    ("rule about a key", "search:", "stopping:\n  keep: 0.3 # here\nsearch:", ["stopping.keep: rule improvement does not"]),
     ("a word for a list", "metrics:\n", "metrics: fid # here\nx:\n", ["metrics: expected", "'fid'"]),
     ("number for a menu", "dataset: emoji", "dataset: 3 # here", ["dataset: expected", "3"]),
     ("unknown dataset", "dataset: emoji", "dataset: emojis # here", ["dataset.name: ", "'emojis'", "'emoji'?", "coco"]),
@@ -142,8 +152,8 @@ BAD = [
     ("rungs", "search:", "stopping: {rungs: [1, 0.5]} # here\nsearch:", ["stopping.rungs: expected rising fractions"]),
     ("no objectives", GOALS, "  sampler: tpe", ["search: expected at least one column"]),
     ("twice", GOALS, "  minimise: [macs]\n  maximise: [macs]", ["search: a column is named twice: macs, macs"]),
-    ("no dataset", "dataset: emoji\n", "", ["study.yaml: dataset: required, but not given"]),
-    ("no space", "space: mobilediffusion\n", "", ["study.yaml: space: required, but not given"]),
+    ("no dataset", "dataset: emoji\n", "", ["study.yaml:2: dataset: required, but not given"]),
+    ("no space", "space: mobilediffusion\n", "", ["study.yaml:2: space: required, but not given"]),
 ]  # fmt: skip
 
 
@@ -173,9 +183,23 @@ NO_STUDIES = {
     "tab": ("training:\n\tbatch: 3\n", ":2: not valid YAML"),
     "two documents": ("space: a\n---\nspace: b\n", ":2: not valid YAML"),
     "python object": ("space: !!python/object/apply:os.system [ls]\n", ":1: not valid YAML"),
-    "impossible date": ("question: 2025-13-45\n", "not valid YAML"),
-    "zero byte": ("space: a\x00b\n", "not valid YAML"),
-    "itself": ("question: &a [*a]\n", "not valid YAML"),
+    "zero byte": ("seed: 1\nspace: a\x00b\n", ":2: not valid YAML: the character '\\x00'"),
+    "itself": ("seed: 1\nquestion: &a [*a]\n", ":2: the alias *a stands inside what it stands for"),
+    "no anchor": ("seed: 1\nquestion: *a\n", ":2: not valid YAML: the alias *a stands before its anchor"),
+    "a tag": ("seed: 1\nquestion: !!int zebra\n", ":2: not valid YAML here: the tag !!int, expected a plain value"),
+    "a timestamp": ("seed: 1\nquestion: !!timestamp 2025-13-45\n", ":2: not valid YAML here: the tag !!timestamp"),
+    "a list as a key": ("seed: 1\n[a]: 3\n", ":2: a list, a mapping or an alias as a key, expected a word"),
+    "merged list": ("seed: 1\ntraining:\n  <<: [3]\n", ":3: training.<<: expected a mapping or a list of mappings"),
+    "brackets": ("seed: 1\nquestion: " + "[" * 3_000, ":2: nested more than 40 deep"),
+    "mappings": ("seed: 1\nquestion: " + "{a: " * 3_000, ":2: nested more than 40 deep"),
+    "many values": ("seed: 1\nquestion:\n" + "- 1\n" * 20_000, ":10000: more than 10,000 values"),
+    "many aliases": (
+        "a: &a [1, 2, 3]\n" + "".join(f"a{i}: *a\n" for i in range(2_500)),
+        ":2500: more than 10,000 values",
+    ),
+    "a long alias": (f"a: &a {'z' * 400_000}\nb: [{', '.join(['*a'] * 26)}]\n", ":2: more than 10,000 values"),
+    "a long key": ("seed: 1\n" + "z" * 600 + ": 3\n", ":2: a key of 600 characters, expected at most 200"),
+    "a long file": ("question: " + "z" * 2**20, ":1: 1,048,586 characters, expected at most 1,048,576"),
     "a key twice": ("seed: 1\nspace: a\nseed: 2\n", ":3: seed: given twice, first on line 1"),
     "twice on a line": ("proxy: {a: 1, a: 2}\n", ":1: proxy.a: given twice"),
     "a nested key twice": ("training:\n  batch: 1\n  batch: 2\n", ":3: training.batch: given twice, first on line 2"),
@@ -195,7 +219,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(InputError, match=r"study\.yaml: no such file"):
         settings.load(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("question: où?".encode("latin-1"))
-    with pytest.raises(InputError, match=r"latin\.yaml: cannot be read") as caught:
+    with pytest.raises(InputError, match=r"latin\.yaml:1: cannot be read: not UTF-8") as caught:
         settings.load(tmp_path / "latin.yaml")
     assert "\n" not in str(caught.value)
 
@@ -205,13 +229,16 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     [
         ("training.batch", "--set training.batch: expected key=value"),
         ("=3", "expected key=value"),
-        ("training.batch=[1", "--set training.batch=[1: the value is not valid YAML"),
-        ("question=2025-13-45", "the value is not valid YAML"),
-        ("question=a\x00b", "the value is not valid YAML"),
+        ("training.batch=[1", "--set training.batch=[1: not valid YAML: did not find expected ',' or ']'"),
+        ("question=a\x00b", "not valid YAML: the character '\\x00'"),
+        ("question=" + "[" * 99, "nested more than 40 deep"),
         ("space.name=3", "--set space.name=3: 'space' is not a section"),
         ("metrics.0.name=fid", "'metrics' is not a section"),
-        ("training.batchs=3", "training.batchs: unknown key; did you mean 'batch'?"),
-        ("training.batch=many", "training.batch: expected a valid integer"),
+        ("training.batchs=3", "--set training.batchs: unknown key; did you mean 'batch'?"),
+        ("training.batch=many", "--set training.batch: expected a valid integer, got 'many'"),
+        ("training={batch: many}", "--set training.batch: expected a valid integer, got 'many'"),
+        ("search.trials=yes", "--set search.trials: expected a valid integer, got 'yes'"),
+        ("search.trials=true", "--set search.trials: expected a number, got True"),
         ("dataset=emojis", "dataset.name: datasets: unknown name 'emojis'"),
         ("budget.params=lots", "budget.params: expected a positive number"),
     ],
@@ -237,13 +264,13 @@ def test_bad_overrides_are_named(folder, override, said):
     ],
 )
 def test_counts_with_suffixes(text, value):
-    assert settings.count(text) == value
+    assert quantities.count(text) == value
 
 
 @given(st.floats(1e-3, 1e6), st.sampled_from([("", 1.0), ("K", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12)]))
 @effort(max_examples=80, deadline=None)
 def test_a_suffix_multiplies(number, suffix):
-    assert settings.count(f"{number!r}{suffix[0]}") == pytest.approx(number * suffix[1])
+    assert quantities.count(f"{number!r}{suffix[0]}") == pytest.approx(number * suffix[1])
 
 
 @given(st.one_of(st.text(string.printable, max_size=8), st.none(), st.booleans(), st.lists(st.integers(), max_size=2)))
@@ -259,7 +286,7 @@ def test_a_suffix_multiplies(number, suffix):
 @effort(max_examples=150, deadline=None)
 def test_what_is_no_count_is_a_value_error(value):
     try:
-        counted = settings.count(value)
+        counted = quantities.count(value)
     except ValueError as error:
         assert "expected a positive number such as 400M" in str(error)
     else:

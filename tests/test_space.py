@@ -177,7 +177,7 @@ WRONG = {
     ),
     "clash of two axes": (
         {**changed(heads={"fields": "head_dim", "choices": [64, 256]}), "hold": {"levels.1.cross_attention": False}},
-        "axes.width, axes.heads: width=896, heads=256 is refused: levels.2.channels=896 is not divisible by head_dim=256",
+        "axes.heads: width=896, heads=256 is refused: levels.2.channels=896 is not divisible by head_dim=256",
     ),
     "wrong type": (
         changed(width={"fields": "levels.2.channels", "choices": ["wide"]}),
@@ -207,7 +207,7 @@ WRONG = {
     "held field": ({**SMALL, "hold": {"levels.9.down": [1]}}, "hold.levels.9.down.* no field"),
     "two axes set one field": (
         changed(again={"fields": "levels.*.channels", "choices": [640]}),
-        "axes.width and axes.again both set levels.2.channels",
+        "axes.again: sets levels.2.channels, which axes.width sets too",
     ),
 }
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from nas import clip
-from nas.errors import InputError
+from nas.errors import InputError, about
 from nas.metrics import Reference
 from nas.metrics.fid import resized
 
@@ -42,12 +42,9 @@ def columns(settings: Settings) -> tuple[str, ...]:
 
 def check(settings: Settings) -> None:
     """Raises InputError, beginning with the setting, for a judge that is known not to be there."""
-    if settings.judge == "shipped":
-        return
-    try:
-        clip.check(settings.judge, settings.pretrained)
-    except InputError as error:
-        raise InputError(f"judge: {error}") from None
+    if settings.judge != "shipped":
+        with about("judge"):
+            clip.check(settings.judge, settings.pretrained)
 
 
 def build(settings: Settings, reference: Reference) -> ClipScore:
