@@ -118,8 +118,8 @@ def _adjusted(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def sureness(p: float) -> str:
-    """A p-value in words."""
-    return f"{'beyond chance' if p < CHANCE else 'may be chance'} (p {'< 0.01' if p < 0.01 else f'{p:.2f}'})"
+    """How sure a share is, in as few words as a cell has room for."""
+    return ("p < 0.01" if p < 0.01 else f"p {p:.2f}") if p < CHANCE else "may be chance"
 
 
 def direction(part: pd.DataFrame, sign: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nas.fronts import Objectives
@@ -32,6 +33,11 @@ def label(column: str) -> str:
         return f"FID ({extractor})" if extractor else "FID"
     words = re.sub(r"_(ms|s|mib)$", r" (\1)", column).replace("_", " ").replace("clip", "CLIP")
     return words[:1].upper() + words[1:]
+
+
+def breakable(name: str) -> str:
+    """A name that may be broken after its underscores, for a narrow column."""
+    return name.replace("_", "_\u200b")
 
 
 def scaled(column: str, values: Any) -> Any:
@@ -78,6 +84,8 @@ def cell(value: Any) -> str:
     """A choice or a condition as text; empty where there is none."""
     if not isinstance(value, str | list | dict | tuple) and pd.isna(value):
         return ""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -6,6 +6,7 @@ Lines of a plain plot: plotly's own parallel coordinates need WebGL, which phone
 from __future__ import annotations
 
 import math
+import textwrap
 from html import escape
 from typing import Any
 
@@ -18,7 +19,10 @@ from nas.naming import cell, label, shown
 from nas.palette import FRONT, KNEE, PALE
 
 MOST_TICKS = 8
-TICK_LENGTH = 18  # characters
+NO_CHOICE = "–"  # where a choice does not apply
+TICK_LENGTH = 11  # characters
+NAME_LENGTH = 11
+AXIS_WIDTH = 80  # px that an axis with its names and values needs
 
 
 def draw(columns: list[str], trained: pd.DataFrame, knee: int | None) -> go.Figure:
@@ -53,23 +57,30 @@ def draw(columns: list[str], trained: pd.DataFrame, knee: int | None) -> go.Figu
             marker=marker,
             hovertemplate=template,
         )
-    ticks = [(place, height, text) for place, column in enumerate(columns) for height, text in scales[column][1]]
-    figure.add_scatter(
-        x=[place for place, _, _ in ticks],
-        y=[height for _, height, _ in ticks],
-        text=[text for _, _, text in ticks],
-        mode="text",
-        textposition="middle right",
-        textfont={"size": 10},
-        hoverinfo="skip",
+    for place, column in enumerate(columns):
+        for height, text in scales[column][1]:
+            _tick(figure, place, height, text)
+    names = ["<br>".join(map(escape, _name(column))) for column in columns]
+    deepest = max(name.count("<br>") for name in names)
+    figure.update_layout(
+        showlegend=False, height=340 + 15 * deepest, margin={"l": 34, "r": 60, "t": 16, "b": 36 + 15 * deepest}
     )
-    names = [
-        escape(column[5:].replace("_", " ") if column.startswith("arch.") else label(column)) for column in columns
-    ]
-    figure.update_layout(showlegend=False, height=400, margin={"l": 30, "r": 60, "t": 16, "b": 100})
-    figure.update_xaxes(tickvals=[*range(len(columns))], ticktext=names, tickangle=30, range=[-0.2, len(columns) - 0.5])
+    ticks = {"tickvals": [*range(len(columns))], "ticktext": names, "tickangle": 0, "tickfont": {"size": 10.5}}
+    figure.update_xaxes(**ticks, range=[-0.2, len(columns) - 0.5])
     figure.update_yaxes(visible=False, range=[-0.06, 1.06])
     return figure
+
+
+def _name(column: str) -> list[str]:
+    """An axis's name in lines that are no wider than an axis."""
+    words = column[5:].replace("_", " ") if column.startswith("arch.") else label(column).replace("_", "_ ")
+    return [line.replace("_ ", "_") for line in textwrap.wrap(words, NAME_LENGTH, break_long_words=False)]
+
+
+def _tick(figure: go.Figure, place: int, height: float, text: str) -> None:
+    """A value beside its axis, on white, so that no line runs through it."""
+    style = {"font": {"size": 10}, "bgcolor": "rgba(255,255,255,0.85)", "borderpad": 0, "showarrow": False}
+    figure.add_annotation(x=place, y=height, text=text, xanchor="left", xshift=5, **style)
 
 
 def _places(values: pd.Series) -> tuple[pd.Series, list[tuple[float, str]]]:
@@ -81,10 +92,10 @@ def _places(values: pd.Series) -> tuple[pd.Series, list[tuple[float, str]]]:
         low, high = float(numbers.min()), float(numbers.max())
         ends = [(0.0, shown(name, low)), (1.0, shown(name, high))] if high > low else [(0.5, shown(name, low))]
         return ((numbers - low) / (high - low) if high > low else numbers * 0 + 0.5).astype(float), ends
-    text = values.map(lambda value: cell(value) or "none")
+    text = values.map(lambda value: cell(value) or NO_CHOICE)
     ordered = sorted(text.unique(), key=lambda one: (_number(one), one))
     heights = {one: place / max(len(ordered) - 1, 1) for place, one in enumerate(ordered)}
-    return text.map(heights).astype(float), [(height, escape(one[:TICK_LENGTH])) for one, height in heights.items()]
+    return text.map(heights).astype(float), [(height, escape(_cut(one))) for one, height in heights.items()]
 
 
 def _number(text: str) -> float:
@@ -92,3 +103,7 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.inf
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TICK_LENGTH else text[: TICK_LENGTH - 1] + "…"

@@ -86,6 +86,7 @@ def article(run: Run, prefix: str) -> str:
         guidance=pictures.whole(run.path / "guidance.png"),
         plots=plots,
         heights={name: figure.layout.height for name, figure in drawn.items()},
+        parallel_width=parallel.AXIS_WIDTH * len(importance.parallel(run.table, run.goals)[0]),
         colours={"front": FRONT, "knee": KNEE, "rest": GREY, "stopped": PALE},
         data=embedded(drawn, sections.details(run, album)),
     )

@@ -206,7 +206,9 @@ def _front_table(run: Run) -> dict[str, Any]:
     columns = [(column, True) for column in run.goals] + [(axis, False) for axis in different]
     columns += [(column, True) for column in others]
     heads = [
-        (label(column) + arrow(run.goals.get(column, "")), True) if number else (column[5:].replace("_", " "), False)
+        (naming.breakable(label(column)) + arrow(run.goals.get(column, "")), True)
+        if number
+        else (column[5:].replace("_", " "), False)
         for column, number in columns
     ]
     rows = [
@@ -246,7 +248,12 @@ def _pictures(run: Run, album: dict[int, Grid], known: dict[str, Grid]) -> dict[
         tiles = max(tiles, grid.columns * grid.rows if grid else 0)
     captions = list(enumerate(run.captions[:tiles]))
     drawn = [*first, *drawn, *lines.values()] if drawn else []
-    return {"members": drawn, "captions": captions, "left_out": max(0, len(run.best) - MOST_MEMBERS_DRAWN)}
+    return {
+        "known": bool(known),
+        "members": drawn,
+        "captions": captions,
+        "left_out": max(0, len(run.best) - MOST_MEMBERS_DRAWN),
+    }
 
 
 def _notes(scores: Any, columns: list[str]) -> list[str]:
