@@ -48,6 +48,14 @@ class Settings(BaseModel):
     """Tokens a caption is padded or cut to."""
 
 
+OTHERWISE = "conditioning: {encoder: minilm}, or a model of open_clip"
+
+
+def weights(settings: Settings) -> Path | None:
+    """Where those that ship lie, if they are used."""
+    return SHIPPED if settings.encoder == "open_clip" and settings.model == "shipped" else None
+
+
 class TextEncoder(Protocol):
     """What the rest relies on."""
 

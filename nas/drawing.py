@@ -153,6 +153,13 @@ def read(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def examples(folder: Path) -> list[str]:
+    """Captions to try an exported model with: some of those it was scored on; of one that was not, one that says nothing."""
+    path = folder / "deploy.yaml"
+    deploy = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return list(deploy.get("captions") or ["a caption"])
+
+
 def load_network(folder: Path) -> nn.Module:
     """The trained network of an exported folder, in eval mode. Raises InputError when its weights are another network's."""
     from nas import stages
@@ -236,7 +243,7 @@ def check_captions(captions: Sequence[str]) -> None:
     """Raises InputError for a caption without words."""
     for number, caption in enumerate(captions, 1):
         if not caption.strip():
-            raise InputError(f"caption {number}: {caption!r} is empty; expected words, for example 'red heart, noto'")
+            raise InputError(f"caption {number}: {caption!r} is empty; expected words")
 
 
 def sample(

@@ -320,6 +320,7 @@ def _deploy(picked: Picked) -> dict[str, Any]:
         "scores": last["metrics"],
         "conditions": json.loads((run.path / "conditions.json").read_text()),
         "images_seen": last["images_seen"],
+        "captions": _captions(run),
         "intervals": verify.intervals(run.path, record),
         "like": _initialised_like(picked),
     }

@@ -25,6 +25,7 @@ from nas import (
     report,
     results,
     settings,
+    worlds,
     yaml_text,
 )
 from nas.cells import CellRun
@@ -67,6 +68,8 @@ def show(path: Path, overrides: Sequence[str]) -> None:
     """Check the study at `path` and print its resolved settings; write nothing."""
     with settings.opened(path, overrides) as (study, document):
         _checked(study, document)
+    if foreign := worlds.told(study.resolved()):
+        _console().print(f"# {foreign}", markup=False)
     _console().print(yaml_text.written(study.resolved()), markup=False)
 
 
@@ -82,6 +85,8 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool = False, whe
         with _nothing_left(directory, continued):
             lock = directory.lock()
             console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
+            if foreign := worlds.told(study.resolved()):
+                console.print(foreign, markup=False)
             execution = kind_of(study, space)(directory, Progress(console), where.storage, make)
             execution.execute()
         frame = summarise(directory)

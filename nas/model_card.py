@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nas import menu
+from nas import menu, worlds
 
 RUNTIMES = {"onnx": "onnxruntime", "executorch": "executorch (with its torch)"}  # of formats that draw.py loads
 PREDICTED = {
@@ -90,7 +91,7 @@ def _stages(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]], stage
 
 
 def _head(deploy: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
-    came = deploy["from"]
+    came, example = deploy["from"], (deploy.get("captions") or ["a caption"])[0]
     return "\n".join(
         [
             "---\npipeline_tag: text-to-image\ntags: [diffusion, architecture-search]\n---",
@@ -101,7 +102,7 @@ def _head(deploy: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
             f"`deploy.yaml` is the architecture `{deploy['key']}` at deploy scale, without weights. What draws is its proxy, "
             f"every width divided by {resolved['proxy']['width_divisor']}:",
             "",
-            '    nas sample THIS_FOLDER "a caption"',
+            f"    nas sample THIS_FOLDER {shlex.quote(example)}",
         ]
     )
 
@@ -235,7 +236,9 @@ def _training(deploy: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
 
 
 def _limits(resolved: Mapping[str, Any]) -> str:
-    return (
+    foreign = (resolved.get("provenance") or {}).get(worlds.RECORDED)
+    others = f"Parts of it were {foreign}.\n\n" if foreign else ""
+    return others + (
         "The weights are those of a small network trained briefly to compare architectures. It draws what its data set "
         f"(`{resolved['dataset']['name']}`) shows and little else; its scores order architectures, and say nothing about "
         "other data. Train `deploy.yaml` before using it for anything else."

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from nas import design, lock, yaml_text
+from nas import design, lock, worlds, yaml_text
 from nas.errors import InputError
 from nas.failures import DiskTrouble
 from nas.results import FORMAT
@@ -141,7 +141,8 @@ def _outstanding(study: Study, directory: RunDirectory) -> bool:
 
 
 def _describe(directory: RunDirectory, resolved: Mapping[str, Any]) -> None:
-    directory.write_yaml("resolved.yaml", {**resolved, "provenance": provenance()})
+    known = {**provenance(), worlds.RECORDED: worlds.told(resolved)}
+    directory.write_yaml("resolved.yaml", {**resolved, "provenance": known})
 
 
 def provenance() -> dict[str, Any]:

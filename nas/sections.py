@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from nas import ablation, certainty, findings, importance, naming, results
+from nas import ablation, certainty, findings, importance, naming, results, worlds
 from nas.findings import Run
 from nas.naming import arrow, cell, duration, label, measured, number_of, shown
 from nas.numbers import amount
@@ -28,6 +28,7 @@ def contents(run: Run, album: dict[int, Grid], known: dict[str, Grid]) -> dict[s
         "answer": _ablation_answer(run)
         if run.is_ablation
         else findings.answer(table, run.goals, run.budget, run.lines),
+        "foreign": provenance.get(worlds.RECORDED) or "",
         "ablation": _ablation(run),
         "counts": findings.counts(table),
         "effort": _effort(run),

@@ -166,6 +166,7 @@ def page_of(folder: Path, artist: Artist) -> bytes:
         "first": drawing.chosen(folder, *artist.choice),
         "plan": artist.own.plan,
         "longest": LONGEST,
+        "example": drawing.examples(folder)[0],
         "most_steps": MOST_STEPS,
         "most_guidance": MOST_GUIDANCE,
         "style": (PAGES / "page.css").read_text(encoding="utf-8"),

@@ -153,6 +153,7 @@ def train(
     quality = {"images_seen": module.images_seen, **asdict(recipe), "seed": SEED, "pool": POOL, "member": largest.key}
     metadata = {
         "space": space.name,
+        "made_for": study.dataset.name,
         "proxy": json.dumps(asdict(bench.proxy)),
         "made_by": f"nas supernet train {study.space} --images {recipe.images} --sandwich-from {recipe.sandwich_from}",
         "licence": "Apache-2.0; trained on the pictures named in NOTICE",

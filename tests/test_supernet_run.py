@@ -54,7 +54,7 @@ def test_a_trained_supernet_says_what_it_is_and_what_it_reached(folder, weights)
     with safe_open(weights, "pt") as file:
         metadata = file.metadata()
     quality = json.loads(metadata["quality"])
-    assert metadata["space"] == "small" and quality["images_seen"] == 128
+    assert metadata["space"] == "small" and metadata["made_for"] == "emoji" and quality["images_seen"] == 128
     assert {"train", "held_out"} == set(quality["largest_member"])
     assert quality["largest_member"]["train"]["clip_score"] != quality["largest_member"]["held_out"]["clip_score"]
     assert weights.with_suffix(".png").stat().st_size > 0

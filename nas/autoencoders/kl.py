@@ -29,6 +29,14 @@ class Settings(BaseModel):
     """Another one: a .safetensors file that make_autoencoder wrote, or a folder in diffusers' format."""
 
 
+OTHERWISE = "autoencoder.path: a pretrained one in diffusers' format"
+
+
+def weights(settings: Settings) -> Path:
+    """Where they lie."""
+    return settings.path or SHIPPED[settings.shipped]
+
+
 class KlAutoencoder:
     """`AutoencoderKL` with latents shifted and scaled, channel by channel, to zero mean and unit variance."""
 

@@ -50,8 +50,10 @@ def export(
 
         nas export runs/train/knee --format onnx   # graphs of what nas train trained
     """
+    import shlex
+
+    from nas import drawing, launch
     from nas import export as exporting
-    from nas import launch
 
     if quantise not in (None, "int8"):
         raise InputError(f"--quantise {quantise}: expected int8")
@@ -67,7 +69,7 @@ def export(
         folder = exporting.export(
             run_, pick or "knee", to, _words(format), _words(precision), quantise is not None, _say
         )
-    typer.echo(f"wrote {folder}; draw with: nas sample {folder} 'red heart, noto'")
+    typer.echo(f"wrote {folder}; draw with: nas sample {folder} {shlex.quote(drawing.examples(folder)[0])}")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -13,9 +13,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from nas.metrics import Reference
-from nas.metrics.clip_score import Judge, Settings, check
+from nas.metrics.clip_score import OTHERWISE, Judge, Settings, check, weights
 
-__all__ = ["Settings", "build", "check", "columns"]
+__all__ = ["OTHERWISE", "Settings", "build", "check", "columns", "weights"]
 OTHERS = 100
 
 

@@ -28,6 +28,14 @@ class Settings(BaseModel):
     """A pretrained tag (laion2b_s34b_b88k, ...) or a checkpoint file; an HPS v2 checkpoint is a ViT-H-14 judge."""
 
 
+OTHERWISE = "judge: a model of open_clip"
+
+
+def weights(settings: Settings) -> Path | None:
+    """Where those that ship lie, if they are used."""
+    return SHIPPED if settings.judge == "shipped" else None
+
+
 def columns(settings: Settings) -> tuple[str, ...]:
     return ("clip_score",)
 
