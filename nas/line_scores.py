@@ -61,7 +61,10 @@ def _kept(folder: Path, make: Callable[[Path], Found]) -> Found:
     path = folder / "line.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        line = make(folder)
+        try:
+            line = make(folder)
+        except training.Diverged as error:
+            line = {"told": f"no scores: {error}", "scores": {}}
         finite = {column: value for column, value in line.get("scores", {}).items() if math.isfinite(value)}
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps({**line, "scores": finite} if line else {}), encoding="utf-8")
@@ -130,10 +133,7 @@ def _base(bench: Bench, config: Config, folder: Path) -> Found:
     last = len(study.stopping.rungs) - 1
     images = round(study.stopping.rungs[last] * study.training.images_seen)
     job = trial.Job(-1, config.to_dict(), seed, last, images, True, folder)
-    try:
-        scores = trial.run_on(bench, job)["rung"]["metrics"]
-    except training.Diverged as error:
-        return {"told": f"the base network of the space; its training failed: {error}", "scores": {}}
+    scores = trial.run_on(bench, job)["rung"]["metrics"]
     told = f"the base network of the space after a trial's training ({images:,} images)"
     return {"told": told, "scores": scores, "cost": _cost(bench, config)}
 

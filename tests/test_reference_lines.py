@@ -34,7 +34,7 @@ def measured(tmp_path_factory):
     root = tmp_path_factory.mktemp("lines")
     (root / "study.yaml").write_text(STUDY)
     study = settings.load(root)
-    trial.start_worker(study, root / ".cache", 1)
+    trial.start_worker(study, root / ".cache")
     base = SearchSpace.load(study.space).base
     run = root / "tiny" / "now"
     run.mkdir(parents=True)

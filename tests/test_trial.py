@@ -11,7 +11,7 @@ from nas.backbones.unet import Config, presets
 from nas.bench import Bench
 from nas.encoded import EncodedSet
 from nas.training import Diverged
-from nas.trial import Job, _run_rung
+from nas.trial import Job, run_on
 
 STUDY = """
 name: small
@@ -56,7 +56,7 @@ def bench(tmp_path):
 def rung(bench, folder, images, number=0, last=True):
     folder.mkdir(exist_ok=True)
     architecture = presets()["mobilediffusion"].to_dict()
-    return _run_rung(bench, Job(0, architecture, 7, number, images, last, folder))
+    return run_on(bench, Job(0, architecture, 7, number, images, last, folder))
 
 
 def test_adapters_are_saved_beside_a_plain_network(bench, tmp_path):
