@@ -9,7 +9,8 @@ A file imports without its packages, and provides
 - `load(path, threads) -> Network`: the file on its runtime, `network(inputs) -> outputs`, float32 and int64 tensors of any
   batch size. Raises `Unsupported` when the runtime lacks an operator, and `NoRuntime` when it cannot run on this machine;
 - if it has 8-bit integers, `quantise(graph, plain, target, method, calibration) -> Path`: the same network as `plain`, which
-  `write` gave in fp32, at `target` (`nas.quantise`). Raises `InputError` when it cannot.
+  `write` gave in fp32, at `target` (`nas.quantise`). Raises `InputError` when it cannot; and `INT8`, what is known of them on
+  other processors than the one at hand, for the model card.
 
 The graph's own numbers decide: `nas.export` compares what `load` gives with PyTorch before an export counts as done.
 """
