@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -37,6 +36,7 @@ from nas import (
     recipe,
     stages,
     training,
+    weight_files,
 )
 from nas.backbones import Proxy
 from nas.backbones.unet import Config
@@ -155,8 +155,7 @@ def _network(made: Job, frozen: Frozen) -> nn.Module:
 def _stage_reached(made: Job) -> int:
     if not made.checkpoint.exists():
         return 0
-    with safe_open(made.checkpoint, "pt") as file:
-        return int(file.metadata()["stage"])
+    return int(weight_files.metadata(made.checkpoint, "checkpoint")["stage"])
 
 
 def _module(made: Job, network: nn.Module, stage: int) -> DenoiserTraining:

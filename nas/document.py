@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -108,11 +108,23 @@ def expected(model: type[BaseModel], error: Any) -> str:
     return f"expected {message}, got {error['input']!r}"
 
 
+def first_wrong(model: type[BaseModel], error: ValidationError) -> str:
+    """The first key that is wrong and what was expected there, as the end of one line."""
+    first = error.errors()[0]
+    said = str(first["msg"]) if first["type"] == "json_invalid" else expected(model, first)
+    key = ".".join(
+        step for step in map(str, first["loc"]) if step.isidentifier() or step.isdigit()
+    )  # or a union's branch
+    return ": ".join(filter(None, [key, brief(ValueError(said))]))
+
+
 def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
     """The keys a section at `location` may have."""
     for step in location:
         field = model.model_fields.get(str(step))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        kinds = get_args(field.annotation) or (field.annotation,) if field else ()  # a section, or none
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if len(inner) != 1:
             return []
-        model = field.annotation
+        model = inner[0]
     return list(model.model_fields)

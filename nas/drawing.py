@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from nas import menu
-from nas.errors import InputError, brief
+from nas import export_folder, menu
+from nas.errors import InputError
+from nas.export_folder import MANIFEST
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from nas.sampling import Plan
 
 VERSION = 2  # of the folder; another version is refused. 1: pipeline.yaml of a study's export had no image_size
-MANIFEST = "export.yaml"
 PROXY, TRAINED = "proxy", "network"  # where the weights are: of a study's trial, and of `nas train`
 PYTORCH = "pytorch"  # the runtime of `safetensors`
 
@@ -122,13 +120,10 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise InputError(f"{folder}: not an exported model (no {MANIFEST}); make one with: nas export RUN")
-    try:
-        manifest = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {brief(error)}") from None
-    if manifest.get("version") != VERSION:
+    manifest = export_folder.manifest(folder)
+    if manifest["version"] != VERSION:
         raise InputError(
-            f"{path}: version {manifest.get('version')}, and this nas reads version {VERSION}; export the run again"
+            f"{path}: version {manifest['version']}, and this nas reads version {VERSION}; export the run again"
         )
     return manifest
 
@@ -136,13 +131,12 @@ def read(folder: Path) -> dict[str, Any]:
 def load_network(folder: Path) -> nn.Module:
     """The trained network of an exported folder, in eval mode. Raises InputError when its weights are another network's."""
     from nas import stages
-    from nas.backbones.unet import Config
 
     read(folder)
     held = next((folder / name for name in (TRAINED, PROXY) if (folder / name / "config.yaml").exists()), None)
     if held is None:
         raise InputError(f"{folder}: holds no weights for PyTorch; export again with --format safetensors")
-    network: nn.Module = Config.from_dict(yaml.safe_load((held / "config.yaml").read_text())).build()
+    network: nn.Module = export_folder.architecture(held / "config.yaml").build()
     stages.load_weights(network, held / "weights.safetensors", str(folder))
     return network.eval()
 
@@ -165,7 +159,7 @@ def load(folder: Path, runtime: str = "auto", precision: str | None = None, thre
     name = _first(folder, offered, precision) if runtime == "auto" else runtime
     if name not in offered:
         raise InputError(f"{folder}: nothing in it runs on {name!r}{menu.nearest(name, list(offered))}")
-    pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text(encoding="utf-8"))
+    pipeline = export_folder.pipeline(folder)
     if name == PYTORCH:
         if precision not in (None, "fp32"):
             raise InputError(f"{folder}: {PYTORCH} draws in fp32, got {precision!r}")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas import drawing, exporters, menu, model_card, picking, results, verify
+from nas import drawing, export_folder, exporters, menu, model_card, picking, results, verify
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 
@@ -170,8 +170,7 @@ def add_formats(
     if quantised:
         raise InputError(f"--quantise int8: {folder} is no trial of a study, whose scores would tell what int8 costs")
     manifest = drawing.read(folder)
-    pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text(encoding="utf-8"))
-    model = drawing.model(drawing.load_network(folder), pipeline)
+    model = drawing.model(drawing.load_network(folder), export_folder.pipeline(folder))
     for name, module in modules.items():
         chosen = [precision for precision in precisions if precision in module.PRECISIONS]
         made = {one: _graphs(model, module, folder, name, one, TRIED) for one in chosen}

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from nas import weight_files
 from nas.datasets import Batch
 
 
@@ -34,4 +35,4 @@ class Reference:
             temporary = path.with_suffix(f".{id(self)}.tmp")
             save_file({"value": make()}, temporary)
             temporary.replace(path)
-        return load_file(path)["value"]
+        return weight_files.read(path, "cache").tensors["value"]
