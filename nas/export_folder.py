@@ -6,8 +6,9 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from nas import document, graphs, menu
 from nas.backbones.unet import Config
 from nas.conditioning import Settings as Conditioning
 from nas.document import Document
@@ -49,6 +50,17 @@ class Manifest(_Read):
     formats: dict[str, dict[str, Held]]
     latents: tuple[int, int, int] | None = None
 
+    @model_validator(mode="after")
+    def _graphs_are_whole(self) -> Manifest:
+        """Formats that hold graphs have all of them, and tell the size of what they draw."""
+        for name in set(self.formats) - {"safetensors"}:
+            if self.latents is None:
+                raise ValueError(f"latents: required by format {name}")
+            for precision, held in self.formats[name].items():
+                if missing := set(graphs.NAMES) - set(held.networks):
+                    raise ValueError(f"formats.{name}.{precision}.networks: {min(missing)} is not there")
+        return self
+
 
 class Pipeline(_Read):
     """pipeline.yaml."""
@@ -58,6 +70,18 @@ class Pipeline(_Read):
     objective: Entry
     sampling: Plan
     image_size: int = Field(ge=1, le=65_536)
+
+    @model_validator(mode="after")
+    def _of_the_menus(self) -> Pipeline:
+        """Every choice from a menu has settings that its file defines."""
+        for name, folder in (("autoencoder", "autoencoders"), ("objective", "objectives")):
+            entry: Entry = getattr(self, name)
+            try:
+                entry.settings(folder)
+            except ValidationError as error:
+                kind = menu.pick(folder, entry.name).Settings
+                raise ValueError(f"{name}: {document.first_wrong(kind, error)}") from None
+        return self
 
 
 class Interval(_Read):
@@ -105,9 +129,9 @@ def trial(folder: Path) -> dict[str, Any]:
 
 
 def _checked(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
-    document = Document.read(path)
-    document.validate(kind, document.content)
-    return document.content
+    found = Document.read(path)
+    found.validate(kind, found.content)
+    return found.content
 
 
 def architecture(path: Path, key: str | None = None) -> Config:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
-from nas import deploy_job, drawing, export, latency, settings, verify
+from nas import deploy_job, drawing, export, graphs, latency, settings, verify
 from nas.backbones.unet import Config, Level
 from nas.errors import InputError
 from nas.recipe import Recipe
@@ -83,10 +83,22 @@ def test_files_of_an_export_lie_in_it(folder, elsewhere):
         ("conditioning", {"encoder": "pickle"}, "'open_clip' or 'minilm'"),
         ("sampling", {"solver": "dpm++", "steps": 0}, "steps: expected greater than or equal to 1, got 0"),
         ("image_size", "large", "image_size: expected a valid integer"),
+        ("autoencoder", {"name": "kl", "trust": 1}, "autoencoder: trust: unknown key"),
+        ("autoencoder", {"name": "../kl"}, "autoencoders: unknown name '../kl'"),
     ],
 )
 def test_settings_of_an_export_are_checked(folder, pipeline, section, value, said):
     export.write_yaml(folder / "pipeline.yaml", {**pipeline, section: value})
-    with pytest.raises(InputError, match=rf"pipeline\.yaml:\d+: {section}") as caught:
+    with pytest.raises(InputError, match=section) as caught:
         drawing.load(folder)
-    assert said in str(caught.value)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["latents", "decoder"])
+def test_a_format_without_a_part_is_named(folder, missing):
+    manifest = yaml.safe_load((folder / "export.yaml").read_text())
+    parts = {name: {"file": f"onnx/{name}.onnx", "bytes": 1} for name in graphs.NAMES if name != missing}
+    manifest["formats"]["onnx"] = {"fp32": {"networks": parts}}
+    export.write_yaml(folder / "export.yaml", {name: value for name, value in manifest.items() if name != missing})
+    with pytest.raises(InputError, match=rf"export\.yaml: .*{missing}"):
+        drawing.load(folder, "onnxruntime")
