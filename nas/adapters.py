@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nas import weight_files
 from nas.encoded import EncodedSet
 from nas.errors import InputError
 from nas.objectives.denoising import denoising_error
@@ -115,9 +116,10 @@ def save(adapter: Adapter, path: Path, metadata: dict[str, str]) -> None:
 
 def load(adapter: Adapter, path: Path) -> None:
     """Read `save`'s file. Raises InputError when it is another network's adapter."""
+    held = weight_files.read(path, "adapter").tensors
     try:
-        adapter.load_state_dict(load_file(path))
-    except (RuntimeError, OSError) as error:
+        adapter.load_state_dict(held)
+    except RuntimeError as error:
         raise InputError(f"{path}: not an adapter of this network: {' '.join(str(error).split())[:160]}") from None
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nas.errors import InputError, about
+from nas.errors import InputError, about, brief
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,8 @@ class Settings(BaseModel):
     model: str = "shipped"
     """For open_clip: `shipped` (a small tower trained on the emoji set), or a model name such as ViT-L-14."""
     pretrained: str | None = None
-    """For open_clip: a pretrained tag (openai, laion2b_s32b_b82k, ...) or a checkpoint file."""
+    """For open_clip: a pretrained tag (openai, laion2b_s32b_b82k, ...) or a checkpoint file. A file does not say which activation
+    it was trained with: of OpenAI's, DFN's and MetaCLIP's the model is ViT-L-14-quickgelu, and so on."""
     length: int = Field(20, ge=2, le=77)
     """Tokens a caption is padded or cut to."""
 
@@ -109,6 +110,16 @@ def check(settings: Settings) -> None:
             clip.check(settings.model, settings.pretrained)
 
 
+def identity(settings: Settings) -> dict[str, Any]:
+    """What embeddings depend on: the settings, and the activation where it is not the usual GELU."""
+    from nas import clip
+
+    told = settings.model_dump(mode="json")
+    if settings.encoder == "open_clip" and settings.model != "shipped":
+        told |= {"activation": "quick_gelu"} if clip.quick_gelu(settings.model, settings.pretrained) else {}
+    return told
+
+
 class MiniLm:
     """all-MiniLM-L6-v2 (22.7 M parameters, width 384); pooled is the mean of a caption's token states, as it was trained."""
 
@@ -122,8 +133,12 @@ class MiniLm:
         logging.disable_progress_bar()
         folder = _minilm_folder()
         self.length = length
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model = AutoModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+        data: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # whatever lies in the folder
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, **data)
+            self.model = AutoModel.from_pretrained(folder, use_safetensors=True, **data).eval().requires_grad_(False)
+        except Exception as error:  # transformers raises many kinds, safetensors its own
+            raise InputError(f"conditioning.encoder: minilm: {folder}: cannot be read: {brief(error)}") from None
 
     def to(self, device: torch.device) -> Self:
         self.model.to(device)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from nas import conditioning, drawing, menu, published, stages
+from nas import conditioning, drawing, export_folder, menu, published, stages
 from nas.backbones.unet import Config
 from nas.errors import InputError
 from nas.recipe import Recipe
@@ -65,9 +65,9 @@ def load(what: str, given: Recipe, out: Path | None, hardware: Hardware) -> Job:
 
 def _of_export(folder: Path) -> dict[str, Any]:
     drawing.read(folder)
-    deploy, pipeline = (yaml.safe_load((folder / name).read_text()) for name in ("deploy.yaml", "pipeline.yaml"))
+    pipeline = export_folder.pipeline(folder)
     return {
-        "architecture": Config.from_dict(deploy["architecture"]),
+        "architecture": export_folder.architecture(folder / export_folder.DEPLOY, "architecture"),
         "conditioning": conditioning.Settings(**pipeline["conditioning"]),
         "autoencoder": Entry(**pipeline["autoencoder"]),
     }

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -39,6 +38,7 @@ from nas import (
     stages,
     standalone,
     training,
+    weight_files,
     yaml_text,
 )
 from nas.backbones import Proxy
@@ -164,8 +164,7 @@ def _network(made: Job, frozen: Frozen) -> nn.Module:
 def _stage_reached(made: Job) -> int:
     if not made.checkpoint.exists():
         return 0
-    with safe_open(made.checkpoint, "pt") as file:
-        return int(file.metadata()["stage"])
+    return int(weight_files.metadata(made.checkpoint, "checkpoint")["stage"])
 
 
 def _module(made: Job, network: nn.Module, stage: int) -> DenoiserTraining:

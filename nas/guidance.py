@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import yaml
 
-from nas import metrics, naming, picking, results, stills
+from nas import export_folder, metrics, naming, picking, results, stills
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 from nas.sampling import MOST_GUIDANCE, Plan
@@ -126,10 +125,9 @@ def opened(path: Path, picks: Sequence[str]) -> tuple[RunDirectory, list[str]]:
     """
     from nas import launch
 
-    described = path / "deploy.yaml"
-    if not described.is_file():
+    if not (path / export_folder.DEPLOY).is_file():
         return launch.find_run(path), list(picks)
-    made = yaml.safe_load(described.read_text(encoding="utf-8"))["from"]
+    made = export_folder.origin(path)
     if "run" not in made:
         raise InputError(
             f"{path}: holds no trial of a study, whose captions and metrics a sweep needs; nas train wrote it"

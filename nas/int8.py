@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nas import export, graphs, menu, quality, quantise
+from nas import export, graphs, latency, menu, quality, quantise
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,10 +90,12 @@ def _quantised(
     after = model.drawer(networks)
     say(f"{name}: {len(bench.drawn[2])} pictures, drawn and scored in fp32 and in int8")
     scores = {"fp32": quality.scores(bench, before), quantise.PRECISION: quality.scores(bench, after)}
+    device = latency.device()[0]
+    told = quality.told(scores, entries, module.RUNTIME, device)
     return {
         "networks": entries,
         "pictures": export.compare_pictures(model.drawer(), after, captions),
-        "quality": {"scores": scores, "told": quality.told(scores, entries, module.RUNTIME)},
+        "quality": {"scores": scores, "told": [*told, f"{module.RUNTIME}: {module.INT8}"], "device": device},
     }
 
 

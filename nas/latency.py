@@ -191,11 +191,10 @@ def subject(what: str, image_size: int, steps: int | None, decoder: str = DECODE
 
 
 def _of_export(folder: Path, steps: int | None) -> Subject:
-    import yaml
+    from nas import drawing, export_folder
 
-    from nas import drawing
-
-    pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text()) if drawing.read(folder) else {}
+    drawing.read(folder)
+    pipeline = export_folder.pipeline(folder)
     model = drawing.model(drawing.load_network(folder), pipeline)
     plan = model.drawer().plan.changed(steps)
     size = model.graphs[2].run(model.graphs[2].random_inputs(1))[0].shape[-1]

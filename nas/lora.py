@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from nas import weight_files
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,9 +109,8 @@ def save(network: nn.Module, path: Path, metadata: dict[str, str]) -> None:
 def load(network: nn.Module, path: Path) -> None:
     """Read `save`'s file into a network with the same adapters. Raises InputError naming the first layer that differs."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
 
-    found, expected = load_file(path), get_peft_model_state_dict(network)
+    found, expected = weight_files.read(path, "adapters").tensors, get_peft_model_state_dict(network)
     for name in sorted(found.keys() | expected.keys()):
         here, there = (tuple(side[name].shape) if name in side else "nothing" for side in (expected, found))
         if here != there:

@@ -62,9 +62,9 @@ def _cpu_seconds(network: Network, inputs: tuple[torch.Tensor, ...]) -> float:
 
 
 def told(
-    scored: Mapping[str, Mapping[str, float]], entries: Mapping[str, Mapping[str, Any]], runtime: str
+    scored: Mapping[str, Mapping[str, float]], entries: Mapping[str, Mapping[str, Any]], runtime: str, device: str
 ) -> list[str]:
-    """Lines for the model card: what int8 costs and gives."""
+    """Lines for the model card: what int8 costs and gives, and on which device that was measured."""
     lines = [
         f"int8 {name} ({entry['method']}): {entry['size_ratio']:.2f} of the size, {entry['speed_ratio']:.2f} times as fast "
         f"in CPU time, one picture at a time"
@@ -74,4 +74,4 @@ def told(
         after = scored["int8"][column]
         change = f" ({after / before - 1:+.1%})" if before else ""
         lines.append(f"{column}: {before:.5g} in fp32, {after:.5g} in int8{change}, all networks on {runtime}")
-    return lines
+    return [*lines, f"int8 was measured on {device}"]

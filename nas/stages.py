@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nas import design, drawing, encoded, supernet, training
+from nas import conditioning, design, drawing, encoded, supernet, training, weight_files
 from nas.backbones.unet import Config
-from nas.errors import InputError, brief
+from nas.errors import InputError
 from nas.seeds import trial_seed
 from nas.settings import Base, Study
 
@@ -61,7 +60,8 @@ def weights_path(bench: Bench) -> Path:
     if base.checkpoint is not None:
         return checkpoint_file(base.checkpoint)
     resolved = study.resolved()
-    identity = {name: resolved[name] for name in ("dataset", "autoencoder", "conditioning", "proxy", "seed")}
+    identity = {name: resolved[name] for name in ("dataset", "autoencoder", "proxy", "seed")}
+    identity["conditioning"] = conditioning.identity(study.conditioning)
     identity |= {"objective": resolved["base"]["objective"], "training": resolved["base"]["training"]}
     started_from = digest(study, base.training.init)
     return encoded.cache_path(
@@ -128,11 +128,7 @@ def network(bench: Bench) -> nn.Module:
 
 def load_weights(network: nn.Module, path: Path, setting: str) -> None:
     """Give the network the weights at `path`. Raises InputError naming the first tensor in which they differ."""
-    try:
-        with safe_open(path, "pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except Exception as error:  # safetensors raises its own class, and OSError
-        raise InputError(f"{setting}: {path}: cannot be read as weights: {brief(error)}") from None
+    weights = weight_files.read(path, setting).tensors
     difference = first_difference({n: tuple(t.shape) for n, t in weights.items()}, shapes(network))
     if difference:
         raise InputError(f"{setting}: {path} holds another architecture: {difference}")
@@ -167,6 +163,5 @@ def copy_agreeing(source: nn.Module, target: nn.Module) -> None:
 
 def images_seen(path: Path) -> int | None:
     """How many images the weights at `path` were trained on, if their file says so."""
-    with safe_open(path, "pt") as file:
-        metadata: dict[str, Any] = file.metadata() or {}
+    metadata = weight_files.metadata(path, "base.checkpoint")
     return int(metadata["images_seen"]) if "images_seen" in metadata else None

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from nas import menu
-from nas.errors import shown
+from nas.errors import brief, shown
 
 Location = tuple[int | str, ...]
 WORDS = {  # of kinds of errors that pydantic explains to whoever wrote the model
@@ -95,3 +95,11 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for argument in get_args(annotation):
         yield from _models(argument)
+
+
+def first_wrong(model: type[BaseModel], error: ValidationError) -> str:
+    """The first key that is wrong and what was expected there, as the end of one line."""
+    first = error.errors()[0]
+    said = str(first["msg"]) if first["type"] == "json_invalid" else expected(model, first)
+    steps = [step for step in map(str, first["loc"]) if step.isidentifier() or step.isdigit()]  # else a union's branch
+    return ": ".join(filter(None, [".".join(steps), brief(ValueError(said))]))

@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from nas import interruption, settings, training
+from nas import interruption, settings, training, weight_files
 from nas.backbones.unet import Config
 from nas.bench import Bench
 from nas.budget import over_budget
@@ -221,8 +220,7 @@ class Partial:
 
     def check(self) -> None:
         """Raises InputError when what lies there is another training."""
-        with safe_open(self.path, "pt") as file:
-            found = file.metadata() or {}
+        found = weight_files.metadata(self.path, "checkpoint")
         for name, value in self.identity.items():
             if found.get(name) != value:
                 raise InputError(

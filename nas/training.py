@@ -16,12 +16,11 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from nas import interruption
+from nas import interruption, weight_files
 from nas.encoded import EncodedSet
 from nas.errors import InputError
 from nas.lora import Settings as Lora
@@ -251,9 +250,8 @@ class DenoiserTraining(L.LightningModule):
 
     def restore(self, path: Path) -> None:
         """Continue from `save`'s file, in a module made as the saved one was."""
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            self.step = self.settings.updates(int(file.metadata()["images_seen"]))
+        tensors, metadata = weight_files.read(path, "checkpoint")
+        self.step = self.settings.updates(int(metadata["images_seen"]))
         self.ema.average = {name: tensors[f"ema.{name}"] for name in self.ema.average}
         for role, network in self._moving().items():
             network.load_state_dict(_state(network, frozen=True) | _below(tensors, f"{role}."))

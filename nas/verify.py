@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nas import fronts, racing, results
+from nas.document import Document
 from nas.errors import InputError
 
 CONFIDENCE = 0.95
@@ -69,18 +68,21 @@ def verify(folder: Path, cache: Path) -> list[Check]:
 
     Raises InputError for another version, and when this training diverges.
     """
-    from nas import drawing, training, trial
+    from nas import drawing, export_folder, training, trial
     from nas.settings import Study
 
     drawing.read(folder)
-    deploy = _read(folder / "deploy.yaml")
-    if "trial" not in deploy["from"]:
+    origin = export_folder.origin(folder)
+    if "trial" not in origin:
         raise InputError(f"{folder}: holds no trial of a study, whose scores could be compared; nas train wrote it")
-    resolved = _read(folder / "study.yaml")
-    study = Study.model_validate({name: value for name, value in resolved.items() if name != "provenance"})
+    described = folder / "study.yaml"
+    if not described.is_file():
+        raise InputError(f"{described}: not there; export the run again")
+    deploy, resolved = export_folder.trial(folder), Document.read(described)
+    study: Study = resolved.validate(Study, {k: v for k, v in resolved.content.items() if k != "provenance"})
     with tempfile.TemporaryDirectory() as scratch:
         job = trial.Job(
-            trial=deploy["from"]["trial"],
+            trial=origin["trial"],
             architecture=deploy["architecture"],
             seed=deploy["seed"],
             rung=0,
@@ -97,12 +99,6 @@ def verify(folder: Path, cache: Path) -> list[Check]:
         Check(column, deploy["scores"][column], interval["low"], interval["high"], found[column])
         for column, interval in deploy["intervals"].items()
     ]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: not there; export the run again")
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def grid(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]]:

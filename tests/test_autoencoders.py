@@ -166,6 +166,35 @@ def test_an_unreadable_folder_is_named(how, network, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+NOT_READ = {
+    "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+    "auto_map": {"AutoModel": "own.Own"},
+    "trust_remote_code": True,
+    "layers_per_block": 10**7,
+    "scaling_factor": 0,
+    "down_block_types": ["CrossAttnDownBlock2D"],
+    "_class_name": "AutoencoderTiny",
+}
+
+
+@pytest.mark.parametrize("key", NOT_READ)
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_a_configuration_is_data(file, network, tmp_path, form, key):
+    """Only the arguments of the autoencoder itself, in their bounds."""
+    path = tmp_path / "spoilt"
+    if form == "folder":
+        network.save_pretrained(path)
+        config = json.loads((path / "config.json").read_text()) | {key: NOT_READ[key]}
+        (path / "config.json").write_text(json.dumps(config))
+    else:
+        with safe_open(file, "pt") as opened:
+            config = json.loads(opened.metadata()["config"]) | {key: NOT_READ[key]}
+        rewritten(file, path, config=json.dumps(config))
+    with pytest.raises(InputError, match=rf"autoencoder\.path: .*spoilt.*: {key}[:.]") as caught:
+        kl.load(kl.Settings(path=path))
+    assert "\n" not in str(caught.value)
+
+
 def test_another_number_of_latent_channels_begins_with_the_shipped_weights():
     shipped = kl.load(kl.Settings()).model
     for channels in (4, 8):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -118,3 +119,11 @@ def test_the_site_builds_without_a_warning(tmp_path):
 def test_what_is_not_run_needs_what_no_test_has():
     assert all(any(need in block.not_run for need in docs_pages.MAY_NEED) for block in NOT_RUN), NOT_RUN
     assert len(NOT_RUN) < len(BLOCKS) / 10
+
+
+def test_no_example_writes_into_a_committed_table():
+    """Which may be another device's, and refuse."""
+    committed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "studies").rglob("*") if path.is_file()}
+    commands = [line for block in BLOCKS if block.language in ("sh", "") for line in block.commands]
+    assert any("--csv" in line for line in commands)
+    assert not [line for line in commands if committed & set(shlex.split(line, comments=True)[2:]) and "--csv" in line]

@@ -3,11 +3,12 @@
 import runpy
 
 import exported
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from nas import drawing, export, graphs, latency, quality
+from nas import drawing, export, export_folder, graphs, latency, quality
 from nas.bench import Bench
 from nas.errors import InputError
 
@@ -53,15 +54,15 @@ def weights(path):
     return found, [value for value in found.values() if value.dtype == torch.int8 and value.dim() == 4]
 
 
-def test_weights_are_the_nearest_of_255_levels_in_each_channel(tmp_path):
+def test_weights_are_the_nearest_of_129_levels_in_each_channel(tmp_path):
     graph, path = written(exported.randomised(Network()), tmp_path)
     calibration = [graph.random_inputs(2, seed) for seed in range(4)]
     small = onnx_int8.write(path, tmp_path / "small.onnx", "static", calibration)
     found, integers = weights(small)
     inner = graph.module.inner.weight.detach()
     (levels,) = integers  # the other convolution is among the blocks that are kept
-    scale = inner.abs().amax((1, 2, 3), keepdim=True) / 127
-    assert torch.equal(levels.float(), torch.round(inner / scale).clamp(-127, 127))
+    scale = inner.abs().amax((1, 2, 3), keepdim=True) / 64
+    assert torch.equal(levels.float(), torch.round(inner / scale).clamp(-64, 64))
     assert any(torch.equal(value, graph.module.conv_in.weight) for value in found.values())
     inputs = calibration[1]  # within the ranges
     error = graphs.relative_error(format_onnx.load(small)(inputs), graph.run(inputs))
@@ -93,6 +94,41 @@ def test_dynamic_ranges_are_those_of_the_call(tmp_path):
     for reach in (1.0, 100.0):
         inputs = torch.linspace(-reach, reach, 32).view(1, 2, 4, 4)
         assert torch.allclose(network((inputs,))[0], inputs, atol=1.01 * 2 * reach / 255)
+
+
+def saturated(unsigned, signed):
+    """Rows (N, K) of unsigned bytes times columns (K, M) of signed ones, as x86 computes it without VNNI: products are added in
+    pairs, and a pair's sum is cut off to 16 bits."""
+    products = unsigned.astype(np.int32)[:, :, None] * signed.astype(np.int32)[None]
+    pairs = products.reshape(len(unsigned), -1, 2, signed.shape[1]).sum(2)
+    return pairs.clip(-(2**15), 2**15 - 1).sum(1)
+
+
+def integers(path):
+    """Every matrix of signed bytes in a file that unsigned ones are multiplied with, as (K, M)."""
+    graph = onnx.load(path).graph
+    held = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
+    found = [array for array in held.values() if array.dtype == np.int8 and array.ndim > 1]
+    return [array.reshape(len(array), -1).T if array.ndim == 4 else array for array in found]
+
+
+def test_full_range_weights_would_be_cut_off():
+    bytes_ = np.full((1, 4), 255, np.uint8)
+    assert saturated(bytes_, np.full((4, 1), 127, np.int8)).item() == 2 * 32767 < 4 * 255 * 127
+    assert saturated(bytes_, np.full((4, 1), 64, np.int8)).item() == 4 * 255 * 64
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_no_product_of_bytes_is_cut_off_on_any_processor(tmp_path, method):
+    graph, path = written(exported.randomised(nn.Sequential(nn.Linear(6, 64), nn.Linear(64, 6))), tmp_path)
+    small = onnx_int8.write(path, tmp_path / "small.onnx", method, [graph.random_inputs(2)])
+    (first, second) = integers(small)
+    assert {first.shape, second.shape} == {(6, 64), (64, 6)} and max(abs(first.min()), first.max()) == 64
+    drawn = np.random.default_rng(0).integers(0, 256, (8, 64), dtype=np.uint8)
+    for matrix in (first, second):
+        worst = np.where(matrix.T > 0, 255, 0).astype(np.uint8)  # for each column
+        for rows in (worst, 255 - worst, drawn[:, : len(matrix)]):
+            assert np.array_equal(saturated(rows, matrix), rows.astype(np.int64) @ matrix)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +195,7 @@ def test_an_export_says_what_int8_costs(model, bench):
     found = quality.scores(bench, drawer)
     assert found == held["quality"]["scores"]["int8"] != held["quality"]["scores"]["fp32"]
     card = (model / "README.md").read_text()
+    assert f"int8 was measured on {latency.device()[0]}" in card and "processors without VNNI" in card
     assert "all networks on onnxruntime" in card and "int8 denoiser (static)" in card and "in CPU time" in card
     assert drawer.draw(["sun"], seed=1).shape == (1, 3, 64, 64)
 
@@ -172,6 +209,14 @@ def test_int8_draws_without_nas_and_says_what_it_is(model):
     found = torch.from_numpy(draw(["sun", "heart"], seed=1, networks="onnx int8"))
     plain = torch.from_numpy(draw(["sun", "heart"], seed=1))
     assert (found - expected).abs().mean() < 2e-3 < (found - plain).abs().mean()
+
+
+def test_an_exports_weights_leave_room_for_every_product(model):
+    """Of two bytes up to 255 with two weights, in the whole text encoder, denoiser and decoder."""
+    for entry in drawing.read(model)["formats"]["onnx"]["int8"]["networks"].values():
+        matrices = integers(model / entry["file"])
+        largest = max(int(np.abs(matrix.astype(int)).max()) for matrix in matrices)
+        assert largest == onnx_int8.LARGEST_WEIGHT and 2 * 255 * largest <= np.iinfo(np.int16).max
 
 
 def test_auto_is_the_first_runtime_that_has_the_precision(model):
@@ -268,11 +313,11 @@ def test_the_speed_ratio_is_the_median_of_pairs(monkeypatch):
 
 def test_what_is_told_has_the_change_in_percent():
     entries = {"denoiser": {"method": "static", "size_ratio": 0.271, "speed_ratio": 1.5}}
-    lines = quality.told(
-        {"fp32": {"fid": 200.0, "zero": 0.0}, "int8": {"fid": 206.0, "zero": 1.0}}, entries, "onnxruntime"
-    )
+    scored = {"fp32": {"fid": 200.0, "zero": 0.0}, "int8": {"fid": 206.0, "zero": 1.0}}
+    lines = quality.told(scored, entries, "onnxruntime", "a processor, 2 cores")
     assert lines[0].startswith("int8 denoiser (static): 0.27 of the size, 1.50 times as fast in CPU time")
     assert "200 in fp32, 206 in int8 (+3.0%)" in lines[1] and "%" not in lines[2]
+    assert lines[3] == "int8 was measured on a processor, 2 cores"
 
 
 @pytest.mark.parametrize(
@@ -295,7 +340,7 @@ def test_what_has_no_int8_is_said_before_anything_is_written(run, tmp_path):
 
 
 def test_a_format_without_int8_says_so_beside_one_that_has_it(model, bench):
-    source = drawing.model(drawing.load_network(model), drawing.yaml.safe_load((model / "pipeline.yaml").read_text()))
+    source = drawing.model(drawing.load_network(model), export_folder.pipeline(model))
     manifest = {"formats": {"coreml": {}}}
     int8.add(manifest, source, {"coreml": coreml}, model, bench, [], print)
     assert manifest == {"formats": {"coreml": {}}, "notes": ["coreml has no int8 here; it holds fp16, fp32"]}

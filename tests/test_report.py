@@ -233,9 +233,8 @@ def test_a_run_that_has_only_begun(tmp_path):
     assert "0 architectures were proposed" in page_of(tmp_path)
 
 
-def test_the_report_of_a_long_study_is_quick_and_small(long_run):
-    _, page, seconds = long_run
-    assert seconds < 10  # of processor time: other programs may be running
+def test_the_report_of_a_long_study_is_small(long_run):
+    _, page = long_run
     assert len(without_plotly(page.read_text())) < 5e6
 
 

@@ -38,7 +38,8 @@ def inputs(seed=0):
     return torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([3, 700]), text
 
 
-def test_a_member_gives_exactly_the_outputs_of_the_network_with_its_sliced_weights(space, whole):
+def test_a_member_gives_the_outputs_of_the_network_with_its_sliced_weights(space, whole):
+    """To rounding: slices lie otherwise in memory, and a processor's libraries may add in another order."""
     rng = random.Random(0)
     for _ in range(100):
         config = space.architecture(space.sample(rng)).scaled(PROXY)
@@ -46,7 +47,9 @@ def test_a_member_gives_exactly_the_outputs_of_the_network_with_its_sliced_weigh
         alone = config.build().eval()
         alone.load_state_dict(whole.weights_of(member))
         with torch.no_grad():
-            assert torch.equal(whole.call(member, *inputs()), alone(*inputs()))
+            expected = alone(*inputs())
+            largest = float(expected.abs().max())
+            torch.testing.assert_close(whole.call(member, *inputs()), expected, rtol=0, atol=1e-5 * largest)
 
 
 def test_a_members_parameters_are_the_closed_forms(space, whole):

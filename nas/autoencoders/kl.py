@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from diffusers import AutoencoderKL
-from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from nas import strict, weight_files
 from nas.errors import InputError, brief
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -35,6 +35,51 @@ OTHERWISE = "autoencoder.path: a pretrained one in diffusers' format"
 def weights(settings: Settings) -> Path:
     """Where they lie."""
     return settings.path or SHIPPED[settings.shipped]
+
+
+Size = Annotated[int, Field(ge=1, le=65_536)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Architecture(BaseModel):
+    """What is read of diffusers' configuration: the arguments of `AutoencoderKL`, and nothing that would load anything else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    in_channels: Size = 3
+    out_channels: Size = 3
+    down_block_types: tuple[Literal["DownEncoderBlock2D", "AttnDownEncoderBlock2D"], ...]
+    up_block_types: tuple[Literal["UpDecoderBlock2D", "AttnUpDecoderBlock2D"], ...]
+    block_out_channels: tuple[Size, ...] = Field(min_length=1, max_length=16)
+    layers_per_block: int = Field(1, ge=1, le=64)
+    act_fn: str = "silu"
+    latent_channels: Size = 4
+    norm_num_groups: Size = 32
+    sample_size: Size | tuple[Size, Size] | None = None
+    scaling_factor: float = Field(0.18215, gt=0, allow_inf_nan=False)
+    shift_factor: Number | None = None
+    latents_mean: tuple[Number, ...] | None = None
+    latents_std: tuple[Number, ...] | None = None
+    force_upcast: bool = True
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    mid_block_add_attention: bool = True
+
+    @classmethod
+    def of(cls, text: str | bytes, where: str) -> Architecture:
+        """From JSON, without diffusers' own notes, which begin with `_`.
+
+        Raises InputError, beginning with `where`, for a key that is not named here.
+        """
+        try:
+            content = dict(json.loads(text))
+            if (kind := content.get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
+                raise InputError(f"{where}: _class_name: expected AutoencoderKL, got {kind!r}")
+            return cls.model_validate({key: value for key, value in content.items() if not key.startswith("_")})
+        except ValidationError as error:
+            raise InputError(f"{where}: {strict.first_wrong(cls, error)}") from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"{where}: {brief(error)}") from None
 
 
 class KlAutoencoder:
@@ -93,16 +138,17 @@ def load(settings: Settings) -> KlAutoencoder:
     path = settings.path or SHIPPED[settings.shipped]
     if path.is_dir():
         return _from_folder(path)
+    held = weight_files.read(path, "autoencoder.path")
+    where = f"autoencoder.path: {path} cannot be read as autoencoder weights"
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
-        model = AutoencoderKL.from_config(json.loads(metadata["config"]))
-        model.load_state_dict(weights)
-        shape = (model.config["latent_channels"],)
-        mean, std = (torch.tensor(json.loads(metadata[name])).view(shape) for name in ("latent_mean", "latent_std"))
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"autoencoder.path: {path} cannot be read as autoencoder weights: {brief(error)}") from None
+        named = Architecture.of(held.metadata["config"], f"{where}: its config")
+        model = AutoencoderKL(**named.model_dump(exclude_unset=True))
+        model.load_state_dict({name: value.float() for name, value in held.tensors.items()})
+        shape = (named.latent_channels,)
+        given = (json.loads(held.metadata[name]) for name in ("latent_mean", "latent_std"))
+        mean, std = (torch.tensor(numbers).view(shape) for numbers in given)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:  # RecursionError is a RuntimeError
+        raise InputError(f"{where}: {brief(error)}") from None
     return KlAutoencoder(model, mean, std)
 
 
@@ -110,9 +156,10 @@ def _from_folder(path: Path) -> KlAutoencoder:
     """A pretrained diffusers autoencoder: config.json and diffusion_pytorch_model.safetensors, with its scaling factor."""
     if not (path / "config.json").is_file():
         raise InputError(f"autoencoder.path: {path} has no config.json; expected a folder in diffusers' format")
+    Architecture.of((path / "config.json").read_bytes(), f"autoencoder.path: {path}/config.json")
     try:
-        model = AutoencoderKL.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        model = AutoencoderKL.from_pretrained(path, local_files_only=True, use_safetensors=True)
+    except Exception as error:  # safetensors' own class among many
         raise InputError(f"autoencoder.path: {path} cannot be read: {brief(error)}") from None
     channels = model.config["latent_channels"]
     shift = model.config.get("shift_factor") or 0.0

@@ -232,7 +232,7 @@ def latency(
 
     Examples:
 
-        nas latency mobilediffusion bk-sdm-tiny --runtime eager,onnxruntime --csv studies/table4/results.csv
+        nas latency mobilediffusion bk-sdm-tiny --runtime eager,onnxruntime --csv runs/latency.csv
 
         nas latency mobilediffusion --blocks runs/blocks.json
     """

@@ -28,6 +28,7 @@ RUNTIME = "executorch"
 EXTRA = "executorch"
 PACKAGES = ("executorch",)
 PRECISIONS = ("fp32", "fp16")
+INT8 = "what other processors give was not measured"
 OPERATORS = {"static": ("conv2d", "linear"), "dynamic": ("linear",)}  # what becomes integers; the rest stays float32
 
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torchmetrics import Metric
 
+from nas import weight_files
 from nas.datasets import Batch
 
 
@@ -37,7 +38,7 @@ class Reference:
             temporary = path.with_suffix(f".{id(self)}.tmp")
             save_file({"value": make()}, temporary)
             temporary.replace(path)
-        return load_file(path)["value"]
+        return weight_files.read(path, "cache").tensors["value"]
 
 
 def scores(metrics: Iterable[Metric]) -> dict[str, float]:

@@ -25,7 +25,8 @@ class Settings(BaseModel):
     judge: str = "shipped"
     """`shipped` (a small open_clip model trained on the emoji set), a folder, or an open_clip name such as ViT-g-14."""
     pretrained: str | None = None
-    """A pretrained tag (laion2b_s34b_b88k, ...) or a checkpoint file; an HPS v2 checkpoint is a ViT-H-14 judge."""
+    """A pretrained tag (laion2b_s34b_b88k, ...) or a checkpoint file; an HPS v2 checkpoint is a ViT-H-14 judge, a file of
+    OpenAI's, DFN's or MetaCLIP's a ViT-L-14-quickgelu, and so on."""
 
 
 OTHERWISE = "judge: a model of open_clip"
@@ -65,6 +66,8 @@ class Judge:
         mean, std = self.model.visual.image_mean, self.model.visual.image_std
         self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
         self.conditions = {"judge": settings.judge, "pretrained": settings.pretrained}
+        if clip.quick_gelu(where, settings.pretrained):
+            self.conditions["activation"] = "quick_gelu"
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:

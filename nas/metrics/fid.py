@@ -6,6 +6,7 @@ the name, and the numbers do not compare.
 
 from __future__ import annotations
 
+import io
 import os
 from abc import abstractmethod
 from pathlib import Path
@@ -17,11 +18,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from nas import efficientnet
+from nas import efficientnet, weight_files
 from nas.errors import InputError, brief
 from nas.metrics import Reference
 
 SIZE = 64  # at which EfficientNet sees pictures
+WHERE = (
+    "set weights to a local weights-inception-2015-12-05-6726825d.pth (96 MB, of the releases of toshas/torch-fidelity)"
+)
 
 
 class Settings(BaseModel):
@@ -33,7 +37,7 @@ class Settings(BaseModel):
     """`efficientnet_lite0` (1,280 at 64 px) needs no download; `efficientnet_lite0_112` are those of its stage at stride 16,
     fewer than the pictures of a brief trial, so that two seeds agree better; `inception` is the published FID's network."""
     weights: Path | None = None
-    """For inception: pt_inception-2015-12-05-6726825d.pth; None lets torch-fidelity download it."""
+    """For inception: weights-inception-2015-12-05-6726825d.pth of torch-fidelity's releases; None downloads it."""
 
 
 def columns(settings: Settings) -> tuple[str, ...]:
@@ -161,15 +165,35 @@ def _inception(weights: Path | None) -> nn.Module:
     """torch-fidelity's Inception-v3 up to the 2048 pooled features, as torchmetrics uses it."""
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    where = "set weights to a local pt_inception-2015-12-05-6726825d.pth (91 MB, from the releases of toshas/torch-fidelity)"
-    if weights is not None and not weights.is_file():
-        raise InputError(f"metrics.fid.weights: {weights} does not exist; {where}")
+    tensors = _inception_tensors(weights)
+    file = io.BytesIO()  # torch-fidelity would unpickle whatever a path names; this it may
+    torch.save(tensors, file)
+    file.seek(0)
     try:
-        path = None if weights is None else str(weights)
-        network: nn.Module = NoTrainInceptionV3("inception-v3-compat", ["2048"], path)
-    except Exception as error:  # torch-fidelity and urllib raise many kinds when a download fails
-        raise InputError(f"metrics.fid: the Inception weights could not be had ({brief(error)}); {where}") from None
+        network: nn.Module = NoTrainInceptionV3("inception-v3-compat", ["2048"], file)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        raise InputError(f"metrics.fid.weights: {weights}: not Inception's weights ({brief(error)}); {WHERE}") from None
     return _Inception(network)
+
+
+def _inception_tensors(weights: Path | None) -> dict[str, Tensor]:
+    """From a file, or by download, whose checksum is part of its name. Raises InputError saying what to put where."""
+    if weights is not None and not weights.is_file():
+        raise InputError(f"metrics.fid.weights: {weights} does not exist; {WHERE}")
+    if weights is not None:
+        try:
+            return weight_files.checkpoint(weights, "metrics.fid.weights")
+        except InputError as error:
+            raise InputError(f"{error}; {WHERE}") from None
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    try:
+        found: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+            URL_INCEPTION_V3, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
+    except Exception as error:  # urllib raises many kinds when a download fails
+        raise InputError(f"metrics.fid: the Inception weights could not be had ({brief(error)}); {WHERE}") from None
+    return found
 
 
 class _Inception(nn.Module):
