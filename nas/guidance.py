@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 
-from nas import metrics, naming, picking, results, stills
+from nas import files, metrics, naming, picking, results, stills
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 from nas.sampling import MOST_GUIDANCE, Plan
@@ -270,9 +270,8 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
-    partial = path.with_suffix(".csv.partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)
+    with files.replacing(path) as partial:
+        table.to_csv(partial, index=False)
 
 
 def _said(found: Mapping[str, float], columns: Sequence[str]) -> str:

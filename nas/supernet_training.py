@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from nas import interruption, settings, training
@@ -27,7 +27,7 @@ from nas.bench import Bench
 from nas.budget import over_budget
 from nas.check import check
 from nas.design import ENCODED
-from nas.errors import InputError
+from nas.errors import InputError, brief
 from nas.numbers import amount
 from nas.objectives import CriticTraining, LatentBatch
 from nas.objectives.denoising import Settings as DenoisingSettings
@@ -221,8 +221,13 @@ class Partial:
 
     def check(self) -> None:
         """Raises InputError when what lies there is another training."""
-        with safe_open(self.path, "pt") as file:
-            found = file.metadata() or {}
+        try:
+            with safe_open(self.path, "pt") as file:
+                found = file.metadata() or {}
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{self.path}: cannot be read: {brief(error)}; remove it to train from the start"
+            ) from None
         for name, value in self.identity.items():
             if found.get(name) != value:
                 raise InputError(

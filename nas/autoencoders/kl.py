@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from diffusers import AutoencoderKL
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from nas.backbones import strictly
 from nas.errors import InputError, brief
 
+Width = Annotated[int, Field(ge=1, le=8192)]
+DAMAGED = (OSError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError, SafetensorError)
 ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED = {"emoji": ASSETS / "autoencoder.safetensors", "scenes": ASSETS / "autoencoder_scenes.safetensors"}
 
@@ -35,6 +38,19 @@ OTHERWISE = "autoencoder.path: a pretrained one in diffusers' format"
 def weights(settings: Settings) -> Path:
     """Where they lie."""
     return settings.path or SHIPPED[settings.shipped]
+
+
+class Sizes(BaseModel):
+    """What a configuration may ask for; beyond that it would be built for hours, or past the memory, before it is refused."""
+
+    model_config = ConfigDict(extra="allow")
+
+    block_out_channels: list[Width] = Field([1], min_length=1, max_length=16)
+    layers_per_block: int = Field(1, ge=1, le=64)
+    latent_channels: Width = 1
+    in_channels: Width = 1
+    out_channels: Width = 1
+    norm_num_groups: Width = 1
 
 
 class KlAutoencoder:
@@ -90,18 +106,18 @@ class Decoder(nn.Module):
 
 def load(settings: Settings) -> KlAutoencoder:
     """The autoencoder. Raises InputError when the weights are not there or not readable."""
-    path = settings.path or SHIPPED[settings.shipped]
+    path = weights(settings)
     if path.is_dir():
         return _from_folder(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
-        model = AutoencoderKL.from_config(json.loads(metadata["config"]))
-        model.load_state_dict(weights)
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        model = AutoencoderKL.from_config(_checked(metadata["config"]))
+        model.load_state_dict(tensors)
         shape = (model.config["latent_channels"],)
         mean, std = (torch.tensor(json.loads(metadata[name])).view(shape) for name in ("latent_mean", "latent_std"))
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+    except DAMAGED as error:
         raise InputError(f"autoencoder.path: {path} cannot be read as autoencoder weights: {brief(error)}") from None
     return KlAutoencoder(model, mean, std)
 
@@ -111,11 +127,22 @@ def _from_folder(path: Path) -> KlAutoencoder:
     if not (path / "config.json").is_file():
         raise InputError(f"autoencoder.path: {path} has no config.json; expected a folder in diffusers' format")
     try:
+        _checked((path / "config.json").read_text(encoding="utf-8"))
         model = AutoencoderKL.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        shape = (model.config["latent_channels"],)
+        mean = torch.full(shape, float(model.config.get("shift_factor") or 0.0))
+        std = torch.full(shape, 1 / float(model.config["scaling_factor"]))
+    except DAMAGED as error:
         raise InputError(f"autoencoder.path: {path} cannot be read: {brief(error)}") from None
-    channels = model.config["latent_channels"]
-    shift = model.config.get("shift_factor") or 0.0
-    return KlAutoencoder(
-        model, torch.full((channels,), shift), torch.full((channels,), 1 / model.config["scaling_factor"])
-    )
+    return KlAutoencoder(model, mean, std)
+
+
+def _checked(text: str) -> dict[str, Any]:
+    """A configuration whose numbers are those of some autoencoder. Raises ValueError: of others a network is not even begun."""
+    try:
+        config = json.loads(text)
+        strictly(Sizes, config)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"config: {error}") from None
+    checked: dict[str, Any] = config
+    return checked
