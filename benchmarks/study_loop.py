@@ -26,7 +26,7 @@ from at_once import AtOnce  # noqa: E402
 from postgres_server import Cluster, binaries  # noqa: E402
 
 from nas import workers  # noqa: E402
-from nas.ledger import UNTRAINED  # noqa: E402
+from nas.records import UNTRAINED  # noqa: E402
 from nas.searching import SearchRun  # noqa: E402
 
 

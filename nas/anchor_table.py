@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from nas import files
 from nas.backbones.unet import Config
 from nas.errors import InputError
 
@@ -48,9 +49,8 @@ class AnchorTable:
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows and replace the file at once: a killed process leaves the table before or after."""
         before = [pd.read_csv(self.path)] if self.path.exists() else []
-        temporary = self.path.with_suffix(".tmp")
-        pd.concat([*before, pd.DataFrame(rows)]).to_csv(temporary, index=False)
-        temporary.replace(self.path)
+        with files.replacing(self.path) as partial:
+            pd.concat([*before, pd.DataFrame(rows)]).to_csv(partial, index=False)
 
     def architectures(self) -> list[Config]:
         """The anchors chosen so far, at deploy scale."""
@@ -60,9 +60,7 @@ class AnchorTable:
         """Say what the rows are of."""
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"settings": settings, "architectures": [config.to_dict() for config in architectures]}
-        temporary = self.told.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-        temporary.replace(self.told)
+        files.write_text(self.told, json.dumps(content, indent=1, default=str) + "\n")
 
     def check(self, settings: Mapping[str, Any], columns: Sequence[str]) -> None:
         """Raises InputError, naming the section, when the rows were measured under other settings or lack a score."""
@@ -92,8 +90,7 @@ class AnchorTable:
     def _content(self) -> dict[str, Any]:
         if not self.told.is_file():
             return {}
-        content: dict[str, Any] = json.loads(self.told.read_text(encoding="utf-8"))
-        return content
+        return files.read_object(self.told)
 
 
 def _difference(name: str, found: Any, wanted: Any) -> str:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from nas import files
 from nas.backbones.unet import Config, Level
 from nas.errors import InputError
 
@@ -210,7 +211,7 @@ class Table:
     def save(self, path: Path) -> None:
         """As JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"version": VERSION, **asdict(self)}, indent=1), encoding="utf-8")
+        files.write_text(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1))
 
 
 @lru_cache(maxsize=8)

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FixedTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from nas import design, trial
 from nas.backbones.unet import Config
-from nas.ledger import Record
 from nas.progress import Progress
+from nas.records import Record
 from nas.rundir import RunDirectory
 from nas.seeds import trial_seed
 from nas.settings import Study
-from nas.study import MakeEngine, Run
+from nas.study import Conditions, MakeEngine, Run
 
 
 class CellRun(Run):
@@ -34,13 +34,13 @@ class CellRun(Run):
         url: str | None = None,
         engine: MakeEngine | None = None,
     ):
-        super().__init__(study, directory, progress, url, engine)
         assert study.ablation is not None
         self.design = study.ablation
         self.cells = {cell.name: cell for cell in design.cells(self.design)}
         self.variants = {name: design.changed(study, cell.settings) for name, cell in self.cells.items()}
         self.architectures = design.architectures(study)
         self.reference_cell = design.reference_cell(self.design).name
+        super().__init__(study, directory, progress, url, engine)
 
     def sampler(self) -> BaseSampler:
         return RandomSampler(seed=0)  # asked for nothing: every trial comes with its parameters
@@ -80,13 +80,25 @@ class CellRun(Run):
         asked = self.optuna.ask()
         for name, factor in self.design.factors.items():
             asked.suggest_categorical(name, factor.names)
-        cell, repeat = self.cells[asked.user_attrs["cell"]], int(asked.user_attrs["repeat"])
-        config = self.architectures[cell.name]
-        record = self.new_record(asked, dict(cell.levels), config, self.study.deploy.costs(config))
-        record |= {"cell": cell.name, "repeat": repeat, "settings": cell.settings}
-        record |= {"init": self.variants[cell.name].training.init, "seed": cell_seed(self.study.seed, repeat)}
-        self.start(record)
+        self._begin(asked.number, asked.user_attrs["cell"], asked.user_attrs["repeat"])
         return asked.number, 0
+
+    def begun(self, asked: FrozenTrial) -> Record:
+        return self._begin(asked.number, asked.user_attrs["cell"], asked.user_attrs["repeat"])
+
+    def _begin(self, number: int, name: str, repeat: int) -> Record:
+        """Write down a cell that is to be trained."""
+        cell, config = self.cells[name], self.architectures[name]
+        record: Record = {
+            **self.new_record(number, dict(cell.levels), config, self.study.deploy.costs(config)),
+            "cell": name,
+            "repeat": int(repeat),
+            "settings": cell.settings,
+            "init": self.variants[name].training.init,
+            "seed": cell_seed(self.study.seed, int(repeat)),
+        }
+        self.start(record)
+        return record
 
     def job(self, number: int, rung: int) -> trial.Job:
         record = self.records[number]
@@ -94,18 +106,18 @@ class CellRun(Run):
         return dataclasses.replace(
             super().job(number, rung),
             images_seen=round(variant.stopping.rungs[rung] * variant.training.images_seen),
-            settings=record["settings"],
+            settings=self.cells[record["cell"]].settings,
             like=self.architectures[self.reference_cell].to_dict(),
         )
 
     def goes_on(self, record: Record) -> bool:
         return True
 
-    def conditions(self, conditions: Record) -> Record:
+    def conditions(self, conditions: Conditions) -> Conditions:
         return conditions_of(design.varied(self.design), conditions)
 
 
-def conditions_of(varied: Sequence[str], conditions: Record) -> Record:
+def conditions_of(varied: Sequence[str], conditions: Conditions) -> Conditions:
     """What each score depends on, by column, where the fields of the sampling plan that some factor sets are the cell's."""
     told = {path.removeprefix("sampling."): "as the cell says" for path in varied if path.startswith("sampling.")}
     drawn = {column: {**found, **told} for column, found in conditions.items() if "images" in found}

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas import menu, results, settings
+from nas import files, menu, results, settings
 from nas.errors import InputError
 from nas.peers import Curves
 from nas.settings import Study
@@ -93,9 +93,8 @@ def record(run_dir: Path, folder: Path) -> Path:
         raise InputError(f"{run_dir}: no trial was trained to the end yet, so there is no curve")
     path = folder / NAME
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".csv.partial")
-    pd.DataFrame(rows).to_csv(partial, index=False)
-    partial.replace(path)
+    with files.replacing(path) as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False)
     return path
 
 

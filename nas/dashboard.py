@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas import loopback, results
 from nas.errors import InputError
+from nas.storage import readable
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -52,7 +53,8 @@ def storage(run_dir: Path) -> JournalStorage:
             f"{run_dir}: has no journal.log, which the dashboard reads; nas watch and nas report need none"
         )
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    return Shown(ReadOnly(str(journal)))
+    with readable(journal):
+        return Shown(ReadOnly(str(journal)))
 
 
 def serve(path: Path, port: int = 8080) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nas import weight_files
+from nas import files, weight_files
 from nas.autoencoders import Autoencoder
 from nas.conditioning import Text, TextEncoder
 from nas.datasets import Batch
@@ -104,9 +104,8 @@ def encode(batches: Iterable[Batch], autoencoder: Autoencoder, encoder: TextEnco
 def _save(path: Path, data: EncodedSet) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"latents": data.latents, "caption_of": data.caption_of, "tokens": data.tokens, "pooled": data.pooled}
-    temporary = path.with_suffix(f".{id(data)}.tmp")
-    save_file(tensors, temporary, {"captions": json.dumps(data.captions)})
-    temporary.replace(path)
+    with files.replacing(path) as partial:
+        save_file(tensors, partial, {"captions": json.dumps(data.captions)})
 
 
 def _load(path: Path) -> EncodedSet:

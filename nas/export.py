@@ -12,7 +12,6 @@ runtimes, each compared with PyTorch before the export counts as done.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas import drawing, export_folder, exporters, menu, model_card, picking, results, standalone, verify, yaml_text
+from nas import drawing, export_folder, exporters, menu, model_card, picking, results, standalone, verify
 from nas.errors import InputError
+from nas.files import write_yaml as write_yaml
 from nas.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Picked:
 
     run: RunDirectory
     how: str
-    record: dict[str, Any]
+    record: Mapping[str, Any]
     resolved: dict[str, Any]
     """The run's settings, with what the trial's cell changed in them."""
 
@@ -82,7 +82,7 @@ def pick_trial(run: RunDirectory, pick: str) -> Picked:
     return picked
 
 
-def _of_cell(resolved: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+def _of_cell(resolved: dict[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     if not record.get("settings"):
         return resolved
     from nas import design
@@ -299,9 +299,7 @@ def entry_of(folder: Path, path: Path) -> dict[str, Any]:
 
 
 def _captions(run: RunDirectory) -> list[str]:
-    path = run.path / "captions.json"
-    drawn = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else TRIED
-    return list(drawn[:TRIED_CAPTIONS])
+    return list((results.captions(run.path) or TRIED)[:TRIED_CAPTIONS])
 
 
 def _version() -> str:
@@ -318,7 +316,7 @@ def _deploy(picked: Picked) -> dict[str, Any]:
         "from": {"run": str(run.path), "trial": record["trial"], "picked": picked.how},
         **kept,
         "scores": last["metrics"],
-        "conditions": json.loads((run.path / "conditions.json").read_text()),
+        "conditions": results.conditions(run.path),
         "images_seen": last["images_seen"],
         "captions": _captions(run),
         "intervals": verify.intervals(run.path, record),
@@ -345,8 +343,3 @@ def write_card(folder: Path, picked: Picked) -> None:
     deploy = yaml.safe_load((folder / "deploy.yaml").read_text(encoding="utf-8"))
     text = model_card.text(deploy, picked.record, picked.resolved, manifest, standalone.read(folder))
     (folder / CARD).write_text(text, encoding="utf-8")
-
-
-def write_yaml(path: Path, value: Any) -> None:
-    """Plain values as a YAML file."""
-    path.write_text(yaml_text.written(value), encoding="utf-8")

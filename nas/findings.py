@@ -5,7 +5,6 @@ Compute, then draw: `nas.figures` and `nas.stills` draw these frames, `nas.secti
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,9 +48,7 @@ class Run:
         path, settings, trials = Path(run_dir), results.resolved(run_dir), results.records(run_dir)
         goals = results.objectives(settings)
         table = results.frame(trials, results.conditions(path), goals)
-        captions = path / "captions.json"
-        drawn = json.loads(captions.read_text(encoding="utf-8")) if captions.is_file() else []
-        return cls(path, settings, trials, drawn, goals, table, results.curves(trials))
+        return cls(path, settings, trials, results.captions(path), goals, table, results.curves(trials))
 
     @property
     def name(self) -> str:
@@ -107,7 +104,7 @@ class Run:
 
 def counts(table: pd.DataFrame) -> dict[str, int]:
     """How many trials ended in each state, how many were proposed, and the size of the front."""
-    found = {state: int((table["state"] == state).sum()) for state in results.STATES}
+    found: dict[str, int] = {state: int((table["state"] == state).sum()) for state in results.STATES}
     return {"proposed": len(table), **found, "front": int(table["on_front"].sum())}
 
 
@@ -150,10 +147,11 @@ def nothing_learnt(table: pd.DataFrame, goals: Objectives, lines: Lines) -> str:
     )
 
 
-def elapsed_s(trials: Sequence[results.Record]) -> float | None:
+def elapsed_s(trials: Sequence[Mapping[str, Any]]) -> float | None:
     """Seconds from the first start to the last end; None before any trial ended."""
-    started = [pd.Timestamp(record["started"]) for record in trials if record.get("started")]
-    finished = [pd.Timestamp(record["finished"]) for record in trials if record.get("finished")]
+    started, finished = (
+        [pd.Timestamp(time) for r in trials if (time := r.get(end))] for end in ("started", "finished")
+    )
     return (max(finished) - min(started)).total_seconds() if started and finished else None
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nas import export_folder, metrics, naming, picking, results, stills
+from nas import export_folder, files, metrics, naming, picking, results, stills
 from nas.errors import InputError
 from nas.rundir import RunDirectory
 from nas.sampling import MOST_GUIDANCE, Plan
@@ -268,9 +268,8 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
-    partial = path.with_suffix(".csv.partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)
+    with files.replacing(path) as partial:
+        table.to_csv(partial, index=False)
 
 
 def _said(found: Mapping[str, float], columns: Sequence[str]) -> str:

@@ -21,12 +21,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from nas import interruption
+from nas import interruption, results, study_name
 from nas.document import Document
 from nas.errors import InputError
 from nas.joined import POLL_S, encoded_error, letter_boxes
 from nas.lease import BEAT_S, KEY, died_here
-from nas.postgres import Database
+from nas.postgres import Database, shown
 from nas.settings import Study
 from nas.storage import is_database, open_storage
 from nas.workers import Engine, Workers, default_count
@@ -43,9 +43,11 @@ def work(path: Path, url: str | None, root: Path, count: int | None, say: Say, e
     `engine(count, study, cache)` makes what computes; this machine's processes unless given. Raises InputError when no
     run begins within WAIT_S, and when the run needs files that only its coordinator has.
     """
-    run, storage = find(study_name(path), url, root, say)
-    study = Study.model_validate(run.user_attrs[SETTINGS])
-    if study.base is not None and study.base.checkpoint is None and not (root / run.user_attrs["directory"]).exists():
+    run, storage = find(study_name.of(path), url, root, say)
+    told = run.user_attrs[SETTINGS]
+    study: Study = Document(f"{run.study_name} in the storage", told).validate(Study, told)
+    makes_base = study.base is not None and study.base.checkpoint is None
+    if makes_base and not below(root, run.user_attrs["directory"]).exists():
         raise InputError(
             f"--root {root}: the base model of {run.study_name} is not there; expected the run's own --root"
         )
@@ -61,12 +63,6 @@ def work(path: Path, url: str | None, root: Path, count: int | None, say: Say, e
     say(said)
 
 
-def study_name(path: Path) -> str:
-    """The name of the study in a file or folder. Raises InputError when there is none."""
-    path = path / "study.yaml" if path.is_dir() else path
-    return str(Document.read(path).content.get("name") or path.resolve().parent.name)
-
-
 def find(name: str, url: str | None, root: Path, say: Say) -> tuple[optuna.Study, BaseStorage]:
     """The run to join: the study's latest that is not over. Raises InputError when none begins within WAIT_S."""
     until, told = time.monotonic() + WAIT_S, False
@@ -75,7 +71,7 @@ def find(name: str, url: str | None, root: Path, say: Say) -> tuple[optuna.Study
         if found is not None and SETTINGS in found[0].user_attrs and not found[0].user_attrs.get(ENDED):
             return found
         if time.monotonic() > until:
-            where = url if url else root / name
+            where = shown(url) if url and is_database(url) else url or root / name
             raise InputError(f"no run of {name} began in {where} within {WAIT_S:.0f} s; start one with nas run")
         if not told:
             say(f"waiting for nas run to begin {name}")
@@ -85,17 +81,18 @@ def find(name: str, url: str | None, root: Path, say: Say) -> tuple[optuna.Study
 
 def _latest(name: str, url: str | None, root: Path) -> tuple[optuna.Study, BaseStorage] | None:
     if url is not None and is_database(url):
-        runs = Database(url).runs(f"{name}/")
+        run = Database(url).latest_run(name)
         journal = Path()
     else:
-        journal = Path(url) if url else max((root / name).glob("*/journal.log"), default=Path())
-        runs = [name] if journal.is_file() else []
-    if not runs:
+        latest = results.latest(root / name)
+        journal = Path(url) if url else latest / "journal.log" if latest else Path()
+        run = name if journal.is_file() else None
+    if run is None:
         return None
-    storage = open_storage(url, journal, runs[-1])
-    if runs[-1] not in {study.study_name for study in storage.get_all_studies()}:
+    storage = open_storage(url, journal, run)
+    if run not in {study.study_name for study in storage.get_all_studies()}:
         return None
-    return optuna.load_study(study_name=runs[-1], storage=storage), storage
+    return optuna.load_study(study_name=run, storage=storage), storage
 
 
 def serve(crew: Crew, run: optuna.Study) -> str:
@@ -114,6 +111,14 @@ def serve(crew: Crew, run: optuna.Study) -> str:
             coordinator, heard = now, time.monotonic()
         if not crew.busy and time.monotonic() - heard > ABSENT_S:
             return f"no coordinator for {ABSENT_S / 60:.0f} min; leaving"
+
+
+def below(root: Path, folder: str) -> Path:
+    """A folder that the storage names. Raises InputError for one that is not below the root."""
+    path = root / folder
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{folder}: the storage names a folder that is not below --root {root}")
+    return path
 
 
 class Crew:
@@ -143,7 +148,7 @@ class Crew:
         from nas import trial
 
         calls = {"run_rung": trial.run_rung}
-        folder = self._root / job["job"]["folder"]
+        folder = below(self._root, job["job"]["folder"])
         folder.mkdir(parents=True, exist_ok=True)
         return calls[job["call"]], trial.Job(**{**job["job"], "folder": folder})
 

@@ -21,6 +21,7 @@ from nas import (
     fronts,
     plausible,
     ray_engine,
+    records,
     reference_lines,
     report,
     results,
@@ -81,7 +82,7 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool = False, whe
         make = where.engine_maker(console)
         if where.storage is not None and is_database(where.storage):
             bring_back(study.name, where.storage, root)
-        directory, continued = open_run(study, root, new)
+        directory, continued = open_run(study, root, new, partial(console.print, markup=False))
         with _nothing_left(directory, continued):
             lock = directory.lock()
             console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
@@ -100,7 +101,7 @@ def _nothing_left(directory: RunDirectory, continued: bool) -> Iterator[None]:
     try:
         yield
     except InputError:
-        if not continued and not directory.records():
+        if not continued and not (directory.path / "trials").exists():
             shutil.rmtree(directory.path)
             for folder in (directory.path.parent, directory.cache, directory.root):
                 with suppress(OSError):  # it holds something else
@@ -179,15 +180,38 @@ def _write_winner(directory: RunDirectory, frame: Any, objectives: fronts.Object
     record = directory.records()[fronts.knee(frame, objectives)]
     directory.write_yaml(
         "best.yaml",
-        {key: record[key] for key in ("trial", "key", "architecture", "cost", "choices", "seed")}
-        | {"scores": record["rungs"][-1]["metrics"], "picked": "knee of the front"},
+        {
+            "trial": record["trial"],
+            "key": record["key"],
+            "architecture": record["architecture"],
+            "cost": record["cost"],
+            "choices": record["choices"],
+            "seed": record["seed"],
+            "scores": record["rungs"][-1]["metrics"],
+            "picked": "knee of the front",
+        },
     )
-    folder = directory.path / "front"
+    _write_front(directory.path, [int(number) for number in front.trial])
+
+
+def _write_front(run_dir: Path, members: Sequence[int]) -> None:
+    """front/: links to the folders of the front's members, or copies of them where no links can be made.
+
+    Where a run was copied without links (`cp -rL`, `scp -r`, an object store, git without links) stand copies or files in
+    their place; they go when their trial is in trials/. Anything else stays.
+    """
+    folder, trials = run_dir / "front", run_dir / "trials"
     folder.mkdir(exist_ok=True)
-    for link in folder.iterdir():
-        link.unlink()
-    for number in front.trial:
-        (folder / f"{number:04d}").symlink_to(Path("..") / "trials" / f"{number:04d}")
+    for entry in folder.iterdir():
+        if entry.is_symlink() or (entry.is_file() and (trials / entry.name).is_dir()):
+            entry.unlink()
+        elif (trials / entry.name).is_dir():
+            shutil.rmtree(entry)
+    for name in map(records.folder, members):
+        try:
+            (folder / name).symlink_to(Path("..") / "trials" / name)
+        except OSError:  # a file system without links
+            shutil.copytree(trials / name, folder / name)
 
 
 def _print_effects(directory: RunDirectory, frame: Any) -> None:

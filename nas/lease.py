@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 
+from nas import lock
 from nas.errors import InputError
 
 BEAT_S = 5.0
@@ -67,15 +68,7 @@ class Lease:
 
 def died_here(held: dict[str, Any]) -> bool:
     """Whether a process of this machine is known to have ended."""
-    if held["host"] != platform.node():
-        return False
-    try:
-        os.kill(held["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return bool(held["pid"] == os.getpid())
+    return lock.ended(held["host"], held["pid"])
 
 
 def beats(study: optuna.Study, held: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ whose run directory lacks it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +18,32 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
 
+from nas import records
+from nas.errors import InputError, brief
 from nas.postgres import Database
-from nas.rundir import RunDirectory
+from nas.records import Damaged, Record
+from nas.rundir import RunDirectory, describe
 from nas.settings import Study
 from nas.storage import open_storage
 
-Record = dict[str, Any]
 STATES = {
     "complete": TrialState.COMPLETE,
     "stopped": TrialState.PRUNED,
     "over_budget": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
-UNTRAINED = ("over_budget", "duplicate")  # states of trials that were not to be trained
 
 
 def bring_back(name: str, url: str, root: Path) -> None:
     """Make the directory of a study's latest run in a database anew where this machine lacks it, so that it goes on here."""
-    runs = Database(url).runs(f"{name}/")
-    if not runs or (root / runs[-1]).exists():
+    run = Database(url).latest_run(name)
+    if run is None or (root / run).exists():
         return
-    known = optuna.load_study(study_name=runs[-1], storage=open_storage(url, Path(), runs[-1])).user_attrs
+    known = optuna.load_study(study_name=run, storage=open_storage(url, Path(), run)).user_attrs
     if "settings" in known and not known.get("ended"):
-        directory = RunDirectory(root / runs[-1])
+        directory = RunDirectory(root / run)
         directory.path.mkdir(parents=True)
-        directory.write_yaml("resolved.yaml", known["settings"])
+        describe(directory, known["settings"])
 
 
 class Ledger:
@@ -55,27 +56,56 @@ class Ledger:
     def __init__(self, study: Study, directory: RunDirectory, storage: BaseStorage, name: str, mirrored: bool):
         """`mirrored`: records are kept in the storage as well."""
         self.objectives, self.directory, self.storage, self.name = study.objectives, directory, storage, name
-        self.mirrored = mirrored
-        self.records: dict[int, Record] = directory.records()
+        self.mirrored, self._rungs = mirrored, len(study.stopping.rungs)
+        self.records, self.damaged = records.sorted_out(directory.path)
         self._ids: list[int] = []  # of stored trials, by number
 
-    def open(self, sampler: BaseSampler) -> optuna.Study:
-        """The Optuna study, made if it is not there; records that only the storage has are written to disk."""
+    def open(self, sampler: BaseSampler, suggested: Callable[[Record], object]) -> optuna.Study:
+        """The Optuna study, made if it is not there; records that only the storage has are written to disk.
+
+        `suggested` raises for a record whose choices are none of this study's; such a one is damaged, too.
+        """
         minimise, maximise = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
         ways = [minimise if way == "minimise" else maximise for way in self.objectives.values()]
         self.stored = optuna.create_study(
             storage=self.storage, study_name=self.name, load_if_exists=True, directions=ways
         )
         self.optuna = optuna.create_study(storage=InMemoryStorage(), sampler=sampler, directions=ways)
+        for number, record in list(self.records.items()):
+            if (error := self._misfit(record, suggested)) is not None:
+                self.damaged[number] = error
+                del self.records[number]
         for known in self.stored.get_trials(deepcopy=False):
             self._ids.append(known._trial_id)
             self.optuna.add_trial(known)
-            record = known.user_attrs.get("record")
-            if record is not None and record != self.records.get(known.number):
-                self.records[known.number] = record
-                self.directory.write_record(record)
-        self.records = dict(sorted(self.records.items()))
+            self._mirror(known, suggested)
+        self.in_order()
         return self.optuna
+
+    def _mirror(self, known: FrozenTrial, suggested: Callable[[Record], object]) -> None:
+        """Take over the record that the storage has of a trial, unless that is damaged."""
+        try:
+            record = records.checked(known.user_attrs["record"], known.number)
+        except (KeyError, Damaged):
+            return
+        if record != self.records.get(known.number) and self._misfit(record, suggested) is None:
+            self.records[known.number] = record
+            self.damaged.pop(known.number, None)
+            self.directory.write_record(record)
+
+    def _misfit(self, record: Record, suggested: Callable[[Record], object]) -> Damaged | None:
+        """Why a record cannot be one of this study."""
+        for place, rung in enumerate(record["rungs"]):
+            missing = self.objectives.keys() - {*record["cost"], *rung["metrics"]}
+            if missing:
+                return Damaged(f"rungs.{place}.metrics: no {min(missing)}, which is an objective")
+        if record["state"] == "running" and len(record["rungs"]) >= self._rungs:
+            return Damaged(f"rungs: {len(record['rungs'])}, but the trial is still running")
+        try:
+            suggested(record)
+        except (KeyError, TypeError, ValueError, InputError) as error:
+            return Damaged(f"choices: none of this study: {brief(error)}")
+        return None
 
     def save(self, record: Record) -> None:
         """Write a record, and with its first one the trial."""
@@ -85,11 +115,13 @@ class Ledger:
         if number == len(self._ids):
             frozen = self._asked(number)
             self._store(frozen, {**frozen.user_attrs, **({"record": record} if self.mirrored else {})})
-        elif self.mirrored:
+        elif self.mirrored and not self._asked(number).state.is_finished():
             self.storage.set_trial_user_attr(self._ids[number], "record", record)
 
     def tell(self, number: int, outcome: Mapping[str, Any]) -> None:
-        """Tell Optuna a trial's outcome (its own or its twin's)."""
+        """Tell Optuna a trial's outcome (its own or its twin's). What it was told before its record was damaged stays."""
+        if self._asked(number).state.is_finished():
+            return
         state = STATES[outcome["state"]]
         row = {**outcome["cost"], **(outcome["rungs"][-1]["metrics"] if outcome["rungs"] else {})}
         values = [row[column] for column in self.objectives] if state == TrialState.COMPLETE else None
@@ -100,6 +132,10 @@ class Ledger:
         """Give up a trial without a record: nothing was computed for it."""
         self.optuna.tell(number, state=TrialState.FAIL)
         self.storage.set_trial_state_values(self._ids[number], TrialState.FAIL)
+
+    def in_order(self) -> None:
+        """Records by number again, after some came later than others."""
+        self.records = dict(sorted(self.records.items()))
 
     def lost(self) -> list[int]:
         """Numbers of the trials that have records, but that the storage does not know, and of gaps between them."""
@@ -120,6 +156,10 @@ class Ledger:
             Trial(self.optuna, frozen._trial_id).set_constraint(name, value)
         frozen = self._asked(frozen.number)
         self._store(frozen, frozen.user_attrs)
+
+    def asked(self, number: int) -> FrozenTrial | None:
+        """Optuna's own trial of this number; None when its storage has lost it."""
+        return self._asked(number) if number < len(self._ids) else None
 
     def running(self) -> list[int]:
         """Numbers of the trials Optuna still waits for."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import platform
 from pathlib import Path
 from typing import TextIO
 
@@ -23,3 +25,16 @@ def hold(folder: Path, told: str) -> TextIO:
         handle.close()
         raise InputError(f"{folder}: {told}") from None
     return handle
+
+
+def ended(host: str, pid: int) -> bool:
+    """Whether a process is known to have ended: one of this machine. (This process is another one that has its number.)"""
+    if host != platform.node():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return pid == os.getpid()

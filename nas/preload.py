@@ -4,6 +4,8 @@ import multiprocessing
 import os
 from multiprocessing import forkserver
 
+from nas import scratch
+
 PRELOADED = ["nas.trial", "nas.backbones.unet.network", "nas.supernet"]
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -18,7 +20,8 @@ ENVIRONMENT = {
 
 
 def start() -> None:
-    """The environment of all processes, and torch imported once for all workers."""
+    """The environment of all processes, a place for their temporary files, and torch imported once for all workers."""
+    scratch.hold()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     multiprocessing.set_forkserver_preload(PRELOADED)

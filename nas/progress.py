@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,9 +14,9 @@ from rich.text import Text
 
 from nas.dominance import nondominated
 from nas.numbers import amount
+from nas.records import Record
 from nas.settings import Study
 
-Record = dict[str, Any]
 PICTURES_PER_S = 2
 STYLES = {"complete": "green", "stopped": "yellow", "failed": "red", "over_budget": "dim", "duplicate": "dim"}
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,10 @@ from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from nas import files
+from nas.errors import InputError
 from nas.fronts import Objectives
 
 FILE = "reference_lines.json"
@@ -53,6 +55,22 @@ class Line:
         return {**self.cost, **self.scores}.get(column)
 
 
+LINE: TypeAdapter[Line] = TypeAdapter(Line)
+
+
+class Drawn(BaseModel):
+    """One way in which the base model was drawn, and what it scored."""
+
+    sampling: dict[str, Any]
+    metrics: dict[str, float]
+
+
+class Base(BaseModel):
+    """The record of a base model, of which the scores are read."""
+
+    scores: list[Drawn]
+
+
 Lines = Mapping[str, Line]
 NONE: Lines = MappingProxyType({})
 Scored = list[tuple[Line, float]]  # lines with their scores in a column, from low to high
@@ -68,13 +86,28 @@ def picture(run_dir: Path, name: str) -> Path:
 def read(run_dir: Path) -> dict[str, Line]:
     """The lines of a run, or of a committed study, from the best to the worst there can be; {} where none were measured."""
     path = Path(run_dir) / FILE
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    base = Path(run_dir) / "base.json"
-    if found and base.is_file():  # the model all trials start from, drawn as they are
-        first = json.loads(base.read_text(encoding="utf-8"))["scores"][0]
-        found["base"] = {"told": "the model that trials start from", "scores": first["metrics"]}
+    found = files.read_object(path) if path.is_file() else {}
+    base = base_scores(run_dir) if found else None
+    if base:  # the model all trials start from, drawn as they are
+        found["base"] = {"told": "the model that trials start from", "scores": base[0].metrics}
     ordered = [*(name for name in LABELS if name in found), *(name for name in found if name not in LABELS)]
-    return {name: Line(name, **found[name]) for name in ordered}
+    try:
+        return {name: LINE.validate_python({"name": name, **found[name]}) for name in ordered}
+    except (TypeError, ValidationError):
+        raise InputError(
+            f"{path}: expected the scores of the lines of reference; remove it, nas run makes it again"
+        ) from None
+
+
+def base_scores(run_dir: Path) -> list[Drawn] | None:
+    """The ways in which the base model was drawn; None where there is none."""
+    path = Path(run_dir) / "base.json"
+    if not path.is_file():
+        return None
+    try:
+        return Base.model_validate(files.read_object(path)).scores
+    except ValidationError:
+        raise InputError(f"{path}: expected the scores of a base model; remove it, nas run makes it again") from None
 
 
 def way(column: str, sense: str, value: float, lines: Lines) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas import figures, findings, importance, naming, parallel, pictures, results, sections, stills
+from nas import figures, files, findings, importance, naming, parallel, pictures, results, sections, stills
 from nas.errors import InputError
 from nas.findings import Run
 from nas.palette import FRONT, GREY, KNEE, PALE
@@ -36,12 +36,11 @@ def write_together(run_dirs: Sequence[Path], path: Path) -> Path:
 
 def save(path: Path, page: str) -> Path:
     """Whole or not at all; a folder that is not there is an InputError."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(page, encoding="utf-8")
+        files.write_text(path, page)
     except OSError as error:
         raise InputError(f"{path}: cannot write the page: {error.strerror}") from None
-    return partial.replace(path)
+    return path
 
 
 def write_figures(run_dir: Path, suffix: str) -> list[Path]:

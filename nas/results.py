@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
+from pydantic import BaseModel, ConfigDict
 
-from nas import reference_lines
+from nas import files, reference_lines
+from nas.document import Document
 from nas.errors import InputError
 from nas.fronts import Objectives, front
-
-Record = dict[str, Any]
+from nas.records import STATES as STATES
+from nas.records import Record as Record
+from nas.records import Time, read_all
 
 FORMAT = 1  # of a run directory; resolved.yaml says which, and a reader refuses what is newer than itself
-STATES = ("complete", "stopped", "over_budget", "duplicate", "failed", "running")
+SETTINGS = "resolved.yaml"
 COSTS = ("params", "macs", "macs_without_attention", "macs_padding_free", "activation_bytes")
 TIMINGS = ("load_s", "train_s", "sample_s", "score_s", "save_s", "total_s")
 
@@ -33,39 +35,109 @@ _SPEEDS = (*TIMINGS, "wall_s", "images_per_s", "peak_memory_mib")
 # --- reading a run directory -----------------------------------------------------------------------------------------
 
 
+class Provenance(BaseModel):
+    """What a run directory says of itself. It comes last in the file, so a file that was cut off lacks it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: int = 1
+    started: Time | None = None
+
+
+class Goals(BaseModel):
+    """What a search or an ablation asks for."""
+
+    model_config = ConfigDict(extra="allow")
+
+    minimise: list[str] | None = None
+    maximise: list[str] | None = None
+    trials: int = 0
+    repeats: int = 0
+
+
+class Settings(BaseModel):
+    """The shape of resolved.yaml where it is read without being a study of this version."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = ""
+    search: Goals | None = None
+    ablation: Goals | None = None
+    racing: Goals | None = None
+    budget: dict[str, float] | None = None
+    stopping: dict[str, Any] | None = None
+    provenance: Provenance | None = None
+
+
 def resolved(run_dir: Path) -> dict[str, Any]:
-    """The settings of a run as they were run. InputError for a directory without them, and for one of a newer format."""
-    path = Path(run_dir) / "resolved.yaml"
+    """The settings of a run as they were run.
+
+    InputError for a directory without them, for one of a newer format, and for a file that was cut off or tampered with.
+    """
+    path = Path(run_dir) / SETTINGS
     if not path.is_file():
-        raise InputError(f"{run_dir}: not a run directory, expected the file resolved.yaml in it")
-    settings = dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    written = (settings.get("provenance") or {}).get("format", 1)
-    if not isinstance(written, int) or written > FORMAT:
+        raise InputError(f"{run_dir}: not a run directory, expected the file {SETTINGS} in it")
+    settings = files.read_yaml(path)
+    written = settings.get("provenance")
+    number = written.get("format", 1) if isinstance(written, dict) else 1
+    if not isinstance(number, int) or number > FORMAT:
         raise InputError(
-            f"{run_dir}: written by a newer nas (format {written}, this one reads up to {FORMAT}): update nas"
+            f"{run_dir}: written by a newer nas (format {number}, this one reads up to {FORMAT}): update nas"
         )
+    Document(str(path), settings).validate(Settings, settings)
     return settings
+
+
+def began(run_dir: Path) -> datetime:
+    """When a run was begun or last continued, by its own record. InputError when resolved.yaml does not say so."""
+    provenance = resolved(run_dir).get("provenance") or {}
+    if not provenance.get("started"):
+        raise InputError(
+            f"{Path(run_dir) / SETTINGS}: cut off, it does not say when the run began; move that run somewhere else"
+        )
+    return datetime.fromisoformat(provenance["started"])
+
+
+def latest(folder: Path) -> Path | None:
+    """The run in a study's folder that began last, whatever the folders are called; None when there is none."""
+    runs = [path.parent for path in Path(folder).glob(f"*/{SETTINGS}")]
+    return max(runs, key=lambda run: (began(run), run.name)) if len(runs) > 1 else runs[0] if runs else None
 
 
 def find(path: Path) -> Path:
     """The run directory at `path`: itself, or the latest run in a study's folder below runs/. InputError if there is none."""
     path = Path(path)
-    runs = [path] if (path / "resolved.yaml").exists() else sorted(p.parent for p in path.glob("*/resolved.yaml"))
-    if not runs:
-        raise InputError(f"{path}: not a run directory (no resolved.yaml in it or in its subfolders)")
-    return runs[-1]
+    run = path if (path / SETTINGS).exists() else latest(path)
+    if run is None:
+        raise InputError(f"{path}: not a run directory (no {SETTINGS} in it or in its subfolders)")
+    return run
 
 
 def conditions(run_dir: Path) -> dict[str, dict[str, Any]]:
     """Each metric column's unit, direction and what it was measured with (extractor, images, ...); {} before any."""
     path = Path(run_dir) / "conditions.json"
-    return _read_object(path) if path.is_file() else {}
+    found = files.read_object(path) if path.is_file() else {}
+    for column, told in found.items():
+        if not isinstance(told, dict):
+            raise InputError(f"{path}: {column}: expected the conditions of a score, got {told!r}")
+    return found
+
+
+def captions(run_dir: Path) -> list[str]:
+    """The captions every trial draws; [] before they are known."""
+    path = Path(run_dir) / "captions.json"
+    found = files.read_json(path) if path.is_file() else []
+    if not isinstance(found, list) or not all(isinstance(caption, str) for caption in found):
+        raise InputError(f"{path}: expected a list of captions")
+    return found
 
 
 def records(run_dir: Path) -> list[Record]:
-    """Every trial's record by trial number. A trial folder without a record is a trial that has not reported yet."""
-    found = [_read_object(path) for path in (Path(run_dir) / "trials").glob("*/record.json")]
-    return sorted(found, key=lambda record: int(record["trial"]))
+    """Every trial's record by trial number. A trial folder without a record is a trial that has not reported yet.
+
+    InputError for a record that is damaged (nas.records).
+    """
+    return list(read_all(run_dir).values())
 
 
 def load(run_dir: Path) -> pd.DataFrame:
@@ -120,7 +192,9 @@ def objectives(settings: Mapping[str, Any]) -> Objectives:
     return goals
 
 
-def frame(trials: Sequence[Record], scored: Mapping[str, Mapping[str, Any]], goals: Objectives) -> pd.DataFrame:
+def frame(
+    trials: Sequence[Mapping[str, Any]], scored: Mapping[str, Mapping[str, Any]], goals: Objectives
+) -> pd.DataFrame:
     """One row per trial, from records, metric conditions and objectives.
 
     Metrics are those of the last rung a trial reached. `*_s` are seconds: summed over the rungs, `wall_s` from start to
@@ -148,7 +222,7 @@ def frame(trials: Sequence[Record], scored: Mapping[str, Mapping[str, Any]], goa
     return table
 
 
-def curves(trials: Iterable[Record]) -> pd.DataFrame:
+def curves(trials: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """One row per trial and rung: trial, state, rung, images_seen, metrics, timings, images_per_s, peak_memory_mib."""
     rows = [
         {"trial": record["trial"], "state": record["state"], "rung": rung["rung"], "images_seen": rung["images_seen"]}
@@ -179,26 +253,15 @@ def concat(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def write_csv(run_dir: Path) -> Path:
     """Write `results.csv` (the frame of `load`) into the run directory; readers never see half a file."""
     path = Path(run_dir) / "results.csv"
-    partial = path.with_suffix(".csv.partial")
-    load(run_dir).to_csv(partial, index=False)
-    partial.replace(path)
+    with files.replacing(path) as partial:
+        load(run_dir).to_csv(partial, index=False)
     return path
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(found).__name__}")
-    return found
-
-
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     rungs = record.get("rungs") or []
     last = rungs[-1] if rungs else {}
     memory = [rung["peak_memory_mib"] for rung in rungs if rung.get("peak_memory_mib") is not None]

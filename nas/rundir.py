@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import subprocess
-from collections.abc import Mapping
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from nas import design, lock, worlds, yaml_text
+from nas import design, files, lock, records, results, worlds
 from nas.errors import InputError
 from nas.failures import DiskTrouble
-from nas.results import FORMAT
-from nas.results import resolved as resolved_settings
+from nas.records import Record
 from nas.settings import Study
 
+Say = Callable[[str], None]
+
+TRY_AGAIN_S = 0.2
 # what does not change the meaning of a finished trial
 EXTENDABLE = ("workers", "worker_memory", "worker_cpus", "worker_gpus", "tracking", "question")
 MORE = {"search": "trials", "ablation": "repeats", "racing": "trials"}  # what may grow when a run is continued
@@ -48,77 +50,96 @@ class RunDirectory:
         return self.root / ".cache"
 
     def trial(self, number: int) -> Path:
-        folder = self.path / "trials" / f"{number:04d}"
+        folder = records.path_of(self.path, number).parent
         if number not in self._made:
             folder.mkdir(parents=True, exist_ok=True)
             self._made.add(number)
         return folder
 
-    def records(self) -> dict[int, dict[str, Any]]:
-        """Every trial's record by number. One that a power failure left unreadable counts as not written."""
-        found = [_read(path) for path in sorted(self.path.glob("trials/*/record.json"))]
-        return {record["trial"]: record for record in found if record is not None}
+    def records(self) -> dict[int, Record]:
+        """Every trial's record by number. InputError for one that is damaged."""
+        return records.read_all(self.path)
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
+    def write_record(self, record: Record) -> None:
         self.trial(record["trial"])
-        self.write_json(f"trials/{record['trial']:04d}/record.json", record)
+        records.write(self.path, record)
 
     def write_json(self, name: str, value: Any) -> None:
-        """A mapping has a line for each key; json.dumps with `indent` is the slow encoder, in Python."""
-        if not isinstance(value, Mapping):
-            return self._write(name, json.dumps(value))
-        lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(each)}" for key, each in value.items())
-        self._write(name, f"{{\n{lines}\n}}")
+        self._write(name, files.write_json, value)
 
     def write_yaml(self, name: str, value: Any) -> None:
-        self._write(name, yaml_text.written(value))
+        self._write(name, files.write_yaml, value)
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, write: Callable[[Path, Any], None], value: Any) -> None:
         """Whole or not at all: a killed process leaves the old file."""
-        path = f"{self.path}/{name}"
         try:
-            with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(f"{path}.tmp", path)
+            write(self.path / name, value)
         except OSError as error:
-            raise DiskTrouble(f"{path}: {error.strerror}") from None
+            raise DiskTrouble(f"{self.path / name}: {error.strerror}") from None
 
     def lock(self) -> TextIO:
         """Hold this run until the process ends, however it ends. Raises InputError when another process holds it."""
         return lock.hold(self.path, "another process is running this study; wait for it or start with --new")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    return record
-
-
-def open_run(study: Study, root: Path, new: bool = False) -> tuple[RunDirectory, bool]:
+def open_run(study: Study, root: Path, new: bool = False, say: Say = lambda text: None) -> tuple[RunDirectory, bool]:
     """The directory to run in, and whether it continues an earlier run.
 
-    The latest run of the study is continued when it is unfinished (an ablation: when a cell has failed), or when the
-    study now asks for more trials or repeats; its settings must be the same otherwise. Anything else starts a new one.
+    The latest run of the study is continued when it is unfinished (also: a record is damaged, or of an ablation a cell has
+    failed), or when the study now asks for more trials or repeats; its settings must be the same otherwise. Anything else
+    starts a new one; `say` is told which settings differ. InputError when the settings of an earlier run cannot be read, and
+    when another process runs the one to continue.
     """
-    resolved = study.resolved()
-    earlier = sorted(path for path in (root / study.name).glob("*") if (path / "resolved.yaml").exists())
-    if earlier and not new:
-        directory = RunDirectory(earlier[-1])
-        before = resolved_settings(directory.path)
-        finished = (directory.path / "report.html").exists() and not _outstanding(study, directory)
-        more = _asked(resolved) > _asked(before)
-        if _identity(before) == _identity(resolved) and (more or not finished):
-            _describe(directory, resolved)
-            return directory, True
-    directory = RunDirectory(root / study.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    folder, resolved = root / study.name, study.resolved()
+    before = None if new else results.latest(folder)
+    if before is not None and _continues(study, before, resolved, say):
+        directory = RunDirectory(before)
+        with directory.lock():
+            describe(directory, resolved)
+        return directory, True
+    directory = RunDirectory(folder / _moment(folder).strftime("%Y-%m-%d_%H-%M-%S"))
     try:
-        directory.path.mkdir(parents=True, exist_ok=False)
+        directory.path.mkdir(parents=True)
+    except FileExistsError:  # another process began a run in this very second
+        time.sleep(TRY_AGAIN_S)
+        return open_run(study, root, new, say)
     except OSError as error:
         raise InputError(f"{directory.path}: cannot make the run directory: {error.strerror}") from None
-    _describe(directory, resolved)
+    describe(directory, resolved)
     return directory, False
+
+
+def _continues(study: Study, run: Path, resolved: Mapping[str, Any], say: Say) -> bool:
+    """Whether this run is the one that the study asks for, and has something left to do."""
+    results.began(run)  # a file that was cut off would pass for one with other settings
+    ran = results.resolved(run)
+    if other := _differing(ran, resolved):
+        say(f"{run} ran with other settings ({', '.join(other)}): a new run begins")
+        return False
+    return _asked(resolved) > _asked(ran) or _unfinished(study, run)
+
+
+def _unfinished(study: Study, run: Path) -> bool:
+    """Whether a run has something left to do: trials, a cell that failed, a record that is damaged, its report."""
+    found, damaged = records.sorted_out(run)
+    running = any(record["state"] == "running" for record in found.values())
+    waiting = study.ablation is not None and bool(design.outstanding(study.ablation, found.values()))
+    return bool(damaged) or running or waiting or not (run / "report.html").exists()
+
+
+def _moment(folder: Path) -> datetime:
+    """The time in UTC, but after all runs of the study began, also where the clock was put back: the last is continued."""
+    moments = [datetime.now(UTC).replace(microsecond=0)]
+    for path in folder.glob(f"*/{results.SETTINGS}"):
+        with suppress(InputError, OverflowError):
+            moments.append(results.began(path.parent) + timedelta(seconds=1))
+    return max(moments).astimezone(UTC)
+
+
+def _differing(ran: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """The sections in which two runs differ, which must not for them to be one run."""
+    before, now = _identity(ran), _identity(asked)
+    return [key for key in {**before, **now} if before.get(key) != now.get(key)]
 
 
 def _identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,14 +156,11 @@ def _asked(resolved: Mapping[str, Any]) -> int:
     return sum(int(resolved[section][more]) for section, more in MORE.items() if resolved.get(section))
 
 
-def _outstanding(study: Study, directory: RunDirectory) -> bool:
-    """Whether an ablation has cells that are not trained to the end."""
-    return study.ablation is not None and bool(design.outstanding(study.ablation, directory.records().values()))
-
-
-def _describe(directory: RunDirectory, resolved: Mapping[str, Any]) -> None:
-    known = {**provenance(), worlds.RECORDED: worlds.told(resolved)}
-    directory.write_yaml("resolved.yaml", {**resolved, "provenance": known})
+def describe(directory: RunDirectory, resolved: Mapping[str, Any]) -> None:
+    """Write the settings of a run that begins or goes on now. The time comes last, so that a file that was cut off lacks it."""
+    began = _moment(directory.path.parent).isoformat(timespec="seconds")
+    known = {**provenance(), worlds.RECORDED: worlds.told(resolved), "started": began}
+    directory.write_yaml(results.SETTINGS, {**resolved, "provenance": known})
 
 
 def provenance() -> dict[str, Any]:
@@ -150,11 +168,10 @@ def provenance() -> dict[str, Any]:
     from nas import latency
 
     return {
-        "format": FORMAT,
+        "format": results.FORMAT,
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
         "device": latency.computing_device(),
-        "started": now(),
     }
 
 

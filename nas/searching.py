@@ -12,19 +12,19 @@ from itertools import takewhile
 from typing import Any
 
 from optuna.samplers import BaseSampler
-from optuna.trial import FixedTrial, Trial
+from optuna.trial import FixedTrial, FrozenTrial, Trial
 
 from nas import racing, screen, stopping
 from nas.backbones.unet import Config
 from nas.budget import constraints, over_budget
-from nas.ledger import UNTRAINED, Record
 from nas.peers import Scoreboard
 from nas.progress import Progress
+from nas.records import UNTRAINED, Record, State
 from nas.rundir import RunDirectory, now
 from nas.samplers import sampler
 from nas.seeds import trial_seed
 from nas.settings import Search, Study
-from nas.space import SearchSpace
+from nas.space import Choices, SearchSpace
 from nas.study import MakeEngine, Run
 
 FRESH_TRIES = 2_000  # random candidates looked at to find one that is new and within budget
@@ -44,8 +44,8 @@ class SearchRun(Run):
         url: str | None = None,
         engine: MakeEngine | None = None,
     ):
-        super().__init__(study, directory, progress, url, engine)
         self.space = space
+        super().__init__(study, directory, progress, url, engine)
         self._twins: dict[int, list[int]] = {}  # running trial -> later trials that asked for its architecture
         self._proposals = Proposals(self.records.values())
         self._scoreboard = Scoreboard(len(study.stopping.rungs), len(study.objectives))
@@ -59,7 +59,7 @@ class SearchRun(Run):
         return self.study.search
 
     def sampler(self) -> BaseSampler:
-        return sampler(self.search, self.study.seed, len(self.records))
+        return sampler(self.search, self.study.seed, len(self.records) + len(self.ledger.damaged))
 
     def suggested(self, record: Record) -> FixedTrial:
         fixed = FixedTrial(self.space.parameters(record["choices"]))
@@ -97,22 +97,34 @@ class SearchRun(Run):
 
     def _consider(self, asked: Trial) -> int | None:
         """The trial's number if it is to be trained; None if it was refused or repeats an architecture."""
-        choices = self.space.suggest(asked)
-        config = self.space.architecture(choices)
-        record = self.new_record(asked, choices, config, self.study.deploy.costs(config))
-        over = over_budget(record["cost"], self.study.budget)
+        record = self._proposed(asked.number, self.space.suggest(asked))
         self._constrain(asked, record)
-        earlier = self._proposals.of(config.key)
+        self._decide(record)
+        return None if record["state"] in UNTRAINED else asked.number
+
+    def begun(self, asked: FrozenTrial) -> Record:
+        record = self._proposed(asked.number, self.space.suggest(FixedTrial(asked.params)))
+        self._decide(record)
+        return record
+
+    def _proposed(self, number: int, choices: Choices) -> Record:
+        """The first record of a member of the space."""
+        config = self.space.architecture(choices)
+        return self.new_record(number, choices, config, self.study.deploy.costs(config))
+
+    def _decide(self, record: Record) -> None:
+        """Refuse a trial that is over budget, give a repeated one the result that is there, and begin any other."""
+        over = over_budget(record["cost"], self.study.budget)
+        earlier = self._proposals.of(record["key"])
         if over:
             self.conclude(record, "over_budget", over)
         elif len(earlier) > self.search.repeats:
             self._reuse(record, earlier[0])
         else:
             record["repeat"] = len(earlier)
-            record["seed"] = trial_seed(self.study.seed, config.key, len(earlier))
+            record["seed"] = trial_seed(self.study.seed, record["key"], len(earlier))
             self.start(record)
         self._proposals.add(record)
-        return None if record["state"] in UNTRAINED else asked.number
 
     def _constrain(self, asked: Trial, record: Record) -> None:
         for name, excess in constraints(record["cost"], self.study.budget).items():
@@ -165,9 +177,21 @@ class SearchRun(Run):
         self.space.suggest(asked)
         self._constrain(asked, first)
         repeat = 1 + len(others)
-        copied = {name: first[name] for name in ("key", "init", "choices", "architecture", "cost")}
-        record = {"trial": asked.number, **copied, "state": "running", "reason": "", "rungs": [], "started": now()}
-        record |= {"race": True, "repeat": repeat, "seed": trial_seed(self.study.seed, key, repeat)}
+        record: Record = {
+            "trial": asked.number,
+            "key": key,
+            "state": "running",
+            "reason": "",
+            "init": first["init"],
+            "choices": first["choices"],
+            "architecture": first["architecture"],
+            "cost": first["cost"],
+            "rungs": [],
+            "started": now(),
+            "race": True,
+            "repeat": repeat,
+            "seed": trial_seed(self.study.seed, key, repeat),
+        }
         self.start(record)
         self._proposals.add(record)
         return asked.number, self.next_rung(record)
@@ -205,14 +229,15 @@ class SearchRun(Run):
 
     # -- twins ---------------------------------------------------------------------------------------------------
 
-    def conclude(self, record: Record, state: str, reason: str, outcome: Record | None = None) -> None:
+    def conclude(self, record: Record, state: State, reason: str, outcome: Record | None = None) -> None:
         super().conclude(record, state, reason, outcome)
         for twin in self._twins.pop(record["trial"], []):
             self.conclude(self.records[twin], "duplicate", f"same network as trial {record['trial']}", record)
 
     def retell(self, record: Record) -> None:
         """A twin takes its result when that is there."""
-        twin_of: int = record["duplicate_of"] if "duplicate_of" in record else record["trial"]
+        twin_of = record.get("duplicate_of")
+        twin_of = record["trial"] if twin_of is None else twin_of
         source = self.records.get(twin_of)
         if source is None:
             self.ledger.forget(record["trial"])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from nas import ablation, certainty, findings, importance, naming, results, worlds
+from nas import ablation, certainty, findings, importance, naming, reference_lines, results, worlds
 from nas.findings import Run
 from nas.naming import arrow, cell, duration, label, measured, number_of, shown
 from nas.numbers import amount
@@ -184,14 +183,12 @@ def _page_table(table: pd.DataFrame) -> dict[str, Any]:
 
 def _base_scores(run: Run) -> list[tuple[str, str]]:
     """How the base model was drawn, and what it scored."""
-    path = run.path / "base.json"
-    scored = json.loads(path.read_text(encoding="utf-8"))["scores"] if path.is_file() else []
     return [
         (
-            ", ".join(f"{name} {cell(value)}" for name, value in found["sampling"].items()),
-            ", ".join(measured(column, value) for column, value in found["metrics"].items()),
+            ", ".join(f"{name} {cell(value)}" for name, value in found.sampling.items()),
+            ", ".join(measured(column, value) for column, value in found.metrics.items()),
         )
-        for found in scored
+        for found in reference_lines.base_scores(run.path) or []
     ]
 
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from nas import block_latency, design, design_check, menu
+from nas import block_latency, design, design_check, menu, study_name
 from nas.backbones.unet import Config
 from nas.conditioning import Settings as Conditioning
 from nas.document import Document
@@ -178,8 +178,8 @@ class Base(Section):
 class Study(Section):
     """One study: everything that decides its result."""
 
-    name: str
-    """Names the run directory; the study's folder unless given."""
+    name: Annotated[str, AfterValidator(study_name.checked)]
+    """Names the folder of its runs: letters, digits, spaces and `. _ + -`; the study's folder unless given."""
     question: str = ""
     """What the study asks, in one sentence."""
     space: str | None = None

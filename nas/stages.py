@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nas import conditioning, design, drawing, encoded, supernet, training, weight_files
+from nas import conditioning, design, drawing, encoded, files, supernet, training, weight_files
 from nas.backbones.unet import Config
 from nas.errors import InputError
 from nas.seeds import trial_seed
@@ -113,9 +113,8 @@ def _train(bench: Bench, proxy: Config, path: Path) -> None:
         module.save(checkpoint, {})
     module.ema.swap()
     weights = {name: value.detach().cpu().contiguous() for name, value in trained.state_dict().items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(weights, temporary, {"images_seen": str(module.images_seen)})
-    temporary.replace(path)
+    with files.replacing(path) as partial:
+        save_file(weights, partial, {"images_seen": str(module.images_seen)})
     checkpoint.unlink()
 
 
@@ -163,5 +162,5 @@ def copy_agreeing(source: nn.Module, target: nn.Module) -> None:
 
 def images_seen(path: Path) -> int | None:
     """How many images the weights at `path` were trained on, if their file says so."""
-    metadata = weight_files.metadata(path, "base.checkpoint")
-    return int(metadata["images_seen"]) if "images_seen" in metadata else None
+    told = weight_files.metadata(path, "base.checkpoint").get("images_seen", "")
+    return int(told) if told.isdecimal() else None

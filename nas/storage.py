@@ -9,8 +9,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,32 +23,47 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 
 from nas.errors import InputError, brief
-from nas.postgres import Database, DatabaseJournal
+from nas.postgres import EXPECTED, Database, DatabaseJournal
 
 FORCED_EVERY_S = 1.0
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError)  # of lines that are no log
+NO_FILE = re.compile(  # a URL, user:password@host, or libpq's key=value: no file is given a name that holds a password
+    r".*://|postgres(ql)?(\+\w+)?:|[^/\s]+:.*@|(.*\s)?(host|hostaddr|port|dbname|user|password|passfile|service)\s*=",
+    re.DOTALL,
+)
 
 
 def is_database(url: str | None) -> bool:
     """Whether a storage is a database, not a journal file."""
-    return url is not None and "://" in url
+    return url is not None and NO_FILE.match(url) is not None
 
 
 def open_storage(url: str | None, journal: Path, run: str) -> JournalStorage:
     """The storage at `url`: a run's journal in a database, or a journal file, which is `journal` when nothing is given.
 
-    Raises InputError when the URL is of another kind, its driver is missing, or nobody answers there.
+    Raises InputError when the URL is of another kind, its driver is missing, nobody answers there, or the journal is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if url is not None and is_database(url):
         return JournalStorage(DatabaseJournal(Database(url), run))
     path = Path(url) if url else journal
+    with readable(path):
+        return JournalStorage(Journal(path))
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever reading a journal raises as one line that says how to go on."""
     try:
-        return JournalStorage(Journal(str(path), KernelLock(path)))
+        yield
     except OSError as error:
-        raise InputError(f"--storage {path}: {error.strerror}; expected a journal file or postgresql://...") from None
-    except ValueError as error:  # not JSON
-        raise InputError(f"--storage {path}: not a journal of Optuna: {brief(error)}") from None
+        raise InputError(f"{path}: {error.strerror}; expected a journal file or {EXPECTED}") from None
+    except DAMAGED as error:
+        raise InputError(
+            f"{path}: not a journal of Optuna ({type(error).__name__}: {brief(error)}); move the file somewhere else: nas run "
+            f"makes the journal of a run again from its records, and nothing is lost"
+        ) from None
 
 
 class Journal(JournalFileBackend):
@@ -56,6 +74,11 @@ class Journal(JournalFileBackend):
 
     _lock: BaseJournalFileLock
     _forced = 0.0
+
+    def __init__(self, path: Path):
+        super().__init__(str(path), KernelLock(path))
+        with get_lock_file(self._lock):
+            pass  # now it ends with a whole line
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in logs)
@@ -90,15 +113,16 @@ class KernelLock(BaseJournalFileLock):
 
 
 def drop_torn_line(file: BinaryIO) -> None:
-    """Cut off what follows the last line's end."""
-    end = position = file.seek(0, os.SEEK_END)
-    while position:
-        start = max(0, position - 4096)
+    """Cut off what follows the end of the last line that holds anything: half a line, or blank ones."""
+    end, size = file.seek(0, os.SEEK_END), 4096
+    while True:
+        start = max(0, end - size)
         file.seek(start)
-        newline = file.read(position - start).rfind(b"\n")
-        if newline >= 0:
-            position = start + newline + 1
+        tail = file.read(end - start)
+        whole = tail[: tail.rfind(b"\n") + 1]
+        if whole.strip() or not start:
             break
-        position = start
-    if position < end:
-        file.truncate(position)
+        size *= 16
+    kept = start + whole.find(b"\n", len(whole.rstrip())) + 1 if whole.strip() else 0
+    if kept < end:
+        file.truncate(kept)

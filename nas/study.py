@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from optuna.samplers import BaseSampler
-from optuna.trial import FixedTrial, Trial
+from optuna.trial import FixedTrial, FrozenTrial
 
-from nas import failures, line_scores, reference_lines, stopping, trial
+from nas import failures, line_scores, records, reference_lines, stopping, trial
 from nas.backbones.unet import Config
 from nas.budget import constraints
 from nas.errors import InputError
@@ -26,8 +26,9 @@ from nas.interruption import Interrupted
 from nas.joined import Fleet, Joined
 from nas.joining import ENDED, SETTINGS
 from nas.lease import Lease
-from nas.ledger import UNTRAINED, Ledger, Record
+from nas.ledger import Ledger
 from nas.progress import Progress
+from nas.records import UNTRAINED, Damaged, Record, State
 from nas.rundir import RunDirectory, now
 from nas.settings import Study
 from nas.storage import is_database, open_storage
@@ -37,6 +38,7 @@ from nas.workers import Engine, Workers, default_count, idle
 ATTEMPTS = 3  # times a rung is tried when its worker process dies
 PREPARATION = (-1, 0)  # the tag of the job that makes the shared caches
 LINES = (-2, 0)  # and of the one that scores the lines of reference
+Conditions = dict[str, dict[str, Any]]  # what a score was measured with, by column
 MakeEngine = Callable[[int, Study, Path], Engine]  # (processes, study, cache folder)
 
 
@@ -68,7 +70,7 @@ class Run(ABC):
         run = f"{study.name}/{directory.path.name}" if shared else study.name
         storage = open_storage(url, directory.path / "journal.log", run)
         self.ledger = Ledger(study, directory, storage, run, mirrored=shared)
-        self.optuna = self.ledger.open(self.sampler())
+        self.optuna = self.ledger.open(self.sampler(), self.suggested)
         self._lease = Lease(self.ledger.stored)
         self._lease.take(progress.say, contested=shared)
         self._publish()
@@ -93,6 +95,11 @@ class Run(ABC):
         """What was suggested to a trial, for a storage that has lost it."""
 
     @abstractmethod
+    def begun(self, asked: FrozenTrial) -> Record:
+        """Decide anew on a trial whose record was damaged, and save its first one. Raises ValueError or KeyError when Optuna
+        does not know what it was."""
+
+    @abstractmethod
     def goes_on(self, record: Record) -> bool:
         """Whether a trial that was just scored, not at the last rung, is trained further."""
 
@@ -104,7 +111,7 @@ class Run(ABC):
     def scored(self, record: Record) -> None:  # noqa: B027 (a kind that never stops a trial needs nothing)
         """A trial has a new score; called before `goes_on`, and at the last rung as well."""
 
-    def conditions(self, conditions: Record) -> Record:
+    def conditions(self, conditions: Conditions) -> Conditions:
         """What each score depends on, by column."""
         return conditions
 
@@ -130,25 +137,40 @@ class Run(ABC):
         """Line up what an interrupted run left unfinished."""
         for number in self.ledger.lost():
             self._ask_again(number)
-        for number in self.ledger.running():
-            record = self.records.get(number)
-            if record is None:
-                self.ledger.forget(number)
-            elif record["state"] == "running":
+        for number, error in self.ledger.damaged.items():
+            self._begin_again(number, error)
+        self.ledger.in_order()
+        told_not = set(self.ledger.running())
+        for number, record in list(self.records.items()):
+            if record["state"] == "running":
                 self._continuations.append((number, self.next_rung(record)))
-            else:
+            elif number in told_not:
                 self.retell(record)
+        for number in told_not.difference(self.records):
+            self.ledger.forget(number)
+
+    def _begin_again(self, number: int, error: Damaged) -> None:
+        """Put a damaged record aside, with all that its trial left, and train the trial again."""
+        where = records.path_of(self.directory.path, number)
+        aside = records.put_aside(self.directory.path, number)
+        asked = self.ledger.asked(number)
+        try:
+            begun = self.begun(asked) if asked is not None else None
+        except (KeyError, ValueError):
+            begun = None
+        again = f"trial {number} begins again" if begun else "Optuna does not know that trial, another takes its place"
+        self.progress.say(f"{where}: {error}; its folder is now {aside.name}, and {again}")
 
     def retell(self, record: Record) -> None:
         """Tell Optuna of a trial that was concluded on disk only."""
         self.ledger.tell(record["trial"], record)
 
-    def conclude(self, record: Record, state: str, reason: str, outcome: Record | None = None) -> None:
+    def conclude(self, record: Record, state: State, reason: str, outcome: Record | None = None) -> None:
         """A trial's last word: on disk first, then to the sampler, the tracker and the screen.
 
         `outcome`: the record whose result the sampler is told, where a trial takes another's.
         """
-        record.update(state=state, reason=reason, finished=now())
+        record["state"], record["reason"], record["finished"] = state, reason, now()
         self.ledger.save(record)
         self.ledger.tell(record["trial"], outcome or record)
         if state not in UNTRAINED:
@@ -157,10 +179,10 @@ class Run(ABC):
 
     # -- what it may use -----------------------------------------------------------------------------------------
 
-    def new_record(self, asked: Trial, choices: dict[str, Any], config: Config, cost: dict[str, Any]) -> Record:
+    def new_record(self, number: int, choices: dict[str, Any], config: Config, cost: dict[str, Any]) -> Record:
         """The first record of a trial; of its costs the numbers."""
         return {
-            "trial": asked.number,
+            "trial": number,
             "key": config.key,
             "state": "running",
             "reason": "",
@@ -211,9 +233,16 @@ class Run(ABC):
         conditions, captions = self._wait_for(workers, trial.prepare)
         self.directory.write_json("conditions.json", self.conditions(conditions))
         self.directory.write_json("captions.json", captions)
-        if self.study.base is not None and not (self.directory.path / "base.json").exists():
+        if self.study.base is not None and not self._has_base():
             self.progress.say("training the base model (cached after the first time)")
             self.directory.write_json("base.json", self._wait_for(workers, trial.prepare_base, self.directory.path))
+
+    def _has_base(self) -> bool:
+        """Whether the base model's record is there; one that is damaged is made again."""
+        try:
+            return reference_lines.base_scores(self.directory.path) is not None
+        except InputError:
+            return False
 
     def _wait_for(self, workers: Engine, function: Any, *arguments: Any) -> Any:
         """What one job gives, before any trial runs. Raises InputError when its worker dies ATTEMPTS times."""
@@ -282,7 +311,7 @@ class Run(ABC):
                 raise known
             return self.conclude(record, "failed", str(known))
         result = future.result()
-        record.update(proxy=result["proxy"], proxy_cost=result["proxy_cost"])
+        record["proxy"], record["proxy_cost"] = result["proxy"], result["proxy_cost"]
         record["rungs"].append(result["rung"])
         self.scored(record)
         if rung == len(self.study.stopping.rungs) - 1:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nas.backbones import Proxy
+from nas.backbones import Proxy, strictly
 from nas.backbones.unet import Config
 from nas.conditioning import Text
 from nas.errors import InputError, brief
@@ -32,6 +32,7 @@ from nas.space import Choices, SearchSpace
 
 ASSETS = Path(__file__).parent / "assets"
 Shape = tuple[tuple[int, ...], ...]  # sizes of the parts of each axis
+DAMAGED = (OSError, ValueError, RuntimeError, SafetensorError)  # what reading such a file may raise
 
 
 class Supernet(nn.Module):
@@ -88,22 +89,26 @@ class Supernet(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> tuple[Supernet, dict[str, str]]:
-        """A saved supernet and its metadata."""
+        """A saved supernet and its metadata. Raises InputError when the shapes it tells are not those of its tensors."""
         try:
             with safe_open(path, "pt") as file:
                 metadata = dict(file.metadata() or {})
-                shapes = {name: tuple(map(tuple, parts)) for name, parts in json.loads(metadata.pop("shapes")).items()}
-                supernet = cls(shapes)
-                supernet.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
-        except (
-            OSError,
-            KeyError,
-            ValueError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # of other tensors than shapes say
-            raise InputError(f"{path}: cannot be read as supernet weights: {brief(error)}") from None
+                shapes: dict[str, Shape] = _told(metadata, "shapes", dict[str, Shape])
+                del metadata["shapes"]
+                weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+            for name, shape in shapes.items():
+                held = weights.get(f"weights.{_flat(name)}", torch.empty(0)).shape
+                if tuple(held) != tuple(map(sum, shape)):
+                    raise ValueError(f"shapes: {name} is {tuple(held)}, not {tuple(map(sum, shape))}")
+            supernet = cls(shapes)
+            supernet.load_state_dict(weights)
+        except DAMAGED as error:
+            raise _unreadable(path, error) from None
         return supernet, metadata
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: cannot be read as supernet weights: {brief(error)}")
 
 
 def weights_path(init: str, space: str | None, dataset: str) -> Path:
@@ -170,7 +175,7 @@ def initialise(network: nn.Module, path: Path, space: str, proxy: Proxy) -> None
 def _of(path: Path, space: str, proxy: Proxy) -> Supernet:
     """The supernet at `path`, which must have been trained for this space and proxy."""
     supernet, metadata = _loaded(path)
-    made_for = {"space": metadata.get("space"), **json.loads(metadata.get("proxy", "{}"))}
+    made_for = {"space": metadata.get("space"), **asdict(_proxy_of(path, metadata))}
     for name, value in {"space": Path(space).stem, **asdict(proxy)}.items():
         if made_for.get(name) != value:
             raise InputError(f"training.init: {path} holds weights for {name} {made_for.get(name)!r}, not {value!r}")
@@ -180,7 +185,7 @@ def _of(path: Path, space: str, proxy: Proxy) -> Supernet:
 def check_covers(config: Config, path: Path, space: str, width_divisor: int) -> None:
     """Raises InputError when the weights at `path` have no slices for a deploy-scale network."""
     supernet, metadata = _loaded(path)
-    made_for = Proxy(**json.loads(metadata.get("proxy", "{}")))
+    made_for = _proxy_of(path, metadata)
     for name, has, wants in (
         ("space", metadata.get("space"), Path(space).stem),
         ("width_divisor", made_for.width_divisor, width_divisor),
@@ -191,6 +196,23 @@ def check_covers(config: Config, path: Path, space: str, width_divisor: int) -> 
         supernet.weights_of(skeleton(config.scaled(made_for)))
     except InputError as error:
         raise InputError(f"training.init: {path.name}: {error}") from None
+
+
+def _proxy_of(path: Path, metadata: Mapping[str, str]) -> Proxy:
+    """The proxy that the weights were trained for. Raises InputError when the file does not say."""
+    try:
+        proxy: Proxy = _told(metadata, "proxy", Proxy)
+    except DAMAGED as error:
+        raise _unreadable(path, error) from None
+    return proxy
+
+
+def _told(metadata: Mapping[str, str], name: str, kind: Any) -> Any:
+    """What the metadata says under `name`. Raises ValueError when that is of another kind, or not there."""
+    try:
+        return strictly(kind, json.loads(metadata.get(name, "null")))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 @lru_cache(maxsize=1)

@@ -148,7 +148,7 @@ class Tracker:
 
         return results.resolved(self.run_dir)
 
-    def _log_trial(self, record: Record, directory: Path, known_as: str | None = None) -> None:
+    def _log_trial(self, record: Mapping[str, Any], directory: Path, known_as: str | None = None) -> None:
         import wandb
 
         config = _config(record, self.resolved)
@@ -300,7 +300,7 @@ def leaves(value: Any) -> Any:
     return value
 
 
-def _config(record: Record, resolved: Mapping[str, Any]) -> dict[str, Any]:
+def _config(record: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:
     """What a trial was: nested by kind, so that W&B shows `choices.depth`, `cost.macs`, `settings.training.batch`, ..."""
     whole = ("trial", "key", "cell", "seed", "repeat", "init", "choices", "cost", "proxy_cost", "architecture")
     settings = {name: value for name, value in resolved.items() if name not in NOT_A_TRIALS}
@@ -323,7 +323,7 @@ def with_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> di
     return changed
 
 
-def _row(record: Record, run_dir: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
+def _row(record: Mapping[str, Any], run_dir: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The trial's row of results.csv, what it does not have left out: numbers, costs, times, and the verdict on it."""
     from nas import results
 

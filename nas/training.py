@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from nas import interruption, weight_files
+from nas import files, interruption, weight_files
 from nas.encoded import EncodedSet
 from nas.errors import InputError
 from nas.lora import Settings as Lora
@@ -243,10 +243,9 @@ class DenoiserTraining(L.LightningModule):
         for role, adam in self.adam.items():
             for index, state in adam.state_dict()["state"].items():
                 tensors |= {f"adam.{role}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-        temporary = path.with_suffix(".tmp")
         contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(contiguous, temporary, {**metadata, "images_seen": str(self.images_seen)})
-        temporary.replace(path)
+        with files.replacing(path) as partial:
+            save_file(contiguous, partial, {**metadata, "images_seen": str(self.images_seen)})
 
     def restore(self, path: Path) -> None:
         """Continue from `save`'s file, in a module made as the saved one was."""

@@ -20,6 +20,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, rankdata
 
+from nas import files
+from nas.errors import InputError, brief
+
 ASSETS = Path(__file__).parent / "assets"
 PROXY_SETTINGS = (
     "space",
@@ -197,7 +200,7 @@ class Trust:
         """Write it where `find` looks: in the package's assets or a cache folder."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _name(self.settings)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        files.write_text(path, json.dumps(asdict(self), indent=1) + "\n")
         return path
 
 
@@ -235,8 +238,11 @@ def find(resolved: Mapping[str, Any], cache: Path) -> Trust | None:
     for folder in (cache, ASSETS):
         path = folder / _name(settings)
         if path.is_file():
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            return Trust(**{**stored, "agreements": tuple(Agreement(**each) for each in stored["agreements"])})
+            stored = files.read_object(path)
+            try:
+                return Trust(**{**stored, "agreements": tuple(Agreement(**each) for each in stored["agreements"])})
+            except (KeyError, TypeError) as error:
+                raise InputError(f"{path}: not what nas trust wrote ({brief(error)}); remove it") from None
     return None
 
 

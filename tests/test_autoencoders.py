@@ -134,7 +134,51 @@ SPOIL = {
     "std is no json": lambda file, path: rewritten(file, path, latent_std="[1, "),
     "std of other channels": lambda file, path: rewritten(file, path, latent_std="[1, 2]"),
     "other weights": lambda file, path: rewritten(file, path, weights={"weight": torch.zeros(1)}),
+    "mean is a mapping": lambda file, path: rewritten(file, path, latent_mean='{"0": 1}'),
 }
+CONFIGS = {  # of both kinds of file
+    "layers": ({"layers_per_block": 10**7}, "config: layers_per_block: Input should be less than or equal to 64"),
+    "no layers": ({"layers_per_block": 0}, "config: layers_per_block: Input should be greater than or equal to 1"),
+    "layers in words": ({"layers_per_block": "2"}, "config: layers_per_block: Input should be a valid integer"),
+    "width": (
+        {"block_out_channels": [10**9]},
+        "config: block_out_channels.0: Input should be less than or equal to 8192",
+    ),
+    "levels": ({"block_out_channels": [32] * 99}, "config: block_out_channels: "),
+    "no levels": ({"block_out_channels": []}, "config: block_out_channels: "),
+    "latents": ({"latent_channels": 10**9}, "config: latent_channels: Input should be less than or equal to 8192"),
+    "groups": ({"norm_num_groups": 0}, "config: norm_num_groups: Input should be greater than or equal to 1"),
+    "groups that do not divide": ({"norm_num_groups": 7}, "must be divisible by num_groups (7)"),
+    "activation": ({"act_fn": 5}, ""),
+    "size": ({"sample_size": "x"}, ""),
+    "a list": ([], "config: Input should be an object"),
+    "deep": (None, "config: maximum recursion depth"),
+}
+
+
+@pytest.mark.parametrize("how", CONFIGS)
+def test_a_configuration_of_no_autoencoder_is_refused_before_one_is_built(how, network, file, tmp_path):
+    changed, words = CONFIGS[how]
+    network.save_pretrained(tmp_path / "spoilt")
+    whole = json.loads((tmp_path / "spoilt" / "config.json").read_text())
+    text = "[" * 100_000 if changed is None else json.dumps({**whole, **changed} if changed else changed)
+    (tmp_path / "spoilt" / "config.json").write_text(text)
+    rewritten(file, tmp_path / "spoilt.safetensors", config=text)
+    for path in (tmp_path / "spoilt", tmp_path / "spoilt.safetensors"):
+        with pytest.raises(InputError) as error:
+            kl.load(kl.Settings(path=path))
+        assert str(error.value).startswith(f"autoencoder.path: {path} cannot be read")
+        assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("factor", [0, None, "x"])
+def test_a_scaling_factor_that_scales_nothing_is_one_line(factor, network, tmp_path):
+    network.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "scaling_factor": factor}))
+    with pytest.raises(InputError, match=r"autoencoder\.path: .* cannot be read") as error:
+        kl.load(kl.Settings(path=tmp_path))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("how", SPOIL)

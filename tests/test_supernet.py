@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from nas import supernet, supernet_training, training
 from nas.backbones import Proxy
@@ -95,6 +96,54 @@ def test_a_missing_choice_of_an_axis_that_depends_on_others_is_named(tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="cannot be read as supernet weights"):
         supernet.Supernet.load(weights)
+
+
+DEEP = "[" * 100_000
+SHAPES = {
+    "[]": "shapes: Input should be an object",
+    "null": "shapes: Input should be an object",
+    '{"w": [4]}': "shapes: w.0: Input should be a valid array",
+    '{"w": [["4"], [8]]}': "shapes: w.0.0: Input should be a valid integer",
+    '{"w": [[-4], [8]]}': "shapes: w is (4, 8), not (-4, 8)",
+    '{"w": [[1000000000000], [8]]}': "shapes: w is (4, 8), not (1000000000000, 8)",
+    '{"v": [[4], [8]]}': "shapes: v is (0,), not (4, 8)",
+    "{}": "Unexpected key(s)",
+    DEEP: "shapes: maximum recursion depth",
+}
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=lambda text: text[:30])
+def test_shapes_that_are_none_of_the_tensors_are_refused_before_anything_is_made(shapes, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"weights.w": torch.zeros(4, 8)}, path, {"shapes": shapes})
+    with pytest.raises(InputError) as error:
+        supernet.Supernet.load(path)
+    assert str(error.value).startswith(f"{path}: cannot be read as supernet weights: ")
+    assert SHAPES[shapes] in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("[]", "proxy: Input should be an object"),
+        ("{}", "proxy: width_divisor: Field required"),
+        (json.dumps({**asdict(PROXY), "width_divisor": 0}), "proxy: proxy: width_divisor=0 must be at least 1"),
+        (json.dumps({**asdict(PROXY), "text_width": "24"}), "proxy: text_width: Input should be a valid integer"),
+        ("{", "proxy: Expecting property name"),
+        (DEEP, "proxy: maximum recursion depth"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_proxy_that_is_none_is_one_line(proxy, words, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"weights.w": torch.zeros(4, 8)}, path, {"shapes": '{"w": [[4], [8]]}', "space": "s", "proxy": proxy})
+    for use in (
+        lambda: supernet.initialise(torch.nn.Identity(), path, "s", PROXY),
+        lambda: supernet.check_covers(SearchSpace.load("mobilediffusion").base, path, "s", 16, ""),
+    ):
+        with pytest.raises(InputError) as error:
+            use()
+        assert str(path) in str(error.value) and words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_narrower_members_take_the_leading_channels_of_each_part():

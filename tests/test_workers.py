@@ -214,6 +214,15 @@ def test_a_job_goes_out_and_its_result_comes_back(pair, tmp_path):
     assert engine.free and not engine.busy
 
 
+@pytest.mark.parametrize("folder", ["../elsewhere", "/tmp/elsewhere", "free/../../elsewhere"])
+def test_a_storage_cannot_send_a_worker_out_of_its_root(pair, tmp_path, folder):
+    _, crew, fake = pair
+    plain = {**vars(job(tmp_path / "ours")), "folder": folder}
+    with pytest.raises(InputError, match="names a folder that is not below --root"):
+        crew._decoded({"call": "run_rung", "job": plain})
+    assert not fake.jobs and not list(tmp_path.rglob("elsewhere"))
+
+
 def test_a_silent_worker_is_given_up_and_cannot_deliver_any_more(pair, tmp_path, monkeypatch):
     engine, crew, fake = pair
     crew.turn()

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nas import files
 from nas.errors import InputError, brief
 
 WIDTHS = {  # by picture set and factor; for emoji f=4 keeps f=8's widths at equal resolutions below the image
@@ -195,8 +196,8 @@ def _suspend(
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | {f"ema.{k}": v for k, v in average.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
-    save_file({"step": torch.tensor(step), **tensors}, out.with_suffix(".tmp"))
-    out.with_suffix(".tmp").replace(out.with_suffix(".partial"))
+    with files.replacing(out.with_suffix(".partial")) as partial:
+        save_file({"step": torch.tensor(step), **tensors}, partial)
 
 
 def _resume(out: Path, model: AutoencoderKL, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> int:

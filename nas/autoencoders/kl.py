@@ -135,7 +135,7 @@ class Decoder(nn.Module):
 
 def load(settings: Settings) -> KlAutoencoder:
     """The autoencoder. Raises InputError when the weights are not there or not readable."""
-    path = settings.path or SHIPPED[settings.shipped]
+    path = weights(settings)
     if path.is_dir():
         return _from_folder(path)
     held = weight_files.read(path, "autoencoder.path")
@@ -161,8 +161,6 @@ def _from_folder(path: Path) -> KlAutoencoder:
         model = AutoencoderKL.from_pretrained(path, local_files_only=True, use_safetensors=True)
     except Exception as error:  # safetensors' own class among many
         raise InputError(f"autoencoder.path: {path} cannot be read: {brief(error)}") from None
-    channels = model.config["latent_channels"]
-    shift = model.config.get("shift_factor") or 0.0
-    return KlAutoencoder(
-        model, torch.full((channels,), shift), torch.full((channels,), 1 / model.config["scaling_factor"])
-    )
+    shape = (model.config["latent_channels"],)
+    mean = torch.full(shape, float(model.config.get("shift_factor") or 0.0))
+    return KlAutoencoder(model, mean, torch.full(shape, 1 / float(model.config["scaling_factor"])))

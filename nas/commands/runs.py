@@ -118,9 +118,10 @@ def wandb_sync(
     """
     import json
 
-    from nas import results
+    from nas import results, scratch
     from nas import wandb_sync as syncing
 
+    scratch.hold()
     aim = syncing.target(results.find(run), entity, project)
     if dry_run:
         return typer.echo(json.dumps(syncing.specification(aim), indent=1))

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchmetrics import Metric
 
-from nas import weight_files
+from nas import files, weight_files
 from nas.datasets import Batch
 
 
@@ -35,9 +35,8 @@ class Reference:
         path = self.cache.with_name(f"{self.cache.stem}-{name}.safetensors")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{id(self)}.tmp")
-            save_file({"value": make()}, temporary)
-            temporary.replace(path)
+            with files.replacing(path) as partial:
+                save_file({"value": make()}, partial)
         return weight_files.read(path, "cache").tensors["value"]
 
 
