@@ -99,9 +99,12 @@ def load(settings: Settings) -> TextEncoder:
     return MiniLm(settings.length) if settings.encoder == "minilm" else OpenClip(settings)
 
 
-def check(settings: Settings) -> None:
-    """Raises InputError for an encoder that is known not to be there; loads none."""
-    if settings.encoder == "minilm":
+def check(settings: Settings, captions: Sequence[str]) -> None:
+    """Raises InputError for an encoder that is known not to be there, or not to take such captions; loads no weights."""
+    if settings.encoder == "scenes":
+        with about("conditioning.encoder"):
+            load(settings).tokenise(captions)
+    elif settings.encoder == "minilm":
         _minilm_folder()
     elif settings.model != "shipped":
         from nas import clip

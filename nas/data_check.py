@@ -7,6 +7,7 @@ from typing import Any
 
 from nas import conditioning, menu
 from nas.backbones.unet import Config
+from nas.datasets import BATCH
 from nas.errors import InputError
 from nas.settings import Study
 
@@ -15,12 +16,13 @@ def check(study: Study, network: Config) -> None:
     """Raises InputError for pictures and models that are not there or do not go together; `network` is one of the study's."""
     _check_size(study, network)
     _check_pictures(study)
-    conditioning.check(study.conditioning)
+    captions = _some_captions(study)
+    conditioning.check(study.conditioning, captions)
     for index, entry in enumerate(study.metrics):
         module = menu.pick("metrics", entry.name)
         if hasattr(module, "check"):
             try:
-                module.check(entry.settings("metrics"))
+                module.check(entry.settings("metrics"), captions)
             except InputError as error:
                 raise InputError(f"metrics.{index}.{error}") from None
 
@@ -51,6 +53,16 @@ def _check_pictures(study: Study) -> None:
             raise InputError(
                 f"evaluation.images: {images:,} captions asked for, but the {split} split has {found:,} images"
             )
+
+
+def _some_captions(study: Study) -> list[str]:
+    """Those of the first training pictures."""
+    entry = study.dataset
+    pictures = menu.pick("datasets", entry.name).load(entry.settings("datasets"), "train")
+    items = getattr(pictures, "items", None)
+    if items is None:
+        return next(iter(pictures)).captions
+    return [item.caption for item in islice(items, BATCH)]
 
 
 def _count(study: Study, split: str, most: int) -> int:

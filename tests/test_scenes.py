@@ -281,7 +281,7 @@ def test_unseen_combinations_have_a_column_of_their_own():
 
 
 def test_it_refuses_another_picture_set():
-    with pytest.raises(InputError, match=r"metrics.scene_accuracy: judges pictures of dataset scenes only: .*'heart'"):
+    with pytest.raises(InputError, match=r"scene_accuracy judges pictures of dataset scenes only: .*'heart'"):
         scene_accuracy.build(scene_accuracy.Settings(), Reference(lambda: [], ["red heart, noto"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ def columns(settings: Settings) -> tuple[str, ...]:
     return ("clip_score",)
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, captions: Sequence[str]) -> None:
     """Raises InputError, beginning with the setting, for a judge that is known not to be there."""
     if settings.judge != "shipped":
         with about("judge"):

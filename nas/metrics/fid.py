@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +46,7 @@ def columns(settings: Settings) -> tuple[str, ...]:
     return ("fid" if settings.features == "inception" else f"fid_{settings.features}",)
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, captions: Sequence[str]) -> None:
     """Raises InputError, beginning with the setting, for weights that are not there."""
     if settings.weights is not None and not os.path.isfile(settings.weights):
         raise InputError(f"weights: {settings.weights}: no such file")

@@ -37,14 +37,19 @@ def _column(atom: str) -> str:
     return f"{atom}_accuracy"
 
 
+def check(settings: Settings, captions: Sequence[str]) -> None:
+    """Raises InputError when the captions are not those of scenes."""
+    try:
+        for caption in captions:
+            grammar.parse(caption)
+    except InputError as error:
+        raise InputError(f"name: scene_accuracy judges pictures of dataset scenes only: {error}") from None
+
+
 def build(settings: Settings, reference: Reference) -> SceneAccuracy:
     """The metric. Raises InputError when the captions are not those of scenes."""
-    try:
-        return SceneAccuracy(
-            *([grammar.parse(said) for said in some] for some in (reference.captions, reference.drawn))
-        )
-    except InputError as error:
-        raise InputError(f"metrics.scene_accuracy: judges pictures of dataset scenes only: {error}") from None
+    check(settings, [*reference.captions, *reference.drawn])
+    return SceneAccuracy(*([grammar.parse(said) for said in some] for some in (reference.captions, reference.drawn)))
 
 
 class SceneAccuracy(Metric):
