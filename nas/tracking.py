@@ -29,7 +29,6 @@ from urllib.parse import urlparse
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from nas import wandb_files
-from nas.pictures import is_png
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,6 +150,8 @@ class Tracker:
     def _log_trial(self, record: Mapping[str, Any], directory: Path, known_as: str | None = None) -> None:
         import wandb
 
+        from nas.pictures import is_png
+
         config = _config(record, self.resolved)
         with self._start(TRIAL, trial_name(record), config, [record["state"]], known_as) as run:
             run.define_metric(STEP)
@@ -185,6 +186,8 @@ class Tracker:
     def _samples(self, best: pd.DataFrame, goals: Objectives) -> dict[str, Any]:
         """What the best drew, one row each; the same captions and noise in every picture. {} without pictures."""
         import wandb
+
+        from nas.pictures import is_png
 
         once = best.drop_duplicates("cell") if "cell" in best else best
         columns = [name for name in ("trial", "cell", *goals) if name in once]

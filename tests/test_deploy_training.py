@@ -193,14 +193,17 @@ def test_a_dry_run_prints_a_recipe_and_writes_nothing(network, tmp_path):
     assert again.seed == 3 and again.stages == recipe.PAPER and again.dataset.name == "emoji" and not out.exists()
 
 
-def test_what_data_means(tmp_path):
+def test_what_data_means(tmp_path, monkeypatch):
     (tmp_path / "metadata.jsonl").write_text("")
     assert recipe.dataset_of(str(tmp_path)) == {"name": "folder", "path": str(tmp_path)}
     assert recipe.dataset_of("a/{00..09}.tar") == {"name": "webdataset", "path": "a/{00..09}.tar"}
     assert recipe.dataset_of("{00..09}.tar") == {"name": "webdataset", "path": "{00..09}.tar"}
+    assert recipe.dataset_of("{cats,dogs}/*.tar") == {"name": "webdataset", "path": "{cats,dogs}/*.tar"}
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert recipe.dataset_of(f"~/{tmp_path.name}") == {"name": "folder", "path": f"~/{tmp_path.name}"}
     assert recipe.dataset_of("emoji") == {"name": "emoji"}
     assert recipe.dataset_of("{name: coco, path: x}") == {"name": "coco", "path": "x"}
-    with pytest.raises(InputError, match="--data nowhere: no data set; .*webdataset"):
+    with pytest.raises(InputError, match="--data 'nowhere': no data set; .*webdataset"):
         recipe.dataset_of("nowhere")
 
 

@@ -357,3 +357,14 @@ def test_settings_refuse_what_they_do_not_know():
         Settings(mode="sometimes")
     with pytest.raises(ValidationError):
         Settings(projekt="x")
+
+
+def test_only_a_png_is_taken_for_samples(run_dir, tmp_path):
+    """W&B opens what it is handed with whatever Pillow knows, which starts programs for some formats."""
+    from nas.pictures import is_png, read_grid, whole
+
+    for content in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", b"", b"P6 1 1 255\n..."):
+        (tmp_path / "samples.png").write_bytes(content)
+        assert not is_png(tmp_path / "samples.png")
+        assert read_grid(tmp_path / "samples.png") is None and whole(tmp_path / "samples.png") is None
+    assert is_png(run_dir / "trials" / "0002" / "samples.png") and not is_png(tmp_path)
