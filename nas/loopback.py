@@ -55,10 +55,12 @@ def server(
 
 
 def run(made: BaseWSGIServer) -> None:
-    """Serve until Ctrl-C."""
+    """Serve until Ctrl-C; whoever is still connected is let go."""
     try:
         made.run()
     finally:
+        for channel in list(made.active_channels.values()):
+            channel.handle_close()
         made.close()
 
 

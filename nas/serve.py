@@ -12,8 +12,8 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,6 @@ LONGEST = 2_000  # letters of a caption
 WAITING = 8  # draws that are under way or wait; more are told to come again
 SPARE = 4  # threads beyond those, for the page
 KEPT = 2  # runtimes that stay loaded
-LOOK_S = 0.2  # between looks whether a client that waits is still there
 
 
 class Asked(BaseModel):
@@ -65,14 +64,15 @@ class Busy(Exception):
 
 
 class Artist:
-    """An export that draws one picture at a time and says how long its parts took."""
+    """An export that draws one picture after another and says how long their parts took."""
 
     def __init__(self, folder: Path, runtime: str = "auto", precision: str | None = None):
-        """What a request names no runtime for is drawn on this one. Raises InputError when the export cannot be drawn from."""
-        self.choice = (runtime, precision)
+        """`runtime`, `precision`: for requests that name none. Raises InputError when the export cannot be drawn from."""
+        self.folder, self.choice = folder, drawing.chosen(folder, runtime, precision)
         self._drawer = functools.lru_cache(KEPT)(functools.partial(drawing.load, folder))
-        self._places, self._turn = threading.BoundedSemaphore(WAITING), threading.Lock()
-        self.own = self._drawer(*self.choice)
+        self._places = threading.BoundedSemaphore(WAITING)
+        self._hand = ThreadPoolExecutor(1, "draw")  # one thread, so that PyTorch and the runtimes start theirs once
+        self.plan = self._drawer(*self.choice).plan
 
     def draw(self, asked: Asked, left: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """The picture as PNG in a data URL, milliseconds and calls of each part, and notes.
@@ -80,12 +80,21 @@ class Artist:
         `left` tells whether the client has gone. Raises InputError, Left and Busy.
         """
         drawing.check_captions([asked.caption])
-        choice = self.choice if asked.runtime is None else (asked.runtime, asked.precision)
-        with self._in_turn(left):
-            drawer, spent = watched(self._drawer(*choice), left)
-            began = time.perf_counter()
-            (image,) = drawer.draw([asked.caption], asked.seed, asked.steps, asked.guidance)
-            total = time.perf_counter() - began
+        choice = self.choice
+        if asked.runtime or asked.precision:
+            choice = drawing.chosen(self.folder, asked.runtime or "auto", asked.precision)
+        if not self._places.acquire(blocking=False):
+            raise Busy(f"{WAITING} draws are under way or waiting; ask again when some are done")
+        try:
+            return self._hand.submit(self._drawn, choice, asked, left).result()
+        finally:
+            self._places.release()
+
+    def _drawn(self, choice: tuple[str, str], asked: Asked, left: Callable[[], bool]) -> dict[str, Any]:
+        drawer, spent = watched(self._drawer(*choice), left)
+        began = time.perf_counter()
+        (image,) = drawer.draw([asked.caption], asked.seed, asked.steps, asked.guidance)
+        total = time.perf_counter() - began
         return {
             "picture": data_url(image),
             "size": list(image.shape[:0:-1]),
@@ -93,21 +102,6 @@ class Artist:
             "total_ms": 1e3 * total,
             "notes": drawer.too_long([asked.caption]),
         }
-
-    @contextmanager
-    def _in_turn(self, left: Callable[[], bool]) -> Iterator[None]:
-        if not self._places.acquire(blocking=False):
-            raise Busy(f"{WAITING} draws are under way or waiting; ask again when some are done")
-        try:
-            while not self._turn.acquire(timeout=LOOK_S):
-                if left():
-                    raise Left
-            try:
-                yield
-            finally:
-                self._turn.release()
-        finally:
-            self._places.release()
 
 
 def watched(drawer: Drawer, left: Callable[[], bool]) -> tuple[Drawer, dict[str, list[float]]]:
@@ -158,13 +152,12 @@ def serve(folder: Path, port: int, runtime: str, precision: str | None, say: Cal
 def page_of(folder: Path, artist: Artist) -> bytes:
     """The page as HTML."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGES), autoescape=True)
-    choices = drawing.choices(folder)
     facts = {
         "name": folder.resolve().name,
         "folder": str(folder),
-        "choices": choices,
-        "first": drawing.chosen(folder, *artist.choice),
-        "plan": artist.own.plan,
+        "choices": drawing.choices(folder),
+        "first": artist.choice,
+        "plan": artist.plan,
         "longest": LONGEST,
         "example": drawing.examples(folder)[0],
         "most_steps": MOST_STEPS,

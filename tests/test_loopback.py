@@ -65,7 +65,8 @@ def test_a_length_that_is_no_number_of_bytes_is_refused(port, length):
 
 def test_a_body_has_a_bound(port):
     assert asked(port, "POST", body=b"x" * loopback.LARGEST) == (200, "text/plain", b"x" * loopback.LARGEST)
-    assert asked(port, "POST", body=b"x" * (loopback.LARGEST + 1))[0] == 413
+    head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {loopback.LARGEST + 1}\r\n\r\n"
+    assert sent(port, head.encode()).split()[1] == "413"  # before any of it came
 
 
 def test_slow_clients_hold_no_thread(port):
@@ -82,8 +83,16 @@ def test_a_silent_client_is_let_go(part):
         running(loopback.server("test", plain, 0, threads=1, silent_s=0)) as port,
         socket.create_connection(("127.0.0.1", port), timeout=30) as client,
     ):
+        assert closed(client, part)
+
+
+def closed(client, part):
+    """Whether the other end closes the connection, without a word, after some bytes; unread ones make it a reset."""
+    try:
         client.sendall(part)
-        assert client.recv(1) == b""
+        return client.recv(1) == b""
+    except (ConnectionResetError, BrokenPipeError):
+        return True
 
 
 def test_many_may_knock_at_once():
