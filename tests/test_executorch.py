@@ -47,7 +47,7 @@ def test_a_folder_draws_alone(tmp_path):
     run = exported.run_directory(tmp_path / "small" / "2026")
     folder = export.export(run, "trial:0", tmp_path / "model", ["safetensors", "executorch"])
     asked = [{"seed": 3}, {"seed": 4, "guidance": 1.0}]
-    without = ("nas", "open_clip", "diffusers", "transformers", "tokenizers", "ftfy", "regex", "onnxruntime")
+    without = ("nas", "open_clip", "diffusers", "transformers", "tokenizers", "ftfy")
     found = exported.drawn_alone(folder, exported.CAPTIONS, asked, without=without)
     plain = drawing.load(folder, "pytorch")
     for how, pictures in zip(asked, found, strict=True):
