@@ -17,6 +17,7 @@ from nas.cost import Cost
 from nas.errors import InputError
 from nas.fields import with_fields
 from nas.numbers import amount
+from nas.quantities import count
 from nas.space import Axis, Choices, SearchSpace
 from nas.tables import COSTS, Column, Columns, Tables, choices_at, draw, members
 
@@ -271,8 +272,6 @@ def save_picture(seen: Survey, path: Path) -> None:
 
 # -- printing --------------------------------------------------------------------------------------------------------
 
-SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-
 
 def limits(text: str) -> dict[str, float]:
     """A budget as the command line spells it: params=400M,macs=200G."""
@@ -280,9 +279,8 @@ def limits(text: str) -> dict[str, float]:
     for part in filter(None, text.split(",")):
         name, _, value = part.strip().partition("=")
         _check_cost(name, "budget")
-        number, scale = (value[:-1], SUFFIXES[value[-1]]) if value[-1:] in SUFFIXES else (value, 1.0)
         try:
-            budget[name] = float(number) * scale
+            budget[name] = count(value)
         except ValueError:
             raise InputError(f"budget: {part!r}: expected a limit such as {name}=400M") from None
     return budget

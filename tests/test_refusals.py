@@ -250,7 +250,7 @@ def test_what_cannot_be_meant_is_refused(refusal, override, said):
         ("{x: {field: training.init, levels: ['', scratch]}}", "ablation.factors.x.levels: a level without a name"),
         ("{'': {field: training.batch, levels: [8, 16]}}", "ablation.factors"),
         ("{x: {field: training.batch, levels: [true, 16]}}", "ablation.factors.x.levels.0: training.batch: expected a number"),
-        ("{x: {field: architecture.levels.2.kernel, levels: [3, 9999999]}}", "ablation.factors.x.levels.1: architecture."),
+        ("{x: {field: architecture.levels.2.kernel, levels: [3, 9999999]}}", "ablation.factors.x.levels.1: architecture.level"),
         ("{x: {field: architecture.levels.2.down, levels: [[1, 1], [1, 10000000]]}}", "ablation.factors.x.levels.1: architect"),
         ("{x: {field: architecture.levels.2.channels, levels: [1024, wide]}}", "ablation.factors.x.levels.1: architecture.level"),
         ("{x: {field: architecture.levels, levels: [1, 2]}}", "ablation.factors.x.field: no field 'levels'"),
