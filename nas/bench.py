@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,6 +45,7 @@ from nas.space import SearchSpace
 SCORE_BATCH = 64  # images decoded and scored at a time
 GRID_COLUMNS, GRID_ROWS = 8, 4
 SHOWN = GRID_COLUMNS * GRID_ROWS  # pictures in a grid of samples
+LOSS_IMAGES = 256  # held-out images of the paired denoising loss, at most
 LOSS_TIMES = 8  # times per image of the paired denoising loss
 Captioned = tuple[Tensor, list[str]]  # pictures (B, 3, H, W) in [-1, 1] with their captions
 _DATA = ("train_data", "held_out_data", "proxy", "drawn")
@@ -289,7 +290,7 @@ class Bench:
         data = self.held_out_data
         schedule: Any = DDPMScheduler.from_config(schedule_config)
         generator = torch.Generator().manual_seed(training.stream_seed(self.study.evaluation.seed, 2))
-        rows = torch.arange(min(len(data), 256))
+        rows = torch.arange(min(len(data), LOSS_IMAGES))
         losses = []
         for level in loss_times(schedule.config["num_train_timesteps"]):
             time = torch.full((len(rows),), level)
@@ -298,15 +299,27 @@ class Bench:
             losses.append(float(error.mean()))
         return losses
 
+    @property
+    def loss_passes(self) -> int:
+        """Forward passes of one image that the paired denoising loss takes."""
+        return LOSS_TIMES * min(len(self.held_out_data), LOSS_IMAGES)
+
     def score(
-        self, network: nn.Module, schedule: dict[str, Any], timings: Timings | None = None, picture: Path | None = None
+        self,
+        network: nn.Module,
+        schedule: dict[str, Any],
+        timings: Timings | None = None,
+        picture: Path | None = None,
+        heard: Callable[[int], None] = training.ignored,
     ) -> Scores:
         """Every metric of the study and the paired denoising loss; the first pictures as a grid at `picture`.
+
+        `heard` is told how many pictures were drawn, batch by batch.
 
         Raises training.Diverged as `draw`.
         """
         timings = timings or Timings()
-        values = self.rate(self.captioned(self.draw(network, schedule)), timings, picture)
+        values = self.rate(self.captioned(self.draw(network, schedule)), timings, picture, heard)
         with timings.phase("score_s"):
             losses = self.denoising_losses(network, schedule)
         return Scores({**values, "denoising_loss": sum(losses) / len(losses)}, losses)
@@ -319,10 +332,14 @@ class Bench:
             done += len(images)
 
     def rate(
-        self, pictures: Iterator[Captioned], timings: Timings | None = None, picture: Path | None = None
+        self,
+        pictures: Iterator[Captioned],
+        timings: Timings | None = None,
+        picture: Path | None = None,
+        heard: Callable[[int], None] = training.ignored,
     ) -> dict[str, float]:
         """Every metric of the study for these pictures, by column; the first of them as a grid at `picture`."""
-        timings = timings or Timings()
+        timings, count = timings or Timings(), 0
         for metric in self.metrics:
             metric.reset()
         shown: list[Tensor] = []
@@ -336,6 +353,8 @@ class Bench:
                 for metric in self.metrics:
                     metric.update(*batch)
             shown.append(batch[0][: max(0, SHOWN - sum(map(len, shown)))])
+            count += len(batch[0])
+            heard(count)
         if picture:
             save_grid(torch.cat(shown), picture, GRID_COLUMNS)
         with timings.phase("score_s"):

@@ -15,12 +15,15 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from nas import design, trial
 from nas.backbones.unet import Config
+from nas.pace import Pace
 from nas.progress import Progress
 from nas.records import Record
 from nas.rundir import RunDirectory
 from nas.seeds import trial_seed
 from nas.settings import Study
 from nas.study import Conditions, MakeEngine, Run
+
+MOST_TIMED = 8  # cells, before an ablation starts
 
 
 class CellRun(Run):
@@ -72,6 +75,25 @@ class CellRun(Run):
     def reference(self) -> tuple[dict[str, Any], Config, bool]:
         """The reference cell, which is trained anyway."""
         return self.cells[self.reference_cell].settings, self.architectures[self.reference_cell], False
+
+    def typical(self, count: int) -> list[tuple[dict[str, Any], Config]]:
+        """The cells that are left, evenly chosen among them where they are many."""
+        names = self._timed()
+        return [(self.cells[name].settings, self.architectures[name]) for name in names]
+
+    def outstanding(self, paces: Sequence[Pace | None]) -> list[float]:
+        found = {name: each for name, each in zip(self._timed(), paces, strict=True) if each is not None}
+        left = [cell for cell, _ in self._left()]
+        known = [found[cell].trial_s(self.variants[cell]) for cell in left if cell in found]
+        return [found[cell].trial_s(self.variants[cell]) if cell in found else sum(known) / len(known) for cell in left]
+
+    def _left(self) -> list[tuple[str, int]]:
+        return design.outstanding(self.design, self.records.values())
+
+    def _timed(self) -> list[str]:
+        names = list(dict.fromkeys(cell for cell, _ in self._left()))
+        step = max(1.0, len(names) / MOST_TIMED)
+        return [names[int(place * step)] for place in range(min(len(names), MOST_TIMED))]
 
     def ask(self) -> tuple[int, int] | None:
         """The next cell to train, as (trial, rung 0); None when all were asked for."""

@@ -67,9 +67,14 @@ class Plan(BaseModel):
     def branches(self) -> int:
         return 1 if self.guidance == 1 else 2
 
+    @property
+    def calls(self) -> int:
+        """Of the network, for one image."""
+        return self.steps * self.branches
+
     def macs(self, network_macs: int) -> int:
         """Multiply-adds of the denoiser for one image."""
-        return network_macs * self.steps * self.branches
+        return network_macs * self.calls
 
 
 @torch.no_grad()

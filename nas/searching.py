@@ -7,7 +7,7 @@ random; at the end undecided members of the front are trained again (nas.racing)
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -17,6 +17,7 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial
 from nas import racing, screen, stopping
 from nas.backbones.unet import Config
 from nas.budget import constraints, over_budget
+from nas.pace import Pace
 from nas.peers import Scoreboard
 from nas.progress import Progress
 from nas.records import UNTRAINED, Record, State
@@ -29,6 +30,7 @@ from nas.study import MakeEngine, Run
 
 FRESH_TRIES = 2_000  # random candidates looked at to find one that is new and within budget
 ENOUGH_TRIALS = 8  # of a search, for the space's base network to be trained beside them as a line of reference
+LOOKED_AT = 200  # random members, to time those of typical cost
 PATIENCE = 20  # refused or repeated suggestions in a row before a fresh architecture is drawn at random instead
 
 
@@ -70,6 +72,28 @@ class SearchRun(Run):
         """The base of the space, trained where it is a member and costs an eighth of the search at most."""
         member = screen.position(self.space, self.space.base) is not None
         return {}, self.space.base, member and self.study.base is None and self.search.trials >= ENOUGH_TRIALS
+
+    def typical(self, count: int) -> list[tuple[dict[str, Any], Config]]:
+        """Members within budget, spread over their multiply-adds; none where the search has all it asked for."""
+        if not self._left():
+            return []
+        rng = random.Random(self.study.seed)
+        members = [self.space.architecture(self.space.sample(rng)) for _ in range(LOOKED_AT)]
+        costs = [self.study.deploy.costs(member) for member in members]
+        within = [pair for pair in zip(costs, members, strict=True) if not over_budget(pair[0], self.study.budget)]
+        ordered = [member for _, member in sorted(within, key=lambda pair: pair[0]["macs"])]
+        places = [round((place + 0.5) / count * len(ordered) - 0.5) for place in range(count)] if ordered else []
+        return [({}, ordered[place]) for place in places]
+
+    def outstanding(self, paces: Sequence[Pace | None]) -> list[float]:
+        known = [each.trial_s(self.study) for each in paces if each is not None]
+        return [sum(known) / len(known)] * self._left()
+
+    def _left(self) -> int:
+        """Trainings that are still to be done, the repeats at the end among them; a running one counts as a whole."""
+        states = [record["state"] for record in self.records.values()]
+        ended = sum(states.count(state) for state in ("complete", "stopped", "failed"))
+        return max(0, self.search.trials + self.study.racing.trials - ended)
 
     # -- asking --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from optuna.samplers import BaseSampler
 from optuna.trial import FixedTrial, FrozenTrial
 
-from nas import failures, line_scores, records, reference_lines, stopping, trial
+from nas import failures, line_scores, pace, records, reference_lines, stopping, trial
 from nas.backbones.unet import Config
 from nas.budget import constraints
 from nas.errors import InputError
@@ -27,6 +27,7 @@ from nas.joined import Fleet, Joined
 from nas.joining import ENDED, SETTINGS
 from nas.lease import Lease
 from nas.ledger import Ledger
+from nas.pace import Pace
 from nas.progress import Progress
 from nas.records import UNTRAINED, Damaged, Record, State
 from nas.rundir import RunDirectory, now
@@ -38,6 +39,7 @@ from nas.workers import Engine, Workers, default_count, idle
 ATTEMPTS = 3  # times a rung is tried when its worker process dies
 PREPARATION = (-1, 0)  # the tag of the job that makes the shared caches
 LINES = (-2, 0)  # and of the one that scores the lines of reference
+TIMING = -3  # first of the tags of jobs that are timed before the study starts
 Conditions = dict[str, dict[str, Any]]  # what a score was measured with, by column
 MakeEngine = Callable[[int, Study, Path], Engine]  # (processes, study, cache folder)
 
@@ -107,6 +109,14 @@ class Run(ABC):
     def reference(self) -> tuple[dict[str, Any], Config, bool]:
         """What the lines of reference are scored with: settings by path, an architecture, and whether it gets a trial's
         training as well."""
+
+    @abstractmethod
+    def typical(self, count: int) -> list[tuple[dict[str, Any], Config]]:
+        """What `count` workers time at once before the study starts: settings by path, and an architecture."""
+
+    @abstractmethod
+    def outstanding(self, paces: Sequence[Pace | None]) -> list[float]:
+        """Seconds of every trial that is left, from the paces of what is typical; None where one could not be timed."""
 
     def scored(self, record: Record) -> None:  # noqa: B027 (a kind that never stops a trial needs nothing)
         """A trial has a new score; called before `goes_on`, and at the last rung as well."""
@@ -211,8 +221,10 @@ class Run(ABC):
             self.progress.say(said)
         workers = Fleet(own, Joined(self.ledger.storage, self.ledger.name, self.directory.root), alone=count > 0)
         try:
-            with self.progress.live(self.records, self.study):
+            with self.progress.live(self.records, self.study, self.directory.trial):
                 self._prepare(workers)
+                if count:
+                    self._estimate(own, count)
                 for job in workers.adopt(self._continuations):
                     self._continuations.remove(job)
                 self._loop(workers)
@@ -243,6 +255,35 @@ class Run(ABC):
             return reference_lines.base_scores(self.directory.path) is not None
         except InputError:
             return False
+
+    def _estimate(self, own: Engine, count: int) -> None:
+        """Say how long the study will take, from what is timed in all workers at once."""
+        asked = list(enumerate(self.typical(count)))
+        if not asked:
+            return
+        found: list[Pace | None] = [None] * len(asked)
+        while asked or own.busy:
+            while asked and own.free:
+                place, (settings, config) = asked.pop(0)
+                own.submit((TIMING, place), pace.clock, settings, config.to_dict())
+            for (_, place), future in own.finished(1.0):
+                if future.exception() is None:
+                    found[place] = future.result()
+                elif isinstance(known := failures.sorted_out(future.exception()), Interrupted | failures.DiskTrouble):
+                    raise known
+            self._lease.renew()
+            self.progress.refresh(0)
+        known_paces = [each for each in found if each is not None]
+        if known_paces:
+            lines = not (self.directory.path / reference_lines.FILE).exists()
+            lines_s = known_paces[0].lines_s(self.study, self.reference()[2]) if lines else 0.0
+            stops = (
+                self.study.ablation is None
+                and self.study.stopping.rule != "none"
+                and len(self.study.stopping.rungs) > 1
+            )
+            told = pace.estimate(known_paces, self.outstanding(found), lines_s, count, stops)
+            self.progress.expect(told)
 
     def _wait_for(self, workers: Engine, function: Any, *arguments: Any) -> Any:
         """What one job gives, before any trial runs. Raises InputError when its worker dies ATTEMPTS times."""

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +160,7 @@ class DenoiserTraining(L.LightningModule):
             how = objective.critic_training
             self.adam["critic"] = self._adamw(objective.critic, how.learning_rate, how.betas or settings.betas)
         self.loss = torch.tensor(math.nan)
+        self.heard: Callable[[int], None] = ignored  # told the number of updates after each
         self.log_sums: dict[str, tuple[int, Tensor]] = {}
 
     def _adamw(self, network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.AdamW:
@@ -187,6 +188,7 @@ class DenoiserTraining(L.LightningModule):
         self.objective.logged.clear()
         self.step += 1
         self.ema.update(self.step)
+        self.heard(self.step)
         if self.step % FINITE_CHECK_EVERY == 0 and not math.isfinite(self.loss):
             raise Diverged(f"the loss is {self.loss.item()} after {self.step * self.settings.batch:,} images")
         if self.trainer.world_size == 1:  # several devices must agree on it: `nas.deploy_training`
@@ -264,6 +266,10 @@ class DenoiserTraining(L.LightningModule):
     def _moving(self) -> dict[str, nn.Module]:
         """The objective's submodules but the teacher."""
         return {role: network for role, network in self.objective.named_children() if role != "teacher"}
+
+
+def ignored(count: int) -> None:
+    """Whoever is told and does not care."""
 
 
 def _state(network: nn.Module, frozen: bool) -> dict[str, Tensor]:

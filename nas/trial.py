@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from nas import interruption, latency, lora, stages, training
 from nas.bench import Bench, Timings
+from nas.headway import Headway
 from nas.settings import Study
 
 
@@ -109,6 +110,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         checkpoint = job.folder / "checkpoint.safetensors"
         if checkpoint.exists():
             module.restore(checkpoint)
+        headway = _headway(bench, module, job)
     with timings.phase("train_s"):
         try:
             pace = training.train(module, bench.train_data, job.seed, job.images_seen)
@@ -120,7 +122,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
     module.ema.swap()
     network.eval()
     plain = lora.merged(network) if bench.study.training.lora is not None else network
-    scores = bench.score(plain, objective.schedule_config, timings, job.folder / "samples.png")
+    scores = bench.score(plain, objective.schedule_config, timings, job.folder / "samples.png", headway.drawn)
     shutil.copyfile(job.folder / "samples.png", job.folder / f"samples_{job.rung}.png")
     bad = [name for name, value in scores.metrics.items() if not math.isfinite(value)]
     if bad:
@@ -132,6 +134,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
             lora.save(network, job.folder / "adapters.safetensors", {"images_seen": str(module.images_seen)})
         if job.last:
             checkpoint.unlink(missing_ok=True)
+    headway.over()
     timings.seconds["total_s"] = time.perf_counter() - began
     cost = proxy.cost(bench.train_data.latents.shape[-1], bench.train_data.tokens.shape[1])
     rung = {
@@ -148,3 +151,12 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         "device": latency.computing_device(),
     }
     return {"rung": rung, "proxy": proxy.to_dict(), "proxy_cost": dataclasses.asdict(cost)}
+
+
+def _headway(bench: Bench, module: training.DenoiserTraining, job: Job) -> Headway:
+    """What is told how far this rung has come, and listens to the training."""
+    study, first, batch = bench.study, module.step, bench.study.training.batch
+    updates = max(0, study.training.updates(job.images_seen) - first)
+    headway = Headway(job.folder, updates * batch, study.evaluation.images, study.sampling.calls, bench.loss_passes)
+    module.heard = lambda step: headway.trained((step - first) * batch)
+    return headway

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from nas import line_scores, reference_lines, settings, trial
+from nas import line_scores, pace, reference_lines, settings, trial
 from nas.bench import fresh
+from nas.headway import Headway
 from nas.pictures import read_grid
 from nas.reference_lines import Line
 from nas.seeds import trial_seed
@@ -78,6 +79,23 @@ def test_networks_are_scored_as_trials_are(measured, tmp_path):
     losses = bench.denoising_losses(network, schedule)
     assert lines["untrained"]["denoising_loss"] == pytest.approx(sum(losses) / len(losses))
     assert lines["untrained"]["macs"] == base.cost(64, 77).macs
+
+
+def test_a_rung_tells_how_far_it_is(measured, tmp_path, monkeypatch):
+    bench, base, _ = measured
+    shares = []
+    monkeypatch.setattr(Headway, "_write", lambda self, done: shares.append((done, self._total)))
+    trial.run_on(bench, trial.Job(0, base.to_dict(), 1, 1, 16, True, tmp_path))
+    work = 3 * 16 + 6 * 4 + 8 * 24  # two updates of 8 pictures; 6 drawn in 2 steps of 2 branches; the loss of 24
+    assert shares == [(24, work), (48, work), (72, work)]
+    assert not (tmp_path / "headway").exists()
+
+
+def test_the_pace_of_a_network_is_timed(measured):
+    bench, base, _ = measured
+    found = pace.clock({"sampling.steps": 1}, base.to_dict())
+    assert all(value > 0 for value in vars(found).values()) and found.passes == 8 * 24
+    assert found.rung_s(bench.study, 0) > found.update_s + 24 * found.call_s
 
 
 def test_equal_conditions_are_measured_once(measured, tmp_path, monkeypatch):

@@ -12,9 +12,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
-from nas import check, line_scores, reference_lines, searching, settings, study, trial
+from nas import check, line_scores, pace, reference_lines, searching, settings, study, trial
 from nas.errors import InputError
 from nas.failures import Lost
+from nas.pace import Pace
 from nas.progress import Progress
 from nas.rundir import RunDirectory, open_run
 from nas.seeds import trial_seed
@@ -35,6 +36,9 @@ tracking: {mode: "off"}
 LINES = {"untrained": {"told": "nothing", "scores": {"fid_efficientnet_lite0": 200.0}, "cost": {"macs": 5.0}}}
 
 
+PACE = Pace(0.5, 1.0, 0.001, 0.01, 0.02, 2.0, 2048)  # seconds
+
+
 class Workers(AtOnce):
     """A made-up score for every job; `fail` maps trial numbers to exceptions, taken one by one."""
 
@@ -48,6 +52,8 @@ class Workers(AtOnce):
             raise self.fail[tag[0]].pop(0)
         if function is line_scores.measure:
             return LINES
+        if function is pace.clock:
+            return PACE
         self.ran.append(tag)
         return rung_of(arguments[0])
 
@@ -205,6 +211,16 @@ def test_the_base_of_the_space_is_trained_where_it_is_an_eighth_of_the_search_at
     for trials, train in ((7, False), (8, True)):
         running.study = settings.load(running.directory.root.parent / "study.yaml", [f"search.trials={trials}"])
         assert running.reference() == ({}, running.space.base, train)
+
+
+def test_a_study_says_how_long_it_will_take_before_its_first_trial(run):
+    running = run("workers=2", "search.trials=5", "racing.trials=1")
+    each, lines = PACE.trial_s(running.study), PACE.lines_s(running.study, trained=False)
+    expected = pace.estimate([PACE] * 2, [each] * 6, lines, 2, stopped=True)
+    text = running.progress.console.file.getvalue()
+    assert expected.told() in text and text.index("to go: 6 trials") < text.index("start ")
+    monkeypatched = run("workers=2", "search.trials=6", "racing.trials=1").progress.console.file.getvalue()
+    assert "to go: 2 trials" in monkeypatched or "to go: 1 trial" in monkeypatched
 
 
 def test_more_trials_continue_the_same_run(run):
