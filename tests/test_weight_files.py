@@ -184,7 +184,7 @@ PLACES = {
     ),
     "autoencoder.path with a .bin": lambda to, plant, _: kl.load(kl_folder(to, plant, "diffusion_pytorch_model.bin")),
     "training.init": lambda to, plant, _: supernet.require_covers(
-        supernet.weights_path(str(one_file(to, plant)), "mobilediffusion"),
+        supernet.weights_path(str(one_file(to, plant)), "mobilediffusion", "emoji"),
         SearchSpace.load("mobilediffusion"),
         Proxy(16, 8, 96, 128),
     ),
