@@ -80,7 +80,7 @@ def test_files_of_an_export_lie_in_it(folder, elsewhere):
     ("section", "value", "said"),
     [
         ("conditioning", {"encoder": "open_clip", "trust_remote_code": True}, "trust_remote_code: unknown key"),
-        ("conditioning", {"encoder": "pickle"}, "'open_clip' or 'minilm'"),
+        ("conditioning", {"encoder": "pickle"}, "'open_clip', 'minilm' or 'scenes'"),
         ("sampling", {"solver": "dpm++", "steps": 0}, "steps: expected greater than or equal to 1, got 0"),
         ("image_size", "large", "image_size: expected a valid integer"),
         ("autoencoder", {"name": "kl", "trust": 1}, "autoencoder: trust: unknown key"),
@@ -100,5 +100,5 @@ def test_a_format_without_a_part_is_named(folder, missing):
     parts = {name: {"file": f"onnx/{name}.onnx", "bytes": 1} for name in graphs.NAMES if name != missing}
     manifest["formats"]["onnx"] = {"fp32": {"networks": parts}}
     export.write_yaml(folder / "export.yaml", {name: value for name, value in manifest.items() if name != missing})
-    with pytest.raises(InputError, match=rf"export\.yaml: .*{missing}"):
+    with pytest.raises(InputError, match=rf"export\.yaml:\d+: .*{missing}"):
         drawing.load(folder, "onnxruntime")

@@ -244,7 +244,7 @@ def test_every_setting_that_takes_a_path_to_weights_is_planted():
                 if "Path" in str(field.annotation) or key in ("judge", "pretrained", "weights", "checkpoint"):
                     found.add((folder, name, key))
     assert found == {
-        ("metrics", "fid", "weights"),
+        *(("metrics", name, "weights") for name in ("fid", "kid", "mind")),  # one reader: fid's
         ("metrics", "clip_score", "judge"),
         ("metrics", "clip_score", "pretrained"),
         ("metrics", "caption_accuracy", "judge"),
