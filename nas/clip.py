@@ -136,6 +136,7 @@ def _by_name(model: str, pretrained: str | None) -> tuple[Any, Tokenizer]:
     import open_clip
 
     check(model, pretrained)
+    assert pretrained is not None
     tag = open_clip.get_pretrained_cfg(model, pretrained)
     if not tag and not Path(pretrained).is_file():
         tags = open_clip.list_pretrained_tags_by_model(model)

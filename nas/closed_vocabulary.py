@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas import tokenizer_file
 from nas.conditioning import Text
 from nas.errors import InputError
 from nas.menu import nearest
 from nas.text_towers import WordTower
+from nas.tokenizer_file import TokenizerFile
 
 WIDTH = 96
 PLACE = 0.5  # size of a place's vector beside a word's
@@ -54,6 +56,9 @@ class ClosedVocabulary:
         if unknown is not None:
             raise InputError(f"caption {caption!r}: unknown word {unknown!r}{nearest(unknown, self.words)}")
         return [self.number[word] for word in found]
+
+    def tokenizer_file(self) -> TokenizerFile:
+        return tokenizer_file.of_words(self.words, self.length)
 
     def network(self) -> nn.Module:
         return self._network

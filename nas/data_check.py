@@ -61,7 +61,8 @@ def _some_captions(study: Study) -> list[str]:
     pictures = menu.pick("datasets", entry.name).load(entry.settings("datasets"), "train")
     items = getattr(pictures, "items", None)
     if items is None:
-        return next(iter(pictures)).captions
+        captions: list[str] = next(iter(pictures)).captions
+        return captions
     return [item.caption for item in islice(items, BATCH)]
 
 

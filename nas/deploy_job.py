@@ -99,7 +99,7 @@ def _check_files(given: Recipe) -> None:
     assert given.autoencoder is not None and given.conditioning is not None
     if given.start is not None:
         stages.checkpoint_file(given.start, "start")
-    conditioning.check(given.conditioning)
+    conditioning.check(given.conditioning, [])
     autoencoder = menu.pick("autoencoders", given.autoencoder.name).load(given.autoencoder.settings("autoencoders"))
     for number, stage in enumerate(given.stages):
         if stage.image_size % autoencoder.factor:

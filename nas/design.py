@@ -248,7 +248,8 @@ def changed(study: Study, overrides: Mapping[str, Any]) -> Study:
             if not isinstance(place, dict):
                 raise ValueError(f"{parent!r} has no fields")
         place[last] = value
-    return validated(type(study), content)
+    made: Study = validated(type(study), content)
+    return made
 
 
 def base_architecture(study: Study) -> Config:

@@ -137,4 +137,4 @@ def _written(error: Any, content: Any) -> Location:
         if item or (isinstance(content, Mapping) and step in content):
             content = content[step]
             kept.append(step)
-    return (*kept, last) if error["type"] == "missing" else tuple(kept)
+    return (*kept, str(last)) if error["type"] == "missing" else tuple(kept)

@@ -99,7 +99,8 @@ def explained(points: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     rows = {}
     for axis, part in points.groupby("axis", sort=False):
         codes = pd.factorize(part["value"])[0]
-        shares = _adjusted(drawn[:, scores.index.get_indexer(part["trial"])], np.eye(codes.max() + 1)[codes])
+        places = scores.index.get_indexer(pd.Index(part["trial"])).astype(np.int64)
+        shares = _adjusted(drawn[:, places], np.eye(codes.max() + 1)[codes])
         rows[axis] = max(0.0, shares[0]), float((shares >= shares[0] - ROUNDING).mean())
     found = pd.DataFrame.from_dict(rows, orient="index", columns=["share", "p"]).rename_axis("axis")
     return found.assign(p=holm(found["p"].to_numpy()))

@@ -108,7 +108,7 @@ def _held_out(bench: Bench) -> Found:
 
 def _autoencoded(bench: Bench, folder: Path) -> Found:
     latents = bench.data(bench.study.evaluation.split).latents[bench.rows]
-    copies = (bench.autoencoder.decode(part) for part in latents.split(64))
+    copies = (bench.autoencoder.decode(part) for part in torch.split(latents, 64))
     told = (
         "the real pictures of the captions that trials draw, encoded and decoded: what no trial can pass but by chance"
     )

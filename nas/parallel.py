@@ -40,7 +40,7 @@ def draw(columns: list[str], trained: pd.DataFrame, knee: int | None) -> go.Figu
         x: list[Any] = []
         y: list[Any] = []
         trials: list[Any] = []
-        for place, trial in zip(np.flatnonzero(chosen), rows["trial"], strict=True):
+        for place, trial in zip(np.flatnonzero(chosen).tolist(), rows["trial"], strict=True):
             x += [*range(len(columns)), None]
             y += [*(float(scales[column][0].iloc[place]) for column in columns), None]
             trials += [int(trial)] * (len(columns) + 1)

@@ -149,13 +149,12 @@ def _ordered(seen: Survey, rows: NDArray[np.int64], order: Order, by: str, top: 
     """Places in `rows`, the wanted ones first."""
     if order == "nearest":
         left = [1 - seen.costs[name][rows] / limit for name, limit in seen.budget.items()]
-        return np.argsort(np.square(left).sum(axis=0), kind="stable")
-    rising = np.argsort(seen.costs[by][rows], kind="stable")
+        return np.asarray(np.argsort(np.square(left).sum(axis=0), kind="stable"))
+    rising: np.ndarray = np.argsort(seen.costs[by][rows], kind="stable")
     if order == "spread":
         steps = np.unique(np.linspace(0, len(rows) - 1, min(top, len(rows))).round().astype(np.int64))
-        return rising[
-            np.concatenate([steps, np.setdiff1d(np.arange(len(rows)), steps)])
-        ]  # others fill up for equal networks
+        others = np.setdiff1d(np.arange(len(rows)), steps)  # fill up for equal networks
+        return np.asarray(rising[np.concatenate([steps, others])])
     return rising if order == "smallest" else rising[::-1]
 
 

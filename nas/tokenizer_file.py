@@ -7,7 +7,7 @@ itself; for any other it needs the package `tokenizers`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's: what byte pairs are looked for in
@@ -54,6 +54,42 @@ def of_hugging_face(
     return TokenizerFile(json.loads(made.to_str()), "tokenizers")
 
 
+def of_words(words: Sequence[str], length: int) -> TokenizerFile:
+    """Of a closed vocabulary: words are numbered from 1, and whatever is no word of it is 0, as padding is."""
+    content = {
+        "version": "1.0",
+        "truncation": _truncation(length),
+        "padding": _padding(length, "[PAD]"),
+        "added_tokens": [],
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"\w+"}, "behavior": "Removed", "invert": True},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "WordLevel",
+            "vocab": {"[PAD]": 0} | {w: n for n, w in enumerate(words, 1)},
+            "unk_token": "[PAD]",
+        },
+    }
+    return TokenizerFile(content, "tokenizers")
+
+
+def _truncation(length: int) -> dict[str, Any]:
+    return {"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0}
+
+
+def _padding(length: int, token: str) -> dict[str, Any]:
+    """With number 0."""
+    return {
+        "strategy": {"Fixed": length},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": token,
+    }
+
+
 def _byte_pairs(tokenizer: Any) -> dict[str, Any]:
     """CLIP's tokenizer; of what open_clip mends in a caption before (ftfy, HTML), only quotation marks are in the file."""
     length, vocabulary = tokenizer.context_length, tokenizer.encoder
@@ -62,15 +98,8 @@ def _byte_pairs(tokenizer: Any) -> dict[str, Any]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
-        "truncation": {"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0},
-        "padding": {
-            "strategy": {"Fixed": length},
-            "direction": "Right",
-            "pad_to_multiple_of": None,
-            "pad_id": 0,
-            "pad_type_id": 0,
-            "pad_token": word[0],
-        },
+        "truncation": _truncation(length),
+        "padding": _padding(length, word[0]),
         "added_tokens": [{"id": number, "content": word[number], **flags} for number in (start, end)],
         "normalizer": _sequence(
             "normalizers", {"type": "NFC"}, *(_replaced(*pair) for pair in QUOTES), {"type": "Lowercase"}

@@ -106,7 +106,7 @@ class Tracker:
         if ended:
             self._queue(partial(self._catch_up, ended))
 
-    def _catch_up(self, records: list[Record]) -> None:
+    def _catch_up(self, records: list[dict[str, Any]]) -> None:
         found = wandb_files.runs(self.run_dir)
         begun = {run.name: run.identity for run in found if run.job == TRIAL and not run.ended}
         for run in found:
@@ -279,7 +279,7 @@ def group(study: str, run_dir: Path) -> str:
     return re.sub(r"[^\w ./,()@-]", "-", f"{study[: LONGEST - len(here)]}{here}")
 
 
-def trial_name(record: Record) -> str:
+def trial_name(record: Mapping[str, Any]) -> str:
     """The name of a trial's run."""
     return f"trial {record['trial']:04d}"
 

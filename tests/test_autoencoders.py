@@ -31,7 +31,7 @@ def network():
 def file(network, tmp_path_factory):
     """A random autoencoder as the script that makes the shipped one writes it."""
     path = tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors"
-    make_autoencoder._finish(network, FACTOR, pictures(40, 64), pictures(4, 64), path, {"steps": 0})
+    make_autoencoder._finish(network, FACTOR, "emoji", pictures(40, 64), pictures(4, 64), path, {"steps": 0})
     return path
 
 

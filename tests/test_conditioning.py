@@ -1,4 +1,5 @@
 import importlib.util
+import json
 
 import pytest
 import tiny_clip
@@ -167,3 +168,12 @@ def test_words_have_their_own_vectors_of_signs_wherever_they_stand():
 def test_a_word_that_is_not_in_the_vocabulary_is_named():
     with pytest.raises(InputError, match="unknown word 'heart'; expected one of: a, above, and"):
         conditioning.load(Settings(encoder="scenes")).encode(["red heart"])
+
+
+def test_its_tokenizer_file_gives_its_numbers():
+    from tokenizers import Tokenizer
+
+    encoder = conditioning.load(Settings(encoder="scenes", length=LENGTH))
+    captions = ["a Red ring on white", "", "on a white background, a small red circle to the left of a big blue ring"]
+    carried = Tokenizer.from_str(json.dumps(encoder.tokenizer_file().content))
+    assert [row.ids for row in carried.encode_batch(captions)] == encoder.tokenise(captions)["input_ids"].tolist()

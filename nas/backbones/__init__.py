@@ -50,7 +50,7 @@ def strictly(kind: type[Description], values: Mapping[str, Any]) -> Description:
     from pydantic import ValidationError
 
     try:
-        made: Description = _adapter(kind).validate_json(json.dumps(values), strict=True)
+        made: Description = _adapter(kind).validate_json(json.dumps(values), strict=True)  # type: ignore[arg-type]
         return made
     except ValidationError as error:
         first = error.errors()[0]
