@@ -37,7 +37,7 @@ def weights(settings: Settings) -> Path:
     return settings.path or SHIPPED[settings.shipped]
 
 
-Size = Annotated[int, Field(ge=1, le=65_536)]
+Size = Annotated[int, Field(strict=True, ge=1, le=8_192)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -51,7 +51,7 @@ class Architecture(BaseModel):
     down_block_types: tuple[Literal["DownEncoderBlock2D", "AttnDownEncoderBlock2D"], ...]
     up_block_types: tuple[Literal["UpDecoderBlock2D", "AttnUpDecoderBlock2D"], ...]
     block_out_channels: tuple[Size, ...] = Field(min_length=1, max_length=16)
-    layers_per_block: int = Field(1, ge=1, le=64)
+    layers_per_block: int = Field(1, strict=True, ge=1, le=64)
     act_fn: str = "silu"
     latent_channels: Size = 4
     norm_num_groups: Size = 32
@@ -75,7 +75,9 @@ class Architecture(BaseModel):
             content = dict(json.loads(text))
             if (kind := content.get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
                 raise InputError(f"{where}: _class_name: expected AutoencoderKL, got {kind!r}")
-            return cls.model_validate({key: value for key, value in content.items() if not key.startswith("_")})
+            own = {key: value for key, value in content.items() if not key.startswith("_")}
+            named: Architecture = strict.validated(cls, own)
+            return named
         except ValidationError as error:
             raise InputError(f"{where}: {strict.first_wrong(cls, error)}") from None
         except (TypeError, ValueError, RecursionError) as error:
