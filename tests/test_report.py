@@ -86,9 +86,9 @@ def test_winner_against_the_best(run_dir):
 
 def choice_points(scores_by_value):
     rows = [
-        {"axis": "a", "value": value, "order": order, "trial": 0, "score": score}
+        {"axis": "a", "value": value, "order": order, "trial": 10 * order + number, "score": score}
         for order, (value, scores) in enumerate(scores_by_value.items())
-        for score in scores
+        for number, score in enumerate(scores)
     ]
     return pd.DataFrame(rows)
 
