@@ -55,7 +55,7 @@ class Mean:
 
     def compute(self):
         assert self.captions == ["0", "1", "2", "3"]
-        return torch.cat(self.seen).pow(self.power).mean()
+        return {self.name: torch.cat(self.seen).pow(self.power).mean()}
 
 
 class Pictures:
@@ -99,6 +99,7 @@ def run(tmp_path, monkeypatch):
         changes = {"sampling": {"steps": 2, "guidance": 2.0}} if number % 2 else {}
         found.write_record(
             {"trial": number, "state": "complete", "key": "k", "cell": cell, "repeat": number // 2, "settings": changes}
+            | {"reason": "", "architecture": {}, "cost": {}, "init": "scratch"}
             | {
                 "seed": 1,
                 "choices": {},
