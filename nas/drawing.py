@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nas import export_folder, menu
 from nas.document import Document
 from nas.errors import InputError
-from nas.export_folder import MANIFEST
+from nas.export_folder import MANIFEST as MANIFEST
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

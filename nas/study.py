@@ -267,9 +267,10 @@ class Run(ABC):
                 place, (settings, config) = asked.pop(0)
                 own.submit((TIMING, place), pace.clock, settings, config.to_dict())
             for (_, place), future in own.finished(1.0):
-                if future.exception() is None:
+                error = future.exception()
+                if error is None:
                     found[place] = future.result()
-                elif isinstance(known := failures.sorted_out(future.exception()), Interrupted | failures.DiskTrouble):
+                elif isinstance(known := failures.sorted_out(error), Interrupted | failures.DiskTrouble):
                     raise known
             self._lease.renew()
             self.progress.refresh(0)

@@ -56,7 +56,7 @@ def of_hugging_face(
 
 def of_words(words: Sequence[str], length: int) -> TokenizerFile:
     """Of a closed vocabulary: words are numbered from 1, and whatever is no word of it is 0, as padding is."""
-    content = {
+    content: dict[str, Any] = {
         "version": "1.0",
         "truncation": _truncation(length),
         "padding": _padding(length, "[PAD]"),

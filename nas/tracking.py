@@ -102,11 +102,11 @@ class Tracker:
 
         No other process may be logging into the run directory.
         """
-        ended = [dict(record) for record in records if record["state"] in LOGGED]
+        ended: list[Mapping[str, Any]] = [dict(record) for record in records if record["state"] in LOGGED]
         if ended:
             self._queue(partial(self._catch_up, ended))
 
-    def _catch_up(self, records: list[dict[str, Any]]) -> None:
+    def _catch_up(self, records: list[Mapping[str, Any]]) -> None:
         found = wandb_files.runs(self.run_dir)
         begun = {run.name: run.identity for run in found if run.job == TRIAL and not run.ended}
         for run in found:
@@ -284,13 +284,13 @@ def trial_name(record: Mapping[str, Any]) -> str:
     return f"trial {record['trial']:04d}"
 
 
-def unwritten(found: Iterable[wandb_files.Written], records: Iterable[Record]) -> list[Record]:
+def unwritten(found: Iterable[wandb_files.Written], records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The trials that have ended, but are not among the runs that W&B has whole on disk."""
     whole = {run.name for run in found if run.job == TRIAL and run.ended}
     return [record for record in records if record["state"] in LOGGED and trial_name(record) not in whole]
 
 
-def _listed(records: Iterable[Record]) -> str:
+def _listed(records: Iterable[Mapping[str, Any]]) -> str:
     return "trials " + ", ".join(str(record["trial"]) for record in records)
 
 

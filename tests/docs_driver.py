@@ -5,6 +5,7 @@ are run through the real command line in this one process, and one JSON line per
 minutes is made small by further options at the end of the command, after the command as printed was checked in full.
 """
 
+import io
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import traceback
 from collections import defaultdict
@@ -329,15 +331,29 @@ def do(block, names):
 
 
 def own_pictures(folder):
-    """The reader's own: a few pictures, and a table of captions."""
+    """The reader's own: as many pictures as a study draws captions of, and a table of captions."""
     from PIL import Image
 
     folder.mkdir()
     lines = ["file,caption"]
-    for number in range(24):
-        Image.new("RGB", (70, 64), (10 * number, 90, 200 - 8 * number)).save(folder / f"{number}.png")
+    for number in range(300):
+        Image.new("RGB", (70, 64), (10 * number % 256, 90, 8 * number % 256)).save(folder / f"{number}.png")
         lines.append(f"{number}.png,a plain picture {number}")
     (folder / "captions.csv").write_text("\n".join(lines) + "\n")
+
+
+def shards(folder, pictures):
+    """What img2dataset would have written: a hundred small shards, all of one content."""
+    folder.mkdir()
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        for number in range(8):
+            tar.add(pictures / f"{number}.png", f"{number}.png")
+            text = f"a plain picture {number}".encode()
+            member = tarfile.TarInfo(f"{number}.txt")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
+    for number in range(1, 100):
+        shutil.copy(folder / "00000.tar", folder / f"{number:05}.tar")
 
 
 def prepare():
@@ -385,6 +401,7 @@ def main():
 
     told = [block for page in map(blocks, pages()) for block in page if not block.not_run]
     own_pictures(Path("my-pictures"))
+    shards(Path("laion"), Path("my-pictures"))
     for block in told:
         if block.title or block.language == "diff":
             attempt(block.name, write, block)
