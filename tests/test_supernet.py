@@ -139,7 +139,7 @@ def test_a_proxy_that_is_none_is_one_line(proxy, words, tmp_path):
     save_file({"weights.w": torch.zeros(4, 8)}, path, {"shapes": '{"w": [[4], [8]]}', "space": "s", "proxy": proxy})
     for use in (
         lambda: supernet.initialise(torch.nn.Identity(), path, "s", PROXY),
-        lambda: supernet.check_covers(SearchSpace.load("mobilediffusion").base, path, "s", 16, ""),
+        lambda: supernet.check_covers(SearchSpace.load("mobilediffusion").base, path, "s", 16),
     ):
         with pytest.raises(InputError) as error:
             use()
