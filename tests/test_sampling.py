@@ -1,9 +1,13 @@
+import math
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from pydantic import ValidationError
 from torch import nn
 
 from nas.conditioning import Text
+from nas.errors import InputError
 from nas.objectives import denoising
 from nas.sampling import Plan, sample
 
@@ -230,3 +234,22 @@ def test_the_cost_is_what_is_really_called():
 def test_impossible_plans_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Plan(**options)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"guidance": 1e30}, "guidance: .* less than or equal to 1000, got 1e\\+30"),
+        ({"guidance": math.inf}, "guidance: .*, got inf"),
+        ({"guidance": math.nan}, "guidance: .*, got nan"),
+        ({"guidance": -1.0}, "guidance: .* greater than or equal to 0, got -1.0"),
+        ({"steps": 0}, "steps: .* greater than or equal to 1, got 0"),
+        ({"steps": 10**9}, "steps: .* less than or equal to 1000"),
+    ],
+)
+def test_what_no_plan_can_have_is_one_line(change, words):
+    with pytest.raises(InputError, match=words) as caught:
+        Plan().changed(**change)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValidationError):  # nor a study file
+        Plan(**change)
