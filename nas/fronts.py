@@ -80,8 +80,7 @@ def measurements(table: pd.DataFrame, goals: Objectives) -> dict[str, np.ndarray
 def usable(table: pd.DataFrame, goals: Objectives) -> np.ndarray:
     """The complete trials that have every objective, as `minimised`; repeats are rows of their own."""
     values = minimised(table[table["state"] == "complete"], goals)
-    finite: np.ndarray = values[np.isfinite(values).all(axis=1)]
-    return finite
+    return np.asarray(values[np.isfinite(values).all(axis=1)])
 
 
 def reference_point(table: pd.DataFrame, goals: Objectives) -> dict[str, float]:

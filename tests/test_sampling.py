@@ -1,12 +1,15 @@
+import math
 from itertools import pairwise
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from pydantic import ValidationError
 from torch import nn
 
 from nas import sampling
 from nas.conditioning import Text
+from nas.errors import InputError
 from nas.objectives import denoising
 from nas.sampling import Plan, sample
 
@@ -242,3 +245,22 @@ def test_a_plan_asks_about_as_many_times_as_it_has_steps(solver):
         asked = sampling.times(Plan(solver=solver, steps=steps), 1000)
         assert len(asked) == steps and asked[0] == 999 and asked[-1] >= 0
         assert all(one > other for one, other in pairwise(asked))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"guidance": 1e30}, "guidance: .* less than or equal to 1000, got 1e\\+30"),
+        ({"guidance": math.inf}, "guidance: .*, got inf"),
+        ({"guidance": math.nan}, "guidance: .*, got nan"),
+        ({"guidance": -1.0}, "guidance: .* greater than or equal to 0, got -1.0"),
+        ({"steps": 0}, "steps: .* greater than or equal to 1, got 0"),
+        ({"steps": 10**9}, "steps: .* less than or equal to 1000"),
+    ],
+)
+def test_what_no_plan_can_have_is_one_line(change, words):
+    with pytest.raises(InputError, match=words) as caught:
+        Plan().changed(**change)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValidationError):  # nor a study file
+        Plan(**change)
