@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from nas.tokenizer_file import TokenizerFile
 
+EXAMPLES = ("a red apple", "two cats on a sofa", "sun", "a very small house beside the sea, painted", "heart")
 SHIPPED = Path(__file__).parent / "assets" / "text"
 
 
@@ -63,6 +64,8 @@ class TextEncoder(Protocol):
     width: int
     pooled_width: int
     length: int
+    examples: Sequence[str]
+    """Captions that it reads, of several lengths: graphs are tried on them where no study says what is drawn."""
 
     def to(self, device: torch.device) -> Self:
         """The encoder itself, moved to a device; what it gives is there too."""
@@ -127,6 +130,7 @@ class MiniLm:
     """all-MiniLM-L6-v2 (22.7 M parameters, width 384); pooled is the mean of a caption's token states, as it was trained."""
 
     width = pooled_width = 384
+    examples: Sequence[str] = EXAMPLES
 
     def __init__(self, length: int):
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -195,6 +199,8 @@ def _beside(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 class OpenClip:
     """The text tower of an open_clip model: the last layer's token states, before the final norm; pooled is its text feature."""
+
+    examples: Sequence[str] = EXAMPLES
 
     def __init__(self, settings: Settings):
         from nas import clip

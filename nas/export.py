@@ -41,7 +41,6 @@ PICTURE_TOLERANCE = {
 }  # mean difference of pixels in [-1, 1]: of one and 16 levels in 256
 TRIED_BATCH = 3  # another batch than the one that was traced
 TRIED_CAPTIONS = 4
-TRIED = ("a red heart", "a pizza")  # where no study says what is drawn
 
 
 @dataclass(frozen=True)
@@ -127,13 +126,14 @@ def export(
         say(f"loading trial {picked.record['trial']}, its text encoder and its autoencoder")
         model = drawing.model(_network(picked), picked.pipeline)
         manifest["latents"] = list(model.latents)
-        _add_graphs(manifest, model, modules, precisions, folder, _captions(run), say)
+        captions = _captions(run, model)
+        _add_graphs(manifest, model, modules, precisions, folder, captions, say)
         if quantised:
             from nas.bench import Bench
 
             say("int8: preparing the study's data and metrics")
             bench = Bench(picked.study, picked.run.cache)
-            int8.add(manifest, model, modules, folder, bench, _captions(run), say)
+            int8.add(manifest, model, modules, folder, bench, captions, say)
         standalone.write(folder, model.encoder, model.latents, model.pipeline, manifest["formats"])
     write_yaml(folder / drawing.MANIFEST, manifest)
     write_card(folder, picked)
@@ -186,7 +186,7 @@ def add_formats(
     pipeline = export_folder.pipeline(folder)
     say("loading the network, its text encoder and its autoencoder")
     model = drawing.model(drawing.load_network(folder), pipeline)
-    _add_graphs(manifest, model, modules, precisions, folder, TRIED, say)
+    _add_graphs(manifest, model, modules, precisions, folder, model.encoder.examples[:2], say)
     standalone.write(folder, model.encoder, model.latents, pipeline, manifest["formats"])
     manifest["version"] = drawing.VERSION
     write_yaml(folder / drawing.MANIFEST, manifest)
@@ -298,8 +298,9 @@ def entry_of(folder: Path, path: Path) -> dict[str, Any]:
     return {"file": str(path.relative_to(folder)), "bytes": sum(sizes)}
 
 
-def _captions(run: RunDirectory) -> list[str]:
-    return list((results.captions(run.path) or TRIED)[:TRIED_CAPTIONS])
+def _captions(run: RunDirectory, model: drawing.Model) -> list[str]:
+    """Captions that the run drew, or, where it kept none, some that its text encoder reads."""
+    return list((results.captions(run.path) or model.encoder.examples)[:TRIED_CAPTIONS])
 
 
 def _version() -> str:

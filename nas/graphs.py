@@ -21,7 +21,6 @@ from nas.conditioning import Text, TextEncoder
 
 NAMES = ("text_encoder", "denoiser", "decoder")
 TIMES = 1000  # a denoiser is asked about times below this
-CAPTIONS = ("a red apple", "two cats on a sofa", "sun", "a very small house beside the sea, painted", "heart")
 Tensors = tuple[Tensor, ...]
 
 
@@ -111,11 +110,11 @@ def decoder(module: nn.Module, latents: tuple[int, int, int]) -> Graph:
 
 
 def text_encoder(encoder: TextEncoder) -> Graph:
-    """The graph of a text encoder; it is tried on captions in random order."""
-    tried = encoder.tokenise(CAPTIONS)
+    """The graph of a text encoder; it is tried on its examples in random order."""
+    tried = encoder.tokenise(encoder.examples)
 
     def draw(batch: int, generator: torch.Generator) -> Tensors:
-        rows = torch.randint(len(CAPTIONS), (batch,), generator=generator)
+        rows = torch.randint(len(encoder.examples), (batch,), generator=generator)
         return tuple(numbers[rows] for numbers in tried.values())
 
     return Graph("text_encoder", encoder.network().eval(), tuple(tried), ("states", "pooled_text"), draw)

@@ -192,16 +192,9 @@ def _program(alone: Mapping[str, Any]) -> str:
             "There is no draw.py here: what the text encoder's tokenizer does cannot be said in a tokenizer.json. Captions have "
             "to become `input_ids` as in the encoder's own package."
         )
-    if carried["reader"] == "draw.py":
-        read = (
-            f"`{carried['file']}` is CLIP's byte-pair tokenizer in Hugging Face's format; draw.py reads it by itself."
-        )
-    else:
-        read = f"`{carried['file']}` is the text encoder's tokenizer, which the package `tokenizers` reads."
-    read += (
-        " Letters that were decoded wrongly, ligatures and full-width letters are read as they are; in nas, open_clip's "
-        "encoders have the package ftfy mend them first."
-    )
+    who = "draw.py itself" if carried["reader"] == "draw.py" else "the package `tokenizers`"
+    read = f"`{carried['file']}` is the text encoder's tokenizer in Hugging Face's format, read by {who}."
+    read = " ".join(filter(None, [read, carried["about"]]))
     if not networks:
         return f"{read} A program that draws needs graphs: `nas export --format onnx`."
     packages = {name.split()[0] for name in networks}

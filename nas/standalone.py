@@ -40,7 +40,7 @@ def write(
     told = about(encoder, latents, pipeline, formats)
     carried = encoder.tokenizer_file()
     if carried is not None:
-        told["tokenizer"] = {"file": TOKENIZER, "reader": carried.reader}
+        told["tokenizer"] = {"file": TOKENIZER, "reader": carried.reader, "about": carried.about}
         text = json.dumps(carried.content, ensure_ascii=False, indent=1)
         (folder / TOKENIZER).write_text(text, encoding="utf-8")
         if told["networks"]:

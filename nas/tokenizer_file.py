@@ -1,7 +1,7 @@
 """A text encoder's tokenizer as the content of a `tokenizer.json`: Hugging Face's format, which many languages read.
 
 Cutting and padding are in it, so that a caption's numbers are the graph's input. An export's draw.py reads CLIP's byte pairs
-itself; for any other it needs the package `tokenizers`.
+and closed vocabularies itself; for any other it needs the package `tokenizers`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's: what byte pairs are looked for in
+MENDED = (
+    "Letters that were decoded wrongly, ligatures and full-width letters are read as they are; in nas, open_clip's encoders "
+    "have the package ftfy mend them first."
+)
 QUOTES = (("[\u02bc\u2018-\u201b]", "'"), ("[\u201c-\u201f]", '"'))  # typographic ones become plain
 PROBES = ("", "a red heart", "Two cats, on a sofa; it's 12 o'clock!", "Ünïcode 日本 🍕", "long " * 100)
 
@@ -21,6 +25,8 @@ class TokenizerFile(NamedTuple):
     content: dict[str, Any]
     reader: str
     """What draw.py reads it with: `draw.py` itself, or the package `tokenizers`."""
+    about: str = ""
+    """What the model card says of it."""
 
 
 def of_open_clip(tokenizer: Any) -> TokenizerFile | None:
@@ -28,11 +34,12 @@ def of_open_clip(tokenizer: Any) -> TokenizerFile | None:
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
 
     if isinstance(tokenizer, HFTokenizer):
-        return of_hugging_face(tokenizer.tokenizer, tokenizer.context_length, lambda some: tokenizer(some).tolist())
+        made = of_hugging_face(tokenizer.tokenizer, tokenizer.context_length, lambda some: tokenizer(some).tolist())
+        return made and made._replace(about=MENDED)
     plain = isinstance(tokenizer, SimpleTokenizer) and tokenizer.reduction_fn is None
     if not plain or tokenizer.clean_fn is not get_clean_fn("lower"):
         return None
-    return TokenizerFile(_byte_pairs(tokenizer), "draw.py")
+    return TokenizerFile(_byte_pairs(tokenizer), "draw.py", f"It holds CLIP's byte pairs. {MENDED}")
 
 
 def of_hugging_face(
@@ -71,7 +78,7 @@ def of_words(words: Sequence[str], length: int) -> TokenizerFile:
             "unk_token": "[PAD]",
         },
     }
-    return TokenizerFile(content, "tokenizers")
+    return TokenizerFile(content, "draw.py", "It holds a closed vocabulary: captions with other words are refused.")
 
 
 def _truncation(length: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMScheduler
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-from nas import conditioning, model_card, sampling, settings, standalone, tokenizer_file
+from nas import conditioning, graphs, model_card, sampling, settings, standalone, tokenizer_file
 from nas.conditioning import Text
 from nas.datasets import emoji
 from nas.objectives import denoising
@@ -95,6 +95,18 @@ def test_another_encoders_tokenizer_is_read_by_the_package_tokenizers(tmp_path, 
     captions = ["", "Red  heart,\n noto", "a very long caption " * 20]
     (found,) = read_alone(tmp_path, tokenizer_file.of_open_clip(wrapped))(captions)
     assert found.tolist() == wrapped(captions).tolist()
+
+
+def test_a_closed_vocabulary_is_read_alone_and_refuses_other_words(tmp_path):
+    encoder = conditioning.load(conditioning.Settings(encoder="scenes"))
+    carried = encoder.tokenizer_file()
+    read = read_alone(tmp_path, carried)
+    captions = ["", "A red circle, above a large blue square", "three rings " * 30, *encoder.examples]
+    assert read(captions)[0].tolist() == encoder.tokenise(captions)["input_ids"].tolist()
+    with pytest.raises(SystemExit, match="'a red apple': 'apple' is none of the words of tokenizer.json"):
+        read(["a red apple"])
+    drawn = graphs.text_encoder(encoder).random_inputs(8)[0]
+    assert drawn.shape == (8, encoder.length) and len({int((row > 0).sum()) for row in drawn}) > 2
 
 
 class Unsaid(conditioning.OpenClip):

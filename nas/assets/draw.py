@@ -28,7 +28,9 @@ def tokenise(captions):
         read = Tokenizer.from_file(str(path)).encode_batch(list(captions))
         rows = {"input_ids": [row.ids for row in read], "attention_mask": [row.attention_mask for row in read]}
     else:
-        rows = {"input_ids": list(map(clip_reader(json.loads(path.read_text(encoding="utf-8"))), captions))}
+        told = json.loads(path.read_text(encoding="utf-8"))
+        read = clip_reader(told) if told["model"]["type"] == "BPE" else word_reader(told)
+        rows = {"input_ids": [read(caption) for caption in captions]}
     return [np.array(rows[given["name"]], np.int64) for given in ABOUT["tensors"]["text_encoder"]["inputs"]]
 
 
@@ -54,6 +56,21 @@ def clip_reader(told):
                 parts[at : at + 2] = ["".join(parts[at : at + 2])]
             pieces += [vocabulary[part] for part in parts]
         numbers = [start, *pieces[: length - 2], end]
+        return numbers + [0] * (length - len(numbers))
+
+    return read
+
+
+def word_reader(told):
+    """From a caption to the numbers of its words, and zeros up to the length. A word without one ends the program."""
+    vocabulary, length = told["model"]["vocab"], told["truncation"]["max_length"]
+
+    def read(caption):
+        words = re.findall(r"\w+", caption.lower())
+        for word in words:
+            if word not in vocabulary:
+                raise SystemExit(f"{caption!r}: {word!r} is none of the words of tokenizer.json")
+        numbers = [vocabulary[word] for word in words[:length]]
         return numbers + [0] * (length - len(numbers))
 
     return read
