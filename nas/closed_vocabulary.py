@@ -31,7 +31,7 @@ class ClosedVocabulary:
 
     def __init__(self, words: Sequence[str], length: int):
         self.words, self.length = list(words), length
-        self.examples = [" ".join(self.words[number : 2 * number]) for number in range(1, 6)]
+        self.examples: Sequence[str] = [" ".join(self.words[number : 2 * number]) for number in range(1, 6)]
         self.number = {word: number for number, word in enumerate(words, 1)}  # 0 is no word
         self._network = WordTower(signs(len(words), seed=1), PLACE * signs(length, seed=2))
 
