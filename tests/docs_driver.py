@@ -356,6 +356,16 @@ def shards(folder, pictures):
         shutil.copy(folder / "00000.tar", folder / f"{number:05}.tar")
 
 
+def pretrained_autoencoder(folder):
+    """What a recipe of the docs names, with few weights."""
+    from diffusers import AutoencoderKL
+
+    down, up = ["DownEncoderBlock2D"] * 4, ["UpDecoderBlock2D"] * 4
+    AutoencoderKL(
+        down_block_types=down, up_block_types=up, block_out_channels=[4] * 4, layers_per_block=1, norm_num_groups=2
+    ).save_pretrained(folder)
+
+
 def prepare():
     """What pages take for granted: finished runs of a search and of an ablation, an export, and one that was trained on."""
     from nas import settings, trust
@@ -369,6 +379,7 @@ def prepare():
         for like in likes:
             shutil.copytree(f"runs/{study}", f"runs/{like}", symlinks=True)
     run_nas(["export", "runs/quickstart"])
+    pretrained_autoencoder("sd-vae-folder")
     write_file("recipe.yaml", "stages: [{image_size: 64, images: 8, batch: 8}]\n")
     app(["train", EXPORT, "--data", "emoji", "--recipe", "recipe.yaml"], standalone_mode=False)
     shutil.copytree("studies/proxy_trust", "runs/trust")
