@@ -153,3 +153,11 @@ def test_anchors_are_spread_over_the_costs():
     added = sorted(config.cost(64, 77).macs for config in more[8:])
     assert all(sum(low < one < high for one in added) <= 2 for low, high in pairwise([0, *macs, 10**15]))
     assert anchors.choose(study, space, 8, kept=more) == more  # none is dropped
+
+
+def test_what_ships_is_of_the_quickstart_as_it_is(tmp_path):
+    """A new setting with a default changes what the table is looked up by."""
+    from nas import settings
+
+    found = trust.find(settings.load(Path(__file__).parents[1] / "studies" / "quickstart").resolved(), tmp_path)
+    assert found is not None and found.anchors >= 16
