@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -157,7 +158,7 @@ def test_anchors_are_spread_over_the_costs():
 
 def test_what_ships_is_of_the_quickstart_as_it_is(tmp_path):
     """A new setting with a default changes what the table is looked up by."""
-    from nas import settings
+    from nas.settings import load
 
-    found = trust.find(settings.load(Path(__file__).parents[1] / "studies" / "quickstart").resolved(), tmp_path)
+    found = trust.find(load(Path(__file__).parents[1] / "studies" / "quickstart").resolved(), tmp_path)
     assert found is not None and found.anchors >= 16
