@@ -126,7 +126,7 @@ def export(
         say(f"loading trial {picked.record['trial']}, its text encoder and its autoencoder")
         model = drawing.model(_network(picked), picked.pipeline)
         manifest["latents"] = list(model.latents)
-        captions = _captions(run, model)
+        captions = _captions(run) or model.encoder.examples[:TRIED_CAPTIONS]
         _add_graphs(manifest, model, modules, precisions, folder, captions, say)
         if quantised:
             from nas.bench import Bench
@@ -298,9 +298,9 @@ def entry_of(folder: Path, path: Path) -> dict[str, Any]:
     return {"file": str(path.relative_to(folder)), "bytes": sum(sizes)}
 
 
-def _captions(run: RunDirectory, model: drawing.Model) -> list[str]:
-    """Captions that the run drew, or, where it kept none, some that its text encoder reads."""
-    return list((results.captions(run.path) or model.encoder.examples)[:TRIED_CAPTIONS])
+def _captions(run: RunDirectory) -> list[str]:
+    """Some that the run drew; [] where it kept none."""
+    return results.captions(run.path)[:TRIED_CAPTIONS]
 
 
 def _version() -> str:
