@@ -29,7 +29,7 @@ def text(
         "## Scores\n\n" + _scores(deploy),
         "## Cost\n\n" + _costs(record, resolved),
         "## Files\n\n" + _files(manifest),
-        *_without_nas(alone),
+        *_without_nas(alone, _example(deploy)),
         "## Training\n\n" + _training(deploy, resolved),
         "## Licence of the training data\n\n" + licence(resolved["dataset"]["name"]),
         "## Limits\n\n" + _limits(resolved),
@@ -54,7 +54,7 @@ def trained(
         f"The architecture `{deploy['key']}`, {scale}, trained on `{settings['dataset']['name']}` after {stages} of "
         f"{len(settings['stages'])} stages. Its settings are in `training.yaml`.",
         "",
-        '    nas sample THIS_FOLDER "a caption"',
+        f"    nas sample THIS_FOLDER {_example(deploy)}",
     ]
     costs = [[name, f"{value:,}"] for name, value in deploy["cost"].items() if isinstance(value, int)]
     return (
@@ -64,7 +64,7 @@ def trained(
                 "## Training\n\n" + _stages(settings, log, stages),
                 "## Cost\n\n" + _table(["one call", "as trained"], costs, ("left", "right")),
                 "## Files\n\n" + _files(manifest),
-                *_without_nas(alone),
+                *_without_nas(alone, _example(deploy)),
                 "## Licence of the training data\n\n" + licence(settings["dataset"]["name"]),
                 "## Limits\n\nNot scored: nas train reports the training loss only.",
             ]
@@ -90,7 +90,7 @@ def _stages(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]], stage
 
 
 def _head(deploy: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
-    came, example = deploy["from"], (deploy.get("captions") or ["a caption"])[0]
+    came = deploy["from"]
     return "\n".join(
         [
             "---\npipeline_tag: text-to-image\ntags: [diffusion, architecture-search]\n---",
@@ -101,9 +101,14 @@ def _head(deploy: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
             f"`deploy.yaml` is the architecture `{deploy['key']}` at deploy scale, without weights. What draws is its proxy, "
             f"every width divided by {resolved['proxy']['width_divisor']}:",
             "",
-            f"    nas sample THIS_FOLDER {shlex.quote(example)}",
+            f"    nas sample THIS_FOLDER {_example(deploy)}",
         ]
     )
+
+
+def _example(deploy: Mapping[str, Any]) -> str:
+    """A caption of the run's own, as a shell takes it."""
+    return shlex.quote((deploy.get("captions") or ["a caption"])[0])
 
 
 def _scores(deploy: Mapping[str, Any]) -> str:
@@ -152,7 +157,7 @@ def _files(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(filter(None, [table, about, "\n".join(notes)]))
 
 
-def _without_nas(alone: Mapping[str, Any] | None) -> list[str]:
+def _without_nas(alone: Mapping[str, Any] | None, example: str) -> list[str]:
     """The section on drawing from the folder alone, from its draw.json."""
     if alone is None:
         return []
@@ -173,7 +178,7 @@ def _without_nas(alone: Mapping[str, Any] | None) -> list[str]:
     heads = ["network", "side", "tensor", "shape", "type", "comes from, goes to"]
     told = [
         "## Drawing without nas",
-        _program(alone),
+        _program(alone, example),
         _table(heads, rows),
         "The batch is free in ONNX files, and 1 in ExecuTorch's and Core ML's.",
         f"`draw.json` holds this table, the plan (`{plan['solver']}`, {plan['steps']} steps, guidance {plan['guidance']:g}) "
@@ -184,7 +189,7 @@ def _without_nas(alone: Mapping[str, Any] | None) -> list[str]:
     return ["\n\n".join(told)]
 
 
-def _program(alone: Mapping[str, Any]) -> str:
+def _program(alone: Mapping[str, Any], example: str) -> str:
     """How a caption becomes numbers here, and which program draws."""
     carried, networks = alone.get("tokenizer"), alone["networks"]
     if carried is None:
@@ -201,7 +206,7 @@ def _program(alone: Mapping[str, Any]) -> str:
     runtimes = [words for name, words in standalone.RUNTIMES.items() if name in packages]
     needs = ["numpy", "Pillow", *(["tokenizers"] if carried["reader"] == "tokenizers" else []), " or ".join(runtimes)]
     return (
-        '    python draw.py "a caption" --seed 1 --out drawn.png\n\n'
+        f"    python draw.py {example} --seed 1 --out drawn.png\n\n"
         f"needs {', '.join(needs[:-1])} and {needs[-1]}, and draws what `nas sample` draws with the seed. {read}"
     )
 

@@ -121,10 +121,10 @@ def test_a_tokenizer_that_no_file_says_leaves_no_program(tmp_path, encoder):
     networks = {"onnx": {"fp32": {"networks": {"denoiser": {"file": "onnx/denoiser.onnx"}}}}}
     standalone.write(tmp_path, encoder, (8, 8, 8), pipeline(), networks)
     assert {path.name for path in tmp_path.iterdir()} == set(standalone.FILES)
-    assert "    python draw.py" in model_card._without_nas(standalone.read(tmp_path))[0]
+    assert "    python draw.py sun --seed" in model_card._without_nas(standalone.read(tmp_path), "sun")[0]
     standalone.write(tmp_path, Unsaid(encoder), (8, 8, 8), pipeline(), networks)
     assert {path.name for path in tmp_path.iterdir()} == {"draw.json"}
-    (card,) = model_card._without_nas(standalone.read(tmp_path))
+    (card,) = model_card._without_nas(standalone.read(tmp_path), "sun")
     assert "There is no draw.py here: what the text encoder's tokenizer does" in card
     assert "| text_encoder | input  | `input_ids`   | batch x 8 " in card
 
@@ -134,7 +134,7 @@ def test_without_graphs_there_is_no_program_but_all_it_would_need(tmp_path, enco
     assert {path.name for path in tmp_path.iterdir()} == {"draw.json", "tokenizer.json"}
     told = standalone.read(tmp_path)
     assert told["unconditional"] == {"caption": "", "input_ids": encoder.tokenise([""])["input_ids"].tolist()}
-    assert told["networks"] == {} and "nas export --format onnx" in model_card._without_nas(told)[0]
+    assert told["networks"] == {} and "nas export --format onnx" in model_card._without_nas(told, "sun")[0]
 
 
 # --- noise and steps -------------------------------------------------------------------------------------------------
