@@ -95,7 +95,7 @@ class Progress:
             if now >= self._next:
                 self._next = now + 1 / PICTURES_PER_S
                 self._live.update(self._picture())
-        elif now >= self._told + max(PAUSE_S, PAUSES * (self._expected or 0.0)) and self._total():
+        elif now >= self._told + max(PAUSE_S, PAUSES * (self._expected or 0.0)) and self._at_work():
             self._told = now
             self.say(f"{self._status()}{self._shares()}")
 
