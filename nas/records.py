@@ -204,6 +204,8 @@ def _said(error: ValidationError) -> str:
     """The first thing wrong, in words: where, what was expected, what is there."""
     first = error.errors()[0]
     message = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    if first["type"] not in ("missing", "value_error"):
+    if first["type"] == "missing":
+        message = "missing"
+    elif first["type"] != "value_error":
         message = f"expected {message}, got {shown(first['input'])}"
     return ": ".join([*filter(None, [".".join(map(str, first["loc"]))]), message])

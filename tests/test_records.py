@@ -43,7 +43,7 @@ DAMAGED = {
     ),
     "score is nan": ({"rungs": [{**RUNG, "metrics": {"fid": float("nan")}}]}, "rungs.0.metrics.fid: expected a finite"),
     "score is true": ({"rungs": [{**RUNG, "metrics": {"fid": True}}]}, "rungs.0.metrics.fid: expected a valid number"),
-    "no metrics": ({"rungs": [{"rung": 0, "images_seen": 1}]}, "rungs.0.metrics: Field required"),
+    "no metrics": ({"rungs": [{"rung": 0, "images_seen": 1}]}, "rungs.0.metrics: missing"),
     "no rungs": ({"rungs": []}, "rungs: empty, but the state is complete"),
     "no seed": ({"seed": None}, "seed: expected a valid integer, got None"),
     "cost in words": ({"cost": {"params": "3"}}, "cost.params"),

@@ -71,5 +71,5 @@ def test_bad_input(tmp_path, run_dir):
     with pytest.raises(InputError, match="--every 0: expected seconds above 0"):
         watch.watch(run_dir, every=0)
     (run_dir / "trials" / "0000" / "record.json").write_text(json.dumps([1]))
-    with pytest.raises(InputError, match="expected a JSON object"):
+    with pytest.raises(InputError, match="record.json: expected a valid dictionary, got .1.; nas run puts it aside"):
         watch.watch(run_dir, once=True)
