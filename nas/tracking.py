@@ -18,7 +18,7 @@ import netrc
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from nas.fronts import Objectives
-    from nas.results import Record
 
 log = logging.getLogger(__name__)
 
+Record = Mapping[str, Any]  # of a trial (nas.records), of which any part may be asked for
 Mode = Literal["offline", "online", "off"]
 STEP = "images_seen"  # the x-axis of every metric of a trial, so that batch sizes compare
 SPENT = "images_trained"  # the x-axis of the study's own metrics, over all of its trials
@@ -106,7 +106,7 @@ class Tracker:
         if ended:
             self._queue(partial(self._catch_up, ended))
 
-    def _catch_up(self, records: list[Mapping[str, Any]]) -> None:
+    def _catch_up(self, records: Sequence[Record]) -> None:
         found = wandb_files.runs(self.run_dir)
         begun = {run.name: run.identity for run in found if run.job == TRIAL and not run.ended}
         for run in found:
@@ -147,7 +147,7 @@ class Tracker:
 
         return results.resolved(self.run_dir)
 
-    def _log_trial(self, record: Mapping[str, Any], directory: Path, known_as: str | None = None) -> None:
+    def _log_trial(self, record: Record, directory: Path, known_as: str | None = None) -> None:
         import wandb
 
         from nas.pictures import is_png
@@ -303,7 +303,7 @@ def leaves(value: Any) -> Any:
     return value
 
 
-def _config(record: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:
+def _config(record: Record, resolved: Mapping[str, Any]) -> dict[str, Any]:
     """What a trial was: nested by kind, so that W&B shows `choices.depth`, `cost.macs`, `settings.training.batch`, ..."""
     whole = ("trial", "key", "cell", "seed", "repeat", "init", "choices", "cost", "proxy_cost", "architecture")
     settings = {name: value for name, value in resolved.items() if name not in NOT_A_TRIALS}
@@ -326,7 +326,7 @@ def with_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> di
     return changed
 
 
-def _row(record: Mapping[str, Any], run_dir: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
+def _row(record: Record, run_dir: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The trial's row of results.csv, what it does not have left out: numbers, costs, times, and the verdict on it."""
     from nas import results
 

@@ -101,8 +101,12 @@ def run(tmp_path, monkeypatch):
             {"trial": number, "state": "complete", "key": "k", "cell": cell, "repeat": number // 2, "settings": changes}
             | {"reason": "", "architecture": {}, "cost": {}, "init": "scratch"}
             | {
+                "reason": "",
+                "init": "scratch",
                 "seed": 1,
                 "choices": {},
+                "architecture": presets()["mobilediffusion"].to_dict(),
+                "cost": {},
                 "proxy": proxy.to_dict(),
                 "rungs": [{"rung": 0, "images_seen": 64, "metrics": {}}],
             }

@@ -84,7 +84,7 @@ def test_file_and_line_are_told_by_every_reader_of_the_name(tmp_path, given):
     """Without a name it is the folder's, which may be none either."""
     path = tmp_path / "a:b" / "study.yaml"
     path.parent.mkdir()
-    path.write_text(given + STUDY)
+    path.write_text(given + STUDY.lstrip())
     shown = "../escaped" if given else "a:b"
     for read in (settings.load, study_name.of):
         with pytest.raises(InputError) as error:
