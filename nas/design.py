@@ -22,7 +22,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -65,16 +67,21 @@ class Factor(BaseModel):
             raise ValueError("levels: a level without a name; expected a word")
         return self
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The levels as tables spell them, in the order of the file."""
         return [level_name(level) for level in self.levels]
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The levels of a field by name."""
+        return dict(zip(self.names, self.levels, strict=True))
 
     def overrides(self, name: str) -> Overrides:
         """What the level of this name sets."""
         if isinstance(self.levels, dict):
             return self.levels[name]
-        return {str(self.field): self.levels[self.names.index(name)]}
+        return {str(self.field): self.values[name]}
 
 
 class Settings(BaseModel):
@@ -173,6 +180,14 @@ def cells(settings: Settings) -> list[Cell]:
     return [Cell(_cell_name(settings, levels), levels, _merged(settings, levels)) for levels in _combinations(settings)]
 
 
+def size(settings: Settings) -> int:
+    """The number of cells, counted without listing them."""
+    levels = [len(factor.levels) for factor in settings.factors.values()]
+    if settings.design == "factorial":
+        return prod(levels)
+    return 1 + (len(levels) if settings.design == "leave_one_out" else sum(levels) - len(levels))
+
+
 def reference_cell(settings: Settings) -> Cell:
     """The cell that the others are compared with."""
     return next(cell for cell in cells(settings) if cell.levels == settings.reference_levels)
@@ -239,14 +254,18 @@ def changed(study: Study, overrides: Mapping[str, Any]) -> Study:
 
     Raises pydantic's ValidationError for what a study cannot be, ValueError where a path goes through what has no fields.
     """
-    content = study.model_dump()
+    content: dict[str, Any] = dict(
+        study
+    )  # sections stay as they are, and are not checked again, unless something in them changes
     for path, value in overrides.items():
         *parents, last = path.split(".")
         place = content
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
+            inside = place.get(parent, {})
+            if not isinstance(inside, BaseModel | dict):
                 raise ValueError(f"{parent!r} has no fields")
+            place[parent] = inside.model_dump() if isinstance(inside, BaseModel) else dict(inside)
+            place = place[parent]
         place[last] = value
     return validated(type(study), content)
 

@@ -7,7 +7,6 @@ apart. Imports no torch.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
@@ -43,11 +42,7 @@ def check(study: Study) -> None:
         base = design.base_architecture(study)
     except InputError as error:
         raise Refused(("architecture",), str(error).removeprefix("architecture: ")) from None
-    if settings.design == "factorial":
-        size = math.prod(len(factor.levels) for factor in settings.factors.values())  # not listed: it may be huge
-    else:
-        size = len(design.cells(settings))
-    if size > MOST_CELLS:
+    if (size := design.size(settings)) > MOST_CELLS:
         raise Refused(("ablation", "factors"), f"{size:,} cells, expected at most {MOST_CELLS:,}")
     for name, factor in settings.factors.items():
         for index, level in enumerate(factor.names):

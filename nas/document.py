@@ -81,7 +81,10 @@ class Document:
 
     def error(self, location: Location, message: str) -> InputError:
         """What is wrong with the setting at `location`."""
-        return Placed(self.placed(": ".join(filter(None, [".".join(map(str, location)), message]))))
+        path = ".".join(map(str, location))
+        inside = f"{path}.{message}"  # where the message itself begins with a key of the section
+        further = path and len(self._given(inside)) > len(path)
+        return Placed(self.placed(inside if further else ": ".join(filter(None, [path, message]))))
 
     @contextmanager
     def placing(self, settings: Collection[str]) -> Iterator[None]:
@@ -96,8 +99,11 @@ class Document:
 
     def placed(self, text: str) -> str:
         """A text that begins with a dotted path, behind the place of the longest part of that which was given."""
-        known = [key for key in self.places if key == "" or text.startswith((f"{key}:", f"{key}."))]
-        return self.places[max(known, key=len)] + bounded(text)
+        return self.places[self._given(text)] + bounded(text)
+
+    def _given(self, text: str) -> str:
+        """The longest path that a text begins with and that was given; "" if none was."""
+        return max((key for key in self.places if key == "" or text.startswith((f"{key}:", f"{key}."))), key=len)
 
 
 def _contents(path: Path) -> str:

@@ -254,11 +254,12 @@ def _decoder(name: str, latent_channels: int) -> Any:
         raise InputError(f"--decoder: unknown decoder {name!r}{menu.nearest(name, list(known))} (or a YAML file)")
     from nas.document import Document
 
-    content = Document.read(Path(name)).content
+    document = Document.read(Path(name))
+    location = ("architecture",) if "architecture" in document.content else ()
     try:
-        found = kl.Config.from_dict(content.get("architecture", content))
+        found = kl.Config.from_dict(document.content.get("architecture", document.content))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{name}: no decoder: {error}") from None
+        raise document.error(location, f"{error}; expected a decoder") from None
     return replace(found, latent_channels=latent_channels).build()
 
 

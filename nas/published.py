@@ -110,12 +110,12 @@ def architecture(network: str, offered: Sequence[str] | None = None) -> unet.Con
         raise InputError(f"unknown network {network!r}{menu.nearest(network, known)} (or a YAML file)")
     from nas.document import Document
 
-    content = Document.read(Path(network)).content
-    found = content.get("architecture", content)
+    document = Document.read(Path(network))
+    location = ("architecture",) if "architecture" in document.content else ()
     try:
-        return unet.Config.from_dict(found)
+        return unet.Config.from_dict(document.content.get("architecture", document.content))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{network}: no architecture: {error}") from None
+        raise document.error(location, f"{error}; expected an architecture") from None
 
 
 def _row(network: str, image_size: int, text_tokens: int | None) -> Row:

@@ -237,7 +237,7 @@ class Study(Section):
         """Networks to train, in total."""
         if self.search is not None:
             return self.search.trials
-        return len(design.cells(self.ablation)) * self.ablation.repeats if self.ablation is not None else 0
+        return design.size(self.ablation) * self.ablation.repeats if self.ablation is not None else 0
 
     def menu_entries(self) -> Iterable[tuple[Location, str, Entry]]:
         """(location, folder, entry) of every menu choice in the study."""

@@ -169,6 +169,7 @@ def _of(path: Path, space: str, proxy: Proxy) -> Supernet:
     return supernet
 
 
+@lru_cache(maxsize=1024)  # cells often differ in their settings alone
 def check_covers(config: Config, path: Path, space: str, width_divisor: int) -> None:
     """Raises InputError when the weights at `path` have no slices for a deploy-scale network."""
     supernet, metadata = _loaded(path)

@@ -2,7 +2,8 @@
 
 A metric is a `torchmetrics.Metric` with `name` (its column; the extractor is part of it unless it is the field's
 standard one), `unit`, `higher_is_better` and `conditions`. `update(images, captions)` takes (B, 3, H, W) float32 in
-[-1, 1]; `compute()` gives a scalar. `column(settings)` tells the name without loading anything.
+[-1, 1]; `compute()` gives a scalar. `column(settings)` tells the name without loading anything. Optional: `check(settings)`
+raises an InputError that begins with a setting for a file or model that is known not to be there; it loads nothing either.
 """
 
 from collections.abc import Callable, Iterable
