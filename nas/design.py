@@ -261,11 +261,11 @@ def changed(study: Study, overrides: Mapping[str, Any]) -> Study:
         *parents, last = path.split(".")
         place = content
         for parent in parents:
-            inside = place.setdefault(parent, {})
-            place[parent] = inside = inside.model_dump() if isinstance(inside, BaseModel) else inside
-            if not isinstance(inside, dict):
+            inside = place.get(parent, {})
+            if not isinstance(inside, BaseModel | dict):
                 raise ValueError(f"{parent!r} has no fields")
-            place = inside
+            place[parent] = inside.model_dump() if isinstance(inside, BaseModel) else dict(inside)
+            place = place[parent]
         place[last] = value
     made: Study = validated(type(study), content)
     return made

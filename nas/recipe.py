@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from nas import menu, yaml_text
 from nas.conditioning import Settings as Conditioning
 from nas.document import Document
-from nas.errors import InputError, shown
+from nas.errors import InputError, bounded
 from nas.objectives import Decay
 from nas.sampling import Plan
 from nas.settings import Entry, Section
@@ -167,7 +167,7 @@ def dataset_of(data: str) -> dict[str, Any]:
             return dict(yaml_text.read(data).value)
         except (NotRead, TypeError, ValueError):
             raise InputError(
-                f"--data {shown(data)}: not valid YAML; expected for example {{name: folder, path: DIR}}"
+                bounded(f"--data {data}: not valid YAML; expected for example {{name: folder, path: DIR}}")
             ) from None
     if data in menu.names("datasets"):
         return {"name": data}
@@ -177,6 +177,6 @@ def dataset_of(data: str) -> dict[str, Any]:
     if tars or (path.is_dir() and any(path.glob("*.tar*"))):
         return {"name": "webdataset", "path": data}
     raise InputError(
-        f"--data {shown(data)}: no data set; expected shards (.tar, a folder of them or a pattern), a folder with "
+        f"--data {bounded(data)}: no data set; expected shards (.tar, a folder of them or a pattern), a folder with "
         f"metadata.jsonl, or one of: {', '.join(menu.names('datasets'))}"
     )

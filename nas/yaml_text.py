@@ -58,7 +58,7 @@ class Text:
 def read(text: str) -> Text:
     """What the text says, `Text.value` None if nothing. Raises NotRead."""
     if len(text) > MOST_CHARACTERS:
-        raise NotRead(f"{len(text):,} characters, expected at most {MOST_CHARACTERS:,}")
+        raise NotRead(f"more than {MOST_CHARACTERS:,} characters")
     if strange := Reader.NON_PRINTABLE.search(text):
         raise NotRead(f"not valid YAML: the character {strange.group()!r}", text.count("\n", 0, strange.start()) + 1)
     builder = _Builder(text)
