@@ -16,13 +16,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from nas import dominance, figures, findings, fronts, naming, report, results, stills
+from nas import dominance, figures, findings, fronts, naming, reference_lines, report, results, stills
 from nas.errors import InputError
 from nas.findings import Run
 from nas.fronts import Objectives
 from nas.menu import nearest
 from nas.naming import number_of
 from nas.numbers import amount
+from nas.reference_lines import Line
 from nas.results import COSTS
 
 Compute = Literal["macs", "images", "seconds"]
@@ -240,7 +241,8 @@ def spent(found: Comparison) -> str:
 
 
 def summary(found: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Headings and a row per study: trials, front, members left, hypervolume at equal compute with its interval, best scores."""
+    """Headings and a row per study: trials, front, members left, hypervolume at equal compute with its interval, best scores;
+    and a row per line of reference."""
     headings = [
         "study",
         "trained",
@@ -259,7 +261,14 @@ def summary(found: Comparison) -> tuple[list[str], list[list[str]]]:
         cells = [str(int((table["state"] == "complete").sum())), str(len(front)), str(study.left)]
         cells += [f"{study.at:.3f}", f"{low:.3f} to {high:.3f}"]
         rows.append([study.name, *cells, *(naming.shown(c, b) for c, b in zip(found.goals, best, strict=True))])
+    for line in _lines(found).values():
+        rows.append([line.label, *[""] * 5, *(naming.shown(column, line[column]) for column in found.goals)])
     return headings, rows
+
+
+def _lines(found: Comparison) -> dict[str, Line]:
+    """The lines of reference that all have alike."""
+    return reference_lines.shared([study.run.lines for study in found.studies])
 
 
 def verdict(found: Comparison) -> str:
@@ -305,7 +314,8 @@ def render(found: Comparison) -> str:
     """The page as text."""
     complete = {one.name: _complete(one) for one in found.studies}
     drawn = {
-        f"front-{place}": figures.draw_fronts(complete, x, y) for place, (x, y) in enumerate(naming.pairs(found.goals))
+        f"front-{place}": figures.draw_fronts(complete, x, y, _lines(found))
+        for place, (x, y) in enumerate(naming.pairs(found.goals))
     }
     histories = {one.name: one.history for one in found.studies}
     drawn["hypervolume-0"] = figures.draw_hypervolumes(histories, found.by, found.limit)

@@ -158,8 +158,8 @@ def draw_hypervolume(history: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def draw_fronts(fronts: Mapping[str, pd.DataFrame], x: str, y: str) -> go.Figure:
-    """Fronts of several studies: name -> its complete trials, those off the front pale."""
+def draw_fronts(fronts: Mapping[str, pd.DataFrame], x: str, y: str, lines: Lines = reference_lines.NONE) -> go.Figure:
+    """Fronts of several studies: name -> its complete trials, those off the front pale; and lines of reference."""
     figure = new(label(x), label(y), f"<br>{label(x)} %{{x:.4g}}<br>{label(y)} %{{y:.4g}}")
     for place, (name, table) in enumerate(fronts.items()):
         colour = SERIES[place % len(SERIES)]
@@ -168,6 +168,11 @@ def draw_fronts(fronts: Mapping[str, pd.DataFrame], x: str, y: str) -> go.Figure
         _dots(figure, told[~told["on_front"]], x, y, "", {"color": colour, "size": 6, "opacity": 0.3})
         _dots(figure, front, x, y, escape(name), {"color": colour, "size": 10, "symbol": place % 8})
     figure.for_each_trace(lambda trace: trace.update(showlegend=bool(trace.name)))
+    every = pd.concat([table[[x, y]] for table in fronts.values()])
+    for column, vertical in ((x, True), (y, False)):
+        _refer(figure, column, lines, every[column], vertical)
+    notes = max((str(note.text).count("<br>") + 1 for note in figure.layout.annotations if note.y == 1), default=0)
+    figure.update_layout(legend={"y": 1.02 + 0.06 * notes}, margin={"t": 26 + 15 * notes})
     return figure
 
 

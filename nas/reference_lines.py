@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -136,6 +136,16 @@ def learnt(table: pd.DataFrame, goals: Objectives, lines: Lines) -> bool | None:
             come = way(column, sense, float(best), lines)
             ways += [] if come is None else [come]
     return max(ways) >= LEARNT if ways else None
+
+
+def shared(several: Sequence[Lines]) -> dict[str, Line]:
+    """The lines that score the same in every one of these, where there are any: those of studies that are compared."""
+    known = [lines for lines in several if lines]
+    return {
+        name: line
+        for name, line in (known[0] if known else NONE).items()
+        if all(line == lines.get(name) for lines in known)
+    }
 
 
 def points(lines: Lines, x: str, y: str) -> tuple[list[Line], Lines]:

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas import fronts, naming, results
+from nas import fronts, headway, naming, reference_lines, results
 from nas.errors import InputError
 from nas.numbers import amount
 from nas.progress import STYLES
@@ -52,8 +52,9 @@ def picture(run_dir: Path) -> RenderableType:
     settings, trials = results.resolved(run_dir), results.records(run_dir)
     goals = results.objectives(settings)
     table = results.frame(trials, results.conditions(run_dir), goals)
-    parts = [_head(run_dir, settings, trials), _running(trials, settings), _concluded(trials)]
-    parts.append(_cells(table, goals) if settings.get("ablation") else _front(table, goals))
+    parts = [_head(run_dir, settings, trials), _running(run_dir, trials, settings), _concluded(trials)]
+    lines = reference_lines.read(run_dir)
+    parts.append(_cells(table, goals) if settings.get("ablation") else _front(table, goals, lines))
     return Group(*(part for part in parts if part is not None))
 
 
@@ -84,7 +85,7 @@ def _since(run_dir: Path) -> str:
     return f", last word {naming.duration(max(0.0, time.time() - max(written)))} ago" if written else ""
 
 
-def _running(trials: list[results.Record], settings: dict[str, Any]) -> RenderableType | None:
+def _running(run_dir: Path, trials: list[results.Record], settings: dict[str, Any]) -> RenderableType | None:
     running = [record for record in trials if record["state"] == "running"]
     if not running:
         return None
@@ -92,7 +93,8 @@ def _running(trials: list[results.Record], settings: dict[str, Any]) -> Renderab
     table = _table("running", ("trial", "rung", "since", "params", "GMACs", "choices"))
     for record in running:
         cost, done = record.get("cost") or {}, len(record.get("rungs") or [])
-        rung = f"{done + 1} of {len(rungs)}" if rungs else str(done + 1)
+        share = headway.read(run_dir / "trials" / f"{record['trial']:04d}")
+        rung = (f"{done + 1} of {len(rungs)}" if rungs else str(done + 1)) + (f", {share:.0%}" if share else "")
         costs = [naming.shown(name, cost.get(name)) for name in ("params", "macs")]
         choices = ", ".join(f"{axis} {value}" for axis, value in (record.get("choices") or {}).items())
         name = str(record.get("cell") or choices)
@@ -126,7 +128,7 @@ def _concluded(trials: list[results.Record]) -> RenderableType | None:
     return table
 
 
-def _front(table: pd.DataFrame, goals: fronts.Objectives) -> RenderableType:
+def _front(table: pd.DataFrame, goals: fronts.Objectives, lines: reference_lines.Lines) -> RenderableType:
     front = table[table["on_front"]].sort_values(next(iter(goals)))
     if not len(front):
         return Text("no trial was trained to the end yet, so there is no front", style="dim")
@@ -135,6 +137,8 @@ def _front(table: pd.DataFrame, goals: fronts.Objectives) -> RenderableType:
     for _, row in front.head(MOST_MEMBERS).iterrows():
         mark = "knee" if row["trial"] == knee else ""
         shown.add_row(str(row["trial"]), *(naming.shown(column, row[column]) for column in goals), mark)
+    for line in lines.values():
+        shown.add_row(line.label, *(naming.shown(column, line[column]) for column in goals), "no trial", style="dim")
     return (
         shown
         if len(front) <= MOST_MEMBERS

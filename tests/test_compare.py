@@ -158,6 +158,20 @@ def test_a_run_and_its_copy_are_told_to_be_the_same(runs, tmp_path):
     assert "the same" not in compare.verdict(compare.of_runs(runs))
 
 
+def test_lines_of_reference_that_all_have_alike_stand_beside_the_studies(runs, tmp_path):
+    import shutil
+
+    one, two = (shutil.copytree(run, tmp_path / str(place) / "run") for place, run in enumerate(runs))
+    synthetic_run.write_lines(one)
+    synthetic_run.write_lines(two, base={"clip_score": 20.0})
+    found = compare.of_runs([one, two])
+    _, rows = compare.summary(found)
+    assert [row[0] for row in rows[2:]] == ["real", "other real", "copies", "untrained"]  # the bases differ
+    assert rows[4][-3:] == ["55.00", "", "29.00"]
+    assert "untrained 437.0" in compare.render(found)
+    assert len(compare.summary(compare.of_runs(runs))[1]) == 2  # older runs have none
+
+
 def test_page_and_picture(found, tmp_path):
     page = compare.write(found, tmp_path / "both.html").read_text()
     assert compare.verdict(found).split(":")[0] in page and '"front-2"' in page

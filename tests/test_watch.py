@@ -33,6 +33,16 @@ def test_once_shows_progress_running_conclusions_and_the_front(run_dir):
     assert [line.split()[0] for line in front.splitlines() if "knee" in line] == [str(knee)]
 
 
+def test_what_runs_says_how_far_it_is_beside_lines_of_reference(run_dir):
+    synthetic_run.write_lines(run_dir)
+    number = int(results.load(run_dir).query("state == 'running'")["trial"].iloc[0])
+    (run_dir / "trials" / f"{number:04d}" / "headway").write_text("0.62")
+    text = seen(run_dir)
+    assert f"{number}  1, 62%" in text
+    untrained = next(line for line in text.splitlines() if "untrained" in line)
+    assert untrained.split() == ["untrained", "437.0", "0.100", "no", "trial"]
+
+
 def test_a_run_that_has_only_begun(tmp_path):
     run_dir = synthetic_run.write(tmp_path / "run", trials=0)
     assert "no trial yet" in seen(run_dir) and "there is no front" in seen(run_dir)
