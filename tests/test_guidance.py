@@ -99,7 +99,6 @@ def run(tmp_path, monkeypatch):
         changes = {"sampling": {"steps": 2, "guidance": 2.0}} if number % 2 else {}
         found.write_record(
             {"trial": number, "state": "complete", "key": "k", "cell": cell, "repeat": number // 2, "settings": changes}
-            | {"reason": "", "architecture": {}, "cost": {}, "init": "scratch"}
             | {
                 "reason": "",
                 "init": "scratch",
