@@ -22,8 +22,9 @@ settings.load_profile("untimed")
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """What a test draws without a seed of its own does not depend on the tests before it."""
+    """What a test draws without a seed of its own does not depend on the tests before it, nor what it prints on a width."""
     random.seed(0)
+    os.environ.pop("COLUMNS", None)  # pytest-xdist sets it in its workers
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
 

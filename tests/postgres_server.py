@@ -20,7 +20,8 @@ class Cluster:
     """Started on entry, stopped and deleted on exit; `restart` and `stop` do what they say to clients in the middle."""
 
     def __enter__(self):
-        self.folder = Path(tempfile.mkdtemp(prefix="nas-postgres-"))
+        # not in a command's own folder for temporary files, which a test may have set: its user could not enter it
+        self.folder = Path(tempfile.mkdtemp(prefix="nas-postgres-", dir="/tmp"))
         self.user = self._user()
         if self.user:
             shutil.chown(self.folder, self.user)

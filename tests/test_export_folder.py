@@ -83,7 +83,7 @@ def test_files_of_an_export_lie_in_it(folder, elsewhere):
         ("conditioning", {"encoder": "pickle"}, "'open_clip', 'minilm' or 'scenes'"),
         ("sampling", {"solver": "dpm++", "steps": 0}, "steps: expected greater than or equal to 1, got 0"),
         ("image_size", "large", "image_size: expected a valid integer"),
-        ("autoencoder", {"name": "kl", "trust": 1}, "autoencoder: trust: unknown key"),
+        ("autoencoder", {"name": "kl", "trust": 1}, "autoencoder.trust: unknown key"),
         ("autoencoder", {"name": "../kl"}, "autoencoders: unknown name '../kl'"),
     ],
 )
