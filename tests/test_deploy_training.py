@@ -203,7 +203,7 @@ def test_what_data_means(tmp_path, monkeypatch):
     assert recipe.dataset_of(f"~/{tmp_path.name}") == {"name": "folder", "path": f"~/{tmp_path.name}"}
     assert recipe.dataset_of("emoji") == {"name": "emoji"}
     assert recipe.dataset_of("{name: coco, path: x}") == {"name": "coco", "path": "x"}
-    with pytest.raises(InputError, match="--data 'nowhere': no data set; .*webdataset"):
+    with pytest.raises(InputError, match="--data nowhere: no data set; .*webdataset"):
         recipe.dataset_of("nowhere")
 
 
