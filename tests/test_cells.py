@@ -139,7 +139,7 @@ def test_an_objective_that_asks_for_a_teacher_gets_its_own_copy_of_the_base(fini
 def test_an_objective_that_asks_for_a_teacher_needs_a_base(tmp_path, monkeypatch):
     monkeypatch.setattr(denoising.Objective, "requires", frozenset({"teacher"}))
     with pytest.raises(
-        InputError, match=r"^cell '.*': objective: denoising starts from a trained network.* no base section"
+        InputError, match=r"^objective: cell '.*': denoising starts from a trained network.* no base section"
     ):
         check.check(loaded(tmp_path), None)
 
@@ -154,7 +154,7 @@ def test_an_objective_that_is_taught_predicts_what_its_teacher_does(tmp_path):
                       "ablation.minimise=[denoising_loss]")  # fmt: skip
 
     check.check(study("v"), None)
-    with pytest.raises(InputError, match=r"^cell 'pace=8': objective.prediction: 'v', .* with 'epsilon'"):
+    with pytest.raises(InputError, match=r"^objective.prediction: cell 'pace=8': 'v', .* with 'epsilon'"):
         check.check(study("epsilon"), None)
 
 
