@@ -136,11 +136,10 @@ def _first(error: ValidationError, content: Any) -> tuple[Location, Any, int]:
 
 def _written(error: Any, content: Any) -> Location:
     """The part of pydantic's location that the author wrote: without the kinds of a union, with a key that is missing."""
-    *steps, last = error["loc"] or (None,)
     kept: list[int | str] = []
-    for step in [*steps, last]:
+    for step in error["loc"]:
         item = isinstance(content, list) and isinstance(step, int) and step < len(content)
         if item or (isinstance(content, Mapping) and step in content):
             content = content[step]
             kept.append(step)
-    return (*kept, last) if error["type"] == "missing" else tuple(kept)
+    return (*kept, error["loc"][-1]) if error["type"] == "missing" else tuple(kept)

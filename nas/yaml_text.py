@@ -33,7 +33,7 @@ MOST_VALUES = 10_000  # of keys and in lists, aliases at full length
 LONG = 1_000  # characters, for each of which a text counts as one more value
 MOST_IN_KEY = 200
 DEEPEST = 40  # sections and lists within one another
-WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
+WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 WORDS |= {word: True for word in ("true", "True", "TRUE")} | {word: False for word in ("false", "False", "FALSE")}
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # where PyYAML was built without libyaml
 

@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -50,7 +50,7 @@ def strictly(kind: type[Description], values: Mapping[str, Any]) -> Description:
     from pydantic import ValidationError
 
     try:
-        made: Description = _adapter(kind).validate_json(json.dumps(values), strict=True)
+        made: Description = _adapter(cast(Any, kind)).validate_json(json.dumps(values), strict=True)
         return made
     except ValidationError as error:
         first = error.errors()[0]
