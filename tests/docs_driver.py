@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import traceback
 from collections import defaultdict
@@ -327,15 +328,26 @@ def do(block, names):
 
 
 def own_pictures(folder):
-    """The reader's own: a few pictures, and a table of captions."""
+    """The reader's own: some pictures, as many as a study draws, and a table of captions."""
     from PIL import Image
 
     folder.mkdir()
     lines = ["file,caption"]
-    for number in range(24):
-        Image.new("RGB", (70, 64), (10 * number, 90, 200 - 8 * number)).save(folder / f"{number}.png")
+    for number in range(320):
+        Image.new("RGB", (70, 64), (number % 256, 90, 250 - number % 200)).save(folder / f"{number}.png")
         lines.append(f"{number}.png,a plain picture {number}")
     (folder / "captions.csv").write_text("\n".join(lines) + "\n")
+
+
+def shards(folder, pictures):
+    """A hundred tars of a picture each, as img2dataset leaves them."""
+    folder.mkdir()
+    for number in range(100):
+        (pictures / "0.txt").write_text("a plain picture")
+        with tarfile.open(folder / f"{number:05}.tar", "w") as tar:
+            for name in ("0.png", "0.txt"):
+                tar.add(pictures / name, f"{number:05}0000{name}")
+    (pictures / "0.txt").unlink()
 
 
 def prepare():
@@ -383,6 +395,7 @@ def main():
 
     told = [block for page in map(blocks, pages()) for block in page if not block.not_run]
     own_pictures(Path("my-pictures"))
+    shards(Path("laion"), Path("my-pictures"))
     for block in told:
         if block.title or block.language == "diff":
             attempt(block.name, write, block)
