@@ -1,4 +1,4 @@
-"""What a study can say, yet cannot mean, and what it hardly means. Imports no torch."""
+"""What a study can say, yet cannot mean, and what it hardly means."""
 
 from __future__ import annotations
 
@@ -20,13 +20,6 @@ def check(study: Study) -> None:
     _one_batch("training", study.training)
     if study.base is not None:
         _one_batch("base.training", study.base.training)
-    updates = [study.training.updates(round(rung * study.training.images_seen)) for rung in study.stopping.rungs]
-    for index, (before, after) in enumerate(zip(updates, updates[1:], strict=False)):
-        if before == after:
-            here, there = study.stopping.rungs[index : index + 2]
-            raise InputError(
-                f"stopping.rungs: {here:g} and {there:g} of {study.training.images_seen:,} images are both {after:,} updates"
-            )
 
 
 def _one_batch(section: str, training: Training) -> None:
@@ -52,12 +45,17 @@ def unlikely(study: Study) -> Iterator[str]:
         yield f"workers: {study.workers:,} side by side on {cores} cores; each trial gets a share of one"
     if study.worker_memory is not None and study.worker_memory < SMALL_MEMORY:
         yield f"worker_memory: {study.worker_memory / 1e6:.0f} M is hardly enough for a process with torch in it"
-    yield from _never_stopped(study)
+    yield from _rungs(study)
 
 
-def _never_stopped(study: Study) -> Iterator[str]:
-    """A rule of early stopping that was asked for and has nothing to do."""
-    stopping = study.stopping
+def _rungs(study: Study) -> Iterator[str]:
+    """Rungs that score one network twice, and a rule of early stopping that was asked for and has nothing to do."""
+    stopping, training = study.stopping, study.training
+    updates = [training.updates(round(rung * training.images_seen)) for rung in stopping.rungs]
+    for index, (before, after) in enumerate(zip(updates, updates[1:], strict=False)):
+        if before == after:
+            here, there = stopping.rungs[index : index + 2]
+            yield f"stopping.rungs: {here:g} and {there:g} of {training.images_seen:,} images are both {after:,} updates"
     if study.search is None or stopping.rule == "none" or "min_peers" not in stopping.model_fields_set:
         return
     if stopping.min_peers > study.search.trials:

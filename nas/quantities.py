@@ -10,7 +10,8 @@ from typing import Any
 SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 DECIMAL = re.compile(r"[-+]?(?:(?:0|[1-9](?:_?[0-9])*)(?:\.[0-9]*)?|\.[0-9]+)")  # no 010, no 1:30
 NUMBER = re.compile(rf"({DECIMAL.pattern})((?:[eE][-+]?[0-9]{{1,3}})?)(?: ?([kKMGT]))?")
-LARGEST = 2**63  # whole numbers stay below it
+LARGEST = 2**63  # plain whole numbers stay below it
+EXACT = 2**53  # below it floats and whole numbers are the same, so 4e3 may be either
 
 
 def number(text: str) -> int | float | None:
@@ -20,8 +21,9 @@ def number(text: str) -> int | float | None:
         return None
     digits, exponent, suffix = match.groups()
     value = Decimal(digits.replace("_", "") + exponent) * int(SUFFIXES.get(suffix, 1))
-    whole = ("." not in digits or exponent or suffix) and value == value.to_integral_value()
-    if whole and abs(value) < LARGEST:
+    plain = not (exponent or suffix)
+    whole = not (plain and "." in digits) and value == value.to_integral_value()
+    if whole and abs(value) < (LARGEST if plain else EXACT):
         return int(value)
     real = float(value)
     return real if math.isfinite(real) else None

@@ -167,11 +167,6 @@ AFTER = {  # what stands in a study -> what stands there instead; the marked lin
         "images_seen: 63} # here",
         "training.images_seen: expected at least one batch, 64, got 63",
     ),
-    "rungs": (
-        "metrics:",
-        "stopping: {rungs: [0.01, 0.02, 1]} # here\nmetrics:",
-        "stopping.rungs: 0.01 and 0.02 of 512 images are both 1 updates",
-    ),
 }
 
 
@@ -272,6 +267,7 @@ def test_levels_that_cannot_be_meant_are_refused(refusal, factors, said):
         ("training: {images_seen: 90K, batch: 20K}", "training.batch: 20,000 images an update"),
         ("workers: 900", "workers: 900 side by side on"),
         ("worker_memory: 300M", "worker_memory: 300 M is hardly enough"),
+        ("stopping: {rungs: [0.01, 0.02, 1]}", "stopping.rungs: 0.01 and 0.02 of 512 images are both 1 updates"),
         ("stopping: {min_peers: 5}", "stopping.min_peers: 5 of 4 trials have to come first"),
     ],
 )
