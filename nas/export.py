@@ -319,7 +319,7 @@ def _deploy(picked: Picked) -> dict[str, Any]:
         "scores": last["metrics"],
         "conditions": results.conditions(run.path),
         "images_seen": last["images_seen"],
-        "captions": _captions(run),
+        "captions": results.captions(run.path)[:TRIED_CAPTIONS],
         "intervals": verify.intervals(run.path, record),
         "like": _initialised_like(picked),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas import encoded, reference_lines, stages, training, trial
+from nas import encoded, files, reference_lines, stages, training, trial
 from nas.backbones.unet import Config
 from nas.bench import GRID_COLUMNS, SHOWN, Bench, Captioned, fresh
 from nas.datasets import Batch
@@ -66,11 +65,8 @@ def _kept(folder: Path, make: Callable[[Path], Found]) -> Found:
         except training.Diverged as error:
             line = {"told": f"no scores: {error}", "scores": {}}
         finite = {column: value for column, value in line.get("scores", {}).items() if math.isfinite(value)}
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({**line, "scores": finite} if line else {}), encoding="utf-8")
-        temporary.replace(path)
-    kept: Found = json.loads(path.read_text(encoding="utf-8"))
-    return kept
+        files.write_json(path, {**line, "scores": finite} if line else {})
+    return files.read_object(path)
 
 
 def _show(picture: Path, place: Path) -> None:

@@ -6,6 +6,7 @@ import heapq
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from nas.settings import Study
 
 STOPPED = 0.2  # share of the trials that is taken to be stopped at each look, where the study stops any (assumption)
-UPDATES, PICTURES = 4, 16  # timed, at most; of updates one more before, which is slow
+UPDATES, PICTURES = 4, 16  # timed, at most; one more before, which is slow
 
 
 @dataclass(frozen=True)
@@ -78,20 +79,19 @@ def of_network(bench: Bench, architecture: dict[str, Any]) -> Pace:
     objective = bench.objective(network, 0)
     module = training.DenoiserTraining(objective, study.training)
     load_s = time.perf_counter() - began
-    whole = study.training.updates(study.training.images_seen)
-    timed = min(UPDATES, max(1, whole // 8))
+    timed = min(UPDATES, study.training.updates(study.training.images_seen))
     training.train(module, bench.train_data, 0, study.training.batch)
     pace = training.train(module, bench.train_data, 0, (1 + timed) * study.training.batch)
     network.eval()
     captions, text, noise = bench.drawn
     rows = slice(0, min(PICTURES, len(noise)))
     count = len(noise[rows])
-    laps = [time.perf_counter()]
+    some = Text(text.tokens[rows], text.pooled[rows])
+    draw = partial(sampling.sample, network, study.sampling, objective.schedule_config)
     with torch.no_grad():
-        some = Text(text.tokens[rows], text.pooled[rows])
-        latents = sampling.sample(
-            network, study.sampling, objective.schedule_config, noise[rows], some, bench.train_data.null
-        )
+        bench.autoencoder.decode(draw(noise[:1], Text(some.tokens[:1], some.pooled[:1]), bench.train_data.null))
+        laps = [time.perf_counter()]  # what is done for the first time is slow
+        latents = draw(noise[rows], some, bench.train_data.null)
         laps.append(time.perf_counter())
         images = bench.autoencoder.decode(latents)
     laps.append(time.perf_counter())

@@ -154,7 +154,8 @@ def _ablation_answer(run: Run) -> str:
     done = run.table[run.table["state"] == "complete"]
     cells = number_of(done["cell"].nunique(), "cell") if len(done) else "no cell"
     trained = f"{cells}, {number_of(len(done), 'training')} to the end."
-    found = ablation.answer(run.effects) or "There is nothing to compare yet."
+    found = ablation.answer({label(column): kinds for column, kinds in run.effects.items()})
+    found = found or "There is nothing to compare yet."
     return f"{trained} {found} {findings.nothing_learnt(run.table, run.goals, run.lines)}".rstrip()
 
 

@@ -157,6 +157,8 @@ def test_the_card_holds_scores_conditions_costs_and_the_licence(model, run):
     assert "| clip_score" in text and "100 x cosine" in text and "judge shipped" in text
     assert f"{record['cost']['params']:,}" in text and f"{record['proxy_cost']['params']:,}" in text
     assert "CC-BY 4.0" in text and "onnx/denoiser.onnx" in text
+    assert f"nas sample THIS_FOLDER '{exported.CAPTIONS[0]}'" in text  # a caption of the study's own data
+    assert drawing.examples(model) == exported.CAPTIONS[:4]
 
 
 def test_a_network_that_ignores_an_input_keeps_it(tmp_path):

@@ -4,7 +4,7 @@ import chromium
 import pytest
 import synthetic_run
 
-from nas import findings, results
+from nas import findings, report, results
 
 pytestmark = pytest.mark.skipif(chromium.PATH is None, reason="no chromium on this machine")
 FIRST_PLOTS = "document.querySelectorAll('#front-0 .main-svg').length"
@@ -88,3 +88,19 @@ def test_the_first_screen_says_who_won_why_and_at_what_cost(page, run_dir):
 
 def test_no_script_came_in_with_the_data(page):
     assert page.value("document.querySelectorAll('script').length") == 3  # its data, plotly, its own
+
+
+def test_the_front_of_a_space_of_thirteen_choices_fits_a_laptop(page, tmp_path):
+    run_dir = synthetic_run.write_lines(synthetic_run.write(tmp_path / "run"))
+    for number in range(24):
+        attention = {
+            f"{kind}_attention_{size}": bool(number % 2) for kind in ("self", "cross") for size in (64, 32, 16)
+        }
+        rest = {"bottleneck_channels": 768 + 128 * (number % 3), "depth_down_16": number % 4, "depth_up_16": number % 3}
+        kinds = {f"conv_{size}": ["full", "separable"][number // 2 % 2] for size in (64, 32, 16)}
+        synthetic_run.copy_with(run_dir, number, choices={**rest, **attention, "ffn_ratio": number % 3, **kinds})
+    page.resize(1400, 900)
+    page.open(report.write(run_dir), FIRST_PLOTS)
+    table = "document.querySelector('.full table').parentElement"
+    assert page.value("document.querySelectorAll('.full tr:first-child th').length") >= 13
+    assert page.value(f"{table}.scrollWidth - {table}.clientWidth") <= 0

@@ -214,6 +214,7 @@ def test_the_page_escapes_what_it_is_told(model, tmp_path):
     finally:
         odd.rename(model)
     assert "<b>odd" not in page and "&lt;b&gt;odd" in page and 'value="2"' in page
+    assert f'placeholder="{drawing.examples(model)[0]}"' in page
 
 
 def test_a_port_that_is_taken(port, model):
