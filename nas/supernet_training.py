@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from nas.budget import over_budget
 from nas.check import check
 from nas.design import ENCODED
 from nas.errors import InputError
+from nas.naming import number_of
 from nas.numbers import amount
 from nas.objectives import CriticTraining, LatentBatch
 from nas.objectives.denoising import Settings as DenoisingSettings
@@ -41,6 +42,7 @@ STAGES = ((0.7, 1.0), (0.9, 0.3), (1.0, 0.1))  # (share of the images, factor on
 SAVE_EVERY = 12_800  # images
 SEED = 7
 GRID_COLUMNS, GRID_ROWS = 8, 6
+Drawn = int | Literal["largest"]  # members of an update
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Recipe:
     images: int
     """Images seen in total."""
     learning_rate: float = 1e-3
+    largest_until: float = 0.0
+    """Share of the images until which an update trains the largest member alone, which everything else is a slice of."""
     sandwich_from: float = 0.0
     """Share of the images after which an update follows the sandwich rule; before, it trains one member (a third of the
     cost)."""
@@ -57,10 +61,18 @@ class Recipe:
     """Members an update trains under the sandwich rule: the largest, the smallest, and others at random."""
 
     def __post_init__(self) -> None:
-        if self.images < 1 or self.learning_rate <= 0 or not 0 <= self.sandwich_from <= 1 or self.members < 2:
+        shares = 0 <= self.largest_until <= 1 and 0 <= self.sandwich_from <= 1
+        if self.images < 1 or self.learning_rate <= 0 or not shares or self.members < 2:
             raise InputError(
-                f"supernet: expected images >= 1, a learning rate above 0, sandwich_from from 0 to 1 and members >= 2, got {self}"
+                "supernet: expected images >= 1, a learning rate above 0, largest_until and sandwich_from from 0 to 1 and "
+                f"members >= 2, got {self}"
             )
+
+    def members_at(self, images_seen: int) -> Drawn:
+        """What an update trains after so many images."""
+        if images_seen < round(self.largest_until * self.images):
+            return "largest"
+        return self.members if images_seen >= round(self.sandwich_from * self.images) else 1
 
 
 def run(space: str, path: Path, overrides: Sequence[str], recipe: Recipe, out: Path | None) -> None:
@@ -83,15 +95,15 @@ class Sandwich(nn.Module):
     """The denoising objective over a supernet: which members an update trains is drawn from the update's own generator.
 
     `pool` are the architectures to draw from, at proxy scale; its largest and smallest (by parameters) are the ends. With
-    `members=1` an update trains one member: the largest (15 %), the smallest (5 %) or any. With `members` > 1 it is the
-    sandwich rule (Yu & Huang 2019): both ends and `members - 2` others, all but the largest also distilled from the
-    largest's prediction.
+    `members="largest"` an update trains the largest; with 1 one member: the largest (15 %), the smallest (5 %) or any. With
+    more it is the sandwich rule (Yu & Huang 2019): both ends and `members - 2` others, all but the largest also distilled
+    from the largest's prediction.
     """
 
     requires: frozenset[str] = frozenset()
     critic_training = CriticTraining(updates=0)
 
-    def __init__(self, supernet: Supernet, pool: Sequence[Config], members: int = 1):
+    def __init__(self, supernet: Supernet, pool: Sequence[Config], members: Drawn = 1):
         super().__init__()
         self.generator = supernet
         self.critic: nn.Module | None = None
@@ -116,7 +128,7 @@ class Sandwich(nn.Module):
             losses.append(F.mse_loss(prediction, target))
             if teacher is not None:
                 losses[-1] = 0.5 * losses[-1] + 0.5 * F.mse_loss(prediction, teacher)
-            elif self.members > 1:
+            else:
                 teacher = prediction.detach()
         return torch.stack(losses).mean()
 
@@ -129,6 +141,8 @@ class Sandwich(nn.Module):
     def _drawn(self, generator: torch.Generator) -> list[nn.Module]:
         """This update's members, the largest first if it is one of them."""
         smallest, *_, largest = self._pool
+        if self.members == "largest":
+            return [largest]
         index = int(torch.randint(len(self._pool), (), generator=generator))
         if self.members > 1:
             others = torch.randint(len(self._pool), (self.members - 2,), generator=generator)
@@ -154,7 +168,7 @@ def train(
         "space": space.name,
         "made_for": study.dataset.name,
         "proxy": json.dumps(asdict(bench.proxy)),
-        "made_by": f"nas supernet train {study.space} --images {recipe.images} --sandwich-from {recipe.sandwich_from}",
+        "made_by": _command(study, recipe),
         "licence": "Apache-2.0; trained on the pictures named in NOTICE",
     }
     weights = dict(objective.generator.named_parameters())
@@ -162,6 +176,18 @@ def train(
     quality["largest_member"] = measured(study, objective.generator, largest, cache, out.with_suffix(".png"))
     objective.generator.save(out, weights, {**metadata, "quality": json.dumps(quality)})
     return quality
+
+
+def _command(study: Study, recipe: Recipe) -> str:
+    """What makes these weights again, but for the study's file."""
+    plain = asdict(Recipe(recipe.images))
+    options = {name: value for name, value in asdict(recipe).items() if name == "images" or value != plain[name]}
+    return " ".join(
+        [
+            f"nas supernet train {study.space}",
+            *(f"--{name.replace('_', '-')} {value}" for name, value in options.items()),
+        ]
+    )
 
 
 def pool(study: Study, space: SearchSpace) -> list[Config]:
@@ -206,7 +232,10 @@ def _module(
 ) -> tuple[training.DenoiserTraining, Sandwich]:
     objective = Sandwich(supernet, [config.scaled(bench.proxy) for config in members])
     plain = training.Settings(
-        images_seen=recipe.images, learning_rate=recipe.learning_rate, warmup_images=12_800, ema_decay=0.9995
+        images_seen=recipe.images,
+        learning_rate=recipe.learning_rate,
+        warmup_images=12_800,
+        ema_decay=0.9995,
     )
     return training.DenoiserTraining(objective, plain), objective
 
@@ -240,7 +269,8 @@ def _identity(recipe: Recipe, study: Study, supernet: Supernet, members: Sequenc
 
 def _next_stop(recipe: Recipe, images_seen: int) -> int:
     """The next number of images at which something changes or is saved."""
-    changes = [round(share * recipe.images) for share in (recipe.sandwich_from, *(share for share, _ in STAGES))]
+    shares = (recipe.largest_until, recipe.sandwich_from, *(share for share, _ in STAGES))
+    changes = [round(share * recipe.images) for share in shares]
     return min(stop for stop in (*changes, images_seen + SAVE_EVERY) if stop > images_seen)
 
 
@@ -260,7 +290,7 @@ def _run(
     while module.images_seen < recipe.images:
         factor = next(factor for share, factor in STAGES if module.images_seen < round(share * recipe.images))
         module.settings = plain.model_copy(update={"learning_rate": recipe.learning_rate * factor})
-        objective.members = recipe.members if module.images_seen >= round(recipe.sandwich_from * recipe.images) else 1
+        objective.members = recipe.members_at(module.images_seen)
         began, first = time.time(), module.images_seen
         try:
             with interruption.computing():
@@ -273,6 +303,10 @@ def _run(
         pace = (module.images_seen - first) / (time.time() - began)
         say(
             f"{module.images_seen:,}/{recipe.images:,} images, loss {module.loss.item():.4f}, {pace:.0f} images/s, "
-            f"{objective.members} member{'s' if objective.members > 1 else ''} an update, "
+            f"{_updated(objective.members)}, "
             f"about {(recipe.images - module.images_seen) / pace / 60:.0f} min left at this pace"
         )
+
+
+def _updated(members: Drawn) -> str:
+    return "the largest member alone" if members == "largest" else f"{number_of(members, 'member')} an update"

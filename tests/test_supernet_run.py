@@ -128,9 +128,22 @@ def test_told_to_end_it_saves_and_goes_on_from_there(folder, weights, monkeypatc
 
 
 def test_a_recipe_that_cannot_be_trained_is_refused():
-    for wrong in ({"images": 0}, {"learning_rate": 0.0}, {"sandwich_from": 1.5}, {"members": 1}):
+    for wrong in ({"images": 0}, {"learning_rate": 0.0}, {"sandwich_from": 1.5}, {"largest_until": -1}, {"members": 1}):
         with pytest.raises(InputError, match="supernet: expected images >= 1"):
             supernet_training.Recipe(**{"images": 1, **wrong})
+
+
+def test_the_largest_member_is_trained_first_if_asked():
+    recipe = supernet_training.Recipe(1000, largest_until=0.4, sandwich_from=0.6, members=3)
+    assert [recipe.members_at(seen) for seen in (0, 399, 400, 599, 600)] == ["largest", "largest", 1, 1, 3]
+    small = SearchSpace.load("mobilediffusion")
+    proxy = supernet.Proxy(width_divisor=32, latent_channels=4, text_width=8, pooled_width=8)
+    pool = [small.architecture(choices) for choices in (small.largest(), small.smallest())]
+    objective = supernet_training.Sandwich(
+        supernet.Supernet.of(small, proxy), [config.scaled(proxy) for config in pool], "largest"
+    )
+    sizes = {sum(p.numel() for p in member.parameters()) for _ in range(20) for member in objective._drawn(None)}
+    assert sizes == {sum(p.numel() for p in pool[0].scaled(proxy).build().parameters())}
 
 
 def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_on(folder, weights, capsys):

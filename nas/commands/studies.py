@@ -176,10 +176,14 @@ def supernet_train(
         Path, typer.Option(help="The study whose data, autoencoder, text encoder, proxy and budget are used.")
     ] = Path("studies/quickstart/study.yaml"),
     images: Annotated[int, typer.Option(help="Images seen in total.")] = 900_000,
-    learning_rate: Annotated[float, typer.Option(help="AdamW's; falls to a tenth in three stages.")] = 1e-3,
-    sandwich_from: Annotated[
-        float, typer.Option(help="Share of the images after which each update trains four members; before, one.")
+    learning_rate: Annotated[float, typer.Option(help="Falls to a tenth in three stages.")] = 1e-3,
+    largest_until: Annotated[
+        float, typer.Option(help="Share of the images until which each update trains the largest member alone.")
     ] = 0.0,
+    sandwich_from: Annotated[
+        float, typer.Option(help="Share of the images after which each update trains several members; before, one.")
+    ] = 0.0,
+    members: Annotated[int, typer.Option(help="How many, the largest and the smallest among them.")] = 4,
     out: Annotated[Path | None, typer.Option(help="Default runs/supernets/SPACE.safetensors.")] = None,
     set_: Overrides = [],  # noqa: B006 (typer reads the default)
 ) -> None:
@@ -189,9 +193,11 @@ def supernet_train(
 
         nas supernet train mobilediffusion --images 900000
 
+        nas supernet train mobilediffusion --study studies/scenes --images 400000 --largest-until 0.6
+
         nas run studies/quickstart --set training.init=runs/supernets/mobilediffusion.safetensors
     """
     from nas import supernet_training
 
-    recipe = supernet_training.Recipe(images, learning_rate, sandwich_from)
+    recipe = supernet_training.Recipe(images, learning_rate, largest_until, sandwich_from, members)
     supernet_training.run(space, study, set_, recipe, out)
