@@ -17,8 +17,9 @@ from functools import partial
 import torch
 from scipy.stats import kendalltau
 
-from nas import block_latency, graphs, latency, published
-from nas.space import SearchSpace
+from nas.deploy import block_latency, graphs, latency
+from nas.space import published
+from nas.space.search_space import SearchSpace
 
 
 def whole(config, side: int, rounds: int) -> float:

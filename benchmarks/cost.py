@@ -15,9 +15,10 @@ import time
 
 import torch
 
-from nas import cost, screen, tables
-from nas.conditioning import Text
-from nas.space import SearchSpace
+from nas.cost import traced
+from nas.networks.conditioning import Text
+from nas.space import cost_tables, screen
+from nas.space.search_space import SearchSpace
 
 SIZE, TOKENS = 64, 77
 
@@ -51,17 +52,19 @@ def main(name="mobilediffusion"):
     choices = [space.sample(rng) for _ in range(20_000)]
     configs = [space.architecture(c) for c in choices]
     networks = [build(config) for config in configs[:10]]
-    trace(cost.traced)(networks[0])  # first use imports fvcore
+    trace(traced.traced)(networks[0])  # first use imports fvcore
     rates = {
-        "fvcore, network built": per_second(trace(cost.traced), networks),
-        "FlopCounterMode, network built": per_second(trace(cost.second_opinion), networks),
+        "fvcore, network built": per_second(trace(traced.traced), networks),
+        "FlopCounterMode, network built": per_second(trace(traced.second_opinion), networks),
         "building on meta": per_second(build, configs[:10]),
         "closed form, choices to cost": per_second(lambda c: space.architecture(c).cost(SIZE, TOKENS), choices),
         "closed form": per_second(lambda config: config.cost(SIZE, TOKENS), configs),
     }
     began = time.process_time()
-    columns = tables.members(space) if space.size() <= screen.ENUMERABLE else tables.draw(space, screen.SAMPLE, 0)
-    tables.Tables(space, SIZE, TOKENS).costs(columns)
+    columns = (
+        cost_tables.members(space) if space.size() <= screen.ENUMERABLE else cost_tables.draw(space, screen.SAMPLE, 0)
+    )
+    cost_tables.Tables(space, SIZE, TOKENS).costs(columns)
     rates["whole space, listing and costs"] = len(columns[space.axes[0].name]) / (time.process_time() - began)
     slowest = rates["fvcore, network built"]
     print(f"{space.name}: {space.size():,} networks; candidates a second of CPU time, one thread")

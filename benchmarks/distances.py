@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.autoencoders import kl
 from nas.datasets import BATCH, scenes
 from nas.metrics import fid, kid, mind
+from nas.networks.autoencoders import kl
 
 REFERENCES = 4_096
 SIZES = (64, 128, 256, 512, 1024)

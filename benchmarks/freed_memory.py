@@ -1,4 +1,4 @@
-"""What a trial costs when glibc keeps freed memory, as workers have it (nas.preload), and when it gives it back.
+"""What a trial costs when glibc keeps freed memory, as workers have it (nas.workers.preload), and when it gives it back.
 
     python benchmarks/freed_memory.py [--repeats 3]
 
@@ -24,18 +24,19 @@ KEPT = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 def trial(cache: Path) -> dict[str, float]:
     """What this process spends on one trial; on the second, when everything is loaded."""
-    from nas import settings, trial
-    from nas.space import SearchSpace
+    from nas.settings import study as settings
+    from nas.space.search_space import SearchSpace
+    from nas.trial import rung
 
     study = settings.load(STUDY)
     space = SearchSpace.load(study.space)
     architecture = space.architecture(space.sample(random.Random(1))).to_dict()
-    trial.start_worker(study, cache)
+    rung.start_worker(study, cache)
     with tempfile.TemporaryDirectory() as folder:
-        job = trial.Job(0, architecture, seed=1, rung=0, images_seen=1024, last=True, folder=Path(folder))
-        trial.run_rung(job)
+        job = rung.Job(0, architecture, seed=1, rung=0, images_seen=1024, last=True, folder=Path(folder))
+        rung.run_rung(job)
         before = resource.getrusage(resource.RUSAGE_SELF)
-        trial.run_rung(dataclasses.replace(job, seed=2))
+        rung.run_rung(dataclasses.replace(job, seed=2))
         after = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "user_s": after.ru_utime - before.ru_utime,
@@ -47,7 +48,7 @@ def trial(cache: Path) -> dict[str, float]:
 
 def apart(cache: Path, kept: bool) -> dict[str, float]:
     """The same in a process of its own."""
-    from nas.preload import ENVIRONMENT
+    from nas.workers.preload import ENVIRONMENT
 
     environment = {name: value for name, value in os.environ.items() if name not in KEPT}
     environment |= {name: value for name, value in ENVIRONMENT.items() if kept or name not in KEPT}

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from nas import exporters, graphs, int8, latency, published, quantise
+from nas.deploy import exporters, graphs, int8, latency, quantise
+from nas.space import published
 
 
 def spent(network, inputs) -> float:

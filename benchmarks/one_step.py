@@ -3,7 +3,7 @@
     python benchmarks/one_step.py [--updates 10] [--repeats 5] [--only TEXT] [--divisor 16]
 
 Both train the proxy of the MobileDiffusion preset on the same random latents and text in one thread, through
-`nas.training.train`. They alternate; printed are medians of the CPU time of an update, which other programs on the machine
+`nas.training.loop.train`. They alternate; printed are medians of the CPU time of an update, which other programs on the machine
 disturb less than wall time, and the median of the pairwise ratios.
 
 Passes, in units of F, one forward of the network on one batch (a backward to weights and input costs 2 F, to the input alone
@@ -30,11 +30,11 @@ from typing import Any
 import torch
 from training import data  # benchmarks/training.py
 
-from nas import training
-from nas.backbones import Proxy
-from nas.backbones.unet import presets
-from nas.encoded import EncodedSet
+from nas.networks.backbones import Proxy
+from nas.networks.backbones.unet import presets
 from nas.objectives import denoising, ufogen
+from nas.training import loop
+from nas.training.encoded import EncodedSet
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ufogen": {},
@@ -62,11 +62,11 @@ def adversarial(divisor: int, options: dict[str, Any]) -> Any:
 
 
 def seconds_per_update(make: Callable[[], Any], encoded: EncodedSet, updates: int) -> float:
-    settings = training.Settings()
-    module = training.DenoiserTraining(make(), settings)
-    training.train(module, encoded, 0, 2 * settings.batch)  # the optimisers' moments are made here
+    settings = loop.Settings()
+    module = loop.DenoiserTraining(make(), settings)
+    loop.train(module, encoded, 0, 2 * settings.batch)  # the optimisers' moments are made here
     began = time.process_time()
-    training.train(module, encoded, 0, (2 + updates) * settings.batch)
+    loop.train(module, encoded, 0, (2 + updates) * settings.batch)
     return (time.process_time() - began) / updates
 
 

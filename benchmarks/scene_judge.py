@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from nas.autoencoders import kl
 from nas.datasets import BATCH, Batch, scenes
 from nas.datasets.scenes import grammar
 from nas.metrics import scene_accuracy, scores
+from nas.networks.autoencoders import kl
 
 FIRST = 10**6  # far from the pictures that anything was trained on
 RUNGS = {

@@ -18,9 +18,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from nas import menu, published, settings, training
-from nas.bench import Bench, fresh
-from nas.pictures import save_grid
+from nas import menu
+from nas.runs.pictures import save_grid
+from nas.settings import study as settings
+from nas.space import published
+from nas.training import loop
+from nas.trial.bench import Bench, fresh
 
 STUDY = Path(__file__).parents[1] / "studies" / "scenes" / "study.yaml"
 RATE = 1e-3
@@ -46,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     network = fresh(published.architecture(arguments.architecture).scaled(bench.proxy), arguments.seed)
     entry = study.objective
     objective = menu.pick("objectives", entry.name).Objective(network, None, entry.settings("objectives"))
-    module = training.DenoiserTraining(objective, study.training)
+    module = loop.DenoiserTraining(objective, study.training)
     arguments.out.mkdir(parents=True, exist_ok=True)
     state, table = arguments.out / "state.safetensors", arguments.out / "curve.csv"
     spent = _resumed(module, state, table)
@@ -54,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         factor = next(factor for share, factor in STAGES if module.images_seen < share * arguments.images)
         module.settings = study.training.model_copy(update={"learning_rate": RATE * factor})
         began = time.process_time()
-        training.train(module, bench.train_data, arguments.seed, module.images_seen + arguments.every)
+        loop.train(module, bench.train_data, arguments.seed, module.images_seen + arguments.every)
         spent += time.process_time() - began
         module.save(state, {})
         _append(
@@ -62,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
 
 
-def _resumed(module: training.DenoiserTraining, state: Path, table: Path) -> float:
+def _resumed(module: loop.DenoiserTraining, state: Path, table: Path) -> float:
     """CPU seconds spent so far."""
     if not state.exists():
         return 0.0
@@ -71,7 +74,7 @@ def _resumed(module: training.DenoiserTraining, state: Path, table: Path) -> flo
         return float(list(csv.DictReader(file))[-1]["cpu_s"])
 
 
-def _scores(bench: Bench, module: training.DenoiserTraining, out: Path) -> dict[str, float]:
+def _scores(bench: Bench, module: loop.DenoiserTraining, out: Path) -> dict[str, float]:
     module.ema.swap()
     network, schedule = module.objective.generator.eval(), module.objective.schedule_config
     found = bench.score(network, schedule).metrics

@@ -25,9 +25,9 @@ import free_study  # noqa: E402
 from at_once import AtOnce  # noqa: E402
 from postgres_server import Cluster, binaries  # noqa: E402
 
-from nas import workers  # noqa: E402
-from nas.records import UNTRAINED  # noqa: E402
-from nas.searching import SearchRun  # noqa: E402
+from nas.runs.records import UNTRAINED  # noqa: E402
+from nas.study.search_run import SearchRun  # noqa: E402
+from nas.workers import local  # noqa: E402
 
 
 class Free(AtOnce):
@@ -49,7 +49,7 @@ class Watch:
         self.trained += state not in UNTRAINED
         for share in (0.1, 0.9, 1.0):
             if self.trained == round(share * self.trials) and share not in self.memory:
-                self.memory[share], self.cpu[share] = workers.resident_mib(), time.process_time()
+                self.memory[share], self.cpu[share] = local.resident_mib(), time.process_time()
 
     @contextmanager
     def installed(self):
@@ -100,7 +100,7 @@ def client(url, journal, run, count, ready, out):
     """Ask and tell trials with ten parameters, as fast as the storage takes them."""
     import optuna
 
-    from nas.storage import open_storage
+    from nas.runs.journal import open_storage
 
     study = optuna.create_study(
         storage=open_storage(url, journal, run),
@@ -122,7 +122,7 @@ def waiting(url, journal, run, seconds, ready, out):
     """Look for a job as `nas worker` does, but without a pause."""
     from nas.joined import letter_boxes
     from nas.joining import Box
-    from nas.storage import open_storage
+    from nas.runs.journal import open_storage
 
     box = Box(letter_boxes(open_storage(url, journal, run), run))
     ready.wait()

@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from training import PROXY, data
 
-from nas import settings, training
 from nas.objectives.denoising import Objective, Settings
-from nas.space import SearchSpace
-from nas.supernet import Supernet
-from nas.supernet_training import Sandwich, pool
+from nas.settings import study as settings
+from nas.space.search_space import SearchSpace
+from nas.training import loop
+from nas.trial.supernet_training import Sandwich, pool
+from nas.weights.supernet import Supernet
 
 
 def main() -> None:
@@ -37,12 +38,12 @@ def main() -> None:
         "one member": Sandwich(supernet, scaled, members=1),
         "sandwich": Sandwich(supernet, scaled, members=4),
     }
-    modules = {name: training.DenoiserTraining(each, training.Settings()) for name, each in objectives.items()}
+    modules = {name: loop.DenoiserTraining(each, loop.Settings()) for name, each in objectives.items()}
     encoded, seconds = data(), {name: [] for name in modules}
     for repeat in range(arguments.repeats + 1):
         for name, module in modules.items():
             began = time.process_time()
-            training.train(module, encoded, 0, module.images_seen + arguments.updates * 64)
+            loop.train(module, encoded, 0, module.images_seen + arguments.updates * 64)
             if repeat:  # the first round warms up
                 seconds[name].append(time.process_time() - began)
     for name, values in seconds.items():

@@ -1,4 +1,4 @@
-"""What the framework costs a trial: images/s of `nas.training.train` beside a bare PyTorch loop, in one run.
+"""What the framework costs a trial: images/s of `nas.training.loop.train` beside a bare PyTorch loop, in one run.
 
     python benchmarks/training.py [--updates 30] [--repeats 7]
 
@@ -14,11 +14,11 @@ import time
 import torch
 from torch import nn
 
-from nas import training
-from nas.backbones import Proxy
-from nas.backbones.unet import presets
-from nas.encoded import EncodedSet
+from nas.networks.backbones import Proxy
+from nas.networks.backbones.unet import presets
 from nas.objectives.denoising import Objective, Settings
+from nas.training import loop
+from nas.training.encoded import EncodedSet
 
 PROXY = Proxy(width_divisor=16, latent_channels=8, text_width=96, pooled_width=128)
 
@@ -39,17 +39,17 @@ def network() -> nn.Module:
     return presets()["mobilediffusion"].scaled(PROXY).build()
 
 
-def framework(encoded: EncodedSet, settings: training.Settings, updates: int) -> None:
-    module = training.DenoiserTraining(Objective(network(), None, Settings()), settings)
-    training.train(module, encoded, 0, updates * settings.batch)
+def framework(encoded: EncodedSet, settings: loop.Settings, updates: int) -> None:
+    module = loop.DenoiserTraining(Objective(network(), None, Settings()), settings)
+    loop.train(module, encoded, 0, updates * settings.batch)
 
 
-def bare(encoded: EncodedSet, settings: training.Settings, updates: int) -> None:
+def bare(encoded: EncodedSet, settings: loop.Settings, updates: int) -> None:
     net = network()
     objective = Objective(net, None, Settings())
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     average = [p.detach().clone() for p in net.parameters()]
-    for batch in training.Batches(encoded, settings, 0, 0, updates):
+    for batch in loop.Batches(encoded, settings, 0, 0, updates):
         loss = objective.generator_loss(batch)
         optimizer.zero_grad()
         loss.backward()
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    encoded, settings = data(), training.Settings()
+    encoded, settings = data(), loop.Settings()
     seconds: dict[str, list[float]] = {"nas": [], "bare": []}
     for repeat in range(arguments.repeats + 1):
         for name, run in (("nas", framework), ("bare", bare)):

@@ -47,11 +47,11 @@ def load(*runs: str | Path) -> pd.DataFrame:
 
     A cell without a number is empty. `.attrs["objectives"]` maps the study's objectives to "minimise" or "maximise",
     `.attrs["conditions"]` says what each metric was measured with, `.attrs["lines"]` what real pictures, the autoencoder's copies
-    and an untrained network score (`nas.reference_lines`).
+    and an untrained network score (`nas.analysis.reference_lines`).
 
     InputError, one line: no run there, a run of a newer version, no trial trained to the end, or runs whose metrics were
     measured under different conditions (it names the condition).
     """
-    from nas import results
+    from nas.analysis import results
 
     return results.load_finished(runs)

@@ -28,8 +28,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas import failures, interruption
 from nas.errors import InputError
-from nas.lease import LEASE_S
-from nas.workers import Ended, Engine, Tag
+from nas.runs.lease import LEASE_S
+from nas.workers.local import Ended, Engine, Tag
 
 POLL_S = 1.0
 KINDS: dict[str, type[Exception]] = {

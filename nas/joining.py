@@ -21,15 +21,17 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from nas import interruption, results, study_name
-from nas.document import Document
+from nas import interruption
+from nas.analysis import results
+from nas.documents import study_name
+from nas.documents.document import Document
 from nas.errors import InputError
 from nas.joined import POLL_S, encoded_error, letter_boxes
-from nas.lease import BEAT_S, KEY, died_here
-from nas.postgres import Database, shown
-from nas.settings import Study
-from nas.storage import is_database, open_storage
-from nas.workers import Engine, Workers, default_count
+from nas.runs.journal import is_database, open_storage
+from nas.runs.lease import BEAT_S, KEY, died_here
+from nas.runs.postgres import Database, shown
+from nas.settings.study import Study
+from nas.workers.local import Engine, Workers, default_count
 
 SETTINGS, ENDED = "settings", "ended"  # attributes of the run's Optuna study
 WAIT_S = 600.0  # for a run to begin
@@ -145,12 +147,12 @@ class Crew:
             time.sleep(max(0.0, began + POLL_S - time.monotonic()))
 
     def _decoded(self, job: dict[str, Any]) -> tuple[Any, Any]:
-        from nas import trial
+        from nas.trial import rung
 
-        calls = {"run_rung": trial.run_rung}
+        calls = {"run_rung": rung.run_rung}
         folder = below(self._root, job["job"]["folder"])
         folder.mkdir(parents=True, exist_ok=True)
-        return calls[job["call"]], trial.Job(**{**job["job"], "folder": folder})
+        return calls[job["call"]], rung.Job(**{**job["job"], "folder": folder})
 
     def leave(self) -> None:
         """Save checkpoints, give back what is not done, and sign off."""

@@ -1,4 +1,4 @@
-"""A folder is a menu: the name in the YAML is the name of the file (or package) inside `nas/<folder>/`."""
+"""A folder is a menu: the name in the YAML is the name of the file (or package) in it."""
 
 import difflib
 import importlib
@@ -8,20 +8,27 @@ from types import ModuleType
 
 from nas.errors import InputError, shown
 
+FOLDERS = {  # of the menus that do not lie directly in nas/
+    "backbones": "networks/backbones",
+    "decoders": "networks/decoders",
+    "autoencoders": "networks/autoencoders",
+    "exporters": "deploy/exporters",
+}
 LONGEST = 100  # characters of a word that are compared with the valid ones
 
 
-def names(folder: str) -> list[str]:
-    """What the menu offers, sorted: one name per file or package in `nas/<folder>/`."""
-    return sorted(entry.name for entry in pkgutil.iter_modules([str(Path(__file__).parent / folder)]))
+def names(menu: str) -> list[str]:
+    """What the menu offers, sorted: one name per file or package in its folder."""
+    folder = Path(__file__).parent / FOLDERS.get(menu, menu)
+    return sorted(entry.name for entry in pkgutil.iter_modules([str(folder)]))
 
 
-def pick(folder: str, name: str) -> ModuleType:
+def pick(menu: str, name: str) -> ModuleType:
     """The module behind a name; an unknown name is an InputError that lists what exists."""
-    offered = names(folder)
+    offered = names(menu)
     if name not in offered:
-        raise InputError(f"{folder}: unknown name {shown(name)}{nearest(name, offered)}")
-    return importlib.import_module(f"nas.{folder}.{name}")
+        raise InputError(f"{menu}: unknown name {shown(name)}{nearest(name, offered)}")
+    return importlib.import_module(f"nas.{FOLDERS.get(menu, menu).replace('/', '.')}.{name}")
 
 
 def nearest(word: str, valid: list[str]) -> str:

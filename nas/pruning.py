@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nas.decoders.kl import Config, Level
 from nas.errors import InputError
+from nas.networks.decoders.kl import Config, Level
 
 if TYPE_CHECKING:
-    from nas.decoders.kl.network import Decoder
+    from nas.networks.decoders.kl.network import Decoder
 
 Labels = dict[str, tuple[str | None, ...]]  # tensor -> the set of channels that each of its first dimensions counts
 
 
 def of_autoencoder(model: Any) -> Decoder:
-    """The decoder of a diffusers `AutoencoderKL`, with its weights, as `nas.decoders.kl`; without `post_quant_conv`."""
+    """The decoder of a diffusers `AutoencoderKL`, with its weights, as `nas.networks.decoders.kl`; without `post_quant_conv`."""
     settings, theirs = model.config, model.decoder
     levels = tuple(Level(width, settings["layers_per_block"] + 1) for width in settings["block_out_channels"])
     attention = theirs.mid_block.attentions[0] is not None

@@ -38,10 +38,10 @@ def run_dir(tmp_path):
 @pytest.fixture(scope="session")
 def long_run(tmp_path_factory):
     """A run of 200 trials and its report. Not to be changed."""
-    from nas import report
+    from nas.report import page
 
     run_dir = synthetic_run.write(tmp_path_factory.mktemp("long") / "study" / "run", trials=200)
-    return run_dir, report.write(run_dir)
+    return run_dir, page.write(run_dir)
 
 
 @pytest.fixture(scope="module")

@@ -73,61 +73,55 @@ class Failed(Exception):
 
 def stay_in_this_process():
     """Trials are computed here, by the functions that a worker process would run."""
-    from at_once import AtOnce
-
     import nas.anchors
     import nas.check
     import nas.dashboard
-    import nas.interruption
-    import nas.joining
     import nas.preload
     import nas.serve
-    import nas.study
     import nas.wandb_sync
-    from nas import (
-        block_latency,
-        clip,
-        conditioning,
-        drawing,
-        guidance,
-        latency,
-        published,
-        replay,
-        results,
-        settings,
-        supernet_training,
-        trial,
-        trust,
-    )
-    from nas.exporters import onnx
+    from at_once import AtOnce
+
+    import nas.interruption
+    import nas.joining
+    import nas.study
+    from nas.analysis import agreement, results
+    from nas.deploy import block_latency, drawer, latency
+    from nas.deploy.exporters import onnx
     from nas.metrics import fid
+    from nas.networks import conditioning
+    from nas.networks.conditioning import clip
+    from nas.settings import study as settings
+    from nas.space import published
+    from nas.study import guidance_sweep
+    from nas.trial import rung, supernet_training
+    from nas.trust import replay
 
     class InProcess(AtOnce):
         slots = 1
 
         def __init__(self, count, study, cache):
             super().__init__(count, study, cache)
-            trial.start_worker(study, cache)
+            rung.start_worker(study, cache)
 
         def compute(self, tag, function, *arguments):
             return function(*pickle.loads(pickle.dumps(arguments)))
 
-    nas.study.Workers = nas.anchors.Workers = InProcess
-    nas.check.PROBES, supernet_training.POOL, trust.RESAMPLES = 100, 4, 50
+    nas.study.run.Workers = nas.trust.anchors.Workers = InProcess
+    nas.trial.check.PROBES, supernet_training.POOL, agreement.RESAMPLES = 100, 4, 50
     onnx.write = converted_once(onnx.write)
     supernet_training.train = trained_small(supernet_training.train)
-    nas.anchors.run = once(nas.anchors.run, lambda study, overrides, *_: settings.load(study, overrides))
-    guidance.sweep = once(guidance.sweep, lambda *_: None)
+    nas.trust.anchors.run = once(nas.trust.anchors.run, lambda study, overrides, *_: settings.load(study, overrides))
+    guidance_sweep.sweep = once(guidance_sweep.sweep, lambda *_: None)
     explore = replay.explore
     replay.explore = lambda table, about, sampler, *rest: explore(table, about, QUICKER.get(sampler, sampler), *rest)
     for module, name in ((clip, "load"), (conditioning, "load"), (fid, "EfficientNet")):
         setattr(module, name, cache(getattr(module, name)))  # the same frozen weights, study after study
-    nas.preload.start = nas.interruption.install_in_coordinator = lambda: None
+    nas.workers.preload.start = nas.interruption.install_in_coordinator = lambda: None
     nas.joining.work = lambda study, *rest: settings.load(Path(study))
-    nas.dashboard.serve = lambda run, port: results.find(run)
-    nas.serve.serve = lambda folder, *rest: drawing.read(folder)
-    nas.wandb_sync.target = lambda run, *rest: run  # runs of this test are not tracked
-    nas.wandb_sync.specification = lambda run: {"run": str(run)}
+    nas.report.dashboard.serve = lambda run, port: results.find(run)
+    nas.deploy.serve.serve = lambda folder, *rest: drawer.read(folder)
+    nas.report.wandb_sync.target = lambda run, *rest: run  # runs of this test are not tracked
+    nas.report.wandb_sync.specification = lambda run: {"run": str(run)}
     every, subject = block_latency.of_space, latency.subject
     block_latency.of_space = lambda *given: every(*given)[:2]
 
@@ -144,7 +138,7 @@ def stay_in_this_process():
 
 
 def converted_once(write):
-    """`nas.exporters.onnx.write`, which takes seconds even of the shipped text encoder: a graph again is a copy."""
+    """`nas.deploy.exporters.onnx.write`, which takes seconds even of the shipped text encoder: a graph again is a copy."""
     made = {}
 
     def again(graph, path, precision="fp32"):
@@ -164,10 +158,10 @@ def converted_once(write):
 
 
 def trained_small(train):
-    """`nas.supernet_training.train` of a tiny space; the file of a shipped space is the shipped one."""
+    """`nas.trial.supernet_training.train` of a tiny space; the file of a shipped space is the shipped one."""
 
     def small(study, space, recipe, out, *rest):
-        from nas.space import SearchSpace
+        from nas.space.search_space import SearchSpace
 
         quality = train(study, SearchSpace.load("tiny.yaml"), recipe, out.with_name(f"tiny_{out.name}"), *rest)
         shutil.copy(f"nas/assets/supernet_{space.name}.safetensors", out)
@@ -238,8 +232,9 @@ def made_small(words):
     """
     import yaml
 
-    from nas import check, settings
-    from nas.space import SearchSpace
+    from nas.settings import study as settings
+    from nas.space.search_space import SearchSpace
+    from nas.trial import check
 
     given = [words[i + 1] for i, word in enumerate(words) if word in ("--set", "-s")]
     study = settings.load(Path(words[1]), given)
@@ -282,7 +277,8 @@ def load_fragment(code):
     """Keys of a study file that a page shows without the rest: on top of the quickstart's, they must load. Or a recipe."""
     import yaml
 
-    from nas import recipe, settings
+    from nas.full_training import recipe
+    from nas.settings import study as settings
 
     study = yaml.safe_load(Path("studies/quickstart/study.yaml").read_text())
     fragment = yaml.safe_load(code)
@@ -368,9 +364,10 @@ def pretrained_autoencoder(folder):
 
 def prepare():
     """What pages take for granted: finished runs of a search and of an ablation, an export, and one that was trained on."""
-    from nas import settings, trust
-    from nas.anchor_table import AnchorTable
+    from nas.analysis import agreement
     from nas.cli import app
+    from nas.settings import study as settings
+    from nas.trust.anchor_table import AnchorTable
 
     for study, likes in (("quickstart", ["random"]), ("my_ablation", ["ffn_ratio", "ufogen_lora"])):
         run_nas(["run", f"studies/{study}"])
@@ -385,7 +382,7 @@ def prepare():
     shutil.copytree("studies/proxy_trust", "runs/trust")
     table = AnchorTable(Path("runs/trust"))  # as if measured with few pictures
     few = settings.load(Path("studies/quickstart"), FEW[1::2])
-    table.begin(trust.proxy_settings(few.resolved()), table.architectures())
+    table.begin(agreement.proxy_settings(few.resolved()), table.architectures())
 
 
 def tell(name, began, error=""):

@@ -11,10 +11,11 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from nas import conditioning, settings
-from nas.backbones import Proxy
-from nas.backbones.unet import Config, Level
-from nas.rundir import RunDirectory
+from nas.networks import conditioning
+from nas.networks.backbones import Proxy
+from nas.networks.backbones.unet import Config, Level
+from nas.runs.directory import RunDirectory
+from nas.settings import study as settings
 
 STUDY = ["sampling.steps=2", "evaluation.images=16", "dataset={name: emoji, limit: 96}", "metrics=[fid, clip_score]"]
 DEPLOY = Config(

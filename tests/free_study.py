@@ -11,9 +11,9 @@ from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
-from nas.pace import Pace
-from nas.ray_engine import RayEngine
-from nas.workers import Workers
+from nas.trial.pace import Pace
+from nas.workers.local import Workers
+from nas.workers.ray_engine import RayEngine
 
 STUDY = """
 name: free
@@ -36,7 +36,7 @@ class Bare(Workers):
 
 
 class FreeWorkers(Bare):
-    """They compute the functions below in place of those of nas.trial."""
+    """They compute the functions below in place of those of nas.trial.rung."""
 
     def submit(self, tag, function, *arguments):
         super().submit(tag, *free(function, arguments))
@@ -53,7 +53,7 @@ class FreeRay(RayEngine):
 
 
 def free(function, arguments):
-    """The job that stands for one of nas.trial's."""
+    """The job that stands for one of nas.trial.rung's."""
     if function.__name__ == "prepare":
         return (prepare,)
     if function.__name__ == "measure":
@@ -102,13 +102,13 @@ def coordinate(path, root, url=None, make=FreeWorkers, overrides=()):
     """What `nas run` does with the study, without its report."""
     from rich.console import Console
 
-    from nas import settings
-    from nas.progress import Progress
-    from nas.rundir import open_run
-    from nas.searching import SearchRun
-    from nas.space import SearchSpace
+    from nas.report.progress import Progress
+    from nas.runs.directory import open_run
+    from nas.settings import study
+    from nas.space.search_space import SearchSpace
+    from nas.study.search_run import SearchRun
 
-    loaded = settings.load(Path(path), overrides)
+    loaded = study.load(Path(path), overrides)
     directory, _ = open_run(loaded, Path(root))
     lock = directory.lock()
     progress = Progress(Console(file=StringIO()))

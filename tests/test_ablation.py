@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas import ablation, contrasts
+from nas.analysis import ablation, contrasts
 from nas.errors import InputError
 
 REFERENCE = {"a": "0", "b": "0"}

@@ -6,13 +6,13 @@ import torch
 from scipy import ndimage
 
 from nas import adapters, edges
-from nas.backbones import Proxy
-from nas.backbones.unet import presets
-from nas.conditioning import Text
-from nas.encoded import EncodedSet
+from nas.diffusion.solvers import Plan, sample
 from nas.errors import InputError
+from nas.networks.backbones import Proxy
+from nas.networks.backbones.unet import presets
+from nas.networks.conditioning import Text
 from nas.objectives import denoising
-from nas.sampling import Plan, sample
+from nas.training.encoded import EncodedSet
 
 
 @pytest.fixture

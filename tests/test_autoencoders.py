@@ -7,9 +7,9 @@ from safetensors.torch import save_file
 
 from nas import menu
 from nas.assets import make_autoencoder
-from nas.autoencoders import kl
 from nas.datasets import emoji
 from nas.errors import InputError
+from nas.networks.autoencoders import kl
 
 FACTOR, CHANNELS = 4, make_autoencoder.LATENT_CHANNELS
 

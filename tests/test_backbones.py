@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from nas import menu
-from nas.backbones import Proxy
-from nas.conditioning import Text
-from nas.cost import second_opinion, traced
+from nas.cost.traced import second_opinion, traced
+from nas.networks.backbones import Proxy
+from nas.networks.conditioning import Text
 
 PROXY = Proxy(width_divisor=8, latent_channels=4, text_width=16, pooled_width=12)
 CASES = [

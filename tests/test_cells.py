@@ -14,16 +14,21 @@ from at_once import AtOnce
 from safetensors.torch import load_file
 
 import nas.study
-from nas import cells, check, design, export, fields, launch, results, stages, trial
-from nas import settings as study_file
-from nas.backbones import Proxy
-from nas.backbones.unet import Config, presets
-from nas.bench import Bench, fresh
+from nas.analysis import results
+from nas.deploy import export
 from nas.errors import InputError
+from nas.networks.backbones import Proxy
+from nas.networks.backbones.unet import Config, presets
 from nas.objectives import denoising
-from nas.rundir import RunDirectory
-from nas.searching import SearchRun
-from nas.space import SearchSpace
+from nas.runs.directory import RunDirectory
+from nas.settings import design
+from nas.settings import study as study_file
+from nas.space import fields
+from nas.space.search_space import SearchSpace
+from nas.study import ablation_run, launch
+from nas.study.search_run import SearchRun
+from nas.trial import base_model, check, rung
+from nas.trial.bench import Bench, fresh
 
 
 class InProcess(AtOnce):
@@ -33,7 +38,7 @@ class InProcess(AtOnce):
 
     def __init__(self, count, study, cache):
         super().__init__(count, study, cache)
-        trial.start_worker(study, cache)
+        rung.start_worker(study, cache)
 
     def compute(self, tag, function, *arguments):
         return function(*pickle.loads(pickle.dumps(arguments)))
@@ -43,7 +48,7 @@ class InProcess(AtOnce):
 def finished(tmp_path_factory):
     """The small study over the kind of attention, which starts from a base model; its folder and how to run it again."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(nas.study, "Workers", InProcess)
+    patch.setattr(nas.study.run, "Workers", InProcess)
     root = tmp_path_factory.mktemp("ablation")
     (root / "study.yaml").write_text(STUDY)
     options = ["base={training: {images_seen: 32, batch: 16}}", 'ablation.factors={kv: {field: architecture.attention, '
@@ -97,11 +102,11 @@ def test_an_exported_cell_draws_as_its_cell_says(finished, tmp_path):
     assert yaml.safe_load((tmp_path / "model" / "pipeline.yaml").read_text())["sampling"]["steps"] == 2
     # an exported model is a base checkpoint; one of another architecture is refused
     config = Config.from_dict(yaml.safe_load((tmp_path / "model" / "proxy" / "config.yaml").read_text()))
-    path = stages.checkpoint_file(tmp_path / "model")
-    stages.load_weights(config.build(), path, "base.checkpoint")
+    path = base_model.checkpoint_file(tmp_path / "model")
+    base_model.load_weights(config.build(), path, "base.checkpoint")
     other = Config.from_dict({**config.to_dict(), "latent_channels": 16})
     with pytest.raises(InputError, match=r"base\.checkpoint: .* holds another architecture: .* expected"):
-        stages.load_weights(other.build(), path, "base.checkpoint")
+        base_model.load_weights(other.build(), path, "base.checkpoint")
 
 
 def test_initial_weights_agree_where_shapes_do():
@@ -109,7 +114,7 @@ def test_initial_weights_agree_where_shapes_do():
     base = presets()["mobilediffusion"]
     one, two = (fresh(fields.changed(base, [("levels.2.channels", w)]).scaled(proxy), 5) for w in (1024, 1280))
     before = {name: tensor.clone() for name, tensor in two.state_dict().items()}
-    stages.copy_agreeing(one, two)
+    base_model.copy_agreeing(one, two)
     own, other = two.state_dict(), one.state_dict()
     same = [name for name in own if own[name].shape == other[name].shape]
     assert all(torch.equal(own[name], other[name]) for name in same)
@@ -121,7 +126,7 @@ def test_an_objective_that_asks_for_a_teacher_gets_its_own_copy_of_the_base(fini
     root, folder, options = finished
     study = study_file.load(root / "study.yaml", options)
     bench = Bench(study, RunDirectory(folder).cache)
-    network = bench.network(bench.scaled(stages.architecture(study).to_dict()), seed=1)
+    network = bench.network(bench.scaled(base_model.architecture(study).to_dict()), seed=1)
     taught = []
     monkeypatch.setattr(denoising.Objective, "requires", frozenset({"teacher"}))
     monkeypatch.setattr(
@@ -129,7 +134,7 @@ def test_an_objective_that_asks_for_a_teacher_gets_its_own_copy_of_the_base(fini
     )
     bench.objective(network, 0)
     bench.objective(network, 0)
-    base = load_file(stages.weights_path(bench))
+    base = load_file(base_model.weights_path(bench))
     assert taught[0] is not taught[1]
     assert all(torch.equal(tensor, base[name]) for name, tensor in taught[0].state_dict().items())
     assert all(torch.equal(tensor, base[name]) for name, tensor in network.state_dict().items())  # init: base
@@ -161,7 +166,7 @@ def test_an_objective_that_is_taught_predicts_what_its_teacher_does(tmp_path):
 def test_the_base_is_cached_by_everything_that_went_into_it(tmp_path):
     def path(*overrides):
         study = loaded(tmp_path, "base={training: {images_seen: 32, batch: 16}}", *overrides)
-        return stages.weights_path(Bench(study, tmp_path / "cache"))
+        return base_model.weights_path(Bench(study, tmp_path / "cache"))
 
     changes = ("seed=1", "proxy.width_divisor=8", "base.training.images_seen=48", "architecture=sd15",
                "base.objective={name: denoising, prediction: epsilon}", "dataset.limit=64")  # fmt: skip
@@ -174,7 +179,7 @@ def test_conditions_say_what_the_cells_vary(tmp_path):
     varied = design.varied(loaded(tmp_path).ablation)
     assert varied == ["architecture.levels.*.ffn_ratio", "training.learning_rate", "sampling.steps"]
     fid = {"unit": "", "images": 8, "steps": 2, "guidance": 1.0}
-    told = cells.conditions_of(varied, {"fid": fid, "denoising_loss": {"unit": "", "times": 8}})
+    told = ablation_run.conditions_of(varied, {"fid": fid, "denoising_loss": {"unit": "", "times": 8}})
     assert told["fid"] == {"unit": "", "images": 8, "steps": "as the cell says", "guidance": 1.0}
     assert told["denoising_loss"] == {"unit": "", "times": 8}
 
@@ -184,4 +189,4 @@ def test_a_study_that_names_a_space_is_a_search_only_without_an_ablation(name):
     study = study_file.load(Path(__file__).parents[1] / "studies" / name)
     assert study.space is not None
     kind = launch.kind_of(study, SearchSpace.load(study.space))
-    assert kind.func is (cells.CellRun if study.ablation else SearchRun)
+    assert kind.func is (ablation_run.CellRun if study.ablation else SearchRun)

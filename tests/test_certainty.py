@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import synthetic_run
 
-from nas import certainty, fronts, racing, report, results, trust
+from nas.analysis import agreement, certainty, fronts, results
+from nas.report import page as report
+from nas.search import racing
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
 
@@ -20,10 +22,10 @@ def stored(settings, tau_low):
     """A trust in the proxy of these settings, the same for every score."""
     kind = "scratch" if settings["training"]["init"] == "scratch" else "warm"
     rows = [
-        trust.Agreement(f"{kind}: {column}", column, 16, 0.7, tau_low, 0.9, 0.1, 0.0, 0.3)
+        agreement.Agreement(f"{kind}: {column}", column, 16, 0.7, tau_low, 0.9, 0.1, 0.0, 0.3)
         for column in ("fid_efficientnet_lite0", "clip_score")
     ]
-    return trust.Trust(trust.proxy_settings(settings), 16, 2, 40_960, tuple(rows))
+    return agreement.Trust(agreement.proxy_settings(settings), 16, 2, 40_960, tuple(rows))
 
 
 def test_verdicts_are_those_of_the_measurements(run_dir):
@@ -87,5 +89,5 @@ def test_a_stored_trust_of_other_settings_is_not_taken(run_dir, tmp_path):
     path = stored(settings, 0.5).save(tmp_path)
     changed = json.loads(json.dumps(settings))
     changed["training"]["images_seen"] += 1
-    assert trust.find(settings, tmp_path) is not None and path.exists()
-    assert trust.find(changed, tmp_path) is None
+    assert agreement.find(settings, tmp_path) is not None and path.exists()
+    assert agreement.find(changed, tmp_path) is None

@@ -13,9 +13,10 @@ import psutil
 import pytest
 import rich._emoji_codes
 
-from nas import dominance, settings
-from nas.space import SearchSpace
-from nas.storage import open_storage
+from nas.runs.journal import open_storage
+from nas.search import dominance
+from nas.settings import study as settings
+from nas.space.search_space import SearchSpace
 
 TRIALS, WORKERS = 30, 3
 

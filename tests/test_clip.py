@@ -10,9 +10,10 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file
 from torch import nn
 
-from nas import clip, clip_config, conditioning
 from nas.errors import InputError
 from nas.metrics import Reference, clip_score
+from nas.networks import conditioning
+from nas.networks.conditioning import clip, clip_config
 
 CAPTIONS = ["a red heart", "pizza"]
 

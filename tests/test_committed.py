@@ -11,7 +11,7 @@ import synthetic_run
 import yaml
 
 import nas
-from nas import ablation, committed, results
+from nas.analysis import ablation, committed, results
 from nas.errors import InputError
 
 STUDIES = Path(__file__).parents[1] / "studies"
@@ -78,7 +78,7 @@ def test_conditions_are_those_of_the_study_file(folder):
     "folder", [path for path in COMMITTED if (path / "effects.csv").exists()], ids=lambda path: path.name
 )
 def test_effects_come_out_of_the_results_again(folder):
-    """What nas.ablation makes of the committed results is the committed effects.csv."""
+    """What nas.analysis.ablation makes of the committed results is the committed effects.csv."""
     written = pd.read_csv(folder / "effects.csv", dtype={"level": str, "with_level": str, "against": str})
     table = nas.load(folder)
     again = ablation.together({name: ablation.tables(ablation.read(table, name)) for name in table.attrs["objectives"]})

@@ -7,8 +7,9 @@ import synthetic_run
 import yaml
 from PIL import Image
 
-from nas import compare, dominance, fronts, results
+from nas.analysis import compare, fronts, results
 from nas.errors import InputError
+from nas.search import dominance
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
 
@@ -79,7 +80,7 @@ def test_a_lucky_repeat_counts_only_in_the_mean():
 
 
 def test_training_macs_are_three_passes_an_image(runs):
-    from nas import findings
+    from nas.analysis import findings
 
     table = results.load(runs[0])
     spent = findings.compute(table)

@@ -5,10 +5,10 @@ import pytest
 import tiny_clip
 import torch
 
-from nas import conditioning
-from nas.closed_vocabulary import WIDTH, ClosedVocabulary
-from nas.conditioning import Settings
 from nas.errors import InputError
+from nas.networks import conditioning
+from nas.networks.conditioning import Settings
+from nas.networks.conditioning.closed_vocabulary import WIDTH, ClosedVocabulary
 
 CAPTIONS = ["a red apple, noto", "boat", "", "person in lotus position: medium-dark skin tone, fluent, and more words"]
 LENGTH = 10

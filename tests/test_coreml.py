@@ -8,8 +8,8 @@ import exported
 import pytest
 from torch import nn
 
-from nas import exporters, graphs
-from nas.exporters import coreml
+from nas.deploy import exporters, graphs
+from nas.deploy.exporters import coreml
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("coremltools") is None, reason="the extra coreml is not installed"

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from test_unet import CONFIGS, PRESETS
 
-from nas import cost
-from nas.backbones.unet.cost import parts
-from nas.conditioning import Text
+from nas.cost import traced
+from nas.networks.backbones.unet.cost import parts
+from nas.networks.conditioning import Text
 
 
 def meta(config, size, tokens):
@@ -23,8 +23,8 @@ def meta(config, size, tokens):
 def assert_closed_form_is_what_tracing_counts(config, size, tokens):
     network, inputs = meta(config, size, tokens)
     closed = config.cost(size, tokens)
-    assert closed == cost.traced(network, *inputs)
-    assert closed.macs == cost.second_opinion(network, *inputs)
+    assert closed == traced.traced(network, *inputs)
+    assert closed.macs == traced.second_opinion(network, *inputs)
 
 
 def test_golden_totals_of_the_published_layout():
@@ -62,7 +62,7 @@ def test_parts_add_up():
 
 def test_parts_are_what_modules_count():
     network, inputs = meta(PRESETS["mobilediffusion"], 64, 77)
-    modules = cost.traced_by_module(network, *inputs)
+    modules = traced.traced_by_module(network, *inputs)
     assert modules[""] == PRESETS["mobilediffusion"].cost(64, 77)
     ffn = [count for name, count in modules.items() if name.startswith("levels.2.") and name.endswith(".ffn")]
     part = next(p.cost for p in parts(PRESETS["mobilediffusion"], 64, 77) if (p.component, p.side) == ("ffn", 16))
@@ -89,8 +89,8 @@ class Spectral(torch.nn.Module):
 
 
 def test_an_operator_without_a_rule_is_an_error_that_names_it():
-    with pytest.raises(cost.UncountedOperator, match="fft_fft"):
-        cost.traced(Spectral(), torch.zeros(4, 4))
+    with pytest.raises(traced.UncountedOperator, match="fft_fft"):
+        traced.traced(Spectral(), torch.zeros(4, 4))
 
 
 class Attention(torch.nn.Module):
@@ -99,7 +99,7 @@ class Attention(torch.nn.Module):
 
 
 def test_attention_is_counted():
-    total = cost.traced(Attention(), torch.zeros(1, 2, 5, 8), torch.zeros(1, 2, 7, 8), torch.zeros(1, 2, 7, 16))
+    total = traced.traced(Attention(), torch.zeros(1, 2, 5, 8), torch.zeros(1, 2, 7, 8), torch.zeros(1, 2, 7, 16))
     assert total.macs == 2 * 5 * 7 * (8 + 16)
     assert total.macs_without_attention == 0
 
@@ -108,14 +108,14 @@ def test_attention_is_counted():
 def test_taps_against_a_convolution_of_ones(n, kernel, stride):
     """A convolution of ones with ones sums, over its outputs, exactly the taps inside."""
     out = torch.nn.functional.conv1d(torch.ones(1, 1, n), torch.ones(1, 1, kernel), stride=stride, padding=kernel // 2)
-    assert cost.taps(n, kernel, stride, kernel // 2) == int(out.sum())
+    assert traced.taps(n, kernel, stride, kernel // 2) == int(out.sum())
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_traced_counts_do_not_depend_on_the_device(device):
     config = PRESETS["mobilediffusion"].canonical()
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.SiLU()).to(device)
-    total = cost.traced(network, torch.zeros(1, 3, 6, 6, device=device))
+    total = traced.traced(network, torch.zeros(1, 3, 6, 6, device=device))
     assert total.macs == 9 * 3 * 8 * 36
     assert total.macs_padding_free == 16 * 16 * 3 * 8
     assert total.activation_bytes == 4 * 8 * 36
@@ -125,7 +125,7 @@ def test_traced_counts_do_not_depend_on_the_device(device):
 def test_describing_and_counting_need_no_torch():
     code = (
         "import sys; from nas.backbones import unet; unet.presets()['sd15'].cost(64, 77);"
-        "import nas.space, random; space = nas.space.SearchSpace.load('mobilediffusion');"
+        "import nas.space, random; space = nas.space.search_space.SearchSpace.load('mobilediffusion');"
         "space.architecture(space.sample(random.Random(0))).cost(64, 77);"
         "assert not {'torch', 'optuna', 'numpy'} & set(sys.modules), 'imported'"
     )

@@ -11,8 +11,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from served import asked, running
 
-from nas import dashboard
 from nas.errors import InputError
+from nas.report import dashboard
 
 
 @pytest.fixture

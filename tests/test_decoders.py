@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas import menu
-from nas.backbones import Proxy
-from nas.cost import second_opinion, traced
-from nas.decoders.kl import Config, Level, presets
+from nas.cost.traced import second_opinion, traced
+from nas.networks.backbones import Proxy
+from nas.networks.decoders.kl import Config, Level, presets
 
 SD = presets()["sd15-decoder"]
 

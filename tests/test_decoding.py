@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
-from nas import decoding
-from nas.decoding import UnreadablePicture, decode
+from nas.disk import decoding
+from nas.disk.decoding import UnreadablePicture, decode
 
 
 def encoded(image, kind="PNG", **options):

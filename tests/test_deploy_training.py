@@ -16,10 +16,15 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from nas import cli, deploy_job, deploy_training, drawing, export, interruption, lock, recipe, verify
-from nas.backbones.unet import Config, Level
+from nas import cli, interruption
+from nas.deploy import drawer as drawing
+from nas.deploy import export, verify
+from nas.disk import lock
 from nas.errors import InputError
-from nas.training import Hardware
+from nas.full_training import job as deploy_job
+from nas.full_training import loop, recipe
+from nas.networks.backbones.unet import Config, Level
+from nas.training.loop import Hardware
 
 NETWORK = Config(
     levels=(
@@ -79,7 +84,7 @@ def whole(network, tmp_path_factory):
     """An uninterrupted training, and what it said."""
     said, out = [], tmp_path_factory.mktemp("whole") / "model"
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    deploy_training.run(job(network, out), said.append)
+    loop.run(job(network, out), said.append)
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return out, said
@@ -96,9 +101,9 @@ def test_an_interrupted_training_ends_with_the_same_weights(network, whole, tmp_
     said, out = [], tmp_path / "model"
     told.append(after)
     with pytest.raises(interruption.Interrupted):
-        deploy_training.run(job(network, out), said.append)
+        loop.run(job(network, out), said.append)
     told.clear()
-    deploy_training.run(job(network, out), said.append)
+    loop.run(job(network, out), said.append)
     for name in ("network/weights.safetensors", "checkpoint.safetensors"):
         assert_same_weights(whole[0] / name, out / name)
     assert any("going on from" in line for line in said)
@@ -111,11 +116,11 @@ def test_killed_in_the_export_it_goes_on_without_training_again(network, whole, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(deploy_training, "write_card", killed)  # the manifest is written by then
+        patched.setattr(loop, "write_card", killed)  # the manifest is written by then
         with pytest.raises(KeyboardInterrupt):
-            deploy_training.run(job(network, out), lambda line: None)
+            loop.run(job(network, out), lambda line: None)
     assert (out / drawing.MANIFEST).exists()
-    deploy_training.run(job(network, out), said.append)
+    loop.run(job(network, out), said.append)
     assert any("going on from 40 images of stage 1" in line for line in said)
     assert not any(line.startswith("stage 1 (32 px)  ") for line in said)
     for name in ("network/weights.safetensors", "checkpoint.safetensors"):
@@ -145,17 +150,17 @@ def test_what_a_training_leaves(whole, tmp_path):
 
 def test_a_finished_training_is_left_alone(network, whole):
     said, before = [], (whole[0] / "network" / "weights.safetensors").stat().st_mtime_ns
-    deploy_training.run(job(network, whole[0]), said.append)
+    loop.run(job(network, whole[0]), said.append)
     assert "to the end already" in said[-1]
     assert (whole[0] / "network" / "weights.safetensors").stat().st_mtime_ns == before
     with pytest.raises(InputError, match=r"holds a training with learning_rate 0\.001, not 0\.002; .* --out"):
-        deploy_training.run(job(network, whole[0], learning_rate=0.002), said.append)
+        loop.run(job(network, whole[0], learning_rate=0.002), said.append)
 
 
 def test_another_training_starts_from_its_weights(network, whole, tmp_path):
     made = job(network, tmp_path / "next", start=str(whole[0]), stages=[{"image_size": 64, "images": 4, "batch": 4}])
-    frozen = deploy_training._frozen(made.recipe)
-    found = deploy_training._network(made, frozen).state_dict()
+    frozen = loop._frozen(made.recipe)
+    found = loop._network(made, frozen).state_dict()
     wanted = load_file(whole[0] / "network" / "weights.safetensors")
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
     assert made.recipe.training(0).init != "scratch"  # so that the moving average keeps the start
@@ -165,14 +170,14 @@ def test_a_one_step_generator_learns_from_a_trained_network(network, whole, tmp_
     stage = {"image_size": 64, "images": 8, "batch": 4, "micro_batch": 2}
     changed = {"objective": {"name": "ufogen"}, "sampling": {"solver": "one_step"}, "stages": [stage]}
     made = job(network, tmp_path / "next", start=str(whole[0]), **changed)
-    deploy_training.run(made, lambda line: None)
+    loop.run(made, lambda line: None)
     before, after = (load_file(out / "network" / "weights.safetensors") for out in (whole[0], made.out))
     assert any(not torch.equal(before[name], value) for name, value in after.items())
     drawer = drawing.load(made.out)
     assert (drawer.plan.steps, drawer.plan.branches) == (1, 1) and drawer.draw(["sun"], 0).isfinite().all()
     with pytest.raises(InputError, match="--devices 2: objective ufogen has a critic"):
         two = dataclasses.replace(made, hardware=Hardware(devices=2))
-        deploy_training._module(two, deploy_training._network(two, deploy_training._frozen(two.recipe)), 0)
+        loop._module(two, loop._network(two, loop._frozen(two.recipe)), 0)
 
 
 def test_the_default_is_the_papers_recipe():
@@ -187,7 +192,7 @@ def test_the_default_is_the_papers_recipe():
 def test_a_dry_run_prints_a_recipe_and_writes_nothing(network, tmp_path):
     printed, out = [], tmp_path / "model"
     given = (str(network), None, ["seed=3"], "emoji", out, Hardware(), True)
-    deploy_training.start(*given, printed.append)
+    loop.start(*given, printed.append)
     (tmp_path / "recipe.yaml").write_text(printed[0])
     again = recipe.load(tmp_path / "recipe.yaml")
     assert again.seed == 3 and again.stages == recipe.PAPER and again.dataset.name == "emoji" and not out.exists()
@@ -252,7 +257,7 @@ def test_trainings_that_are_refused(network, tmp_path, changed, hardware, words)
 )
 def test_pictures_and_widths_that_do_not_divide(network, tmp_path, changed, words):
     with pytest.raises(InputError) as caught:
-        deploy_training.run(job(network, tmp_path / "model", **changed), lambda line: None)
+        loop.run(job(network, tmp_path / "model", **changed), lambda line: None)
     assert all(word in str(caught.value) for word in words), caught.value
     assert not (tmp_path / "model").exists()
 
@@ -261,18 +266,18 @@ def test_a_folder_of_another_kind_is_left_alone(network, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "export")
     (tmp_path / "export" / "checkpoint.safetensors").unlink()
     with pytest.raises(InputError, match="holds an export that nas train did not write"):
-        deploy_training.run(job(network, tmp_path / "export"), lambda line: None)
+        loop.run(job(network, tmp_path / "export"), lambda line: None)
 
 
 def test_a_second_process_is_refused_and_writes_nothing(network, whole, tmp_path):
     with lock.hold(whole[0], ""):
         before = {path: path.stat().st_mtime_ns for path in whole[0].iterdir()}
         with pytest.raises(InputError, match=r"another process is training in it; .* --out") as told:
-            deploy_training.run(job(network, whole[0]), lambda line: None)
+            loop.run(job(network, whole[0]), lambda line: None)
         assert "\n" not in str(told.value)
         changed = [path.name for path, when in before.items() if path.stat().st_mtime_ns != when]
         assert set(changed) <= {lock.NAME}
-    deploy_training.run(job(network, whole[0]), lambda line: None)
+    loop.run(job(network, whole[0]), lambda line: None)
 
 
 def test_it_is_no_trial_to_verify(whole, tmp_path):

@@ -7,9 +7,10 @@ from ablation_study import STUDY, loaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas import check, design
-from nas import settings as study_file
 from nas.errors import InputError
+from nas.settings import design
+from nas.settings import study as study_file
+from nas.trial import check
 
 sizes = st.lists(st.integers(2, 4), min_size=1, max_size=3)
 

@@ -61,7 +61,7 @@ def test_no_file_is_written_by_two_pages():
 def settings_classes():
     """Every class behind the keys of a study file, and behind those of the files it names."""
     from nas import menu
-    from nas.settings import Study
+    from nas.settings.study import Study
 
     pending = [Study]
     pending += [

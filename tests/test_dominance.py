@@ -6,7 +6,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from point_sets import area_of_union, dominates, sets
 
-from nas import dominance
+from nas.search import dominance
 
 
 def ranks_by_peeling(points):

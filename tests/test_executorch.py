@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from nas import drawing, export, exporters, graphs
+from nas.deploy import drawer, export, exporters, graphs
+from nas.deploy.exporters import executorch
 from nas.errors import InputError
-from nas.exporters import executorch
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("executorch") is None, reason="the extra executorch is not installed"
@@ -49,7 +49,7 @@ def test_a_folder_draws_alone(tmp_path):
     asked = [{"seed": 3}, {"seed": 4, "guidance": 1.0}]
     without = ("nas", "open_clip", "diffusers", "transformers", "tokenizers", "ftfy")
     found = exported.drawn_alone(folder, exported.CAPTIONS, asked, without=without)
-    plain = drawing.load(folder, "pytorch")
+    plain = drawer.load(folder, "pytorch")
     for how, pictures in zip(asked, found, strict=True):
         expected = plain.draw(exported.CAPTIONS, **how).permute(0, 2, 3, 1).numpy()
         assert expected.std() > 0.05 and np.abs(pictures - expected).max() < 1e-4

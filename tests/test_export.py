@@ -16,15 +16,18 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from nas import conditioning, drawing, export, exporters, graphs, pictures, standalone
-from nas.backbones.unet import Config, Level
 from nas.cli import app
+from nas.deploy import drawer as drawing
+from nas.deploy import export, exporters, graphs, standalone
 from nas.errors import InputError
+from nas.networks import conditioning
+from nas.networks.backbones.unet import Config, Level
+from nas.runs import pictures
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
-from nas.exporters import onnx as format_onnx  # noqa: E402
+from nas.deploy.exporters import onnx as format_onnx  # noqa: E402
 
 
 @pytest.fixture(scope="module")

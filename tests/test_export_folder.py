@@ -4,29 +4,31 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
-from nas import deploy_job, drawing, export, graphs, latency, settings, verify
-from nas.backbones.unet import Config, Level
+from nas.deploy import drawer, export, graphs, latency, verify
 from nas.errors import InputError
-from nas.recipe import Recipe
-from nas.training import Hardware
+from nas.full_training import job
+from nas.full_training.recipe import Recipe
+from nas.networks.backbones.unet import Config, Level
+from nas.settings import study
+from nas.training.loop import Hardware
 
 SMALL = Config(levels=(Level(8, (0,), (0,)), Level(8, (1,), (1,))), groups=4)
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    resolved = settings.load(settings.Path("studies/quickstart/study.yaml"), []).resolved()
+    resolved = study.load(study.Path("studies/quickstart/study.yaml"), []).resolved()
     return {name: resolved[name] for name in export.PIPELINE} | {"image_size": 64}
 
 
 @pytest.fixture
 def folder(tmp_path, pipeline):
     """An export of a network that was not trained."""
-    proxy = tmp_path / drawing.PROXY
+    proxy = tmp_path / drawer.PROXY
     proxy.mkdir()
     save_file(SMALL.build().state_dict(), proxy / "weights.safetensors")
     held = {"fp32": {"networks": {"denoiser": {"file": "proxy/weights.safetensors", "bytes": 1}}}}
-    manifest = {"version": drawing.VERSION, "formats": {"safetensors": held}, "latents": [8, 8, 8]}
+    manifest = {"version": drawer.VERSION, "formats": {"safetensors": held}, "latents": [8, 8, 8]}
     deploy = {"architecture": SMALL.to_dict(), "from": {"trial": 0}, "seed": 0, "images_seen": 8, "like": None}
     deploy |= {"scores": {}, "intervals": {}}
     said = {"export.yaml": manifest, "pipeline.yaml": pipeline, "proxy/config.yaml": SMALL.to_dict()}
@@ -36,9 +38,9 @@ def folder(tmp_path, pipeline):
 
 
 OPENED = {
-    "nas sample": drawing.load,
+    "nas sample": drawer.load,
     "nas latency": lambda folder: latency.subject(str(folder), 512, None),
-    "nas train": lambda folder: deploy_job.load(str(folder), Recipe(), None, Hardware()),
+    "nas train": lambda folder: job.load(str(folder), Recipe(), None, Hardware()),
     "nas verify": lambda folder: verify.verify(folder, folder / "cache"),
 }
 READS = {
@@ -72,7 +74,7 @@ def test_files_of_an_export_lie_in_it(folder, elsewhere):
     manifest["formats"]["safetensors"]["fp32"]["networks"]["denoiser"]["file"] = elsewhere
     export.write_yaml(folder / "export.yaml", manifest)
     with pytest.raises(InputError, match=r"denoiser\.file: expected a file of the folder itself, got") as caught:
-        drawing.load(folder)
+        drawer.load(folder)
     assert elsewhere in str(caught.value)
 
 
@@ -90,7 +92,7 @@ def test_files_of_an_export_lie_in_it(folder, elsewhere):
 def test_settings_of_an_export_are_checked(folder, pipeline, section, value, said):
     export.write_yaml(folder / "pipeline.yaml", {**pipeline, section: value})
     with pytest.raises(InputError, match=section) as caught:
-        drawing.load(folder)
+        drawer.load(folder)
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -101,4 +103,4 @@ def test_a_format_without_a_part_is_named(folder, missing):
     manifest["formats"]["onnx"] = {"fp32": {"networks": parts}}
     export.write_yaml(folder / "export.yaml", {name: value for name, value in manifest.items() if name != missing})
     with pytest.raises(InputError, match=rf"export\.yaml:\d+: .*{missing}"):
-        drawing.load(folder, "onnxruntime")
+        drawer.load(folder, "onnxruntime")

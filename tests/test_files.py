@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nas import files
+from nas.disk import files
 from nas.errors import InputError
 
 LEFT = "record.json.{host}.{pid}.partial"

@@ -10,14 +10,17 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nas import cli, guidance, settings, stages
-from nas.backbones.unet import presets
-from nas.bench import Bench, fresh
-from nas.encoded import EncodedSet
+from nas import cli
+from nas.diffusion.solvers import Plan
 from nas.errors import InputError
+from nas.networks.backbones.unet import presets
 from nas.objectives import denoising
-from nas.rundir import RunDirectory
-from nas.sampling import Plan
+from nas.runs.directory import RunDirectory
+from nas.settings import study as settings
+from nas.study import guidance_sweep
+from nas.training.encoded import EncodedSet
+from nas.trial import base_model
+from nas.trial.bench import Bench, fresh
 
 STUDY = """
 name: small
@@ -84,7 +87,7 @@ class Small(Bench):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """An ablation of two cells and two repeats, and a base, all with random weights."""
-    monkeypatch.setattr("nas.bench.Bench", Small)
+    monkeypatch.setattr("nas.trial.bench.Bench", Small)
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace("CHECKPOINT", str(tmp_path / "base.safetensors")))
     study = settings.load(path)
@@ -125,7 +128,7 @@ def _weights(proxy, seed, path):
 
 def swept(run, *scales, picks=(), repeats=1):
     told = []
-    return guidance.sweep(run, picks, scales, repeats, told.append), told
+    return guidance_sweep.sweep(run, picks, scales, repeats, told.append), told
 
 
 def test_every_network_is_drawn_in_its_ways(run):
@@ -154,7 +157,7 @@ def test_one_step_scores_are_those_of_the_guided_clean_latents(run, scale):
     table, _ = swept(run, scale, picks=["trial:0"])
     bench = Small(settings.load(run.path.parents[2] / "study.yaml"), run.path)
     network = bench.scaled(presets()["mobilediffusion"].to_dict()).build().eval()
-    stages.load_weights(network, run.path / "trials/0000/weights.safetensors", "")
+    base_model.load_weights(network, run.path / "trials/0000/weights.safetensors", "")
     _, text, noise = bench.drawn
     time = torch.full((4,), 999)
     alpha = denoising.noise_schedule(denoising.Settings()).alphas_cumprod[999]
@@ -178,8 +181,8 @@ def test_a_network_that_draws_no_numbers_is_named_and_the_rest_is_kept(run):
 @pytest.mark.parametrize("text", ["", "x", "1,,2", "-1", "nan", "inf", "1e30", "1001"])
 def test_scales_that_are_none(text):
     with pytest.raises(InputError, match="expected numbers from 0 to 1000"):
-        guidance.scales_of(text)
-    assert guidance.scales_of("3,1000,0,3") == [0, 3, 1000]
+        guidance_sweep.scales_of(text)
+    assert guidance_sweep.scales_of("3,1000,0,3") == [0, 3, 1000]
 
 
 def test_nothing_is_drawn_twice(run):
@@ -193,7 +196,7 @@ def test_nothing_is_drawn_twice(run):
     whole.drop(index=4).to_csv(run.path / "guidance.csv", index=False)
     mended, told = swept(run, 1.0, 2.0)
     assert len(told) == 1
-    keys = guidance.IDENTITY
+    keys = guidance_sweep.IDENTITY
     pd.testing.assert_frame_equal(
         mended.sort_values(keys).reset_index(drop=True),
         whole.sort_values(keys).reset_index(drop=True),
@@ -212,7 +215,7 @@ def test_weights_that_were_trained_on_are_drawn_again(run):
 
 def test_repeats_are_averaged_in_the_picture_only(run):
     table, _ = swept(run, 1.0, 2.0, repeats=2)
-    seen = guidance.curves(table, "clip_score", "fid")
+    seen = guidance_sweep.curves(table, "clip_score", "fid")
     assert len(table) == 4 + 2 * (2 + 4) and (seen[seen.model != "base"].n == 2).all()
     one = table[(table.model == "reference") & (table.guidance == 2.0)]
     (mean,) = seen[(seen.model == "reference") & (seen.guidance == 2.0)].fid
@@ -232,31 +235,31 @@ def test_an_exported_folder_is_its_trial(run, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "deploy.yaml").write_text(yaml.safe_dump({"from": {"run": str(run.path), "trial": 3}}))
-    found, picks = guidance.opened(folder, [])
+    found, picks = guidance_sweep.opened(folder, [])
     assert found.path == run.path and picks == ["trial:3"]
     with pytest.raises(InputError, match="one exported trial"):
-        guidance.opened(folder, ["knee"])
+        guidance_sweep.opened(folder, ["knee"])
 
 
 def test_what_nas_train_wrote_is_no_trial(tmp_path):
     (tmp_path / "deploy.yaml").write_text(yaml.safe_dump({"from": {"trained": "knee"}, "stages": 2}))
     with pytest.raises(InputError, match="holds no trial of a study.*nas train wrote it"):
-        guidance.opened(tmp_path, [])
+        guidance_sweep.opened(tmp_path, [])
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "-1", "nan", "inf", "1;2"])
 def test_scales_that_are_not_numbers(text):
     with pytest.raises(InputError, match="--scales"):
-        guidance.scales_of(text)
+        guidance_sweep.scales_of(text)
 
 
 def test_scales_are_ordered_and_different():
-    assert guidance.scales_of("3, 1,3,7.5") == [1.0, 3.0, 7.5]
+    assert guidance_sweep.scales_of("3, 1,3,7.5") == [1.0, 3.0, 7.5]
 
 
 def test_what_a_plan_becomes():
-    assert guidance.plans(Plan(solver="renoise", steps=4)) == [Plan(solver="renoise", steps=4)]
-    assert guidance.plans(Plan(steps=4)) == [Plan(steps=4), Plan(solver="one_step")]
+    assert guidance_sweep.plans(Plan(solver="renoise", steps=4)) == [Plan(solver="renoise", steps=4)]
+    assert guidance_sweep.plans(Plan(steps=4)) == [Plan(steps=4), Plan(solver="one_step")]
 
 
 def test_bad_runs_are_one_line(run, monkeypatch, capsys):

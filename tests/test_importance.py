@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats import f_oneway
 
-from nas import importance, results
+from nas.analysis import importance, results
 
 
 def points_of(rng, trials, score, axes=("a", "b", "c")):

@@ -7,9 +7,9 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from point_sets import area_of_union
 
-from nas import improvement, stopping
-from nas.peers import Peers
-from nas.stopping import Settings
+from nas.search import improvement, stopping
+from nas.search.peers import Peers
+from nas.search.stopping import Settings
 
 POINT = st.lists(st.floats(-3, 3).map(lambda value: round(value, 2)), min_size=2, max_size=2)
 CURVE = st.lists(POINT, min_size=2, max_size=2)  # of two rungs

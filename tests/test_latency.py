@@ -10,9 +10,12 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from nas import block_latency, cli, fields, latency, settings, space
-from nas.backbones.unet import Config, Level, network, presets
+from nas import cli
+from nas.deploy import block_latency, latency
 from nas.errors import InputError
+from nas.networks.backbones.unet import Config, Level, network, presets
+from nas.settings import study
+from nas.space import fields, search_space
 
 SMALL = Config(
     levels=(
@@ -51,7 +54,7 @@ def test_quartiles_are_those_of_the_wall_times():
 
 def test_a_row_adds_up(tmp_path):
     run = exported.run_directory(tmp_path / "small" / "2026")
-    from nas import export
+    from nas.deploy import export
 
     folder = export.export(run, "trial:0", tmp_path / "model")
     subject = latency.subject(str(folder), 512, None)
@@ -120,7 +123,7 @@ def calls(built, inputs):
 
 @pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, projections="block", skips="outer", mid=())])
 def test_blocks_are_those_a_forward_pass_runs_on_inputs_that_lie_alike_in_memory(config):
-    from nas.conditioning import Text
+    from nas.networks.conditioning import Text
 
     text = Text(torch.randn(1, 6, config.text_width), torch.randn(1, config.pooled_width or 1))
     latents = torch.randn(1, config.latent_channels, 8, 8)
@@ -149,16 +152,16 @@ def test_a_study_has_the_sum_as_a_cost(tmp_path):
     config = presets()["mobilediffusion"]
     count = sum(block_latency.blocks(config, 64, 77).values())
     table(config).save(tmp_path / "blocks.json")
-    deploy = settings.Deploy(latency=tmp_path / "blocks.json")
+    deploy = study.Deploy(latency=tmp_path / "blocks.json")
     costs = deploy.costs(config)
     assert costs["latency_ms"] == pytest.approx(2.0 * count) and costs["params"] == config.cost(64, 77).params
     assert deploy.latency_conditions()["latency_ms"]["fingerprint"] == "00"
-    assert settings.Deploy().latency_conditions() == {}
+    assert study.Deploy().latency_conditions() == {}
     wider = fields.changed(config, [("levels.2.channels", 768)])
     with pytest.raises(InputError, match="lacks the block '.*768.*'; measure it again"):
         deploy.costs(wider)
     with pytest.raises(InputError, match="latents of side 64 and 77 text tokens, the study deploys at 32 and 77"):
-        settings.Deploy(latency=tmp_path / "blocks.json", image_size=256).costs(config)
+        study.Deploy(latency=tmp_path / "blocks.json", image_size=256).costs(config)
     (tmp_path / "other.json").write_text('{"version": 9}')
     with pytest.raises(InputError, match="version 9, expected 2"):
         block_latency.load(tmp_path / "other.json")
@@ -181,7 +184,7 @@ def test_every_block_is_timed():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from nas import export
+    from nas.deploy import export
 
     run = exported.run_directory(tmp_path_factory.mktemp("runs") / "small" / "2026")
     return export.export(run, "trial:0", tmp_path_factory.mktemp("model") / "small")
@@ -215,7 +218,7 @@ def test_the_command_measures_the_blocks_of_a_space(tmp_path):
     code, said, error = command(space_file, "--blocks", out, "--image-size", 64, "--repeats", 1)
     assert code == 0, error
     table = block_latency.load(out)
-    wanted = {block.name for block in block_latency.of_space(space.SearchSpace.load(str(space_file)), 8, 77)}
+    wanted = {block.name for block in block_latency.of_space(search_space.SearchSpace.load(str(space_file)), 8, 77)}
     assert set(table.milliseconds) == wanted and f"{len(wanted)} blocks" in said
     code, _, error = command(space_file, space_file, "--blocks", out)
     assert code == 1 and "expected one search space, got 2 names" in str(error)

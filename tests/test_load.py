@@ -7,7 +7,7 @@ import synthetic_run
 import yaml
 
 import nas
-from nas import results
+from nas.analysis import results
 from nas.errors import InputError
 
 

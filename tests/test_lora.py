@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from nas import lora
-from nas.backbones import Proxy
-from nas.backbones.unet import presets
-from nas.conditioning import Text
 from nas.errors import InputError
+from nas.networks.backbones import Proxy
+from nas.networks.backbones.unet import presets
+from nas.networks.conditioning import Text
+from nas.weights import lora
 
 PROXY = Proxy(width_divisor=32, latent_channels=2, text_width=6, pooled_width=4)
 RANK = lora.Settings(rank=4)

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from nas import clip, menu
+from nas import menu
 from nas.datasets import Batch
 from nas.errors import InputError
 from nas.metrics import Reference, caption_accuracy, clip_score, fid, kid, mind, scene_accuracy, scores
+from nas.networks.conditioning import clip
 
 CAPTIONS = ["red apple", "sailing boat", "grinning face", "violin", "ringed planet", "hot pepper"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nas import menu
-from nas.conditioning import Text
+from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, denoising
 
 SHAPE = (3, 4, 4)

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from nas import headway, pace, progress, settings
-from nas.pace import Pace
-from nas.progress import Progress
+from nas.report import progress
+from nas.report.progress import Progress
+from nas.runs import headway
+from nas.settings import study as settings
+from nas.trial import pace
+from nas.trial.pace import Pace
 
 PACE = Pace(load_s=0.5, update_s=2.0, call_s=0.01, decode_s=0.1, judge_s=0.2, compute_s=3.0, passes=100)
 STUDY = """

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.peers import ROOM, Peers, Scoreboard
+from nas.search.peers import ROOM, Peers, Scoreboard
 
 EVENTS = st.lists(st.integers(0, 5), max_size=20)  # which trial is scored next
 

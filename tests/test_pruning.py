@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas import decoder_training, pruning
-from nas.decoders.kl import Config, Level
 from nas.errors import InputError
+from nas.networks.decoders.kl import Config, Level
 
 
 def decoder(widths, blocks=2, groups=4, attention=True, seed=0):

@@ -6,10 +6,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from nas import published
-from nas.backbones import unet
 from nas.cli import app
 from nas.errors import InputError
+from nas.networks.backbones import unet
+from nas.space import published
 
 NAMES = [
     "mobilediffusion",

@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from nas import drawing, export, export_folder, graphs, latency, quality
-from nas.bench import Bench
+from nas.deploy import drawer as drawing
+from nas.deploy import export, folder, graphs, latency, quality
 from nas.errors import InputError
+from nas.trial.bench import Bench
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
-from nas import int8, onnx_int8, quantise  # noqa: E402
-from nas.exporters import coreml  # noqa: E402
-from nas.exporters import onnx as format_onnx  # noqa: E402
+from nas.deploy import int8, onnx_int8, quantise  # noqa: E402
+from nas.deploy.exporters import coreml  # noqa: E402
+from nas.deploy.exporters import onnx as format_onnx  # noqa: E402
 
 
 class Network(nn.Module):
@@ -340,7 +341,7 @@ def test_what_has_no_int8_is_said_before_anything_is_written(run, tmp_path):
 
 
 def test_a_format_without_int8_says_so_beside_one_that_has_it(model, bench):
-    source = drawing.model(drawing.load_network(model), export_folder.pipeline(model))
+    source = drawing.model(drawing.load_network(model), folder.pipeline(model))
     manifest = {"formats": {"coreml": {}}}
     int8.add(manifest, source, {"coreml": coreml}, model, bench, [], print)
     assert manifest == {"formats": {"coreml": {}}, "notes": ["coreml has no int8 here; it holds fp16, fp32"]}

@@ -9,9 +9,9 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas import racing
-from nas.dominance import hypervolume, nondominated
-from nas.racing import Settings, hypervolume_interval, membership, next_repeats, noise, verdicts
+from nas.search import racing
+from nas.search.dominance import hypervolume, nondominated
+from nas.search.racing import Settings, hypervolume_interval, membership, next_repeats, noise, verdicts
 
 SEPARATED = {"a": [[0.0, 10.0], [0.1, 10.1]], "b": [[5.0, 5.0], [5.1, 4.9]], "c": [[10.0, 0.1], [9.9, 0.0]]}
 DOMINATED = {"d": [[9.0, 9.0], [9.1, 9.1]]}

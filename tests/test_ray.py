@@ -13,8 +13,10 @@ import free_study
 import pytest
 from worker_jobs import die, save_when_told
 
-from nas import failures, interruption, ray_engine, settings
+from nas import failures, interruption
 from nas.errors import InputError
+from nas.settings import study as settings
+from nas.workers import ray_engine
 
 pytest.importorskip("ray", reason="needs nas[ray]")
 SECONDS, TRIALS = 0.3, 5

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
-from nas import records, results
+from nas.analysis import results
 from nas.errors import InputError
 from nas.failures import DiskTrouble
+from nas.runs import records
 
 GOOD = {
     "trial": 3,

@@ -15,13 +15,19 @@ from rich.console import Console
 from test_study import STUDY as TEST_STUDY
 from test_study import Workers
 
-from nas import joining, launch, records, results, rundir, searching, settings, study
-from nas.cells import CellRun
+from nas import joining
+from nas.analysis import results
 from nas.errors import InputError
-from nas.progress import Progress
-from nas.rundir import open_run
-from nas.space import SearchSpace
-from nas.storage import open_storage
+from nas.report.progress import Progress
+from nas.runs import directory as rundir
+from nas.runs import records
+from nas.runs.directory import open_run
+from nas.runs.journal import open_storage
+from nas.settings import study as settings
+from nas.space.search_space import SearchSpace
+from nas.study import launch, search_run
+from nas.study import run as study
+from nas.study.ablation_run import CellRun
 
 STUDY = TEST_STUDY.replace("rule: halving", "rule: none").replace("trials: 6", "trials: 3")
 
@@ -49,7 +55,7 @@ def run(tmp_path, monkeypatch):
         if loaded.ablation is not None:
             running = CellRun(loaded, directory, progress)
         else:
-            running = searching.SearchRun(loaded, space(), directory, progress)
+            running = search_run.SearchRun(loaded, space(), directory, progress)
         running.execute()
         (directory.path / "report.html").touch()
         running.said = said.getvalue()
@@ -205,7 +211,7 @@ def test_a_journal_that_ends_in_blank_or_half_lines_goes_on(tmp_path, end):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """What `nas.rundir` takes for the time; set `.now`."""
+    """What `nas.runs.directory` takes for the time; set `.now`."""
 
     class Clock(datetime):
         now_ = datetime(2026, 10, 25, 1, 30, tzinfo=UTC)

@@ -7,13 +7,15 @@ import pandas as pd
 import pytest
 import torch
 
-from nas import line_scores, pace, reference_lines, settings, trial
-from nas.bench import fresh
-from nas.headway import Headway
-from nas.pictures import read_grid
-from nas.reference_lines import Line
+from nas.analysis import reference_lines
+from nas.analysis.reference_lines import Line
+from nas.runs.headway import Headway
+from nas.runs.pictures import read_grid
 from nas.seeds import trial_seed
-from nas.space import SearchSpace
+from nas.settings import study as settings
+from nas.space.search_space import SearchSpace
+from nas.trial import line_scores, pace, rung
+from nas.trial.bench import fresh
 
 STUDY = """
 name: tiny
@@ -35,13 +37,13 @@ def measured(tmp_path_factory):
     root = tmp_path_factory.mktemp("lines")
     (root / "study.yaml").write_text(STUDY)
     study = settings.load(root)
-    trial.start_worker(study, root / ".cache")
+    rung.start_worker(study, root / ".cache")
     base = SearchSpace.load(study.space).base
     run = root / "tiny" / "now"
     run.mkdir(parents=True)
     found = line_scores.measure(run, {}, base.to_dict(), True)
     (run / reference_lines.FILE).write_text(json.dumps(found))
-    return trial.bench(), base, run
+    return rung.bench(), base, run
 
 
 def clip_score(bench, images, captions):
@@ -72,8 +74,8 @@ def test_networks_are_scored_as_trials_are(measured, tmp_path):
     bench, base, run = measured
     lines = reference_lines.read(run)
     seed = trial_seed(bench.study.seed, base.key, 0)
-    job = trial.Job(0, base.to_dict(), seed, 1, 16, True, tmp_path)
-    assert lines["base"].scores == trial.run_on(bench, job)["rung"]["metrics"]
+    job = rung.Job(0, base.to_dict(), seed, 1, 16, True, tmp_path)
+    assert lines["base"].scores == rung.run_on(bench, job)["rung"]["metrics"]
     network = fresh(bench.scaled(base.to_dict()), seed).eval()
     schedule = bench.objective(network, seed).schedule_config
     losses = bench.denoising_losses(network, schedule)
@@ -85,7 +87,7 @@ def test_a_rung_tells_how_far_it_is(measured, tmp_path, monkeypatch):
     bench, base, _ = measured
     shares = []
     monkeypatch.setattr(Headway, "_write", lambda self, done: shares.append((done, self._total)))
-    trial.run_on(bench, trial.Job(0, base.to_dict(), 1, 1, 16, True, tmp_path))
+    rung.run_on(bench, rung.Job(0, base.to_dict(), 1, 1, 16, True, tmp_path))
     work = 3 * 16 + 6 * 4 + 8 * 24  # two updates of 8 pictures; 6 drawn in 2 steps of 2 branches; the loss of 24
     assert shares == [(24, work), (48, work), (72, work)]
     assert not (tmp_path / "headway").exists()

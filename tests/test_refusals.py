@@ -7,11 +7,14 @@ import mutations
 import pytest
 import yaml
 
-from nas import check, data_check, launch, plausible, settings
 from nas.errors import MOST, InputError
-from nas.rundir import RunDirectory
-from nas.settings import Study
-from nas.space import SearchSpace
+from nas.runs.directory import RunDirectory
+from nas.settings import plausible
+from nas.settings import study as settings
+from nas.settings.study import Study
+from nas.space.search_space import SearchSpace
+from nas.study import launch
+from nas.trial import check, data_check
 
 STUDY = """\
 space: mobilediffusion

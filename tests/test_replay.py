@@ -16,10 +16,14 @@ from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 from typer.testing import CliRunner
 
-from nas import chooser, cli, curves, multi_metric, replay, results, settings, simulation, stopping
+from nas import cli
+from nas.analysis import results
 from nas.errors import InputError
-from nas.space import SearchSpace
-from nas.stopping import Settings
+from nas.search import stopping
+from nas.search.stopping import Settings
+from nas.settings import study
+from nas.space.search_space import SearchSpace
+from nas.trust import chooser, curves, multi_metric, replay, simulation
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 GOALS = {"fid": "minimise", "clip": "maximise"}
@@ -149,8 +153,8 @@ def test_hypervolume_by_hand(table):
 
 def test_a_verdict_by_hand(table):
     # the 24 orders, each by the loop above, whose own cases are computed by hand
-    settings = Settings(rule="halving", rungs=(0.25, 1.0), min_peers=2)
-    told = replay.judge(table, "halving", settings, shuffles=60)
+    study = Settings(rule="halving", rungs=(0.25, 1.0), min_peers=2)
+    told = replay.judge(table, "halving", study, shuffles=60)
     volume = simulation.volume_of(table)
     images, lost = [], []
     for order in replay.orders(4, 60, 0):
@@ -161,7 +165,7 @@ def test_a_verdict_by_hand(table):
     assert told.hypervolume_lost.mean == pytest.approx(np.mean(lost))
     assert told.hypervolume_lost.low <= told.hypervolume_lost.mean <= told.hypervolume_lost.high
     assert 0 < told.images_saved.mean < 0.75
-    none = replay.judge(table, "none", settings, shuffles=3)
+    none = replay.judge(table, "none", study, shuffles=3)
     assert (none.images_saved.mean, none.seconds_saved.mean, none.hypervolume_lost.mean) == (0, 0, 0)
 
 
@@ -294,7 +298,7 @@ def test_a_charged_sampler_pays_for_what_is_over_budget(folder):
 def test_a_budget_of_latency_is_charged(folder, monkeypatch):
     """The latency is made up: a tenth of a millisecond for a million parameters."""
     table, about = curves.load(folder)
-    monkeypatch.setattr(settings.Deploy, "costs", lambda _, config: {"latency_ms": config.cost(64, 77).params / 1e7})
+    monkeypatch.setattr(study.Deploy, "costs", lambda _, config: {"latency_ms": config.cost(64, 77).params / 1e7})
     about = about.model_copy(update={"budget": {"latency_ms": 30.0}})
     space, taken = SearchSpace.load("mobilediffusion"), []
     chosen = chooser.Chooser(table, about, space, RandomSampler(seed=0), charged=True, seed=0)
@@ -407,7 +411,7 @@ def test_an_unknown_rule_in_a_study_names_those_there_are(tmp_path):
         InputError,
         match="study.yaml:7: stopping.rule: expected 'improvement', 'halving', 'slope', 'median' or 'none'",
     ):
-        settings.load(tmp_path)
+        study.load(tmp_path)
 
 
 def test_a_run_is_recorded_as_a_table(run_dir, tmp_path):

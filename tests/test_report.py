@@ -8,8 +8,12 @@ import synthetic_run
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from nas import figures, findings, fronts, importance, naming, numbers, pictures, reference_lines, report, results
+from nas import numbers
+from nas.analysis import findings, fronts, importance, naming, reference_lines, results
 from nas.errors import InputError
+from nas.report import figures
+from nas.report import page as report
+from nas.runs import pictures
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
 
@@ -273,7 +277,7 @@ def test_names_and_questions_are_escaped(run_dir):
 
 
 def test_components_add_up_to_the_network(run_dir):
-    from nas.backbones import unet
+    from nas.networks.backbones import unet
 
     config = unet.presets()["mobilediffusion"]
     records = [

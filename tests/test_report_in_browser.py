@@ -4,7 +4,8 @@ import chromium
 import pytest
 import synthetic_run
 
-from nas import findings, report, results
+from nas.analysis import findings, results
+from nas.report import page as report
 
 pytestmark = pytest.mark.skipif(chromium.PATH is None, reason="no chromium on this machine")
 FIRST_PLOTS = "document.querySelectorAll('#front-0 .main-svg').length"

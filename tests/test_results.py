@@ -9,8 +9,9 @@ import synthetic_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas import certainty, dominance, findings, fronts, picking, results
+from nas.analysis import certainty, findings, fronts, picking, results
 from nas.errors import InputError
+from nas.search import dominance
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from nas import drawing
+from nas.deploy import drawer
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -98,9 +98,9 @@ def test_an_exported_model_draws_what_its_trial_drew(finished, tmp_path):
     assert result.returncode == 0, result.stderr
     deploy = yaml.safe_load((tmp_path / "model" / "deploy.yaml").read_text())
     trained = load_file(folder / "trials" / f"{deploy['from']['trial']:04d}" / "weights.safetensors")
-    network = drawing.load_network(tmp_path / "model")
+    network = drawer.load_network(tmp_path / "model")
     assert all(torch.equal(weight, trained[name]) for name, weight in network.state_dict().items())
-    first, again = (drawing.load(tmp_path / "model").draw(["red heart, noto", "pizza, fluent"], seed=3) for _ in "12")
+    first, again = (drawer.load(tmp_path / "model").draw(["red heart, noto", "pizza, fluent"], seed=3) for _ in "12")
     assert torch.equal(first, again) and first.shape == (2, 3, 64, 64)
     drawn = nas("sample", str(tmp_path / "model"), "red heart, noto", "--out", str(tmp_path / "heart.png"))
     assert drawn.returncode == 0 and (tmp_path / "heart.png").stat().st_size > 0

@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 
-from nas.samplers import NumberedRandomSampler
+from nas.search.samplers import NumberedRandomSampler
 
 DISTRIBUTIONS = [
     CategoricalDistribution((1, 2, 3)),

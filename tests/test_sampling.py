@@ -7,11 +7,11 @@ from diffusers import DDIMScheduler
 from pydantic import ValidationError
 from torch import nn
 
-from nas import sampling
-from nas.conditioning import Text
+from nas.diffusion import solvers
+from nas.diffusion.solvers import Plan, sample
 from nas.errors import InputError
+from nas.networks.conditioning import Text
 from nas.objectives import denoising
-from nas.sampling import Plan, sample
 
 SHAPE = (2, 4, 4)
 KINDS = [("v", False), ("epsilon", False), ("v", True)]
@@ -242,7 +242,7 @@ def test_impossible_plans_are_refused(options):
 def test_a_plan_asks_about_as_many_times_as_it_has_steps(solver):
     """Also where rounding errors would add one below zero: 61, 103 and 60 other numbers of steps."""
     for steps in range(1, 1001):
-        asked = sampling.times(Plan(solver=solver, steps=steps), 1000)
+        asked = solvers.times(Plan(solver=solver, steps=steps), 1000)
         assert len(asked) == steps and asked[0] == 999 and asked[-1] >= 0
         assert all(one > other for one, other in pairwise(asked))
 

@@ -9,11 +9,12 @@ import torch
 from test_space import MD, SPACES
 from typer.testing import CliRunner
 
-from nas import cost, screen, tables
 from nas.cli import app
 from nas.commands import grid
-from nas.conditioning import Text
+from nas.cost import traced
 from nas.errors import InputError
+from nas.networks.conditioning import Text
+from nas.space import cost_tables, screen
 
 BUDGET = {"params": 400e6, "macs": 200e9}
 
@@ -30,7 +31,7 @@ def assert_traced_costs_are_closed_form(space, size, members):
                 inputs = (*inputs, torch.empty(1), text)
         closed = config.cost(size, 77)
         assert closed.params == sum(p.numel() for p in network.parameters())
-        assert closed.macs == cost.second_opinion(network, *inputs)
+        assert closed.macs == traced.second_opinion(network, *inputs)
 
 
 @pytest.mark.parametrize("size", [64, 32])
@@ -50,18 +51,18 @@ def test_closed_form_of_300_members(name, size):
 @pytest.mark.parametrize("name", SPACES)
 def test_tables_are_the_closed_form(name, size):
     space = SPACES[name]
-    columns = tables.draw(space, 2_000, seed=size)
-    costs = tables.Tables(space, size, 40).costs(columns)
+    columns = cost_tables.draw(space, 2_000, seed=size)
+    costs = cost_tables.Tables(space, size, 40).costs(columns)
     for row in range(0, 2_000, 7):
-        exact = space.architecture(tables.choices_at(space, columns, row)).cost(size, 40)
-        assert {name: costs[name][row] for name in tables.COSTS} == vars(exact)
+        exact = space.architecture(cost_tables.choices_at(space, columns, row)).cost(size, 40)
+        assert {name: costs[name][row] for name in cost_tables.COSTS} == vars(exact)
 
 
 def test_members_are_the_enumeration():
-    columns = tables.members(MD)
+    columns = cost_tables.members(MD)
     assert len(columns["ffn_ratio"]) == MD.size()
     rows = random.Random(0).sample(range(MD.size()), 500)
-    listed = [tuple(tables.choices_at(MD, columns, row).items()) for row in rows]
+    listed = [tuple(cost_tables.choices_at(MD, columns, row).items()) for row in rows]
     assert len(set(listed)) == 500
     codes = np.stack(list(columns.values()), axis=1)
     assert len(np.unique(codes, axis=0)) == MD.size()
@@ -69,8 +70,8 @@ def test_members_are_the_enumeration():
 
 def test_drawn_members_are_equally_likely():
     """Members without any bottleneck attention are 1 in 49 or so, not 1 in 4 as when axes are drawn one after another."""
-    columns = tables.draw(MD, 100_000, seed=0)
-    exact = tables.members(MD)
+    columns = cost_tables.draw(MD, 100_000, seed=0)
+    exact = cost_tables.members(MD)
     for axis in MD.axes:
         for index in range(-1, len(axis.choices)):
             drawn, true = (columns[axis.name] == index).mean(), (exact[axis.name] == index).mean()

@@ -12,9 +12,11 @@ import served
 import yaml
 from PIL import Image
 
-from nas import drawing, export, exporters, loopback, serve
+from nas import loopback
+from nas.deploy import drawer as drawing
+from nas.deploy import export, exporters, serve
+from nas.deploy.exporters import onnx
 from nas.errors import InputError
-from nas.exporters import onnx
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ from hypothesis import example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from nas import quantities, settings
+from nas.documents import quantities
 from nas.errors import InputError
-from nas.settings import Study
+from nas.settings import study as settings
+from nas.settings.study import Study
 
 GOOD = """\
 # A study

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
-from nas import shards
 from nas.datasets import webdataset
+from nas.disk import shards
 from nas.errors import InputError
 
 

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.backbones import Proxy, unet
 from nas.errors import InputError
-from nas.space import SearchSpace
-from nas.space_file import SHIPPED
+from nas.networks.backbones import Proxy, unet
+from nas.space.search_space import SearchSpace
+from nas.space.space_file import SHIPPED
 
 SPACES = {path.stem: SearchSpace.load(path) for path in sorted(SHIPPED.glob("*.yaml"))}
 PRESETS = unet.presets()
@@ -97,7 +97,7 @@ def test_ends_of_the_space(name):
 
 @pytest.mark.parametrize(("space", "preset"), [(space, preset) for space in MEMBERS for preset in MEMBERS[space]])
 def test_published_networks_are_members(space, preset):
-    from nas.screen import position
+    from nas.space.screen import position
 
     choices = position(SPACES[space], SPACES[space].presets()[preset])
     assert choices is not None
@@ -241,6 +241,6 @@ def test_a_member_the_space_does_not_have(tmp_path, choices, message):
 
 
 def test_schema_on_disk_is_the_one_the_code_gives():
-    from nas.space_file import schema
+    from nas.space.space_file import schema
 
     assert json.loads((Path(SHIPPED) / "space.schema.json").read_text()) == schema()

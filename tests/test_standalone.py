@@ -12,11 +12,14 @@ import torch
 from diffusers import DDPMScheduler
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-from nas import conditioning, graphs, model_card, sampling, settings, standalone, tokenizer_file
-from nas.conditioning import Text
 from nas.datasets import emoji
+from nas.deploy import graphs, model_card, standalone
+from nas.diffusion import solvers
+from nas.networks import conditioning
+from nas.networks.conditioning import Text, tokenizer_file
 from nas.objectives import denoising
 from nas.seeds import Noise
+from nas.settings import study as settings
 
 CAPTIONS = [
     "",
@@ -165,7 +168,7 @@ class Waves:
 )
 def test_the_program_steps_as_nas_does(tmp_path, encoder, settings_, solver, steps):
     objective = {"name": "denoising", **settings_}
-    plan = sampling.Plan(solver=solver, steps=steps, guidance=1)
+    plan = solvers.Plan(solver=solver, steps=steps, guidance=1)
     told = standalone.about(encoder, (4, 4, 4), pipeline(objective, **plan.model_dump()), {})
     noise = np.stack([Noise.of_picture(5, index).draw((4, 4, 4)) for index in range(2)])
     text = Text(torch.tensor([0.3, -0.4]).view(2, 1, 1), torch.zeros(2, 1))
@@ -175,7 +178,7 @@ def test_the_program_steps_as_nas_does(tmp_path, encoder, settings_, solver, ste
         return Waves()(*given).numpy()
 
     config = dict(denoising.noise_schedule(denoising.Settings(**settings_)).config)
-    expected = sampling.sample(Waves(), plan, config, torch.from_numpy(noise), text, text)
+    expected = solvers.sample(Waves(), plan, config, torch.from_numpy(noise), text, text)
     found = program(tmp_path, told)["sample"](predict, noise, solver, steps)
     scale = float(expected.abs().max())
     assert np.abs(found - expected.numpy()).max() < 2e-5 * max(1.0, scale)

@@ -5,9 +5,9 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from point_sets import VALUES, sets
 
-from nas import stopping
-from nas.dominance import contributions, nondominated_ranks, normalised
-from nas.stopping import Settings
+from nas.search import stopping
+from nas.search.dominance import contributions, nondominated_ranks, normalised
+from nas.search.stopping import Settings
 
 
 def order(points):

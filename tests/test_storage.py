@@ -6,10 +6,10 @@ import threading
 import optuna
 import pytest
 
-from nas import postgres
 from nas.errors import InputError
-from nas.postgres import Database, DatabaseJournal
-from nas.storage import is_database, open_storage
+from nas.runs import postgres
+from nas.runs.journal import is_database, open_storage
+from nas.runs.postgres import Database, DatabaseJournal
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from nas import interruption, streaming, training
-from nas.conditioning import Text
+from nas import interruption
 from nas.datasets import Captioned, Pictures
-from nas.encoded import encode
 from nas.errors import InputError
+from nas.networks.conditioning import Text
 from nas.objectives import CriticTraining, LatentBatch
-from nas.streaming import Frozen, Place, Reading, Stream
-from nas.training import Batches, DenoiserTraining, Settings
+from nas.training import loop, streaming
+from nas.training.encoded import encode
+from nas.training.loop import Batches, DenoiserTraining, Settings
+from nas.training.streaming import Frozen, Place, Reading, Stream
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +175,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
     made = []
     for pieces in (1, parts):
         module = DenoiserTraining(Mean(), Settings(batch=8, warmup_images=0, learning_rate=0.1), parts=pieces)
-        training.fit(module, stream(20, 0, 3, batch=8, window=8), 3)
+        loop.fit(module, stream(20, 0, 3, batch=8, window=8), 3)
         made.append(module)
     for one, other in zip(*(m.objective.parameters() for m in made), strict=True):
         assert torch.allclose(one, other, atol=1e-5)

@@ -12,15 +12,20 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
-from nas import check, line_scores, pace, reference_lines, searching, settings, study, trial
+from nas.analysis import reference_lines
 from nas.errors import InputError
 from nas.failures import Lost
-from nas.pace import Pace
-from nas.progress import Progress
-from nas.rundir import RunDirectory, open_run
+from nas.report.progress import Progress
+from nas.runs.directory import RunDirectory, open_run
 from nas.seeds import trial_seed
-from nas.space import SearchSpace
-from nas.training import Diverged
+from nas.settings import study as settings
+from nas.space.search_space import SearchSpace
+from nas.study import run as study
+from nas.study import search_run
+from nas.training.loop import Diverged
+from nas.trial import check, line_scores, pace
+from nas.trial import rung as trial
+from nas.trial.pace import Pace
 
 STUDY = """
 name: small
@@ -83,7 +88,7 @@ def run(tmp_path, monkeypatch):
     def execute(*overrides):
         loaded = settings.load(path, overrides)
         directory, _ = open_run(loaded, tmp_path / "runs")
-        running = searching.SearchRun(
+        running = search_run.SearchRun(
             loaded, SearchSpace.load(loaded.space), directory, Progress(Console(file=StringIO()))
         )
         running.execute()

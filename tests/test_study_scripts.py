@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from nas import pruning, settings
-from nas.autoencoders import kl
+from nas import pruning
 from nas.decoder_training import decoded, psnr
+from nas.networks.autoencoders import kl
+from nas.settings import study as settings
 
 STUDIES = Path(__file__).parents[1] / "studies"
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nas import supernet, supernet_training, training
-from nas.backbones import Proxy
-from nas.conditioning import Text
-from nas.encoded import EncodedSet
 from nas.errors import InputError
-from nas.space import SearchSpace
+from nas.networks.backbones import Proxy
+from nas.networks.conditioning import Text
+from nas.space.search_space import SearchSpace
+from nas.training import loop
+from nas.training.encoded import EncodedSet
+from nas.trial import supernet_training
+from nas.weights import supernet
 
 PROXY = Proxy(width_divisor=16, latent_channels=4, text_width=24, pooled_width=16)
 
@@ -207,7 +209,7 @@ def test_weights_of_another_space_or_proxy_are_refused(space, whole, tmp_path):
 
 
 def test_a_network_the_supernet_does_not_cover_is_named(whole):
-    from nas.backbones.unet import presets
+    from nas.networks.backbones.unet import presets
 
     with pytest.raises(InputError, match="does not cover"):
         whole.weights_of(supernet.skeleton(presets()["sd15"].scaled(Proxy(8, 4, 24, 16))))
@@ -223,13 +225,13 @@ def test_sandwich_updates_are_reproducible_and_lower_the_loss(space, members):
         pooled=torch.zeros(2, 16).half(),
     )
     pool = [space.architecture(space.sample(random.Random(seed))).scaled(PROXY) for seed in range(4)]
-    settings = training.Settings(batch=8, warmup_images=0, ema_decay=0.5)
+    settings = loop.Settings(batch=8, warmup_images=0, ema_decay=0.5)
 
     def loss_after(images):
         objective = supernet_training.Sandwich(supernet.Supernet.of(space, PROXY, 0), pool, members)
-        module = training.DenoiserTraining(objective, settings)
-        training.train(module, data, 0, images)
-        batches = training.Batches(data, settings, 1, 0, 8)
+        module = loop.DenoiserTraining(objective, settings)
+        loop.train(module, data, 0, images)
+        batches = loop.Batches(data, settings, 1, 0, 8)
         return sum(float(objective.generator_loss(batch).detach()) for batch in batches)
 
     untrained, trained = loss_after(0), loss_after(96)

@@ -13,10 +13,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from test_run import SMALL, nas
 
-from nas import anchors, failures, preload, settings, supernet, supernet_training, trust
-from nas.anchor_table import AnchorTable
+from nas import failures
+from nas.analysis import agreement
 from nas.errors import InputError
-from nas.space import SearchSpace
+from nas.settings import study as settings
+from nas.space.search_space import SearchSpace
+from nas.trial import supernet_training
+from nas.trust import anchors
+from nas.trust.anchor_table import AnchorTable
+from nas.weights import supernet
+from nas.workers import preload
 
 SPACE = {
     "backbone": "unet",
@@ -153,7 +159,7 @@ def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_
     rows = pd.read_csv(out / "anchors.csv")
     assert rows.groupby("kind").size().to_dict() == {"long": 8, "scratch": 8, "slice": 8, "warm": 8, "zero_cost": 8}
     assert set(rows[rows["kind"] == "long"]["images_seen"]) == {128}
-    assert rows[rows["kind"] == "zero_cost"][list(trust.ZERO_COST)].notna().all(axis=None)
+    assert rows[rows["kind"] == "zero_cost"][list(agreement.ZERO_COST)].notna().all(axis=None)
     (out / "anchors.csv").write_text(
         rows[~((rows["kind"] == "slice") & (rows["key"] == rows["key"][0]))].to_csv(index=False)
     )
@@ -170,7 +176,7 @@ def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_
     ):
         with pytest.raises(InputError, match=words):
             anchors.run(STUDY, [*options, changed], anchors.Plan(8, 1, 2), out, folder / "store", 2, train=False)
-    stored = trust.find(settings.load(STUDY, options).resolved(), folder / "store")
+    stored = agreement.find(settings.load(STUDY, options).resolved(), folder / "store")
     assert stored is not None and list(stored.agreements) == found and stored.long_images == 128
     assert (out / "trust.png").stat().st_size > 0 and (out / "trust.csv").stat().st_size > 0
 
@@ -214,7 +220,7 @@ def test_without_long_trainings_only_the_agreement_of_seeds_is_told(folder, weig
     ]
     options = overrides(folder, weights)
     table = AnchorTable(tmp_path)
-    table.begin(trust.proxy_settings(settings.load(STUDY, options).resolved()), [])
+    table.begin(agreement.proxy_settings(settings.load(STUDY, options).resolved()), [])
     table.add(rows)
     plan = anchors.Plan(anchors=8, seeds=2, long=0)
     found = anchors.run(STUDY, options, plan, tmp_path, tmp_path / "store", workers=1, train=False)

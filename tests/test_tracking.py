@@ -11,8 +11,9 @@ import wandb
 from offline_runs import chunks, pictures_of, read_back, runs_of, tables_of
 from pydantic import ValidationError
 
-from nas import ablation, findings, fronts, results, tracking, wandb_files
-from nas.tracking import Settings, Tracker
+from nas.analysis import ablation, findings, fronts, results
+from nas.report import tracking, wandb_files
+from nas.report.tracking import Settings, Tracker
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
 
@@ -195,7 +196,7 @@ def test_what_was_not_written_is_written_from_the_records(run_dir, caplog):
     over = next(record["trial"] for record in results.records(run_dir) if record["state"] == "over_budget")
     with caplog.at_level(logging.WARNING):
         caught_up(run_dir, [2, 3, over, 9])
-    assert [record.getMessage() for record in caplog.records if record.name == "nas.tracking"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "nas.report.tracking"] == [
         "W&B lacks trials 3, 9, which ended before: written now from the records"
     ]
     runs, after = runs_of(run_dir), files_of(run_dir)
@@ -361,7 +362,7 @@ def test_settings_refuse_what_they_do_not_know():
 
 def test_only_a_png_is_taken_for_samples(run_dir, tmp_path):
     """W&B opens what it is handed with whatever Pillow knows, which starts programs for some formats."""
-    from nas.pictures import is_png, read_grid, whole
+    from nas.runs.pictures import is_png, read_grid, whole
 
     for content in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", b"", b"P6 1 1 255\n..."):
         (tmp_path / "samples.png").write_bytes(content)

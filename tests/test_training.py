@@ -5,12 +5,13 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from nas import lora, training
-from nas.conditioning import Text
-from nas.encoded import EncodedSet
 from nas.errors import InputError
+from nas.networks.conditioning import Text
 from nas.objectives import CriticTraining, denoising, ufogen
-from nas.training import Batches, DenoiserTraining, Diverged, Ema, Settings, train
+from nas.training import loop
+from nas.training.encoded import EncodedSet
+from nas.training.loop import Batches, DenoiserTraining, Diverged, Ema, Settings, train
+from nas.weights import lora
 
 SHAPE = (2, 4, 4)
 
@@ -118,7 +119,7 @@ def test_captions_go_with_their_images_and_the_asked_share_is_dropped():
 
 
 def test_stream_seeds_do_not_collide():
-    seeds = {training.stream_seed(seed, position) for seed in range(50) for position in range(-50, 200)}
+    seeds = {loop.stream_seed(seed, position) for seed in range(50) for position in range(-50, 200)}
     assert len(seeds) == 50 * 250 and all(0 <= seed < 2**63 for seed in seeds)
 
 
@@ -159,7 +160,7 @@ def test_training_in_parts_is_training_at_once():
     for images in (16, 16, 64, 96):
         train(parts, encoded(), 5, images)
     assert_identical(weights(parts), weights(whole))
-    assert train(parts, encoded(), 5, 96) == training.Pace(0, 0.0)  # nothing left to do
+    assert train(parts, encoded(), 5, 96) == loop.Pace(0, 0.0)  # nothing left to do
 
 
 def test_a_saved_file_tells_its_metadata_and_leaves_no_other_file(tmp_path):
@@ -421,7 +422,7 @@ def test_a_loss_that_is_no_number_ends_the_training(good_calls):
     module = module_of(objective=denoising.Objective(Broken(good_calls), None, denoising.Settings()))
     with pytest.raises(Diverged, match=r"the loss is nan after [\d,]+ images"):
         train(module, encoded(), 5, 30 * 8)
-    assert module.step <= math.ceil((good_calls + 1) / training.FINITE_CHECK_EVERY) * training.FINITE_CHECK_EVERY
+    assert module.step <= math.ceil((good_calls + 1) / loop.FINITE_CHECK_EVERY) * loop.FINITE_CHECK_EVERY
 
 
 def test_an_empty_split_is_named():

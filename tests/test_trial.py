@@ -6,12 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nas import failures, latency, lora, settings
-from nas.backbones.unet import Config, presets
-from nas.bench import Bench
-from nas.encoded import EncodedSet
-from nas.training import Diverged
-from nas.trial import Job, run_on
+from nas import failures
+from nas.deploy import latency
+from nas.networks.backbones.unet import Config, presets
+from nas.settings import study
+from nas.training.encoded import EncodedSet
+from nas.training.loop import Diverged
+from nas.trial.bench import Bench
+from nas.trial.rung import Job, run_on
+from nas.weights import lora
 
 STUDY = """
 name: small
@@ -50,7 +53,7 @@ class Small(Bench):
 def bench(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)
-    return Small(settings.load(path), tmp_path)
+    return Small(study.load(path), tmp_path)
 
 
 def rung(bench, folder, images, number=0, last=True):

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas import anchors, trust
+from nas.analysis import agreement
 from nas.errors import InputError
+from nas.trust import anchors
 
 COLUMN = "fid_efficientnet_lite0"
 
@@ -28,7 +29,7 @@ def tau_b(x, y):
 @settings(deadline=None)
 def test_tau_is_the_count_of_ordered_pairs(points):
     x, y = np.array(points, dtype=float).T
-    assert trust.tau(x, y) == pytest.approx(tau_b(x, y), abs=1e-12)
+    assert agreement.tau(x, y) == pytest.approx(tau_b(x, y), abs=1e-12)
 
 
 def test_the_taus_of_resamples_are_those_of_the_resampled_rows():
@@ -36,7 +37,7 @@ def test_the_taus_of_resamples_are_those_of_the_resampled_rows():
     x, y = rng.integers(0, 5, 9).astype(float), rng.normal(size=9)
     x[x == 0] = -np.inf  # what a zero-cost score may be
     drawn = rng.integers(0, 9, (50, 9))
-    assert trust.taus(x, y, drawn) == pytest.approx([trust.tau(x[rows], y[rows]) for rows in drawn])
+    assert agreement.taus(x, y, drawn) == pytest.approx([agreement.tau(x[rows], y[rows]) for rows in drawn])
 
 
 @given(st.lists(st.floats(-5, 5), min_size=4, max_size=10, unique=True), st.randoms(use_true_random=False))
@@ -44,14 +45,14 @@ def test_regret_is_nothing_exactly_when_the_best_is_among_the_chosen(truth, rand
     truth = np.array(truth)
     scores = np.array([random.random() for _ in truth])
     chosen = set(np.argsort(-scores, kind="stable")[:3])
-    assert (trust.regret(scores, truth) == 0) == (int(truth.argmax()) in chosen)
-    assert 0 <= trust.regret(scores, truth) <= 1
+    assert (agreement.regret(scores, truth) == 0) == (int(truth.argmax()) in chosen)
+    assert 0 <= agreement.regret(scores, truth) <= 1
 
 
 def test_the_worst_signal_has_the_regret_of_the_worst_three():
     truth = np.arange(10.0)
-    assert trust.regret(-truth, truth) == pytest.approx((9 - 2) / 9)
-    assert trust.regret(truth, truth) == 0
+    assert agreement.regret(-truth, truth) == pytest.approx((9 - 2) / 9)
+    assert agreement.regret(truth, truth) == 0
 
 
 def test_intervals_cover_the_tau_of_a_known_distribution():
@@ -60,7 +61,7 @@ def test_intervals_cover_the_tau_of_a_known_distribution():
     expected = 2 / math.pi * math.asin(rho)
     for _ in range(count):
         x, y = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], 24).T
-        found = trust.agreement("s", "t", x, y)
+        found = agreement.agreement("s", "t", x, y)
         inside += found.tau_low <= expected <= found.tau_high
         assert found.tau_low <= found.tau <= found.tau_high
     assert inside >= 0.85 * count  # the percentile bootstrap is a little narrow at 24
@@ -68,7 +69,7 @@ def test_intervals_cover_the_tau_of_a_known_distribution():
 
 def test_too_few_architectures_are_refused():
     with pytest.raises(ValueError, match="at least 8 architectures, got 7"):
-        trust.agreement("s", "t", np.arange(7.0), np.arange(7.0))
+        agreement.agreement("s", "t", np.arange(7.0), np.arange(7.0))
     for wrong in ({"anchors": 7}, {"seeds": 0}, {"long": 1}, {"seeds": 1, "long": 0}):
         with pytest.raises(InputError, match=f"--{next(iter(wrong))} .*expected at least"):
             anchors.Plan(**wrong)
@@ -89,7 +90,7 @@ def rows(n=16, seed=0):
 
 
 def test_every_signal_is_compared_with_the_right_sign():
-    found = {each.signal: each for each in trust.table(rows(), {COLUMN: False})}
+    found = {each.signal: each for each in agreement.table(rows(), {COLUMN: False})}
     assert found[f"warm: {COLUMN}"].tau == 1 and not found[f"warm: {COLUMN}"].doubtful
     assert found["warm: denoising_loss"].tau == 1
     assert found["warm: denoising_loss_t062"].tau == 1
@@ -102,29 +103,29 @@ def test_every_signal_is_compared_with_the_right_sign():
 
 def test_signals_that_were_not_measured_are_left_out_and_not_numbers():
     part = rows()
-    found = trust.table(part[part["kind"].isin(["long", "warm"])], {COLUMN: False})
+    found = agreement.table(part[part["kind"].isin(["long", "warm"])], {COLUMN: False})
     assert not [each for each in found if "scratch" in each.signal or "zero-cost" in each.signal]
-    assert trust.table(part[part["key"] < "k07"], {COLUMN: False}) == []
+    assert agreement.table(part[part["key"] < "k07"], {COLUMN: False}) == []
 
 
 def resolved(images=4096, init="supernet"):
-    plain = {name: name for name in trust.PROXY_SETTINGS}
+    plain = {name: name for name in agreement.PROXY_SETTINGS}
     return {**plain, "training": {"init": init, "images_seen": images}, "search": {"trials": 3}}
 
 
 def test_what_is_stored_is_found_by_the_settings_that_decide_what_a_trial_means(tmp_path):
-    found = tuple(trust.table(rows(), {COLUMN: False}))
-    stored = trust.Trust(trust.proxy_settings(resolved()), 16, 2, 40960, found)
+    found = tuple(agreement.table(rows(), {COLUMN: False}))
+    stored = agreement.Trust(agreement.proxy_settings(resolved()), 16, 2, 40960, found)
     stored.save(tmp_path)
-    assert trust.find({**resolved(), "search": {"trials": 99}}, tmp_path) == stored
-    assert trust.find(resolved(images=8192), tmp_path) is None
+    assert agreement.find({**resolved(), "search": {"trials": 99}}, tmp_path) == stored
+    assert agreement.find(resolved(images=8192), tmp_path) is None
     assert [each.signal for each in stored.of_trials()] == [f"warm: {COLUMN}"]
 
 
 def test_a_study_from_scratch_is_measured_under_its_own_training():
     from pathlib import Path
 
-    from nas import settings as study_settings
+    from nas.settings import study as study_settings
 
     study = study_settings.load(Path("studies/quickstart/study.yaml"), ["training.init=scratch"])
     own = study.training
@@ -139,8 +140,8 @@ def test_anchors_are_spread_over_the_costs():
     from itertools import pairwise
     from pathlib import Path
 
-    from nas import settings as study_settings
-    from nas.space import SearchSpace
+    from nas.settings import study as study_settings
+    from nas.space.search_space import SearchSpace
 
     study = study_settings.load(Path("studies/quickstart/study.yaml"))
     space = SearchSpace.load(study.space)
@@ -158,7 +159,7 @@ def test_anchors_are_spread_over_the_costs():
 
 def test_what_ships_is_of_the_quickstart_as_it_is(tmp_path):
     """A new setting with a default changes what the table is looked up by."""
-    from nas.settings import load
+    from nas.settings.study import load
 
-    found = trust.find(load(Path(__file__).parents[1] / "studies" / "quickstart").resolved(), tmp_path)
+    found = agreement.find(load(Path(__file__).parents[1] / "studies" / "quickstart").resolved(), tmp_path)
     assert found is not None and found.anchors >= 16

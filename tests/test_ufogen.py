@@ -10,10 +10,10 @@ from test_objectives import SHAPE, Denoiser, batch_of
 from torch import nn
 
 from nas import menu
-from nas.backbones import Proxy
-from nas.backbones.unet import presets
-from nas.conditioning import Text
 from nas.errors import InputError
+from nas.networks.backbones import Proxy
+from nas.networks.backbones.unet import presets
+from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, ufogen
 
 LN2 = math.log(2)

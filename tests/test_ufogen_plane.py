@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.conditioning import Text
+from nas.diffusion.solvers import Plan, sample
+from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, denoising, ufogen
-from nas.sampling import Plan, sample
 
 ANGLES = torch.arange(8) * math.pi / 4
 MEANS, DEVIATION = torch.stack([ANGLES.cos(), ANGLES.sin()], 1), 0.08

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.backbones import Proxy, unet
-from nas.backbones.unet import Config, Level
-from nas.conditioning import Text
+from nas.networks.backbones import Proxy, unet
+from nas.networks.backbones.unet import Config, Level
+from nas.networks.conditioning import Text
 
 PRESETS = unet.presets()
 GOLDEN = {

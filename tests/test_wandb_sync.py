@@ -11,11 +11,12 @@ import yaml
 from offline_runs import runs_of, tables_of
 from typer.testing import CliRunner
 
-from nas import fronts, results, wandb_files, wandb_sync
+from nas.analysis import fronts, results
 from nas.cli import app
 from nas.errors import InputError
-from nas.rundir import RunDirectory
-from nas.tracking import Settings, Tracker
+from nas.report import wandb_files, wandb_sync
+from nas.report.tracking import Settings, Tracker
+from nas.runs.directory import RunDirectory
 
 pytest.importorskip("wandb_workspaces", reason="install nas[wandb]")
 

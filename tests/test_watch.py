@@ -8,8 +8,9 @@ import synthetic_run
 import yaml
 from rich.console import Console
 
-from nas import fronts, report, results, watch
+from nas.analysis import fronts, results
 from nas.errors import InputError
+from nas.report import page, watch
 
 
 def seen(run_dir):
@@ -70,7 +71,7 @@ def test_it_ends_when_another_process_finishes_the_run(tmp_path):
     synthetic_run.copy_with(run_dir, 1, state="failed", reason="nan")
     time.sleep(0.3)
     assert watcher.is_alive()  # the report is still to be written
-    report.write(run_dir)
+    page.write(run_dir)
     watcher.join(30)
     assert not watcher.is_alive()
 

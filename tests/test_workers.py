@@ -12,12 +12,13 @@ import pytest
 import torch
 from worker_jobs import die, hold, raise_unpicklable, until_told
 
-from nas import failures, interruption, joined, joining, lease
-from nas import workers as processes
+from nas import failures, interruption, joined, joining
 from nas.errors import InputError
-from nas.storage import open_storage
-from nas.trial import Job, run_rung
-from nas.workers import Workers, resident_mib
+from nas.runs import lease
+from nas.runs.journal import open_storage
+from nas.trial.rung import Job, run_rung
+from nas.workers import local as processes
+from nas.workers.local import Workers, resident_mib
 
 
 class Plain(Workers):

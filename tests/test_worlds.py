@@ -7,16 +7,20 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from nas import model_card, report, settings, worlds
+from nas import assets
+from nas.deploy import model_card
+from nas.report import page
+from nas.settings import study
+from nas.trial import worlds
 
 SHIPPED = [
-    *worlds.ASSETS.glob("*.safetensors"),
-    *(path.parent for path in worlds.ASSETS.glob("*/open_clip_config.json")),
+    *assets.FOLDER.glob("*.safetensors"),
+    *(path.parent for path in assets.FOLDER.glob("*/open_clip_config.json")),
 ]
 
 
 def told(*overrides):
-    return worlds.told(settings.load(Path("studies/quickstart"), overrides).resolved())
+    return worlds.told(study.load(Path("studies/quickstart"), overrides).resolved())
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -59,14 +63,9 @@ def test_only_what_is_used_is_named(tmp_path):
 def test_report_and_card_say_it(run_dir):
     line = told("dataset={name: webdataset, path: mine.tar}")
     path = run_dir / "resolved.yaml"
-    assert (
-        "other pictures" not in report.write(run_dir).read_text()
-        and "made for" not in report.write(run_dir).read_text()
-    )
+    assert "other pictures" not in page.write(run_dir).read_text() and "made for" not in page.write(run_dir).read_text()
     resolved = yaml.safe_load(path.read_text())
     resolved["provenance"][worlds.RECORDED] = line
     path.write_text(yaml.safe_dump(resolved))
-    assert (
-        "made for the pictures of emoji, not for those of webdataset: autoencoder" in report.write(run_dir).read_text()
-    )
+    assert "made for the pictures of emoji, not for those of webdataset: autoencoder" in page.write(run_dir).read_text()
     assert line in model_card._limits({**resolved, "dataset": {"name": "webdataset"}})

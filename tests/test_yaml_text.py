@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from nas import yaml_text
-from nas.quantities import number
+from nas.documents import yaml_text
+from nas.documents.quantities import number
 
 WORDS = {  # as they stand in a file, without quotes
     "yes": "yes", "No": "No", "on": "on", "off": "off", "true": True, "FALSE": False, "~": None, "null": None,

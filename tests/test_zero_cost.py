@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas import zero_cost
-from nas.backbones.unet import Config, Level
-from nas.backbones.unet.network import FeedForward
-from nas.conditioning import Text
+from nas.networks.backbones.unet import Config, Level
+from nas.networks.backbones.unet.network import FeedForward
+from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, denoising
-from nas.zero_cost import NAMES, grad_norm, naswot, scores, snip, synflow, wake, zico
+from nas.trust import zero_cost
+from nas.trust.zero_cost import NAMES, grad_norm, naswot, scores, snip, synflow, wake, zico
 
 
 def batches_of(count=3, size=4, shape=(3, 4, 4), seed=0):

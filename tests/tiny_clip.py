@@ -5,8 +5,8 @@ import json
 import torch
 from safetensors.torch import save_file
 
-from nas import clip
 from nas.assets import make_clip
+from nas.networks.conditioning import clip
 
 CONTEXT, WIDTH, EMBED, SIZE = 12, 32, 16, 16
 MEAN, STD = [0.48, 0.46, 0.41], [0.27, 0.26, 0.28]

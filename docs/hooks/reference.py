@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 import nas
 from nas import menu
-from nas.settings import Entry, Study
+from nas.settings.study import Entry, Study
 
 ROOT = Path(__file__).parents[2]
 MENUS = {
@@ -33,7 +33,7 @@ MENUS = {
 }  # folder -> the key of the study file that takes a name from it
 ASKED = re.compile(r"<!-- generated: ([a-z ]+) -->")
 PICTURE = re.compile(r"\]\(((?:\.\./)+)(studies/[^)]+\.png)\)")
-FROM_FOLDER = "name"  # the key that nas.settings.load fills in
+FROM_FOLDER = "name"  # the key that nas.settings.study.load fills in
 Schema = dict[str, Any]
 
 

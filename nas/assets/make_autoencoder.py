@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nas import files
+from nas.disk import files
 from nas.errors import InputError, brief
 
 WIDTHS = {  # by picture set and factor; for emoji f=4 keeps f=8's widths at equal resolutions below the image

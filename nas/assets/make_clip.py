@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nas import clip, efficientnet
 from nas.datasets.emoji import SHARD
-from nas.decoding import decode
-from nas.shards import samples
+from nas.disk.decoding import decode
+from nas.disk.shards import samples
+from nas.networks import efficientnet
+from nas.networks.conditioning import clip
 
 ROLES: dict[str, dict[str, Any]] = {
     "judge": {"seed": 11, "vocabulary": 3072, "text_width": 128, "layers": 3, "locked": False},

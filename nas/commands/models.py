@@ -52,8 +52,9 @@ def export(
     """
     import shlex
 
-    from nas import drawing, launch
-    from nas import export as exporting
+    from nas.deploy import drawer
+    from nas.deploy import export as exporting
+    from nas.study import launch
 
     if quantise not in (None, "int8"):
         raise InputError(f"--quantise {quantise}: expected int8")
@@ -69,7 +70,7 @@ def export(
         folder = exporting.export(
             run_, pick or "knee", to, _words(format), _words(precision), quantise is not None, _say
         )
-    typer.echo(f"wrote {folder}; draw with: nas sample {folder} {shlex.quote(drawing.examples(folder)[0])}")
+    typer.echo(f"wrote {folder}; draw with: nas sample {folder} {shlex.quote(drawer.examples(folder)[0])}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -93,9 +94,9 @@ def sample(
 
         nas sample small-model "red heart, noto" --runtime onnxruntime --steps 5
     """
-    from nas import drawing
+    from nas.deploy import drawer
 
-    for note in drawing.sample(model, captions, seed, out, steps, guidance, runtime, precision):
+    for note in drawer.sample(model, captions, seed, out, steps, guidance, runtime, precision):
         typer.echo(f"note: {note}")
     typer.echo(f"wrote {out}")
 
@@ -111,7 +112,7 @@ def serve(
 
     Example: nas serve runs/quickstart/2026-01-01_10-00-00/export/knee
     """
-    from nas import serve as serving
+    from nas.deploy import serve as serving
 
     serving.serve(model, port, runtime, precision, _say)
 
@@ -138,12 +139,13 @@ def sweep_guidance(
 
         nas sweep-guidance runs/ufogen_lora --scales 1,1.5,2,3 --repeats 3
     """
-    from nas import guidance, report
+    from nas.report import page
+    from nas.study import guidance_sweep
 
-    chosen = guidance.scales_of(scales)
-    found, picks = guidance.opened(run, pick)
-    guidance.sweep(found, picks, chosen, repeats, typer.echo)
-    typer.echo(f"wrote {found.path / guidance.PICTURE}; report: {report.write(found.path)}")
+    chosen = guidance_sweep.scales_of(scales)
+    found, picks = guidance_sweep.opened(run, pick)
+    guidance_sweep.sweep(found, picks, chosen, repeats, typer.echo)
+    typer.echo(f"wrote {found.path / guidance_sweep.PICTURE}; report: {page.write(found.path)}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -171,12 +173,12 @@ def train(
 
         nas train mobilediffusion --data my-pictures --recipe recipe.yaml --out my-model
     """
-    from nas import deploy_training
-    from nas.training import Hardware
+    from nas.full_training import loop
+    from nas.training.loop import Hardware
 
     overrides = [*set_, *([f"precision={precision}"] if precision is not None else [])]
     hardware = Hardware(devices, strategy)
-    deploy_training.start(what, recipe, overrides, data, out, hardware, dry_run, _say)
+    loop.start(what, recipe, overrides, data, out, hardware, dry_run, _say)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -188,7 +190,7 @@ def verify(
 
     Example: nas verify runs/quickstart/2026-01-01_10-00-00/export/knee
     """
-    from nas import verify as verifying
+    from nas.deploy import verify as verifying
 
     found = verifying.verify(model, cache)
     print_grid(*verifying.grid(found))
@@ -198,8 +200,9 @@ def verify(
 
 def _measure_blocks(what: list[str], to: Path, image_size: int, threads: int, repeats: int) -> None:
     """The latency table of one search space."""
-    from nas import block_latency, published
-    from nas.space import SearchSpace
+    from nas.deploy import block_latency
+    from nas.space import published
+    from nas.space.search_space import SearchSpace
 
     if len(what) != 1:
         raise InputError(f"--blocks: expected one search space, got {len(what)} names")
@@ -236,7 +239,7 @@ def latency(
 
         nas latency mobilediffusion --blocks runs/blocks.json
     """
-    from nas import latency as timing
+    from nas.deploy import latency as timing
 
     if blocks is not None:
         return _measure_blocks(what, blocks, image_size, threads, repeats)

@@ -38,7 +38,7 @@ def report(
 
         nas report runs/quickstart --pdf
     """
-    from nas import launch
+    from nas.study import launch
 
     launch.report_runs(runs, out, [suffix for suffix, asked in (("png", png), ("pdf", pdf)) if asked])
 
@@ -59,7 +59,7 @@ def compare(
     """
     from typing import cast
 
-    from nas import compare as comparing
+    from nas.analysis import compare as comparing
 
     found = comparing.of_runs(runs, cast(comparing.Compute, by))
     print_grid(*comparing.summary(found))
@@ -79,7 +79,7 @@ def watch(
 
     Example: nas watch runs/quickstart
     """
-    from nas import watch as watching
+    from nas.report import watch as watching
 
     watching.watch(run, every, once)
 
@@ -90,7 +90,7 @@ def dashboard(run: Run_, port: Annotated[int, typer.Option(min=1, max=65535)] = 
 
     Example: nas dashboard runs/quickstart --port 8081
     """
-    from nas import dashboard as showing
+    from nas.report import dashboard as showing
 
     showing.serve(run, port)
 
@@ -118,8 +118,9 @@ def wandb_sync(
     """
     import json
 
-    from nas import results, scratch
-    from nas import wandb_sync as syncing
+    from nas.analysis import results
+    from nas.disk import scratch
+    from nas.report import wandb_sync as syncing
 
     scratch.hold()
     aim = syncing.target(results.find(run), entity, project)

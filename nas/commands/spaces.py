@@ -36,7 +36,7 @@ def cost(
 
         nas cost runs/quickstart/2026-01-01_10-00-00/best.yaml --by component
     """
-    from nas import published
+    from nas.space import published
 
     if by not in (None, "component"):
         raise InputError(f"--by {by}: expected component")
@@ -69,8 +69,8 @@ def space(
 
     Example: nas space mobilediffusion --picture mobilediffusion.png
     """
-    from nas import published, screen
-    from nas.space import SearchSpace
+    from nas.space import published, screen
+    from nas.space.search_space import SearchSpace
 
     latent_size = published.latent_size(image_size)
     seen = screen.survey(SearchSpace.load(space), screen.limits(budget), latent_size, text_tokens, seed)
@@ -110,9 +110,9 @@ def screen(
 
         nas screen mobilediffusion --order spread --by params --json
     """
-    from nas import published
-    from nas import screen as screening
-    from nas.space import SearchSpace
+    from nas.space import published
+    from nas.space import screen as screening
+    from nas.space.search_space import SearchSpace
 
     latent_size, limits = published.latent_size(image_size), screening.limits(budget)
     loaded = SearchSpace.load(space)

@@ -47,11 +47,12 @@ def run(
 
         nas run studies/quickstart --workers 4 --storage postgresql://me@host/nas
     """
-    from nas import interruption, preload
+    from nas import interruption
+    from nas.workers import preload
 
     interruption.install_in_coordinator()
     preload.start()
-    from nas import launch
+    from nas.study import launch
 
     overrides = [*set_, *([f"workers={workers}"] if workers is not None else [])]
     if dry_run:
@@ -75,7 +76,8 @@ def worker(
 
     Example: nas worker studies/quickstart --storage postgresql://me@host/nas --root /shared/runs
     """
-    from nas import interruption, preload
+    from nas import interruption
+    from nas.workers import preload
 
     interruption.install_in_coordinator()
     preload.start()
@@ -113,11 +115,11 @@ def trust(
 
         nas trust studies/quickstart --long 0    # only how well two seeds of the brief trials agree
     """
-    from nas import preload
+    from nas.workers import preload
 
     preload.start()
-    from nas import anchors as measuring
-    from nas import trust as trusting
+    from nas.analysis import agreement as trusting
+    from nas.trust import anchors as measuring
 
     plan = measuring.Plan(anchors, seeds, long)
     folder = study if study.is_dir() else study.parent
@@ -161,8 +163,8 @@ def replay(
 
         nas replay studies/stopping_replay --samplers random,tpe,nsga2,gp --set gain=0.02
     """
-    from nas import launch
-    from nas import replay as replaying
+    from nas.study import launch
+    from nas.trust import replay as replaying
 
     named = tuple(filter(None, rules.split(","))), tuple(filter(None, samplers.split(",")))
     plan = replaying.Plan(*named, shuffles, repeats, workers, tuple(set_), tune, lost)
@@ -197,7 +199,7 @@ def supernet_train(
 
         nas run studies/quickstart --set training.init=runs/supernets/mobilediffusion.safetensors
     """
-    from nas import supernet_training
+    from nas.trial import supernet_training
 
     recipe = supernet_training.Recipe(images, learning_rate, largest_until, sandwich_from, members)
     supernet_training.run(space, study, set_, recipe, out)

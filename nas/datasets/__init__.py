@@ -16,9 +16,9 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from nas.decoding import UnreadablePicture, decode
+from nas.disk.decoding import UnreadablePicture, decode
+from nas.disk.reading import writable
 from nas.errors import InputError, shown
-from nas.reading import writable
 
 Split = Literal["train", "held_out"]
 Item = TypeVar("Item")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.datasets import ByPath, Captioned, Given, Pictures, caption_under, name_under, split_of
+from nas.disk.reading import PICTURE, TABLE, contents, parsed
 from nas.errors import InputError, shown
-from nas.reading import PICTURE, TABLE, contents, parsed
 
 LICENCE = "Captions: CC-BY 4.0 (COCO Consortium). Pictures: Flickr's, each under the licence its entry in the annotations names."
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from nas import assets
 from nas.datasets import Captioned, Pictures
-from nas.shards import samples
+from nas.disk.shards import samples
 
 LICENCE = (
     "Noto Emoji: Apache License 2.0. Twemoji: CC-BY 4.0, so whoever shows its pictures names Twitter, Inc and other "
     "contributors. Fluent Emoji: MIT. Sources and changes are in the NOTICE file of nas."
 )
-SHARD = Path(__file__).parents[1] / "assets" / "emoji.tar.gz"
+SHARD = assets.FOLDER / "emoji.tar.gz"
 Style = Literal["noto", "twemoji", "fluent"]
 CaptionField = Literal["name", "keywords", "category", "style"]
 

@@ -6,8 +6,8 @@ import io
 from collections.abc import Iterator
 
 from nas.datasets import ByPath, Captioned, Pictures, caption_under, name_under, split_of
+from nas.disk.reading import PICTURE, TEXT, contents, opened, parsed
 from nas.errors import InputError, shown
-from nas.reading import PICTURE, TEXT, contents, opened, parsed
 
 
 class Settings(ByPath):

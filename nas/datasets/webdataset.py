@@ -12,9 +12,9 @@ from pydantic import Field
 from webdataset.shardlists import expand_urls
 
 from nas.datasets import ByPath, Captioned, Pictures, caption_under, split_of, text_of
+from nas.disk.reading import parsed
+from nas.disk.shards import CORRUPT, IMAGES, Sample, samples
 from nas.errors import InputError, brief, shown
-from nas.reading import parsed
-from nas.shards import CORRUPT, IMAGES, Sample, samples
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchmetrics import Metric
 
-from nas import files, weight_files
 from nas.datasets import Batch
+from nas.disk import files
+from nas.weights import files as weight_files
 
 
 @dataclass(frozen=True)

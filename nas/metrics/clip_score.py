@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torchmetrics import Metric
 
-from nas import clip
+from nas import assets
 from nas.errors import InputError, about
 from nas.metrics import Reference
 from nas.metrics.fid import resized
+from nas.networks.conditioning import clip
 
-SHIPPED = Path(__file__).parents[1] / "assets" / "judge"
+SHIPPED = assets.FOLDER / "judge"
 
 
 class Settings(BaseModel):

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from nas.conditioning import Text
+from nas.networks.conditioning import Text
 
 Decay = Annotated[float, Field(ge=0, lt=1)]  # one of AdamW's betas
 

@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
-from nas.conditioning import Text
+from nas.networks.conditioning import Text
 from nas.objectives import CriticTraining, LatentBatch
 
 

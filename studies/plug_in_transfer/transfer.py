@@ -18,19 +18,25 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nas import ablation, adapters, edges, launch, lora, results, sampling, stages, training
-from nas.backbones.unet import Config
-from nas.cells import cell_seed
-from nas.conditioning import Text
-from nas.guidance import scores
+from nas import adapters, edges
+from nas.analysis import ablation, results
+from nas.diffusion import solvers
+from nas.diffusion.solvers import Plan
+from nas.networks.backbones.unet import Config
+from nas.networks.conditioning import Text
 from nas.objectives import denoising
-from nas.sampling import Plan
-from nas.settings import Study
-from nas.trial import Bench
+from nas.settings.study import Study
+from nas.study import launch
+from nas.study.ablation_run import cell_seed
+from nas.study.guidance_sweep import scores
+from nas.training import loop
+from nas.trial import base_model
+from nas.trial.rung import Bench
+from nas.weights import lora
 
 STYLE = "fluent"
 LORA = lora.Settings(rank=8)
-STYLE_TRAINING = training.Settings(
+STYLE_TRAINING = loop.Settings(
     init="base", images_seen=2048, batch=16, learning_rate=1e-3, warmup_images=256, ema_decay=0.98, lora=LORA
 )
 STRUCTURE_IMAGES = 4096
@@ -52,7 +58,7 @@ class Transfer:
         self.bench = Bench(self.study, self.run.cache)
         self.style = self.bench.variant({"dataset.styles": [STYLE]})
         self.schedule = denoising.noise_schedule(denoising.Settings())
-        self.base = stages.network(self.bench)
+        self.base = base_model.network(self.bench)
         self.folder = self.run.path / "plugins"
         self.folder.mkdir(exist_ok=True)
 
@@ -65,8 +71,8 @@ class Transfer:
             seed, network = cell_seed(self.study.seed, repeat), copy.deepcopy(self.base).requires_grad_(True)
             lora.adapt(network, LORA, seed)
             objective = denoising.Objective(network, None, denoising.Settings())
-            module = training.DenoiserTraining(objective, STYLE_TRAINING)
-            training.train(module, self.style.train_data, seed, STYLE_TRAINING.images_seen)
+            module = loop.DenoiserTraining(objective, STYLE_TRAINING)
+            loop.train(module, self.style.train_data, seed, STYLE_TRAINING.images_seen)
             module.ema.swap()
             lora.save(network, path, {"repeat": str(repeat)})
         return path
@@ -97,7 +103,7 @@ class Transfer:
             if record["repeat"] == repeat and record["state"] == "complete":
                 network = Config.from_dict(record["proxy"]).build().eval().requires_grad_(False)
                 weights = self.run.trial(record["trial"]) / "weights.safetensors"
-                stages.load_weights(network, weights, f"trial {record['trial']}")
+                base_model.load_weights(network, weights, f"trial {record['trial']}")
                 yield record["choices"]["reconstruction"], network, self.study.sampling
 
     def measured(self, network: nn.Module, plan: Plan, repeat: int) -> dict[str, float]:
@@ -139,7 +145,7 @@ class Transfer:
     def drawn(self, network: nn.Module, plan: Plan, adapter: adapters.Adapter | None, rows: slice) -> Tensor:
         maps, text, noise, _ = self.wanted
         with adapters.plugged(network, adapter(maps[rows]) if adapter is not None else nothing(network)):
-            latents = sampling.sample(
+            latents = solvers.sample(
                 network,
                 plan,
                 dict(self.schedule.config),

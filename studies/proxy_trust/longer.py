@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nas import trust
+from nas.analysis import agreement
 
 HERE = Path(__file__).parent
 TARGETS = {"fid_efficientnet_lite0": -1, "clip_score": 1, "caption_accuracy": 1, "denoising_loss": -1}
@@ -33,7 +33,7 @@ def main() -> None:
         scores |= {name: zero_cost[name] for name in COSTS}
         for name, values in scores.items():
             both = pd.concat([values, truth], axis=1, join="inner", keys=["signal", "truth"])
-            found = trust.agreement(name, target, both["signal"].to_numpy(), both["truth"].to_numpy())
+            found = agreement.agreement(name, target, both["signal"].to_numpy(), both["truth"].to_numpy())
             print(f"{target:24}{name:28}{found.n:3}  {found.tau:5.2f} [{found.tau_low:.2f}, {found.tau_high:.2f}]")
         gain = (longer[target] - brief[target].reindex(longer.index)).median()
         print(f"{target:24}median change from brief to longer: {gain:.4g}")

@@ -17,11 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nas import ablation, decoder_training, pruning
+from nas import decoder_training, pruning
+from nas.analysis import ablation
 from nas.assets.make_autoencoder import images
-from nas.autoencoders import kl
-from nas.decoders.kl import Config
 from nas.metrics import fid
+from nas.networks.autoencoders import kl
+from nas.networks.decoders.kl import Config
 
 CELLS = {  # groups of eight that stay, residual blocks of each level
     "full": (8, 2),

@@ -1,0 +1,1 @@
+"""Frames and numbers of finished runs: fronts, effects, certainty, agreement. Draws nothing."""

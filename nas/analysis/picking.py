@@ -1,0 +1,69 @@
+"""Which trial `--pick` means: the knee, the best by a column, or a number."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from nas.analysis.fronts import Objectives, front, knee
+from nas.analysis.results import PROXY_COSTS
+from nas.errors import InputError
+from nas.menu import nearest
+
+
+def pick(table: pd.DataFrame, goals: Objectives, how: str) -> int:
+    """The trial number that `knee`, `best:<column>` or `trial:<number>` names; InputError with the nearest otherwise.
+
+    `best:fid` finds `fid_efficientnet_lite0` if no other column begins so. `trial:` takes any trial that was trained.
+    """
+    kind, _, name = how.partition(":")
+    if how == "knee":
+        return knee(table, goals)
+    if kind == "best":
+        return _best(table, goals, name)
+    if kind == "trial":
+        return _numbered(table, name)
+    ways = ["knee", *(f"best:{column}" for column in goals), "trial:<number>"]
+    raise InputError(f"pick: {how!r} is not a way to pick a trial{nearest(how, ways)}")
+
+
+def _best(table: pd.DataFrame, goals: Objectives, name: str) -> int:
+    column = _column(name, _scores_and_costs(table))
+    complete = table[(table["state"] == "complete") & table[column].notna()]
+    if not len(complete):
+        raise InputError(f"pick: best:{name}: no trial that was trained to the end has a value for {column}")
+    off_front = ~front(table, goals)[complete.index]
+    ranked = complete.assign(_value=complete[column].astype(float), _off_front=off_front)
+    rising = [not _higher_is_better(table, goals, column), True, True]
+    return int(ranked.sort_values(["_value", "_off_front", "trial"], ascending=rising)["trial"].iloc[0])
+
+
+def _column(name: str, columns: list[str]) -> str:
+    begun = [column for column in columns if column.startswith(f"{name}_")]
+    if name in columns:
+        return name
+    if len(begun) == 1:
+        return begun[0]
+    raise InputError(f"pick: best:{name}: no such column{nearest(name, columns)}")
+
+
+def _higher_is_better(table: pd.DataFrame, goals: Objectives, column: str) -> bool:
+    if column in goals:
+        return goals[column] == "maximise"
+    return bool(table.attrs.get("conditions", {}).get(column, {}).get("higher_is_better", False))
+
+
+def _numbered(table: pd.DataFrame, name: str) -> int:
+    numbers = [str(number) for number in table["trial"]]
+    if name not in numbers:
+        expected = f"expected a number from {numbers[0]} to {numbers[-1]}" if numbers else "the run has no trials yet"
+        raise InputError(f"pick: trial:{name}: no such trial, {expected}")
+    row = table.iloc[numbers.index(name)]
+    if pd.isna(row["rung"]):
+        raise InputError(f"pick: trial:{name} was never trained ({row['state']}: {row['reason']})")
+    return int(name)
+
+
+def _scores_and_costs(table: pd.DataFrame) -> list[str]:
+    """The columns a person can name as an objective or ask the best of: metrics and costs at deploy scale."""
+    columns = list(table.columns)
+    return columns[columns.index("on_front") + 1 : columns.index(PROXY_COSTS[0])]

@@ -1,0 +1,305 @@
+"""Results as a table: one row per trial, units in the column names, an empty cell where there is no number.
+
+Everything is computed from the files of a run directory: `trials/*/record.json`, `resolved.yaml`, `conditions.json`.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from nas.analysis import reference_lines
+from nas.analysis.fronts import Objectives, front
+from nas.disk import files
+from nas.documents.document import Document
+from nas.errors import InputError
+from nas.runs.records import STATES as STATES
+from nas.runs.records import Record as Record
+from nas.runs.records import Time, read_all
+
+FORMAT = 1  # of a run directory; resolved.yaml says which, and a reader refuses what is newer than itself
+SETTINGS = "resolved.yaml"
+COSTS = ("params", "macs", "macs_without_attention", "macs_padding_free", "activation_bytes")
+TIMINGS = ("load_s", "train_s", "sample_s", "score_s", "save_s", "total_s")
+
+TEXT = ("key", "state", "reason", "init")
+PROXY_COSTS = tuple(f"proxy_{name}" for name in COSTS)
+INTEGERS = ("trial", "seed", "repeat", "duplicate_of", "rung", "images_seen", *COSTS, *PROXY_COSTS)
+_SPEEDS = (*TIMINGS, "wall_s", "images_per_s", "peak_memory_mib")
+
+
+# --- reading a run directory -----------------------------------------------------------------------------------------
+
+
+class Provenance(BaseModel):
+    """What a run directory says of itself. It comes last in the file, so a file that was cut off lacks it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: int = 1
+    started: Time | None = None
+
+
+class Goals(BaseModel):
+    """What a search or an ablation asks for."""
+
+    model_config = ConfigDict(extra="allow")
+
+    minimise: list[str] | None = None
+    maximise: list[str] | None = None
+    trials: int = 0
+    repeats: int = 0
+
+
+class Settings(BaseModel):
+    """The shape of resolved.yaml where it is read without being a study of this version."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = ""
+    search: Goals | None = None
+    ablation: Goals | None = None
+    racing: Goals | None = None
+    budget: dict[str, float] | None = None
+    stopping: dict[str, Any] | None = None
+    provenance: Provenance | None = None
+
+
+def resolved(run_dir: Path) -> dict[str, Any]:
+    """The settings of a run as they were run.
+
+    InputError for a directory without them, for one of a newer format, and for a file that was cut off or tampered with.
+    """
+    path = Path(run_dir) / SETTINGS
+    if not path.is_file():
+        raise InputError(f"{run_dir}: not a run directory, expected the file {SETTINGS} in it")
+    settings = files.read_yaml(path)
+    written = settings.get("provenance")
+    number = written.get("format", 1) if isinstance(written, dict) else 1
+    if not isinstance(number, int) or number > FORMAT:
+        raise InputError(
+            f"{run_dir}: written by a newer nas (format {number}, this one reads up to {FORMAT}): update nas"
+        )
+    Document(str(path), settings).validate(Settings, settings)
+    return settings
+
+
+def began(run_dir: Path) -> datetime:
+    """When a run was begun or last continued, by its own record. InputError when resolved.yaml does not say so."""
+    provenance = resolved(run_dir).get("provenance") or {}
+    if not provenance.get("started"):
+        raise InputError(
+            f"{Path(run_dir) / SETTINGS}: cut off, it does not say when the run began; move that run somewhere else"
+        )
+    return datetime.fromisoformat(provenance["started"])
+
+
+def latest(folder: Path) -> Path | None:
+    """The run in a study's folder that began last, whatever the folders are called; None when there is none."""
+    runs = [path.parent for path in Path(folder).glob(f"*/{SETTINGS}")]
+    return max(runs, key=lambda run: (began(run), run.name)) if len(runs) > 1 else runs[0] if runs else None
+
+
+def find(path: Path) -> Path:
+    """The run directory at `path`: itself, or the latest run in a study's folder below runs/. InputError if there is none."""
+    path = Path(path)
+    run = path if (path / SETTINGS).exists() else latest(path)
+    if run is None:
+        raise InputError(f"{path}: not a run directory (no {SETTINGS} in it or in its subfolders)")
+    return run
+
+
+def conditions(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Each metric column's unit, direction and what it was measured with (extractor, images, ...); {} before any."""
+    path = Path(run_dir) / "conditions.json"
+    found = files.read_object(path) if path.is_file() else {}
+    for column, told in found.items():
+        if not isinstance(told, dict):
+            raise InputError(f"{path}: {column}: expected the conditions of a score, got {told!r}")
+    return found
+
+
+def captions(run_dir: Path) -> list[str]:
+    """The captions every trial draws; [] before they are known."""
+    path = Path(run_dir) / "captions.json"
+    found = files.read_json(path) if path.is_file() else []
+    if not isinstance(found, list) or not all(isinstance(caption, str) for caption in found):
+        raise InputError(f"{path}: expected a list of captions")
+    return found
+
+
+def records(run_dir: Path) -> list[Record]:
+    """Every trial's record by trial number. A trial folder without a record is a trial that has not reported yet.
+
+    InputError for a record that is damaged (nas.runs.records).
+    """
+    return list(read_all(run_dir).values())
+
+
+def load(run_dir: Path) -> pd.DataFrame:
+    """The run as a frame, one row per trial, with the columns of `frame`; `.attrs["conditions"]` says how it scored."""
+    settings = resolved(run_dir)
+    table = frame(records(run_dir), conditions(run_dir), objectives(settings))
+    table.attrs["reference"] = dict((settings.get("ablation") or {}).get("reference") or {})
+    table.attrs["lines"] = scored_lines(run_dir)
+    return table
+
+
+def scored_lines(run_dir: Path) -> dict[str, dict[str, float]]:
+    """The scores of what is no trial (`nas.analysis.reference_lines`), by name and column."""
+    return {name: dict(line.scores) for name, line in reference_lines.read(run_dir).items()}
+
+
+def load_finished(runs: Sequence[str | Path]) -> pd.DataFrame:
+    """What `nas.load` returns: runs with at least one trial trained to the end each, as one frame."""
+    if not runs:
+        raise InputError("nas.load: expected at least one run directory, or a study's folder")
+    tables = [_finished(Path(run)) for run in runs]
+    if len(tables) == 1:
+        return tables[0]
+    for run, table in zip(runs, tables, strict=True):
+        if not table.attrs["conditions"]:
+            raise InputError(
+                f"{run}: no conditions.json in it, so nobody knows whether its scores compare with another run's"
+            )
+    return concat(tables)
+
+
+def _finished(path: Path) -> pd.DataFrame:
+    from nas.analysis import committed
+
+    if committed.is_committed(path) and not (path / "resolved.yaml").exists():
+        return committed.load(path)
+    run_dir = find(path)
+    table = load(run_dir)
+    if not (table["state"] == "complete").any():
+        raise InputError(f"{run_dir}: no trial was trained to the end yet")
+    table.attrs["objectives"] = dict(objectives(resolved(run_dir)))
+    return table
+
+
+def objectives(settings: Mapping[str, Any]) -> Objectives:
+    """What the study minimises and maximises, by column, in the order of the study file."""
+    search = settings.get("search") or settings.get("ablation") or {}
+    goals = {str(column): "minimise" for column in search.get("minimise") or []}
+    goals |= {str(column): "maximise" for column in search.get("maximise") or []}
+    if not goals:
+        raise InputError("resolved.yaml: search: names no objective, expected columns under `minimise` or `maximise`")
+    return goals
+
+
+def frame(
+    trials: Sequence[Mapping[str, Any]], scored: Mapping[str, Mapping[str, Any]], goals: Objectives
+) -> pd.DataFrame:
+    """One row per trial, from records, metric conditions and objectives.
+
+    Metrics are those of the last rung a trial reached. `*_s` are seconds: summed over the rungs, `wall_s` from start to
+    end. `params`, `macs`, ... are at deploy scale, `proxy_*` at the scale that was trained. `arch.*` are the choices (a
+    list as JSON text). An ablation has `cell` and the levels as `factor.*` instead.
+    """
+    rows = [_row(record) for record in trials]
+    seen = list(dict.fromkeys(column for row in rows for column in row))
+    axes = [column for column in seen if column == "cell" or column.startswith(("arch.", "factor."))]
+    costs = list(dict.fromkeys([*COSTS, *(name for record in trials for name in record.get("cost") or {})]))
+    proxy_costs = [f"proxy_{name}" for name in costs]
+    described = {*TEXT, *INTEGERS, *_SPEEDS, *axes, *costs, *proxy_costs}
+    metrics = [column for column in dict.fromkeys([*scored, *goals, *seen]) if column not in described]
+    columns = ["trial", "key", "state", "reason", "seed", "repeat", "duplicate_of", "init", "rung", "images_seen"]
+    columns += ["on_front", *metrics, *costs, *proxy_costs, *_SPEEDS, *axes]
+    table = pd.DataFrame(rows, columns=columns)
+    for column in INTEGERS:
+        table[column] = pd.array([_integer(value) for value in table[column]], dtype="Int64")
+    for column in {*metrics, *costs, *proxy_costs, *_SPEEDS}.difference(INTEGERS):
+        table[column] = pd.to_numeric(table[column]).astype("float64")
+    for column in (*TEXT, *axes):
+        table[column] = table[column].astype("object")
+    table["on_front"] = front(table, goals)
+    table.attrs["conditions"] = {column: dict(values) for column, values in scored.items()}
+    return table
+
+
+def curves(trials: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per trial and rung: trial, state, rung, images_seen, metrics, timings, images_per_s, peak_memory_mib."""
+    rows = [
+        {"trial": record["trial"], "state": record["state"], "rung": rung["rung"], "images_seen": rung["images_seen"]}
+        | dict(rung.get("metrics") or {})
+        | dict(rung.get("timings") or {})
+        | {name: rung.get(name) for name in ("images_per_s", "peak_memory_mib")}
+        for record in trials
+        for rung in record.get("rungs") or []
+    ]
+    first = ["trial", "state", "rung", "images_seen"]
+    return pd.DataFrame(rows, columns=list(dict.fromkeys([*first, *(column for row in rows for column in row)])))
+
+
+def concat(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Several runs as one frame, with a column `run` (0, 1, ...).
+
+    Runs that measured a metric under different conditions are refused: InputError, naming the condition.
+    """
+    together: dict[str, dict[str, Any]] = {}
+    for table in frames:
+        for column, found in table.attrs.get("conditions", {}).items():
+            _require_same(column, together.setdefault(column, found), found)
+    joined = pd.concat([table.assign(run=number) for number, table in enumerate(frames)], ignore_index=True)
+    joined.attrs = {"conditions": together}
+    return joined
+
+
+def write_csv(run_dir: Path) -> Path:
+    """Write `results.csv` (the frame of `load`) into the run directory; readers never see half a file."""
+    path = Path(run_dir) / "results.csv"
+    with files.replacing(path) as partial:
+        load(run_dir).to_csv(partial, index=False)
+    return path
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    rungs = record.get("rungs") or []
+    last = rungs[-1] if rungs else {}
+    memory = [rung["peak_memory_mib"] for rung in rungs if rung.get("peak_memory_mib") is not None]
+    row = {name: record.get(name) for name in (*TEXT, "trial", "seed", "repeat", "duplicate_of")}
+    row |= {name: last.get(name) for name in ("rung", "images_seen", "images_per_s")} | dict(last.get("metrics") or {})
+    row |= dict(record.get("cost") or {})
+    row |= {f"proxy_{name}": value for name, value in (record.get("proxy_cost") or {}).items()}
+    row |= {name: _total([(rung.get("timings") or {}).get(name) for rung in rungs]) for name in TIMINGS}
+    row |= {"peak_memory_mib": max(memory, default=None)}
+    row |= {"wall_s": _seconds_between(record.get("started"), record.get("finished"))}
+    kind = "factor" if "cell" in record else "arch"
+    row |= {"cell": record["cell"]} if "cell" in record else {}
+    return row | {f"{kind}.{axis}": _plain(value) for axis, value in (record.get("choices") or {}).items()}
+
+
+def _total(seconds: Sequence[float | None]) -> float | None:
+    known = [value for value in seconds if value is not None]
+    return sum(known) if known else None
+
+
+def _seconds_between(started: str | None, finished: str | None) -> float | None:
+    if not started or not finished:
+        return None
+    return (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _integer(value: Any) -> int | None:
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return None if missing else int(value)
+
+
+def _require_same(column: str, first: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    for condition in sorted({*first, *other}):
+        if first.get(condition) != other.get(condition):
+            values = f"{first.get(condition)!r} and {other.get(condition)!r}"
+            raise InputError(f"results: {column} cannot be compared between these runs: {condition} is {values}")

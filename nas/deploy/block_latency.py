@@ -1,0 +1,277 @@
+"""Latency of a denoiser as the sum of its blocks, each measured once on this machine: cheap enough to search with.
+
+A table maps blocks to milliseconds. Blocks are timed in rounds, one after the other, so that none finds its weights in the
+cache because it has just run, and what else the machine does falls on all alike. Inputs lie in memory as they do in a
+network: tokens are a transposed image, which costs a transformer block 6.5 % (1,024 tokens, width 640), and skips are
+concatenated on the spot. `benchmarks/block_latency.py` measures the error of the sum on whole networks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from nas.disk import files
+from nas.errors import InputError
+from nas.networks.backbones.unet import Config, Level
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nas.space.search_space import SearchSpace
+
+VERSION = 2  # 1: tokens contiguous, skips already concatenated
+COLUMN = "latency_ms"
+MOST_MEMBERS = 200_000  # of a space that are all looked at for their blocks; of a larger one, this many at random
+Clock = Literal["cpu", "wall"]
+Fields = tuple[tuple[str, Any], ...]  # names of fields and their values
+
+
+class Block(NamedTuple):
+    """One piece of a denoiser, by everything its speed depends on."""
+
+    kind: str  # conv | projections | transformer | downsample | upsample | ends
+    side: int  # of the image it takes
+    inputs: tuple[int, ...]  # widths of its concatenated inputs
+    channels: int  # width it puts out
+    settings: Fields  # fields of Level and Config it reads, sorted
+
+    @property
+    def name(self) -> str:
+        """As a table spells it."""
+        told = " ".join(f"{name}={value}" for name, value in self.settings)
+        return f"{self.kind} {self.side}px {'+'.join(map(str, self.inputs))}->{self.channels} {told}".strip()
+
+
+def blocks(config: Config, latent_size: int, text_tokens: int) -> Counter[Block]:
+    """The blocks of one call of the network on latents of side `latent_size`, and how often each runs."""
+    found: Counter[Block] = Counter()
+    for index, level in enumerate(config.levels):
+        found.update(_level_blocks(config, index, level, latent_size >> index, text_tokens))
+    outer = config.levels[0].channels
+    ends = _fields(config, "groups", "latent_channels", "pooled_width", "time_width")
+    found[Block("ends", latent_size, (config.latent_channels,), outer, ends)] += 1
+    return found
+
+
+def _level_blocks(config: Config, index: int, level: Level, side: int, text_tokens: int) -> Iterator[Block]:
+    last = len(config.levels) - 1
+    above, below = config.levels[max(index - 1, 0)].channels, config.levels[min(index + 1, last)].channels
+    width, middle = level.channels, config.middle(index)
+    inputs: list[tuple[int, ...]] = [(above,), *[(width,)] * (len(level.down) - 1 + len(middle))]
+    skips = config.skip_widths(index)
+    inputs += [(i, s) if s else (i,) for i, s in zip([below, *[width] * (len(level.up) - 1)], skips, strict=True)]
+    depths = (*level.down, *middle, *level.up) if level.attends else ()
+    conv = _fields(config, "groups", "time_width") + (("conv", level.conv), ("kernel", level.kernel))
+    conv += (("expansion", config.expansion),) if level.conv == "separable" else ()
+    for widths in inputs:
+        yield Block("conv", side, widths, width, conv)
+    for depth in depths:
+        for stack in config.stacks(depth):
+            yield Block("projections", side, (width,), width, _fields(config, "groups"))
+            yield from [Block("transformer", side, (width,), width, _transformer(config, level, text_tokens))] * stack
+    if index < last:
+        yield Block("downsample", side, (width,), width, ())
+    if index > 0:
+        yield Block("upsample", side, (width,), width, ())
+
+
+def _fields(config: Config, *names: str) -> Fields:
+    return tuple((name, getattr(config, name)) for name in names)
+
+
+def _transformer(config: Config, level: Level, text_tokens: int) -> Fields:
+    own: Fields = (("self_attention", level.self_attention), ("cross_attention", level.cross_attention))
+    own += (("ffn_ratio", level.ffn_ratio), ("heads", config.head_count(level.channels)))
+    own += _fields(config, "activation", "attention")
+    own += _fields(config, "shared_kv") if level.self_attention else ()
+    return own + ((("text_width", config.text_width), ("tokens", text_tokens)) if level.cross_attention else ())
+
+
+# --- a block as a module ---------------------------------------------------------------------------------------------
+
+
+def build(block: Block) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The block with fresh weights, and inputs for one picture."""
+    import torch
+
+    from nas.networks.backbones.unet import network
+
+    read = dict(block.settings)
+    images = tuple(torch.randn(1, width, block.side, block.side) for width in block.inputs)
+    image = images[0]
+    if block.kind in ("downsample", "upsample"):
+        return _resampling(block), (image,)
+    if block.kind == "ends":
+        return _ends(block, read), (image, torch.zeros(1, dtype=torch.long), torch.randn(1, read["pooled_width"] or 1))
+    config, level = _around(block, read)
+    if block.kind == "conv":
+        made = network.CONVOLUTIONS[level.conv](block.inputs, block.channels, config, level.kernel)
+        return _joined(made), (torch.randn(1, config.time_width), *images)
+    tokens = torch.randn(1, read.get("tokens", 1), config.text_width)
+    if block.kind == "projections":
+        return network.Stack(0, level, config), (image, tokens)
+    return network.TransformerBlock(level, config), (image.flatten(2).transpose(1, 2), tokens)  # as a stack hands it on
+
+
+def _around(block: Block, read: dict[str, Any]) -> tuple[Config, Level]:
+    """A network of one level, of which the block could be part."""
+    of_level = {
+        name: read[name]
+        for name in ("self_attention", "cross_attention", "ffn_ratio", "conv", "kernel")
+        if name in read
+    }
+    level = Level(block.channels, (1,), (1,), **of_level)
+    names = ("groups", "time_width", "expansion", "activation", "attention", "shared_kv", "text_width")
+    given: dict[str, Any] = {"groups": 1, "head_dim": None, "heads": read.get("heads", 1)}
+    given |= {name: read[name] for name in names if name in read}
+    return Config((level,), **given), level
+
+
+def _joined(conv: nn.Module) -> nn.Module:
+    """The block behind the concatenation of its inputs, where it has several."""
+    import torch
+    from torch import nn
+
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, time: Tensor, *images: Tensor) -> Tensor:
+            found: Tensor = self.conv(torch.cat(images, dim=1) if len(images) > 1 else images[0], time)
+            return found
+
+    return Joined()
+
+
+def _resampling(block: Block) -> nn.Module:
+    from torch import nn
+
+    width = block.channels
+    if block.kind == "downsample":
+        return nn.Conv2d(width, width, 3, stride=2, padding=1)
+    return nn.Sequential(nn.Upsample(scale_factor=2.0, mode="nearest"), nn.Conv2d(width, width, 3, padding=1))
+
+
+def _ends(block: Block, read: dict[str, Any]) -> nn.Module:
+    """First and last convolution and the embedding: what a network without levels would be."""
+    from torch import nn
+
+    whole = Config((Level(block.channels, (0,), (0,)),), **read).build()
+
+    class Ends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.conv_in = whole.embedding, whole.conv_in
+            self.norm_out, self.conv_out = whole.norm_out, whole.conv_out
+
+        def forward(self, latents: Tensor, time: Tensor, pooled: Tensor) -> Tensor:
+            shift = nn.functional.silu(self.embedding(time, pooled)).mean()
+            hidden = self.norm_out(self.conv_in(latents)) + shift
+            prediction: Tensor = self.conv_out(nn.functional.silu(hidden))
+            return prediction
+
+    return Ends()
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Table:
+    """Milliseconds by block, and where they were measured."""
+
+    milliseconds: dict[str, float]
+    latent_size: int
+    text_tokens: int
+    threads: int
+    clock: Clock
+    rounds: int
+    runtime: str
+    device: str
+    fingerprint: str
+
+    def latency_ms(self, config: Config) -> float:
+        """The sum over the blocks of a network. Raises InputError naming a block that was not measured."""
+        total = 0.0
+        for block, times in blocks(config, self.latent_size, self.text_tokens).items():
+            if block.name not in self.milliseconds:
+                raise InputError(
+                    f"deploy.latency: the table lacks the block {block.name!r}; measure it again: nas latency SPACE --blocks FILE"
+                )
+            total += times * self.milliseconds[block.name]
+        return total
+
+    def save(self, path: Path) -> None:
+        """As JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1))
+
+
+@lru_cache(maxsize=8)
+def load(path: Path) -> Table:
+    """The table at `path`. Raises InputError for another file or another version."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.pop("version")
+        if version != VERSION:
+            raise InputError(f"{path}: version {version}, expected {VERSION}; measure it again")
+        return Table(**content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: not a latency table ({error}); expected what nas latency --blocks wrote") from None
+
+
+def of_space(space: SearchSpace, latent_size: int, text_tokens: int) -> list[Block]:
+    """Every block that members of a space are made of, in a fixed order. Raises InputError when these are no denoisers."""
+    import random
+
+    if space.family[0] != "backbones":
+        raise InputError(
+            f"--blocks: {space.name!r} holds {space.family[0]}, not denoisers; blocks of denoisers are measured"
+        )
+    rng = random.Random(0)
+    if space.size() <= MOST_MEMBERS:
+        members: Iterable[dict[str, Any]] = space.decided()
+    else:
+        members = (space.sample(rng) for _ in range(MOST_MEMBERS))
+    found: set[Block] = set()
+    for choices in members:
+        found.update(blocks(space.architecture(choices), latent_size, text_tokens))
+    return sorted(found, key=lambda block: block.name)
+
+
+def measure(
+    wanted: Sequence[Block], latent_size: int, text_tokens: int, threads: int = 1, rounds: int = 5, clock: Clock = "cpu"
+) -> Table:
+    """Time every block in PyTorch, `rounds` times in turn after one to warm up, and keep the medians."""
+    import statistics
+    import time
+
+    import torch
+
+    from nas.deploy.latency import EAGER, device
+
+    spent: dict[str, list[float]] = {block.name: [] for block in wanted}
+    now = time.process_time if clock == "cpu" else time.perf_counter
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            built = [(block.name, *build(block)) for block in wanted]
+            for round_ in range(rounds + 1):
+                for name, module, inputs in built:
+                    began = now()
+                    module(*inputs)
+                    if round_:
+                        spent[name].append(1e3 * (now() - began))
+    finally:
+        torch.set_num_threads(before)
+    medians = {name: statistics.median(values) for name, values in spent.items()}
+    words, fingerprint = device()
+    return Table(medians, latent_size, text_tokens, threads, clock, rounds, EAGER, words, fingerprint)

@@ -1,0 +1,264 @@
+"""Pictures from an exported folder, on the runtime of any of its formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas import menu
+from nas.deploy import folder as export_folder
+from nas.deploy.folder import MANIFEST as MANIFEST
+from nas.documents.document import Document
+from nas.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nas.deploy.exporters import Network
+    from nas.deploy.graphs import Graph
+    from nas.diffusion.solvers import Plan
+    from nas.networks.conditioning import Text, TextEncoder
+
+VERSION = 3  # of the folder. 2 had no draw.json; 1, which is refused, no image_size in a study's pipeline.yaml
+READ = (2, VERSION)
+PROXY, TRAINED = "proxy", "network"  # where the weights are: of a study's trial, and of `nas train`
+PYTORCH = "pytorch"  # the runtime of `safetensors`
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Text encoder, denoiser and decoder on one runtime, and the plan they draw by."""
+
+    networks: Mapping[str, Network]
+    """By the names of `nas.deploy.graphs`."""
+    encoder: TextEncoder
+    """Only its tokeniser is used."""
+    latents: tuple[int, int, int]
+    """Channels, height, width."""
+    plan: Plan
+    schedule: dict[str, Any]
+    """Configuration of the noise schedule."""
+
+    def encode(self, captions: Sequence[str]) -> Text:
+        """Captions as the denoiser reads them, float32."""
+        from nas.networks.conditioning import Text
+
+        return Text(*self.networks["text_encoder"](tuple(self.encoder.tokenise(captions).values())))
+
+    def denoise(self, latents: Tensor, time: Tensor, text: Text) -> Tensor:
+        """The prediction (B, C, H, W) for latents of that shape at times (B,)."""
+        return self.networks["denoiser"]((latents, time, *text))[0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1]."""
+        return self.networks["decoder"]((latents,))[0].clamp(-1, 1)
+
+    def draw(
+        self, captions: Sequence[str], seed: int, steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1]. Picture i depends on the seed and i, not on the other captions.
+
+        Raises InputError when what comes out is not finite numbers.
+        """
+        import torch
+
+        from nas.seeds import Noise
+
+        drawn = (Noise.of_picture(seed, index).draw(self.latents) for index in range(len(captions)))
+        noise = torch.stack([torch.from_numpy(one) for one in drawn])
+        plan = self.plan.changed(steps, guidance)
+        latents = self.sample(noise, self.encode(captions), plan)
+        pictures = self.decode(latents)
+        if not (latents.isfinite().all() and pictures.isfinite().all()):
+            raise InputError(
+                f"with guidance {plan.guidance:g} in {plan.steps} steps the picture is not finite numbers; expected less "
+                f"guidance, or weights that have not diverged"
+            )
+        return pictures
+
+    def sample(self, noise: Tensor, text: Text, plan: Plan | None = None) -> Tensor:
+        """Latents from noise (B, C, H, W) under embedded captions."""
+        from nas.diffusion import solvers
+
+        return solvers.sample(self.denoise, plan or self.plan, self.schedule, noise, text, self.encode([""]))
+
+    def too_long(self, captions: Sequence[str]) -> list[str]:
+        """A line for every caption of which the denoiser reads only the beginning."""
+        counts = [(caption, self.encoder.token_count(caption)) for caption in captions]
+        return [
+            f"{caption!r} has {count} tokens, of which the first {self.encoder.length} are read"
+            for caption, count in counts
+            if count > self.encoder.length
+        ]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was trained together, in PyTorch."""
+
+    pipeline: dict[str, Any]
+    """The sections of a study a drawing depends on, and `image_size`."""
+    graphs: tuple[Graph, ...]
+    encoder: TextEncoder
+    latents: tuple[int, int, int]
+
+    def drawer(self, networks: Mapping[str, Network] | None = None) -> Drawer:
+        """It on its own runtime, or on another one that holds the networks."""
+        from nas.diffusion.solvers import Plan
+
+        own = {graph.name: graph.run for graph in self.graphs}
+        plan = Plan(**self.pipeline["sampling"])
+        return Drawer(networks or own, self.encoder, self.latents, plan, schedule(self.pipeline))
+
+
+def schedule(pipeline: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration of the noise schedule that a denoiser was trained with."""
+    from nas.settings.study import Entry
+
+    entry = Entry(**pipeline["objective"])
+    return dict(menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives")).config)
+
+
+def model(network: nn.Module, pipeline: dict[str, Any]) -> Model:
+    """A denoiser with the frozen models its pipeline names, for pictures of the size it was trained on (`image_size`)."""
+    from nas.deploy import graphs, wiring
+    from nas.networks import conditioning
+    from nas.settings.study import Entry
+
+    encoder = conditioning.load(conditioning.Settings(**pipeline["conditioning"]))
+    entry = Entry(**pipeline["autoencoder"])
+    autoencoder = menu.pick("autoencoders", entry.name).load(entry.settings("autoencoders"))
+    side = pipeline["image_size"] // autoencoder.factor
+    latents = (autoencoder.channels, side, side)
+    notes = wiring.notes(wiring.table(encoder, latents, pipeline["image_size"]), schedule(pipeline))
+    made = graphs.of_pipeline(network, encoder, autoencoder, side)
+    return Model(pipeline, tuple(replace(graph, notes=notes[graph.name]) for graph in made), encoder, latents)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What an exported folder says of itself. Raises InputError for anything else, and for another version's."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder}: not an exported model (no {MANIFEST}); make one with: nas export RUN")
+    manifest = export_folder.manifest(folder)
+    if manifest["version"] not in READ:
+        raise InputError(
+            f"{path}: version {manifest['version']}, and this nas reads versions {', '.join(map(str, READ))}; "
+            "export the run again"
+        )
+    return manifest
+
+
+def examples(folder: Path) -> list[str]:
+    """Captions to try an exported model with: some of those it was scored on; of one that was not, one that says nothing."""
+    path = folder / "deploy.yaml"
+    deploy = Document.read(path).content if path.is_file() else {}
+    return list(deploy.get("captions") or ["a caption"])
+
+
+def load_network(folder: Path) -> nn.Module:
+    """The trained network of an exported folder, in eval mode. Raises InputError when its weights are another network's."""
+    from nas.trial import base_model
+
+    read(folder)
+    held = next((folder / name for name in (TRAINED, PROXY) if (folder / name / "config.yaml").exists()), None)
+    if held is None:
+        raise InputError(f"{folder}: holds no weights for PyTorch; export again with --format safetensors")
+    network: nn.Module = export_folder.architecture(held / "config.yaml").build()
+    base_model.load_weights(network, held / "weights.safetensors", str(folder))
+    return network.eval()
+
+
+def runtimes(folder: Path) -> dict[str, str]:
+    """Which runtimes an export has files for, and their format; PyTorch first."""
+    held = read(folder)["formats"]
+    found = {PYTORCH: "safetensors"} if "safetensors" in held else {}
+    return found | {menu.pick("exporters", name).RUNTIME: name for name in held if name in menu.names("exporters")}
+
+
+def choices(folder: Path) -> list[tuple[str, str]]:
+    """(runtime, precision) of everything an export can be drawn with on this machine; PyTorch first."""
+    from nas.deploy import exporters
+
+    held = read(folder)["formats"]
+    here = {
+        name: form
+        for name, form in runtimes(folder).items()
+        if name == PYTORCH or exporters.runs_here(menu.pick("exporters", form))
+    }
+    return [(name, precision) for name, form in here.items() for precision in held[form]]
+
+
+def chosen(folder: Path, runtime: str = "auto", precision: str | None = None) -> tuple[str, str]:
+    """The runtime and precision that are meant: `auto` is the first that has the precision, and no precision its first.
+
+    Raises InputError naming what the export holds.
+    """
+    held, offered = read(folder)["formats"], runtimes(folder)
+    if not offered:
+        raise InputError(f"{folder}: holds an architecture without weights; export again with --format safetensors")
+    if runtime not in ("auto", *offered):
+        raise InputError(f"{folder}: nothing in it runs on {runtime!r}{menu.nearest(runtime, list(offered))}")
+    tried = list(offered) if runtime == "auto" else [runtime]
+    able = [(name, one) for name in tried for one in held[offered[name]] if precision in (None, one)]
+    if not able:
+        known = list(dict.fromkeys(one for name in tried for one in held[offered[name]]))
+        lacks = "nothing in it is in" if runtime == "auto" else f"{offered[runtime]} has no"
+        raise InputError(f"{folder}: {lacks} {precision!r}{menu.nearest(str(precision), known)}")
+    return able[0]
+
+
+def load(folder: Path, runtime: str = "auto", precision: str | None = None, threads: int | None = None) -> Drawer:
+    """An exported model on a runtime and in a precision, as `chosen`. Raises InputError naming what the export holds."""
+    name, precision = chosen(folder, runtime, precision)
+    pipeline = export_folder.pipeline(folder)
+    if name == PYTORCH:
+        return model(load_network(folder), pipeline).drawer()
+    return _on_runtime(folder, runtimes(folder)[name], precision, pipeline, threads)
+
+
+def _on_runtime(folder: Path, form: str, precision: str, pipeline: dict[str, Any], threads: int | None) -> Drawer:
+    from nas.deploy import exporters
+    from nas.diffusion.solvers import Plan
+    from nas.networks import conditioning
+
+    manifest = read(folder)
+    (module,) = exporters.require([form])
+    held = manifest["formats"][form][precision]["networks"]
+    files = {part: folder / entry["file"] for part, entry in held.items()}
+    return Drawer(
+        {part: module.load(path, threads) for part, path in files.items()},
+        conditioning.load(conditioning.Settings(**pipeline["conditioning"])),
+        tuple(manifest["latents"]),
+        Plan(**pipeline["sampling"]),
+        schedule(pipeline),
+    )
+
+
+def check_captions(captions: Sequence[str]) -> None:
+    """Raises InputError for a caption without words."""
+    for number, caption in enumerate(captions, 1):
+        if not caption.strip():
+            raise InputError(f"caption {number}: {caption!r} is empty; expected words")
+
+
+def sample(
+    folder: Path,
+    captions: Sequence[str],
+    seed: int,
+    out: Path,
+    steps: int | None = None,
+    guidance: float | None = None,
+    runtime: str = "auto",
+    precision: str | None = None,
+) -> list[str]:
+    """Draw captions and save them as one picture, at most eight to a row. Returns notes for whoever asked."""
+    from nas.runs.pictures import check_name, save_grid
+
+    check_name(out)
+    check_captions(captions)
+    drawer = load(folder, runtime, precision)
+    save_grid(drawer.draw(captions, seed, steps, guidance), out, columns=min(8, len(captions)))
+    return drawer.too_long(captions)

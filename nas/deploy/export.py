@@ -1,0 +1,349 @@
+"""The winner as files: its architecture at deploy scale, its proxy with trained weights, and the same networks for other
+runtimes, each compared with PyTorch before the export counts as done.
+
+    README.md        the model card          export.yaml    what is there, how large, how close to PyTorch
+    deploy.yaml      the architecture, its cost and scores
+    pipeline.yaml    text encoder, autoencoder, objective, sampling plan and picture size it was trained with
+    study.yaml       every setting of its training and scoring, for `nas verify`
+    proxy/           config.yaml, weights.safetensors
+    onnx/, ...       text_encoder, denoiser and decoder as graphs
+    draw.py, ...     how to draw without nas (`nas.deploy.standalone`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from nas import menu
+from nas.analysis import picking, results
+from nas.deploy import drawer, exporters, model_card, standalone, verify
+from nas.deploy import folder as export_folder
+from nas.disk.files import write_yaml as write_yaml
+from nas.errors import InputError
+from nas.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from nas.deploy.exporters import Network
+    from nas.settings.study import Study
+
+Say = Callable[[str], None]
+PIPELINE = ("conditioning", "autoencoder", "sampling", "objective")  # sections of the study a drawing depends on
+FILES = ("yaml", "safetensors")  # formats without a graph
+CARD = "README.md"
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # largest error of an output over its largest number
+PICTURE_TOLERANCE = {
+    "fp32": 2 / 255,
+    "fp16": 32 / 255,
+}  # mean difference of pixels in [-1, 1]: of one and 16 levels in 256
+TRIED_BATCH = 3  # another batch than the one that was traced
+TRIED_CAPTIONS = 4
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A trial that is exported."""
+
+    run: RunDirectory
+    how: str
+    record: Mapping[str, Any]
+    resolved: dict[str, Any]
+    """The run's settings, with what the trial's cell changed in them."""
+
+    @property
+    def weights(self) -> Path:
+        return self.run.trial(self.record["trial"]) / "weights.safetensors"
+
+    @property
+    def study(self) -> Study:
+        from nas.settings.study import Study
+
+        return Study.model_validate({name: value for name, value in self.resolved.items() if name != "provenance"})
+
+    @property
+    def pipeline(self) -> dict[str, Any]:
+        """What a drawing depends on."""
+        sections = {section: self.resolved[section] for section in PIPELINE}
+        return {**sections, "image_size": self.resolved["dataset"]["image_size"]}
+
+
+def pick_trial(run: RunDirectory, pick: str) -> Picked:
+    """The trial `pick` names. Raises InputError when it is not there or was not trained."""
+    resolved = results.resolved(run.path)
+    number = picking.pick(results.load(run.path), results.objectives(resolved), pick)
+    record = run.records()[number]
+    picked = Picked(run, pick, record, _of_cell(resolved, record))
+    if not picked.weights.exists():
+        raise InputError(f"{run.path}: trial {number} ({record['state'].replace('_', ' ')}) has no weights")
+    return picked
+
+
+def _of_cell(resolved: dict[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    if not record.get("settings"):
+        return resolved
+    from nas.settings import design
+    from nas.settings.study import Study
+
+    study = Study.model_validate({name: value for name, value in resolved.items() if name != "provenance"})
+    return {**resolved, **design.changed(study, record["settings"]).resolved()}
+
+
+def export(
+    run: RunDirectory,
+    pick: str,
+    to: Path | None = None,
+    formats: Sequence[str] = FILES,
+    precisions: Sequence[str] = ("fp32",),
+    quantised: bool = False,
+    say: Say = lambda line: None,
+) -> Path:
+    """Write the picked trial to a folder and return it; `deploy.yaml` and the model card are always there.
+
+    `quantised`: also as 8-bit integers, in the formats that have them, with size, speed and the study's own scores before
+    and after. `say` is told what is done, before it is.
+
+    Raises InputError when the pick or a format is not there, when the folder holds anything but an export, and when a
+    format's networks differ from PyTorch's by more than TOLERANCE.
+    """
+    from nas.deploy import int8
+
+    modules = check_formats(formats, precisions)
+    if quantised:
+        int8.check(modules, precisions)
+    picked = pick_trial(run, pick)
+    folder = to or run.path / "export" / pick.replace(":", "-")
+    _emptied(folder)
+    write_yaml(folder / "deploy.yaml", _deploy(picked))
+    write_yaml(folder / "pipeline.yaml", picked.pipeline)
+    write_yaml(folder / "study.yaml", picked.resolved)
+    manifest: dict[str, Any] = {"version": drawer.VERSION, "nas": _version(), "formats": {}}
+    if "safetensors" in formats:
+        manifest["formats"]["safetensors"] = _proxy(picked, folder)
+    if manifest["formats"] or modules:
+        say(f"loading trial {picked.record['trial']}, its text encoder and its autoencoder")
+        model = drawer.model(_network(picked), picked.pipeline)
+        manifest["latents"] = list(model.latents)
+        captions = _captions(run) or model.encoder.examples[:TRIED_CAPTIONS]
+        _add_graphs(manifest, model, modules, precisions, folder, captions, say)
+        if quantised:
+            from nas.trial.bench import Bench
+
+            say("int8: preparing the study's data and metrics")
+            bench = Bench(picked.study, picked.run.cache)
+            int8.add(manifest, model, modules, folder, bench, captions, say)
+        standalone.write(folder, model.encoder, model.latents, model.pipeline, manifest["formats"])
+    write_yaml(folder / drawer.MANIFEST, manifest)
+    write_card(folder, picked)
+    return folder
+
+
+def _emptied(folder: Path) -> None:
+    """Make the folder, without the manifest and the card of an earlier export: until this one is done there is none.
+
+    Raises InputError when it holds what no export of a trial wrote: its README.md may be somebody's own, its weights those of
+    `nas train`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = {path.name for path in folder.iterdir()}
+    if "deploy.yaml" in held:  # the first file of an export
+        held -= {
+            "deploy.yaml",
+            "pipeline.yaml",
+            "study.yaml",
+            drawer.PROXY,
+            *standalone.FILES,
+            *menu.names("exporters"),
+        }
+    strange = held & {drawer.TRAINED} if drawer.MANIFEST in held else held
+    if strange:
+        raise InputError(
+            f"--to {folder}: holds {min(strange)!r} and is no trial's export; expected a new folder, or such a one"
+        )
+    for name in (drawer.MANIFEST, CARD, *standalone.FILES):
+        (folder / name).unlink(missing_ok=True)
+
+
+def add_formats(
+    folder: Path,
+    formats: Sequence[str],
+    precisions: Sequence[str] = ("fp32",),
+    quantised: bool = False,
+    say: Say = lambda line: None,
+) -> Path:
+    """Write the graphs of a network that `nas train` trained beside its weights; return the folder.
+
+    Raises InputError as `export` does, and for int8, whose loss is told in the scores of a study.
+    """
+    from nas.full_training import loop
+
+    modules = check_formats(formats, precisions)
+    if quantised:
+        raise InputError(f"--quantise int8: {folder} is no trial of a study, whose scores would tell what int8 costs")
+    manifest = drawer.read(folder)
+    pipeline = export_folder.pipeline(folder)
+    say("loading the network, its text encoder and its autoencoder")
+    model = drawer.model(drawer.load_network(folder), pipeline)
+    _add_graphs(manifest, model, modules, precisions, folder, model.encoder.examples[:2], say)
+    standalone.write(folder, model.encoder, model.latents, pipeline, manifest["formats"])
+    manifest["version"] = drawer.VERSION
+    write_yaml(folder / drawer.MANIFEST, manifest)
+    loop.write_card(folder)
+    return folder
+
+
+def check_formats(formats: Sequence[str], precisions: Sequence[str]) -> dict[str, ModuleType]:
+    """The modules behind the formats that hold graphs. Raises InputError with the nearest valid word."""
+    offered = [*FILES, *menu.names("exporters")]
+    for name in formats:
+        if name not in offered:
+            raise InputError(f"--format: unknown format {name!r}{menu.nearest(name, offered)}")
+    for precision in precisions:
+        if precision not in TOLERANCE:
+            raise InputError(f"--precision: unknown {precision!r}{menu.nearest(precision, list(TOLERANCE))}")
+    names = [name for name in formats if name not in FILES]
+    found = dict(zip(names, exporters.require(names), strict=True))
+    for name, module in found.items():
+        if not set(precisions) & set(module.PRECISIONS):
+            raise InputError(f"--precision: format {name} has {', '.join(module.PRECISIONS)}")
+    return found
+
+
+def _network(picked: Picked) -> Any:
+    from nas.networks.backbones.unet import Config
+    from nas.trial import base_model
+
+    network = Config.from_dict(picked.record["proxy"]).build()
+    base_model.load_weights(network, picked.weights, str(picked.run.path))
+    return network.eval()
+
+
+def _proxy(picked: Picked, folder: Path) -> dict[str, Any]:
+    proxy = folder / drawer.PROXY
+    proxy.mkdir(exist_ok=True)
+    write_yaml(proxy / "config.yaml", picked.record["proxy"])
+    target = proxy / "weights.safetensors"
+    target.write_bytes(picked.weights.read_bytes())
+    return {"fp32": {"networks": {"denoiser": entry_of(folder, target)}}}
+
+
+def _add_graphs(
+    manifest: dict[str, Any],
+    model: drawer.Model,
+    modules: Mapping[str, ModuleType],
+    precisions: Sequence[str],
+    folder: Path,
+    captions: Sequence[str],
+    say: Say,
+) -> None:
+    """Write every format in every precision it has, and list them in the manifest."""
+    for name, module in modules.items():
+        chosen = [precision for precision in precisions if precision in module.PRECISIONS]
+        made = {one: _graphs(model, module, folder, name, one, captions, say) for one in chosen}
+        manifest["formats"][name] = {**manifest["formats"].get(name, {}), **made}
+
+
+def _graphs(
+    model: drawer.Model, module: ModuleType, folder: Path, name: str, precision: str, captions: Sequence[str], say: Say
+) -> dict[str, Any]:
+    """Write the three networks in one format, and compare each, and the pictures they draw together, with PyTorch."""
+    from nas.deploy import graphs
+
+    networks: dict[str, Network] = {}
+    entries: dict[str, Any] = {}
+    for graph in model.graphs:
+        say(f"{name} {precision}: {graph.name.replace('_', ' ')}, written and compared with PyTorch")
+        stem = graph.name if precision == "fp32" else f"{graph.name}.{precision}"
+        path = module.write(graph, folder / name / stem, precision)
+        entries[graph.name] = entry_of(folder, path)
+        try:
+            networks[graph.name] = module.load(path)
+        except exporters.NoRuntime as reason:
+            entries[graph.name]["not_run"] = str(reason)
+            continue
+        inputs = graph.random_inputs(TRIED_BATCH, seed=1)
+        error = graphs.relative_error(networks[graph.name](inputs), graph.run(inputs))
+        entries[graph.name]["max_relative_error"] = error
+        if not error <= TOLERANCE[precision]:
+            raise InputError(
+                f"format {name}: {graph.name} in {precision} differs from PyTorch by {error:.2g} of its largest output; "
+                f"expected at most {TOLERANCE[precision]:g}"
+            )
+    described: dict[str, Any] = {"networks": entries, "tolerance": TOLERANCE[precision]}
+    if len(networks) == len(entries):
+        say(f"{name} {precision}: {len(captions)} pictures, drawn here and with PyTorch")
+        described["pictures"] = compare_pictures(model.drawer(), model.drawer(networks), captions)
+        if not described["pictures"]["mean_difference"] <= PICTURE_TOLERANCE[precision]:
+            raise InputError(f"format {name}: pictures in {precision} differ from PyTorch's: {described['pictures']}")
+    return described
+
+
+def compare_pictures(expected: drawer.Drawer, found: drawer.Drawer, captions: Sequence[str]) -> dict[str, Any]:
+    """The same captions and noise on two runtimes: differences of pixels in [-1, 1]."""
+    difference = (found.draw(captions, seed=0) - expected.draw(captions, seed=0)).abs()
+    return {
+        "drawn": len(captions),
+        "mean_difference": float(difference.mean()),
+        "max_difference": float(difference.max()),
+    }
+
+
+def entry_of(folder: Path, path: Path) -> dict[str, Any]:
+    """A file or package of an export: where it is and its size."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    beside = path.with_name(f"{path.name}.data")  # weights beyond what one ONNX file holds
+    sizes = [file.stat().st_size for file in (*files, *([beside] if beside.is_file() else []))]
+    return {"file": str(path.relative_to(folder)), "bytes": sum(sizes)}
+
+
+def _captions(run: RunDirectory) -> list[str]:
+    """Some that the run drew; [] where it kept none."""
+    return results.captions(run.path)[:TRIED_CAPTIONS]
+
+
+def _version() -> str:
+    import nas
+
+    return nas.__version__
+
+
+def _deploy(picked: Picked) -> dict[str, Any]:
+    record, run = picked.record, picked.run
+    kept = {key: record[key] for key in ("key", "choices", "architecture", "cost", "seed")}
+    last = record["rungs"][-1]
+    return {
+        "from": {"run": str(run.path), "trial": record["trial"], "picked": picked.how},
+        **kept,
+        "scores": last["metrics"],
+        "conditions": results.conditions(run.path),
+        "images_seen": last["images_seen"],
+        "captions": results.captions(run.path)[:TRIED_CAPTIONS],
+        "intervals": verify.intervals(run.path, record),
+        "like": _initialised_like(picked),
+    }
+
+
+def _initialised_like(picked: Picked) -> dict[str, Any] | None:
+    """Of an ablation's cell: the architecture whose initial weights it took where shapes agree."""
+    if picked.study.ablation is None:
+        return None
+    from nas.settings import design
+
+    study = results.resolved(picked.run.path)
+    plain = type(picked.study).model_validate({name: value for name, value in study.items() if name != "provenance"})
+    assert plain.ablation is not None
+    found: dict[str, Any] = design.architectures(plain)[design.reference_cell(plain.ablation).name].to_dict()
+    return found
+
+
+def write_card(folder: Path, picked: Picked) -> None:
+    """Write README.md again from the folder's own files."""
+    manifest = drawer.read(folder)
+    deploy = yaml.safe_load((folder / "deploy.yaml").read_text(encoding="utf-8"))
+    text = model_card.text(deploy, picked.record, picked.resolved, manifest, standalone.read(folder))
+    (folder / CARD).write_text(text, encoding="utf-8")

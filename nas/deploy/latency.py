@@ -1,0 +1,384 @@
+"""How long the networks behind a picture take on this machine: text encoder, denoiser step, decoder, and all together.
+
+The columns are those of table 4 of the MobileDiffusion paper (arXiv 2311.16567). A time is the median over calls on one
+picture, after a warm-up, with its quartiles; `*_cpu_ms` is the processor time of this process, which other programs on the
+machine disturb less. Rows measured on different devices are never put in one table.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas import menu
+from nas.errors import InputError
+
+if TYPE_CHECKING:
+    from nas.deploy.exporters import Network
+    from nas.deploy.graphs import Graph
+
+EAGER, COMPILE = "eager", "compile"
+TOWERS = {768: "ViT-L-14", 1024: "ViT-H-14"}  # width of its tokens -> an open_clip model
+DECODER = "sd15-decoder"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call, over repeats."""
+
+    median_ms: float
+    low_ms: float
+    """First quartile."""
+    high_ms: float
+    """Third quartile."""
+    cpu_ms: float
+    """Median of the processor time."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network on one runtime. Times are for one picture."""
+
+    network: str
+    weights: str
+    """`random` or `trained`."""
+    runtime: str
+    runtime_version: str
+    threads: int
+    image_size: int
+    decoder: str
+    text_encoder_ms: float
+    text_encoder_low_ms: float
+    text_encoder_high_ms: float
+    text_encoder_cpu_ms: float
+    denoiser_ms: float
+    denoiser_low_ms: float
+    denoiser_high_ms: float
+    denoiser_cpu_ms: float
+    decoder_ms: float
+    decoder_low_ms: float
+    decoder_high_ms: float
+    decoder_cpu_ms: float
+    steps: int
+    """Calls of the denoiser, guidance branches counted."""
+    overall_ms: float
+    """Text encoder, `steps` calls of the denoiser, decoder: the sum of their medians."""
+    overall_cpu_ms: float
+    repeats: int
+    load: float
+    """Programs that wanted a core when the row was done (the machine's one minute load average)."""
+    device: str
+    fingerprint: str
+    """Eight hex digits that equal devices share."""
+
+
+def timed(call: Callable[[], object], repeats: int, warmup: int = 1) -> Timing:
+    """Times of `call` in wall and processor time."""
+    spent: list[tuple[float, float]] = []
+    for repeat in range(warmup + repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        call()
+        if repeat >= warmup:
+            spent.append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)))
+    return summary(spent)
+
+
+def summary(spent: Sequence[tuple[float, float]]) -> Timing:
+    """Median and quartiles of (wall, processor) times in milliseconds."""
+    import numpy as np
+
+    low, median, high = np.quantile([wall for wall, _ in spent], [0.25, 0.5, 0.75])
+    return Timing(float(median), float(low), float(high), statistics.median(cpu for _, cpu in spent))
+
+
+@cache
+def device() -> tuple[str, str]:
+    """This machine in words (processor, cores, system), and eight hex digits of that."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = [line.partition(":") for line in info.read_text().splitlines()]
+        found = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+        name = f"{found.get('model name', name)} (family {found.get('cpu family')}, model {found.get('model')})"
+    words = f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    return words, hashlib.sha256(words.encode()).hexdigest()[:8]
+
+
+def computing_device() -> str:
+    """What PyTorch computes on here, in words: the GPU, or else this machine."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else device()[0]
+
+
+def runtimes() -> list[str]:
+    """Every runtime there is a format for."""
+    return [EAGER, COMPILE, *(menu.pick("exporters", name).RUNTIME for name in menu.names("exporters"))]
+
+
+def version(runtime: str) -> str:
+    """The version of the package that runs it."""
+    from importlib import metadata
+
+    package = "torch" if runtime in (EAGER, COMPILE) else "coremltools" if runtime == "coreml" else runtime
+    return f"{package} {metadata.version(package)}"
+
+
+def on_runtime(graph: Graph, runtime: str, threads: int, scratch: Path, written: Path | None = None) -> Network:
+    """The graph ready to run, from the file it was `written` to, or one in `scratch`.
+
+    Raises InputError for an unknown runtime or one that is not installed.
+    """
+    from nas.deploy import exporters
+
+    offered = runtimes()
+    if runtime not in offered:
+        raise InputError(f"--runtime: unknown runtime {runtime!r}{menu.nearest(runtime, offered)}")
+    if runtime == EAGER:
+        return graph.run
+    if runtime == COMPILE:
+        return _compiled(graph)
+    name = next(n for n in menu.names("exporters") if runtime == menu.pick("exporters", n).RUNTIME)
+    (module,) = exporters.require([name])
+    network: Network = module.load(written or module.write(graph, scratch / graph.name, "fp32"), threads)
+    return network
+
+
+def _compiled(graph: Graph) -> Network:
+    import torch
+
+    from nas.deploy.graphs import as_tuple
+
+    compiled = torch.compile(graph.module, dynamic=False)
+
+    def network(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            return as_tuple(compiled(*inputs))
+
+    return network
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed: three graphs, and how often the denoiser is called for one picture."""
+
+    name: str
+    weights: str
+    image_size: int
+    decoder: str
+    steps: int
+    graphs: tuple[Graph, ...]
+    files: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    """Of an export: by runtime and graph, what is written already, in fp32."""
+
+
+def subject(what: str, image_size: int, steps: int | None, decoder: str = DECODER) -> Subject:
+    """An export (a folder), or an architecture (a preset or a YAML file) at deploy scale with random weights.
+
+    Raises InputError for anything else, and for an image size the network cannot take.
+    """
+    return _of_export(Path(what), steps) if Path(what).is_dir() else _of_architecture(what, image_size, steps, decoder)
+
+
+def _of_export(folder: Path, steps: int | None) -> Subject:
+    from nas.deploy import drawer
+    from nas.deploy import folder as export_folder
+
+    drawer.read(folder)
+    pipeline = export_folder.pipeline(folder)
+    model = drawer.model(drawer.load_network(folder), pipeline)
+    plan = model.drawer().plan.changed(steps)
+    size = model.graphs[2].run(model.graphs[2].random_inputs(1))[0].shape[-1]
+    calls = plan.steps * plan.branches
+    return Subject(str(folder), "trained", size, pipeline["autoencoder"]["name"], calls, model.graphs, _files(folder))
+
+
+def _files(folder: Path) -> dict[str, dict[str, Path]]:
+    from nas.deploy import drawer
+
+    held = drawer.read(folder)["formats"]
+    return {
+        menu.pick("exporters", name).RUNTIME: {
+            part: folder / entry["file"] for part, entry in held[name]["fp32"]["networks"].items()
+        }
+        for name in menu.names("exporters")
+        if "fp32" in held.get(name, {})
+    }
+
+
+def _of_architecture(what: str, image_size: int, steps: int | None, decoder: str) -> Subject:
+    from nas.deploy import graphs
+    from nas.space import published
+
+    config = published.architecture(what)
+    side = published.latent_size(image_size)
+    latents = (config.latent_channels, side, side)
+    try:
+        config.cost(side, published.TEXT_TOKENS)
+    except ValueError as error:
+        raise InputError(f"{what}: {error}") from None
+    text = (published.TEXT_TOKENS, config.text_width)
+    made = (
+        graphs.text_encoder(text_tower(config.text_width)),
+        graphs.denoiser(config.build(), latents, text, config.pooled_width or config.text_width),
+        graphs.decoder(_decoder(decoder, config.latent_channels), latents),
+    )
+    return Subject(what, "random", image_size, decoder, steps or 1, made)
+
+
+def text_tower(width: int) -> Any:
+    """CLIP's text encoder of this width with random weights. Raises InputError when no published one has it."""
+    import open_clip
+
+    from nas.networks import conditioning
+    from nas.networks.conditioning import clip
+
+    if width not in TOWERS:
+        raise InputError(f"text_width {width}: no text encoder of this width; expected {', '.join(map(str, TOWERS))}")
+    model = clip.build(open_clip.get_model_config(TOWERS[width]) | {"vision_cfg": TINY_VISION})
+    return conditioning.OpenClip.of(clip.frozen(model), open_clip.get_tokenizer(TOWERS[width]), 77)
+
+
+TINY_VISION = {"layers": 1, "width": 64, "head_width": 64, "patch_size": 32, "image_size": 32}  # is not run
+
+
+def _decoder(name: str, latent_channels: int) -> Any:
+    from dataclasses import replace
+
+    from nas.networks.decoders import kl
+
+    known = kl.presets()
+    if name in known:
+        return replace(known[name], latent_channels=latent_channels).build()
+    if not name.endswith((".yaml", ".yml")):
+        raise InputError(f"--decoder: unknown decoder {name!r}{menu.nearest(name, list(known))} (or a YAML file)")
+    from nas.documents.document import Document
+
+    document = Document.read(Path(name))
+    location = ("architecture",) if "architecture" in document.content else ()
+    try:
+        found = kl.Config.from_dict(document.content.get("architecture", document.content))
+    except (ValueError, TypeError) as error:
+        raise document.error(location, f"{error}; expected a decoder") from None
+    return replace(found, latent_channels=latent_channels).build()
+
+
+def measure(what: Subject, runtime: str, threads: int, repeats: int) -> Row:
+    """One row: every network of the subject on one runtime, one picture at a time."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    times: dict[str, float] = {}
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            for graph in what.graphs:
+                written = what.files.get(runtime, {}).get(graph.name)
+                network = on_runtime(graph, runtime, threads, Path(scratch), written)
+                inputs = graph.random_inputs(1)
+                found = timed(partial(network, inputs), repeats)
+                times |= {
+                    f"{graph.name}_ms": found.median_ms,
+                    f"{graph.name}_low_ms": found.low_ms,
+                    f"{graph.name}_high_ms": found.high_ms,
+                    f"{graph.name}_cpu_ms": found.cpu_ms,
+                }
+    finally:
+        torch.set_num_threads(before)
+    overall, cpu = (
+        times[f"text_encoder_{unit}"] + what.steps * times[f"denoiser_{unit}"] + times[f"decoder_{unit}"]
+        for unit in ("ms", "cpu_ms")
+    )
+    words, fingerprint = device()
+    return Row(
+        network=what.name,
+        weights=what.weights,
+        runtime=runtime,
+        runtime_version=version(runtime),
+        threads=threads,
+        image_size=what.image_size,
+        decoder=what.decoder,
+        steps=what.steps,
+        overall_ms=overall,
+        overall_cpu_ms=cpu,
+        repeats=repeats,
+        load=os.getloadavg()[0],
+        device=words,
+        fingerprint=fingerprint,
+        **times,
+    )
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+NUMBERS = {"float": float, "int": int, "str": str}
+
+
+def same_device(rows: Iterable[Row], where: str = "") -> None:
+    """Raises InputError when rows come from several devices, naming two."""
+    seen = {row.fingerprint: row.device for row in rows}
+    if len(seen) > 1:
+        one, two = list(seen.items())[:2]
+        raise InputError(
+            f"{where}{': ' if where else ''}rows of different devices do not compare: {one[0]} is {one[1]}, {two[0]} is {two[1]}"
+        )
+
+
+def read_csv(path: Path) -> list[Row]:
+    """The rows of a table that `write_csv` wrote. Raises InputError when it is something else."""
+    kinds = {field.name: NUMBERS[str(field.type)] for field in fields(Row)}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [Row(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a table of latencies ({error!r}); expected what nas latency --csv wrote"
+        ) from None
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """Add rows to a table, in place of earlier ones of the same network, runtime, threads and image size.
+
+    Raises InputError, and leaves the table alone, when it was measured on another device.
+    """
+    kept = read_csv(path) if path.is_file() else []
+    same_device([*kept, *rows], str(path))
+
+    def identity(row: Row) -> tuple[Any, ...]:
+        return row.network, row.runtime, row.threads, row.image_size, row.decoder
+
+    new = {identity(row) for row in rows}
+    table = [row for row in kept if identity(row) not in new] + list(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in table)
+
+
+def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells for people; times in ms, medians with quartiles. Raises InputError for several devices."""
+    same_device(rows)
+    heads = ["network", "runtime", "threads", "px", "text encoder", "decoder", "denoiser step", "steps", "overall, ms"]
+    heads += ["in CPU time, ms"]
+    cells = []
+    for row in rows:
+        parts = [
+            f"{getattr(row, f'{part}_ms'):.3g} [{getattr(row, f'{part}_low_ms'):.3g}, {getattr(row, f'{part}_high_ms'):.3g}]"
+            for part in ("text_encoder", "decoder", "denoiser")
+        ]
+        cells.append(
+            [row.network, row.runtime, str(row.threads), str(row.image_size), *parts, str(row.steps)]
+            + [f"{row.overall_ms:.4g}", f"{row.overall_cpu_ms:.4g}"]
+        )
+    return heads, cells

@@ -1,0 +1,1 @@
+"""What every denoiser shares: noise schedules, sampling plans and solvers."""

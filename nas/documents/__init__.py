@@ -1,0 +1,1 @@
+"""What people write: YAML and numbers, read once, strictly, with the line of every key. Imports the ground alone."""

@@ -1,0 +1,1 @@
+"""`nas train`: an architecture at deploy scale."""

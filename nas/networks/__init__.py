@@ -1,0 +1,1 @@
+"""Every network, by what it is for: backbones, decoders, autoencoders, text encoders, and those that judge."""

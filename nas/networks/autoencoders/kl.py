@@ -1,0 +1,172 @@
+"""The KL autoencoder of latent diffusion (Rombach et al. 2022), as diffusers' `AutoencoderKL`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import torch
+from diffusers import AutoencoderKL
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from nas import assets
+from nas.documents import strict
+from nas.errors import InputError, brief
+from nas.weights import files
+
+SHIPPED = {
+    "emoji": assets.FOLDER / "autoencoder.safetensors",
+    "scenes": assets.FOLDER / "autoencoder_scenes.safetensors",
+}
+
+
+class Settings(BaseModel):
+    """Which weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    shipped: Literal["emoji", "scenes"] = "emoji"
+    """Which of the autoencoders that ship: that of the emoji pictures (f = 8) or of the scenes (f = 4)."""
+    path: Path | None = None
+    """Another one: a .safetensors file that make_autoencoder wrote, or a folder in diffusers' format."""
+
+
+OTHERWISE = "autoencoder.path: a pretrained one in diffusers' format"
+
+
+def weights(settings: Settings) -> Path:
+    """Where they lie."""
+    return settings.path or SHIPPED[settings.shipped]
+
+
+Size = Annotated[int, Field(strict=True, ge=1, le=8_192)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Architecture(BaseModel):
+    """What is read of diffusers' configuration: the arguments of `AutoencoderKL`, and nothing that would load anything else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    in_channels: Size = 3
+    out_channels: Size = 3
+    down_block_types: tuple[Literal["DownEncoderBlock2D", "AttnDownEncoderBlock2D"], ...]
+    up_block_types: tuple[Literal["UpDecoderBlock2D", "AttnUpDecoderBlock2D"], ...]
+    block_out_channels: tuple[Size, ...] = Field(min_length=1, max_length=16)
+    layers_per_block: int = Field(1, strict=True, ge=1, le=64)
+    act_fn: str = "silu"
+    latent_channels: Size = 4
+    norm_num_groups: Size = 32
+    sample_size: Size | tuple[Size, Size] | None = None
+    scaling_factor: float = Field(0.18215, gt=0, allow_inf_nan=False)
+    shift_factor: Number | None = None
+    latents_mean: tuple[Number, ...] | None = None
+    latents_std: tuple[Number, ...] | None = None
+    force_upcast: bool = True
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    mid_block_add_attention: bool = True
+
+    @classmethod
+    def of(cls, text: str | bytes, where: str) -> Architecture:
+        """From JSON, without diffusers' own notes, which begin with `_`.
+
+        Raises InputError, beginning with `where`, for a key that is not named here.
+        """
+        try:
+            content = dict(json.loads(text))
+            if (kind := content.get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
+                raise InputError(f"{where}: _class_name: expected AutoencoderKL, got {kind!r}")
+            own = {key: value for key, value in content.items() if not key.startswith("_")}
+            named: Architecture = strict.validated(cls, own)
+            return named
+        except ValidationError as error:
+            raise InputError(f"{where}: {strict.first_wrong(cls, error)}") from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"{where}: {brief(error)}") from None
+
+
+class KlAutoencoder:
+    """`AutoencoderKL` with latents shifted and scaled, channel by channel, to zero mean and unit variance."""
+
+    def __init__(self, model: AutoencoderKL, mean: Tensor, std: Tensor):
+        self.model = model.eval().requires_grad_(False)
+        self.mean, self.std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
+        self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+        self.channels = int(model.config["latent_channels"])
+
+    def to(self, device: torch.device) -> Self:
+        self.model.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        for side in images.shape[2:]:
+            if side % self.factor:
+                raise InputError(f"dataset.image_size: {side} is not divisible by the autoencoder's {self.factor}")
+        latents: Tensor = self.model.encode(images.to(self.mean.device)).latent_dist.mean
+        return (latents - self.mean) / self.std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.decoder()(latents.to(self.mean.device))
+        return images
+
+    def decoder(self) -> nn.Module:
+        return Decoder(self.model, self.mean, self.std)
+
+
+class Decoder(nn.Module):
+    """Latents (B, C, H, W) of unit variance -> pictures (B, 3, H f, W f) in [-1, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: AutoencoderKL, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.convolution, self.network = model.post_quant_conv, model.decoder
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        scaled = latents * self.std + self.mean
+        if self.convolution is not None:
+            scaled = self.convolution(scaled)
+        images: Tensor = self.network(scaled)
+        return images.clamp(-1, 1)
+
+
+def load(settings: Settings) -> KlAutoencoder:
+    """The autoencoder. Raises InputError when the weights are not there or not readable."""
+    path = weights(settings)
+    if path.is_dir():
+        return _from_folder(path)
+    held = files.read(path, "autoencoder.path")
+    where = f"autoencoder.path: {path} cannot be read as autoencoder weights"
+    try:
+        named = Architecture.of(held.metadata["config"], f"{where}: its config")
+        model = AutoencoderKL(**named.model_dump(exclude_unset=True))
+        model.load_state_dict({name: value.float() for name, value in held.tensors.items()})
+        shape = (named.latent_channels,)
+        given = (json.loads(held.metadata[name]) for name in ("latent_mean", "latent_std"))
+        mean, std = (torch.tensor(numbers).view(shape) for numbers in given)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:  # RecursionError is a RuntimeError
+        raise InputError(f"{where}: {brief(error)}") from None
+    return KlAutoencoder(model, mean, std)
+
+
+def _from_folder(path: Path) -> KlAutoencoder:
+    """A pretrained diffusers autoencoder: config.json and diffusion_pytorch_model.safetensors, with its scaling factor."""
+    if not (path / "config.json").is_file():
+        raise InputError(f"autoencoder.path: {path} has no config.json; expected a folder in diffusers' format")
+    Architecture.of((path / "config.json").read_bytes(), f"autoencoder.path: {path}/config.json")
+    try:
+        model = AutoencoderKL.from_pretrained(path, local_files_only=True, use_safetensors=True)
+    except Exception as error:  # safetensors' own class among many
+        raise InputError(f"autoencoder.path: {path} cannot be read: {brief(error)}") from None
+    shape = (model.config["latent_channels"],)
+    mean = torch.full(shape, float(model.config.get("shift_factor") or 0.0))
+    return KlAutoencoder(model, mean, torch.full(shape, 1 / float(model.config["scaling_factor"])))

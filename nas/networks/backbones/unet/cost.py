@@ -1,0 +1,237 @@
+"""Closed-form cost of the UNet, term by term; equal to what tracing the network counts, to the digit.
+
+A network's cost is a sum of terms: for each level its convolutions and its transformer blocks, and one for the rest. A
+term is a cached function of the fields it reads, so that a candidate costs a few look-ups, and a whole space a few
+tables (`nas.space.cost_tables`).
+
+Throughout: n is a square image's side, i and o are input and output channels, c a width, T text tokens.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+from nas.cost.traced import BYTES, Cost, Part, taps
+from nas.networks.backbones.unet import Config
+
+
+class Count(NamedTuple):
+    """What one piece of the network costs for one image."""
+
+    params: int = 0
+    macs: int = 0  # attention included
+    attention: int = 0  # the part of macs in the two products of attention
+    padding: int = 0  # the part of macs spent on zero padding
+    activations: int = 0  # numbers that convolutions, linear layers and attention put out
+
+
+Pieces = list[tuple[str, int, Count]]  # component, side of the image it puts out, cost
+
+
+class Term(NamedTuple):
+    """A total and what it is made of."""
+
+    total: Count
+    pieces: Pieces
+
+
+def cost(config: Config, latent_size: int, text_tokens: int) -> Cost:
+    """Cost of one call on one image. Raises ValueError if the levels cannot halve latent_size."""
+    columns = zip(
+        *(function(*fields).total for function, fields in terms(config, latent_size, text_tokens)), strict=True
+    )
+    params, macs, attention, padding, activations = map(sum, columns)
+    return Cost(params, macs, macs - attention, macs - padding, BYTES * activations)
+
+
+def parts(config: Config, latent_size: int, text_tokens: int) -> list[Part]:
+    """The same cost by component and resolution, in the order of `COMPONENTS`, largest image first."""
+    sums: dict[tuple[str, int], Count] = {}
+    for function, fields in terms(config, latent_size, text_tokens):
+        for component, side, count in function(*fields).pieces:
+            sums[component, side] = total([sums.get((component, side), Count()), count])
+    ordered = sorted(sums.items(), key=lambda item: (COMPONENTS.index(item[0][0]), -item[0][1]))
+    return [
+        Part(component, side, Cost(c.params, c.macs, c.macs - c.attention, c.macs - c.padding, BYTES * c.activations))
+        for (component, side), c in ordered
+    ]
+
+
+def terms(config: Config, latent_size: int, text_tokens: int) -> Iterator[tuple[Callable[..., Term], tuple[Any, ...]]]:
+    """The terms of the sum: a function and its arguments, which are fields of the config as they stand.
+
+    Arguments must not be derived from several fields: `nas.space.cost_tables` finds out which fields a term reads by changing one
+    at a time.
+    """
+    levels, last = config.levels, len(config.levels) - 1
+    if latent_size % 2**last or latent_size < 2**last:
+        raise ValueError(f"latents of side {latent_size} cannot be halved {last} times, once per level below the first")
+    for index, level in enumerate(levels):
+        side, mid = latent_size >> index, config.mid if index == last else ()
+        above, below = levels[max(index - 1, 0)].channels, levels[min(index + 1, last)].channels
+        yield (
+            convolutions,
+            (side, index == 0, index == last, above, level.channels, below, len(level.down), len(mid), len(level.up))
+            + (level.conv, level.kernel, config.skips, config.expansion, config.time_width),
+        )
+        yield (
+            transformers,
+            (side, level.channels, level.down, mid, level.up, level.self_attention, level.cross_attention)
+            + (level.ffn_ratio, config.projections, config.shared_kv, config.text_width, text_tokens)
+            + ((config.head_dim, config.heads) if config.attention == "relu" else (1, None)),
+        )
+    yield ends, (latent_size, levels[0].channels, config.latent_channels, config.time_width, config.pooled_width)
+
+
+@lru_cache(maxsize=1 << 16)
+def convolutions(
+    side: int,
+    first: bool,
+    last: bool,
+    above: int,
+    channels: int,
+    below: int,
+    downs: int,
+    mids: int,
+    ups: int,
+    conv: Literal["full", "separable"],
+    kernel: int,
+    skips: Literal["outer", "all"],
+    expansion: int,
+    time_width: int,
+) -> Term:
+    """All conv blocks of one level, and its convolutions to the next smaller and the next larger image."""
+    kept = ([channels] * downs + [above]) if skips == "all" or not last else []
+    skip = (kept + [0] * ups)[:ups]
+    inputs = [above] + [channels] * (downs - 1) + [channels] * mids
+    inputs += [width + extra for width, extra in zip([below] + [channels] * (ups - 1), skip, strict=True)]
+    pieces: Pieces = []
+    for width in inputs:
+        pieces += _conv_block(side, width, channels, conv, kernel, expansion, time_width)
+    if not last:
+        pieces.append(("downsample", side // 2, conv2d(side, channels, channels, 3, stride=2)))
+    if not first:
+        pieces.append(("upsample", side * 2, conv2d(side * 2, channels, channels, 3)))
+    return _term(pieces)
+
+
+def _conv_block(n: int, i: int, o: int, conv: str, kernel: int, expansion: int, time_width: int) -> Pieces:
+    if conv == "full":
+        body = [conv2d(n, i, o, kernel), conv2d(n, o, o, kernel)]
+        norms = norm(i + o)
+    else:
+        inner = expansion * o
+        body = [depthwise2d(n, i, kernel), conv2d(n, i, inner, 1), conv2d(n, inner, o, 1)]
+        norms = norm(i)
+    if i != o:
+        body.append(conv2d(n, i, o, 1))
+    return [(f"{conv} conv", n, total(body)), ("time projection", n, linear(1, time_width, o)), ("norm", n, norms)]
+
+
+@lru_cache(maxsize=1 << 16)
+def transformers(
+    side: int,
+    c: int,
+    down: tuple[int, ...],
+    mid: tuple[int, ...],
+    up: tuple[int, ...],
+    self_attention: bool,
+    cross_attention: bool,
+    ffn_ratio: int,
+    projections: Literal["stack", "block"],
+    shared_kv: bool,
+    text_width: int,
+    text_tokens: int,
+    head_dim: int | None,
+    heads: int | None,
+) -> Term:
+    """All transformer blocks of one level, with the pointwise convolutions around them.
+
+    head_dim and heads matter only for relu attention, whose weights are a tensor of their own; softmax is fused.
+    """
+    depths = down + mid + up if self_attention or cross_attention else ()
+    blocks = sum(depths)
+    stacks = blocks if projections == "block" else sum(depth > 0 for depth in depths)
+    if not blocks:
+        return _term([])
+    n, inner = side * side, ffn_ratio * c
+    weights = 0 if head_dim == 1 else (heads or c // (head_dim or c)) * n
+    pieces: Pieces = [
+        ("projections", side, _times(stacks, total([linear(n, c, c), linear(n, c, c)]))),
+        ("ffn", side, _times(blocks, total([linear(n, c, 2 * inner), linear(n, inner, c)]))),
+        ("norm", side, norm((stacks + blocks * (1 + self_attention + cross_attention)) * c)),
+    ]
+    if self_attention:
+        keys = [linear(n, c, c, bias=False)] * (1 if shared_kv else 2)
+        products = Count(0, 2 * n * n * c, 2 * n * n * c, 0, n * c + n * weights)
+        parts_ = [linear(n, c, c, bias=False), *keys, products, linear(n, c, c)]
+        pieces.append(("self-attention", side, _times(blocks, total(parts_))))
+    if cross_attention:
+        keys = [linear(text_tokens, text_width, c, bias=False)] * 2
+        products = Count(0, 2 * n * text_tokens * c, 2 * n * text_tokens * c, 0, n * c + text_tokens * weights)
+        parts_ = [linear(n, c, c, bias=False), *keys, products, linear(n, c, c)]
+        pieces.append(("cross-attention", side, _times(blocks, total(parts_))))
+    return _term(pieces)
+
+
+@lru_cache(maxsize=1 << 16)
+def ends(side: int, channels: int, latent_channels: int, time_width: int, pooled_width: int | None) -> Term:
+    """First and last convolution, and the embedding of time and pooled text."""
+    embedding = [linear(1, channels, time_width), linear(1, time_width, time_width)]
+    if pooled_width:
+        embedding += [linear(1, pooled_width, time_width), linear(1, time_width, time_width)]
+    convs = [conv2d(side, latent_channels, channels, 3), conv2d(side, channels, latent_channels, 3)]
+    pieces = [("embedding", side, total(embedding)), ("first and last conv", side, total(convs))]
+    return _term([*pieces, ("norm", side, norm(channels))])
+
+
+COMPONENTS = [
+    "embedding",
+    "first and last conv",
+    "full conv",
+    "separable conv",
+    "time projection",
+    "self-attention",
+    "cross-attention",
+    "ffn",
+    "projections",
+    "downsample",
+    "upsample",
+    "norm",
+]
+
+
+def _term(pieces: Pieces) -> Term:
+    return Term(total([count for _, _, count in pieces]), pieces)
+
+
+def total(counts: list[Count]) -> Count:
+    """The sum of counts."""
+    return Count(*map(sum, zip(*counts, strict=True))) if counts else Count()
+
+
+def _times(number: int, count: Count) -> Count:
+    return Count(*(number * value for value in count))
+
+
+def linear(tokens: int, i: int, o: int, bias: bool = True) -> Count:
+    """A linear layer on a number of tokens."""
+    return Count(i * o + o * bias, i * o * tokens, 0, 0, o * tokens)
+
+
+def conv2d(n: int, i: int, o: int, kernel: int, stride: int = 1) -> Count:
+    """A convolution that puts out an image of side n / stride."""
+    out = n // stride
+    padded, valid = (kernel * out) ** 2, taps(n, kernel, stride, kernel // 2) ** 2
+    return Count(kernel**2 * i * o + o, padded * i * o, 0, (padded - valid) * i * o, o * out**2)
+
+
+def depthwise2d(n: int, c: int, kernel: int) -> Count:
+    """A depthwise convolution."""
+    padded, valid = (kernel * n) ** 2, taps(n, kernel, 1, kernel // 2) ** 2
+    return Count((kernel**2 + 1) * c, padded * c, 0, (padded - valid) * c, c * n**2)
+
+
+def norm(c: int) -> Count:
+    """A group or layer norm."""
+    return Count(params=2 * c)

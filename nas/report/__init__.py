@@ -1,0 +1,1 @@
+"""All ways to look at a run: pages, figures, the terminal, a dashboard, Weights & Biases."""

@@ -1,0 +1,1 @@
+"""The study file: its sections, its design, and what they cannot mean."""

@@ -1,0 +1,324 @@
+"""The study file as typed settings. Whatever is wrong in it becomes one line: file, line, key, value, what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from nas import menu
+from nas.deploy import block_latency
+from nas.diffusion.solvers import Plan
+from nas.documents import study_name
+from nas.documents.document import Document
+from nas.documents.quantities import count
+from nas.documents.strict import Location, validated
+from nas.errors import InputError, about
+from nas.networks.backbones.unet import Config
+from nas.networks.conditioning import Settings as Conditioning
+from nas.report.tracking import Settings as Tracking
+from nas.search.racing import Settings as Racing
+from nas.search.stopping import Settings as Stopping
+from nas.settings import design, design_check
+from nas.training.loop import Settings as Training
+
+
+class Section(BaseModel):
+    """Base of every part of a study file: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Entry(BaseModel):
+    """A choice from a menu folder: its name, and the settings its file defines."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+    def settings(self, folder: str) -> Any:
+        """The file's own `Settings`, validated."""
+        return validated(menu.pick(folder, self.name).Settings, self.options)
+
+
+class Proxy(Section):
+    """How the deploy-scale architecture is trained cheaply."""
+
+    width_divisor: int = Field(8, ge=1)
+    """Every width of the deploy-scale network is divided by this."""
+
+
+class Deploy(Section):
+    """The scale at which costs and budgets are counted."""
+
+    image_size: int = Field(512, ge=64, le=8192)
+    """Pixels along one side of the generated image."""
+    downsampling: int = Field(8, ge=1, le=64)
+    """Pixels per latent position along one side."""
+    text_tokens: int = Field(77, ge=1, le=4096)
+    """Text tokens the cross-attention reads."""
+    latency: Path | None = None
+    """A table of blocks that `nas latency SPACE --blocks FILE` wrote on the device to deploy on; it adds the cost
+    `latency_ms` of one call of the denoiser, for budgets and objectives."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Deploy:
+        if self.image_size % self.downsampling:
+            raise ValueError(
+                f"image_size: expected a multiple of downsampling, {self.downsampling}, got {self.image_size}"
+            )
+        return self
+
+    @property
+    def latent_size(self) -> int:
+        return self.image_size // self.downsampling
+
+    def costs(self, config: Config) -> dict[str, Any]:
+        """Costs of one call of a deploy-scale denoiser, by column.
+
+        Raises InputError when its latents cannot be halved as often as it asks, and when the table of latencies has not all.
+        """
+        try:
+            found = asdict(config.cost(self.latent_size, self.text_tokens))
+        except ValueError as error:
+            raise InputError(
+                f"deploy.image_size: {self.image_size} with downsampling {self.downsampling}: {error}"
+            ) from None
+        return found if self.latency is None else {**found, block_latency.COLUMN: self._table().latency_ms(config)}
+
+    def latency_conditions(self) -> dict[str, dict[str, Any]]:
+        """Where and how the latencies were measured, as a run records what its scores depend on; {} without a table."""
+        if self.latency is None:
+            return {}
+        table = self._table()
+        told = {name: getattr(table, name) for name in ("runtime", "threads", "clock", "device", "fingerprint")}
+        return {block_latency.COLUMN: {"unit": "ms", "higher_is_better": False, **told}}
+
+    def _table(self) -> block_latency.Table:
+        assert self.latency is not None
+        with about("deploy.latency"):
+            table = block_latency.load(self.latency)
+        if (table.latent_size, table.text_tokens) != (self.latent_size, self.text_tokens):
+            raise InputError(
+                f"deploy.latency: {self.latency} is of latents of side {table.latent_size} and {table.text_tokens} text tokens, "
+                f"the study deploys at {self.latent_size} and {self.text_tokens}"
+            )
+        return table
+
+
+class Evaluation(Section):
+    """What every trial of the study draws and is scored on; the same captions and noise for all."""
+
+    images: int = Field(256, ge=2, le=1_000_000)
+    """Images sampled at each rung."""
+    split: Literal["train", "held_out"] = "train"
+    """Which captions are drawn."""
+    seed: int = 0
+    """Chooses the captions and the initial noise."""
+    references: int | None = Field(None, ge=64)
+    """Real pictures that distances are taken to, in whole batches of 64. None: all of the training split."""
+
+
+class Search(Section):
+    """Which architectures are asked for, and what a good one is."""
+
+    sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
+    """Optuna's TPE, NSGA-II or Gaussian processes (`gp`, the slowest to ask). `random` is the honest baseline: the same
+    study, seeds and budget without a model of the space."""
+    trials: int = Field(16, ge=1, le=1_000_000)
+    """Architectures to train, in total, over all resumptions. Refused and repeated candidates are not counted."""
+    minimise: tuple[str, ...] = ()
+    """Columns to make small: any metric or cost."""
+    maximise: tuple[str, ...] = ()
+    """Columns to make large."""
+    repeats: int = Field(0, ge=0, le=1_000)
+    """Times an architecture that is suggested again is trained again with another seed; after that its result is reused."""
+    max_refusals: int = Field(1_000, ge=1, le=1_000_000)
+    """Candidates in a row that may be refused or repeated before the search gives up."""
+
+    @model_validator(mode="after")
+    def _has_objectives(self) -> Search:
+        columns = self.minimise + self.maximise
+        if not columns:
+            raise ValueError("expected at least one column in minimise or maximise")
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"a column is named twice: {', '.join(columns)}")
+        return self
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """Column -> 'minimise' or 'maximise'."""
+        return {column: "minimise" for column in self.minimise} | {column: "maximise" for column in self.maximise}
+
+
+class Base(Section):
+    """A model that is trained once, before any trial: trials start from it (`training.init: base`) or learn from it."""
+
+    architecture: str | dict[str, Any] | None = None
+    """As the study's `architecture`, which it is unless given."""
+    objective: Entry = Entry(name="denoising")
+    """What its training minimises."""
+    training: Training = Training()
+    """How it is trained; it may itself start from the supernet."""
+    sampling: Plan | None = None
+    """How it is drawn for its own scores, the reference line of the report, beside `sampling` of the study."""
+    checkpoint: Path | None = None
+    """Trained already: a folder that `nas export` wrote, or its weights.safetensors. Nothing is trained then."""
+
+
+class Study(Section):
+    """One study: everything that decides its result."""
+
+    name: Annotated[str, AfterValidator(study_name.checked)]
+    """Names the folder of its runs: letters, digits, spaces and `. _ + -`; the study's folder unless given."""
+    question: str = ""
+    """What the study asks, in one sentence."""
+    space: str | None = None
+    """A search space: a name in search_spaces/ or a path to a YAML file. An ablation needs one only to start from the
+    supernet of that space."""
+    architecture: str | dict[str, Any] | None = None
+    """For an ablation, the network its cells change: a preset (`nas cost` takes the same names), a YAML file such as a
+    run's best.yaml, or a mapping; the base of `space` unless given."""
+    dataset: Entry
+    """The captioned pictures: a name in nas/datasets, with its settings."""
+    autoencoder: Entry = Entry(name="kl")
+    """Between pictures and latents: a name in nas/autoencoders."""
+    conditioning: Conditioning = Conditioning()
+    """The frozen text encoder."""
+    proxy: Proxy = Proxy()
+    deploy: Deploy = Deploy()
+    objective: Entry = Entry(name="denoising")
+    """What training minimises: a name in nas/objectives."""
+    training: Training = Training()
+    sampling: Plan = Plan()
+    """How every trial's network is drawn from for its scores."""
+    evaluation: Evaluation = Evaluation()
+    metrics: tuple[Entry, ...] = Field((Entry(name="fid"), Entry(name="clip_score")), min_length=1)
+    """What the pictures are scored by: names in nas/metrics."""
+    budget: dict[str, Annotated[float, BeforeValidator(count)]] = {}
+    """Upper limits on deploy-scale costs, for example params: 400M. A candidate over budget is never trained."""
+    base: Base | None = None
+    search: Search | None = None
+    """Architectures that a sampler chooses. A study has one of `search` and `ablation`."""
+    ablation: design.Settings | None = None
+    """Fixed cells, each trained several times."""
+    stopping: Stopping = Stopping()
+    racing: Racing = Racing()
+    """Repeats after the search, of architectures whose place on the front is undecided."""
+    tracking: Tracking = Tracking()
+    """Logging to Weights & Biases."""
+    workers: int | None = Field(None, ge=0, le=1024)
+    """Trials that run side by side on this machine. None: one per core, or one per GPU. 0: only on workers that join."""
+    worker_memory: Annotated[float, BeforeValidator(count), Field(ge=256e6)] | None = None
+    """Bytes a worker process may hold, for example 8G; a trial that needs more fails. None: no bound but the machine's."""
+    worker_threads: int = Field(1, ge=1, le=1024)
+    """CPU threads of every trial, however many run side by side: another number of threads adds up in another order, so scores
+    differ in their last digits. More than one pays where a machine has more cores than trials, beside GPUs for example."""
+    worker_cpus: float | None = Field(None, gt=0, le=1024)
+    """CPU cores a trial holds on a Ray cluster (`--engine ray`). None: as many as `worker_threads`."""
+    worker_gpus: float | None = Field(None, ge=0, le=1)
+    """GPUs a trial holds on a Ray cluster; 0.5: two trials share one. None: one where the cluster has any. A trial trains on
+    one GPU at most."""
+    seed: int = 0
+    """Decides, with the architecture and the repeat, the seed of every training."""
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """Column -> 'minimise' or 'maximise': what a good trial is."""
+        asked = self.search or self.ablation
+        return asked.objectives if asked else {}
+
+    @property
+    def trials(self) -> int:
+        """Networks to train, in total."""
+        if self.search is not None:
+            return self.search.trials
+        return design.size(self.ablation) * self.ablation.repeats if self.ablation is not None else 0
+
+    def menu_entries(self) -> Iterable[tuple[Location, str, Entry]]:
+        """(location, folder, entry) of every menu choice in the study."""
+        yield ("dataset",), "datasets", self.dataset
+        yield ("autoencoder",), "autoencoders", self.autoencoder
+        yield ("objective",), "objectives", self.objective
+        if self.base is not None:
+            yield ("base", "objective"), "objectives", self.base.objective
+        for index, metric in enumerate(self.metrics):
+            yield ("metrics", index), "metrics", metric
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting with its default filled in, as plain YAML-able values."""
+        plain: dict[Any, Any] = self.model_dump(mode="json")
+        for location, folder, entry in self.menu_entries():
+            full = {"name": entry.name, **entry.settings(folder).model_dump(mode="json")}
+            if len(location) == 1:
+                plain[location[0]] = full
+            else:
+                plain[location[0]][location[1]] = full
+        if self.ablation is not None:
+            plain["ablation"]["reference"] = self.ablation.reference_levels
+        return plain
+
+
+@contextmanager
+def opened(path: Path, overrides: Sequence[str] = ()) -> Iterator[tuple[Study, Document]]:
+    """The study file at `path` with `key.path=value` overrides, for a block of which every InputError about a setting says where
+    that was given, as the document does of other messages.
+
+    Raises InputError naming file, line, key and value for anything a study cannot be.
+    """
+    path = path / "study.yaml" if path.is_dir() else path
+    document = Document.read(path)
+    for override in overrides:
+        document.override(override)
+    document.content.setdefault("name", path.resolve().parent.name)
+    with document.placing(Study.model_fields):
+        yield _study(document), document
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """The study of `opened`, for whoever only reads it."""
+    with opened(path, overrides) as (study, _):
+        return study
+
+
+def _study(document: Document) -> Study:
+    study: Study = document.validate(Study, document.content)
+    for location, folder, entry in study.menu_entries():
+        try:
+            module = menu.pick(folder, entry.name)
+        except InputError as error:
+            raise document.error((*location, "name"), str(error)) from None
+        document.validate(module.Settings, entry.options, location)
+    _check_sections(study, document)
+    if study.ablation is not None:
+        try:
+            design_check.check(study)
+        except design_check.Refused as refused:
+            raise document.error(refused.location, refused.message) from None
+    return study
+
+
+def _check_sections(study: Study, document: Document) -> None:
+    """One design, and the networks it is about."""
+    if study.search is None and study.ablation is None:
+        raise document.error(("search",), "required, but not given (or ablation, for fixed cells)")
+    if study.search is not None and study.ablation is not None:
+        raise document.error(("ablation",), "a study has one of search and ablation, this one has both")
+    if study.search is not None and study.space is None:
+        raise document.error(("space",), "required, but not given")
+    if study.search is not None and study.architecture is not None:
+        raise document.error(("architecture",), "a search takes its networks from space; expected no architecture")
+    if study.space is None and study.architecture is None:
+        raise document.error(("architecture",), "required, but not given (or a space, whose base is taken)")

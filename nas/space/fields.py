@@ -1,0 +1,124 @@
+"""Fields of an architecture, named by paths: `levels.2.channels`, `levels.*.ffn_ratio`, `levels.1.down.*`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nas import menu
+from nas.errors import shown
+
+if TYPE_CHECKING:
+    from nas.networks.backbones.unet import Config
+
+
+def with_fields(config: Config, settings: Sequence[tuple[str, Any]]) -> Config:
+    """The architecture with fields set by path. Raises KeyError(path) where there is no such field."""
+    changes: dict[str, Any] = {}
+    levels: dict[int, dict[str, Any]] = {}
+    for path, value in settings:
+        head, *rest = path.split(".")
+        if head != "levels" or not rest:
+            changes[head] = _entry(changes.get(head, getattr(config, head, None)), rest, value, path)
+            continue
+        if len(rest) < 2:
+            raise KeyError(path)
+        for index in _indices(rest[0], len(config.levels), path):
+            level = levels.setdefault(index, {})
+            old = level.get(rest[1], getattr(config.levels[index], rest[1], None))
+            level[rest[1]] = _entry(old, rest[2:], value, path)
+    if levels:
+        changes["levels"] = tuple(replace(level, **levels.get(i, {})) for i, level in enumerate(config.levels))
+    return replace(config, **changes)
+
+
+def _plain(config: Config, settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The architecture as YAML writes it, with fields set by path. Raises KeyError(path) where there is no such field."""
+    plain = config.to_dict()
+    for path, value in settings:
+        _put(plain, path.split("."), value, path)
+    return plain
+
+
+def _put(place: Any, steps: Sequence[str], value: Any, path: str) -> None:
+    step, *rest = steps
+    if isinstance(place, list):
+        keys: Sequence[Any] = _indices(step, len(place), path)
+    elif isinstance(place, dict) and step in place:
+        keys = [step]
+    else:
+        raise KeyError(path)
+    for key in keys:
+        if rest:
+            _put(place[key], rest, value, path)
+        elif step == "levels" or isinstance(place[key], dict):  # levels change by their fields
+            raise KeyError(path)
+        else:
+            place[key] = value
+
+
+class NoField(ValueError):
+    """A path that names no field of an architecture."""
+
+
+def changed(base: Config, settings: Sequence[tuple[str, Any]]) -> Config:
+    """`with_fields`, its types checked. NoField names the nearest field there is; ValueError says why a value is refused."""
+    try:
+        type(base).from_dict(_plain(base, settings))
+        return with_fields(base, settings)
+    except KeyError as error:
+        raise NoField(f"no field {shown(error.args[0])}{_nearest_path(base, error.args[0])}") from None
+
+
+def _entry(old: Any, rest: Sequence[str], value: Any, path: str) -> Any:
+    """The new value of a field: the given one, or the old tuple with the entry (or all, for *) replaced."""
+    if not rest:
+        return tuple(value) if isinstance(value, list) else value
+    if len(rest) > 1 or not isinstance(old, tuple):
+        raise KeyError(path)
+    changed = list(old)
+    for index in _indices(rest[0], len(old), path):
+        changed[index] = value
+    return tuple(changed)
+
+
+def _indices(step: str, length: int, path: str) -> Sequence[int]:
+    if step == "*":
+        return range(length)
+    if step.isdigit() and int(step) < length:
+        return [int(step)]
+    raise KeyError(path)
+
+
+def concrete(config: Config, path: str) -> list[str]:
+    """The paths that a path with `*` stands for."""
+    found = [""]
+    for step in path.split("."):
+        found = [f"{p}.{s}".lstrip(".") for p in found for s in (_steps(config, p) if step == "*" else [step])]
+    return found
+
+
+def _steps(config: Config, path: str) -> range:
+    """The indices below a path: of the levels, or of the entries of a level's tuple."""
+    if path == "levels":
+        return range(len(config.levels))
+    _, index, name = path.split(".")
+    return range(len(getattr(config.levels[int(index)], name)))
+
+
+def paths(config: Config) -> list[str]:
+    """The paths an axis may name, `*` for each kind of index."""
+    plain = config.to_dict()
+    top = [name for name in plain if name != "levels"]
+    levels = [f"levels.{i}.{name}" for i, level in enumerate(plain["levels"]) for name in level]
+    lists = [(i, name) for i, level in enumerate(plain["levels"]) for name, v in level.items() if isinstance(v, list)]
+    entries = [f"levels.{i}.{name}.*" for i, name in lists]
+    return top + levels + [f"levels.*.{name}" for name in plain["levels"][0]] + entries
+
+
+def _nearest_path(config: Config, path: str) -> str:
+    close = difflib.get_close_matches(path[: menu.LONGEST], paths(config), n=1, cutoff=0.3)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (an axis may name fields such as levels.0.channels, levels.*.ffn_ratio, levels.2.down.*, shared_kv)"

@@ -1,0 +1,1 @@
+"""The coordinator: what is asked, trained, stopped and concluded in a study."""

@@ -1,0 +1,285 @@
+"""The FID-CLIP curve of trained networks over guidance scales, many-step and one-step side by side.
+
+Every point has the captions and the noise of the run's own scores. A network drawn in many steps is drawn in one step as
+well; a one-step generator only as it was made to be drawn. The scale is w in null + w (cond - null), at every evaluation of
+the network (Ho & Salimans 2022, eq. 6, with w = 1 for none). A one-step generator is drawn with w = 1: what its training
+took from a guided teacher is in its weights, and another w extrapolates from its two single predictions. Such points are
+drawn too (trained without caption dropout, its prediction without a caption is the base's, untuned), and `as_trained` says
+which point of a curve is the plan that the run itself scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from nas import metrics
+from nas.analysis import naming, picking, results
+from nas.deploy import folder
+from nas.diffusion.solvers import MOST_GUIDANCE, Plan
+from nas.disk import files
+from nas.errors import InputError
+from nas.report import stills
+from nas.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nas.trial.bench import Bench
+
+SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
+IDENTITY = ["model", "trial", "repeat", "images_seen", "solver", "steps", "guidance"]  # what makes a point another one
+WHOLE = {column: "Int64" for column in ("trial", "repeat", "images_seen", "steps")}
+TABLE, PICTURE = "guidance.csv", "guidance.png"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network and how it is drawn."""
+
+    name: str
+    """Its cell, `base`, or `trial N`."""
+    trial: int | None
+    """None for the base."""
+    repeat: int | None
+    images_seen: int | None
+    bench: Bench
+    """With the settings of its cell."""
+    load: Callable[[], nn.Module]
+
+    def points(self, scales: Sequence[float]) -> Iterator[tuple[Plan, dict[str, Any]]]:
+        """Every plan it is drawn by, and the columns that name the point."""
+        own = self.bench.study.sampling
+        for plan in plans(own):
+            for scale in scales:
+                drawn = plan.changed(guidance=scale)
+                yield drawn, self._named(drawn) | {"as_trained": drawn == own}
+
+    def _named(self, plan: Plan) -> dict[str, Any]:
+        named = {"model": self.name, "trial": self.trial, "repeat": self.repeat, "images_seen": self.images_seen}
+        return named | {"solver": plan.solver, "steps": plan.steps, "guidance": plan.guidance}
+
+
+def scales_of(text: str) -> list[float]:
+    """`1,2,7.5` as ascending numbers without repetition. Raises InputError."""
+    try:
+        scales = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        scales = []
+    if not scales or not all(0 <= scale <= MOST_GUIDANCE for scale in scales):
+        raise InputError(
+            f"--scales {text}: expected numbers from 0 to {MOST_GUIDANCE}, with commas between them, such as 1,2,3,5,7.5"
+        )
+    return scales
+
+
+def plans(own: Plan) -> list[Plan]:
+    """How a network that is drawn by `own` enters a sweep: so, and in one step if that is another plan."""
+    one = own.solver in ("one_step", "renoise")
+    return [own] if one else [own, Plan(solver="one_step")]
+
+
+def sweep(
+    run: RunDirectory,
+    picks: Sequence[str] = (),
+    scales: Sequence[float] = SCALES,
+    repeats: int = 1,
+    say: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """Draw and score every point that `guidance.csv` does not have yet; returns the whole table.
+
+    The table is written after each point, so that the same command goes on where it was interrupted. `picks` as in
+    `nas.analysis.picking.pick`, or `base`; without any, the knee of a search, or the base and the first `repeats` repeats
+    of every
+    cell of an ablation. Raises InputError when a pick is not there, was not trained or draws no numbers, or the run measured
+    no FID or no CLIP score.
+    """
+    from nas.training import loop
+
+    x, y = axes(run)
+    models = list(_models(run, picks, repeats))
+    if not models:
+        raise InputError(f"{run.path}: no cell was trained to the end, so there is nothing to draw")
+    table = _read(run.path / TABLE)
+    for model in models:
+        missing = [point for point in model.points(scales) if not _has(table, point[1])]
+        if not missing:
+            continue
+        network, schedule = model.load(), schedule_of(model.bench)
+        for plan, named in missing:
+            what = f"{named['model']}, {plan.solver} {plan.steps}, scale {plan.guidance:g}"
+            try:
+                found = scores(model.bench, network, schedule, plan)
+            except loop.Diverged as error:
+                raise InputError(f"{run.path}: {what}: {error}") from None
+            table = pd.concat([table, pd.DataFrame([named | found])], ignore_index=True).astype(WHOLE)
+            _write(table, run.path / TABLE)
+            say(f"{what}: {_said(found, (x, y))}")
+    stills.save_guidance(curves(table, x, y), x, y, run.path / PICTURE)
+    return table
+
+
+def opened(path: Path, picks: Sequence[str]) -> tuple[RunDirectory, list[str]]:
+    """The run at `path` and what to pick from it; a folder that `nas export` wrote is its trial in the run it came from.
+
+    Raises InputError for what `nas train` wrote, which no study scored.
+    """
+    from nas.study import launch
+
+    if not (path / folder.DEPLOY).is_file():
+        return launch.find_run(path), list(picks)
+    made = folder.origin(path)
+    if "run" not in made:
+        raise InputError(
+            f"{path}: holds no trial of a study, whose captions and metrics a sweep needs; nas train wrote it"
+        )
+    if picks:
+        raise InputError(f"--pick {picks[0]}: {path} is one exported trial; expected no pick, or the run {made['run']}")
+    return launch.find_run(Path(made["run"])), [f"trial:{made['trial']}"]
+
+
+def axes(run: RunDirectory) -> tuple[str, str]:
+    """The columns of the picture, CLIP score and FID. Raises InputError when the run did not measure both."""
+    measured = [name for name, how in results.conditions(run.path).items() if "guidance" in how]
+    fid = next((name for name in measured if name == "fid" or name.startswith("fid_")), None)
+    if fid is None or "clip_score" not in measured:
+        raise InputError(
+            f"{run.path}: a guidance sweep needs metrics fid and clip_score; it measured {_list(measured)}"
+        )
+    return "clip_score", fid
+
+
+def curves(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Means over repeats: model, solver, steps, guidance, as_trained, n, and the two scores; by scale within a curve."""
+    by = ["model", "solver", "steps", "guidance"]
+    found = table.groupby(by, sort=False, as_index=False).agg(
+        **{"as_trained": ("as_trained", "any"), "n": (x, "size"), x: (x, "mean"), y: (y, "mean")}
+    )
+    place = found.groupby(by[:3], sort=False).ngroup()
+    return found.assign(place=place).sort_values(["place", "guidance"], kind="stable").drop(columns="place")
+
+
+# --- which networks --------------------------------------------------------------------------------------------------
+
+
+def _models(run: RunDirectory, picks: Sequence[str], repeats: int) -> Iterator[Model]:
+    """The networks of a sweep, the base first."""
+    from nas.settings.study import Study
+    from nas.trial.bench import Bench
+
+    settings = results.resolved(run.path)
+    study = Study.model_validate({name: value for name, value in settings.items() if name != "provenance"})
+    bench = Bench(study, run.cache)
+    wanted = list(picks) or (["base"] if study.base is not None else [])
+    if "base" in wanted:
+        yield _base(run, bench)
+    records, table = run.records(), results.load(run.path)
+    if picks or not settings.get("ablation"):
+        ways = [pick for pick in picks if pick != "base"] or ([] if picks else ["knee"])
+        numbers = [picking.pick(table, results.objectives(settings), pick) for pick in ways]
+    else:
+        numbers = [number for number, record in records.items() if _drawn(record, repeats)]
+    for number in dict.fromkeys(numbers):
+        yield _trial(run, bench, records[number])
+
+
+def _drawn(record: Mapping[str, Any], repeats: int) -> bool:
+    return bool(record["state"] == "complete" and record["repeat"] < repeats)
+
+
+def _base(run: RunDirectory, bench: Bench) -> Model:
+    from nas.trial import base_model
+
+    if bench.study.base is None:
+        raise InputError(f"{run.path}: --pick base: the study has no base section")
+    path = base_model.weights_path(bench)
+    if not path.exists():
+        raise InputError(f"{run.path}: --pick base: {path} is not there; the same nas run trains it again")
+    own = bench.study.base.sampling or bench.study.sampling
+    drawn = base_model.bench_of(bench).variant({"sampling": own.model_dump()})
+    return Model("base", None, None, base_model.images_seen(path), drawn, lambda: base_model.network(bench))
+
+
+def _trial(run: RunDirectory, bench: Bench, record: Mapping[str, Any]) -> Model:
+    from nas.networks.backbones.unet import Config
+    from nas.trial import base_model
+
+    number = int(record["trial"])
+    weights = run.trial(number) / "weights.safetensors"
+    if not weights.exists():
+        raise InputError(f"{run.path}: trial {number} ({record['state'].replace('_', ' ')}) has no weights")
+
+    def load() -> nn.Module:
+        network: nn.Module = Config.from_dict(record["proxy"]).build()
+        base_model.load_weights(network, weights, f"trial {number}")
+        return network.eval()
+
+    name = str(record.get("cell") or f"trial {number}")
+    seen = int(record["rungs"][-1]["images_seen"])
+    return Model(name, number, int(record["repeat"]), seen, bench.variant(record.get("settings") or {}), load)
+
+
+# --- one point -------------------------------------------------------------------------------------------------------
+
+
+def schedule_of(bench: Bench) -> dict[str, Any]:
+    """The noise schedule of the study's objective, which every plan is drawn by."""
+    from nas import menu
+
+    entry = bench.study.objective
+    made = menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives"))
+    return dict(made.config)
+
+
+def scores(bench: Bench, network: nn.Module, schedule: dict[str, Any], plan: Plan) -> dict[str, float]:
+    """The study's metrics of its evaluation captions drawn by the plan. Raises training.Diverged as `Bench.draw`."""
+    drawn = bench.variant({"sampling": plan.model_dump()})
+    captions, done = drawn.drawn[0], 0
+    for metric in drawn.metrics:
+        metric.reset()
+    for images in drawn.draw(network, schedule):
+        for metric in drawn.metrics:
+            metric.update(images, captions[done : done + len(images)])
+        done += len(images)
+    return metrics.scores(drawn.metrics)
+
+
+def _has(table: pd.DataFrame, named: Mapping[str, Any]) -> bool:
+    """Whether the table has this point."""
+    if table.empty:
+        return False
+    same = pd.Series(True, index=table.index)
+    for column in IDENTITY:
+        value = named[column]
+        same &= table[column].isna() if value is None else table[column] == value
+    return bool(same.any())
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        return pd.DataFrame()
+    try:
+        table = pd.read_csv(path)
+        absent = [column for column in IDENTITY if column not in table]
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as a table ({error}); remove it to sweep again") from None
+    if absent:
+        raise InputError(f"{path}: has no column {absent[0]!r}; remove it to sweep again")
+    return table.astype(WHOLE)
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    with files.replacing(path) as partial:
+        table.to_csv(partial, index=False)
+
+
+def _said(found: Mapping[str, float], columns: Sequence[str]) -> str:
+    return ", ".join(naming.measured(column, found[column]) for column in columns)
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing"

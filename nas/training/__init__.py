@@ -1,0 +1,1 @@
+"""One loop for any objective, and the data that goes into it."""

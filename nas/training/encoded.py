@@ -1,0 +1,114 @@
+"""Latents and text embeddings of a data set, computed once and cached on disk for every trial of every study."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nas.datasets import Batch
+from nas.disk import files
+from nas.networks.autoencoders import Autoencoder
+from nas.networks.conditioning import Text, TextEncoder
+from nas.weights import files as weight_files
+
+TEXT_BATCH = 64
+READING = "2"  # how files become pictures and captions; what was encoded of another reading is encoded again
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """A split as a denoiser sees it. Equal captions share one row of embeddings."""
+
+    latents: Tensor  # (N, C, H, W) float32, unit variance
+    caption_of: Tensor  # (N,) int64: row of each image's caption
+    captions: tuple[str, ...]  # M different captions; the last is the empty one
+    tokens: Tensor  # (M, T, D) float16
+    pooled: Tensor  # (M, P) float16
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def words(self, rows: Tensor) -> list[str]:
+        """The captions of images `rows` (B,)."""
+        return [self.captions[index] for index in self.caption_of[rows]]
+
+    def text(self, rows: Tensor, dropped: Tensor | None = None) -> Text:
+        """Embeddings for images `rows` (B,); where `dropped` (B,) is true, those of the empty caption."""
+        caption = self.caption_of[rows]
+        if dropped is not None:
+            caption = torch.where(dropped, len(self.captions) - 1, caption)
+        return Text(self.tokens[caption].float(), self.pooled[caption].float())
+
+    @property
+    def null(self) -> Text:
+        """The empty caption, one row."""
+        return Text(self.tokens[-1:].float(), self.pooled[-1:].float())
+
+
+def encode_images(batches: Iterable[Batch], autoencoder: Autoencoder) -> tuple[Tensor, list[str]]:
+    """Latents (N, C, H, W) and the N captions."""
+    latents: list[Tensor] = []
+    captions: list[str] = []
+    for batch in batches:
+        latents.append(autoencoder.encode(batch.images).cpu())
+        captions += batch.captions
+    return torch.cat(latents).contiguous() if latents else torch.empty(0), captions
+
+
+def encode_captions(captions: Iterable[str], encoder: TextEncoder) -> tuple[tuple[str, ...], Tensor, Tensor]:
+    """The different captions with the empty one last, their tokens (M, T, D) and pooled vectors (M, P), float16.
+
+    Captions are encoded shortest first, so that a batch is padded little.
+    """
+    different = sorted(set(captions) - {""}, key=lambda caption: (len(caption), caption))
+    ordered = (*different, "")
+    chunks = [encoder.encode(ordered[i : i + TEXT_BATCH]) for i in range(0, len(ordered), TEXT_BATCH)]
+    tokens, pooled = (torch.cat(parts).half().cpu() for parts in zip(*chunks, strict=True))
+    return ordered, tokens, pooled
+
+
+def cache_path(folder: Path, **identity: Mapping[str, Any] | str) -> Path:
+    """Where something made from `identity` is cached: equal identities share a file."""
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
+
+
+def load_or_encode(
+    path: Path,
+    batches: Callable[[], Iterable[Batch]],
+    autoencoder: Callable[[], Autoencoder],
+    encoder: Callable[[], TextEncoder],
+) -> EncodedSet:
+    """The cached split at `path`. Only if it is not there yet are the three factories called to make it."""
+    if not path.exists():
+        _save(path, encode(batches(), autoencoder(), encoder()))
+    return _load(path)
+
+
+def encode(batches: Iterable[Batch], autoencoder: Autoencoder, encoder: TextEncoder) -> EncodedSet:
+    """Pictures and their captions, on the CPU whatever the models compute on."""
+    latents, image_captions = encode_images(batches, autoencoder)
+    captions, tokens, pooled = encode_captions(image_captions, encoder)
+    row = {caption: index for index, caption in enumerate(captions)}
+    caption_of = torch.tensor([row[caption] for caption in image_captions], dtype=torch.int64)
+    return EncodedSet(latents, caption_of, captions, tokens, pooled)
+
+
+def _save(path: Path, data: EncodedSet) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {"latents": data.latents, "caption_of": data.caption_of, "tokens": data.tokens, "pooled": data.pooled}
+    with files.replacing(path) as partial:
+        save_file(tensors, partial, {"captions": json.dumps(data.captions)})
+
+
+def _load(path: Path) -> EncodedSet:
+    tensors, metadata = weight_files.read(path, "cache")
+    return EncodedSet(captions=tuple(json.loads(metadata["captions"])), **tensors)

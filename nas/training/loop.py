@@ -1,0 +1,350 @@
+"""One LightningModule carries any objective. Update i of a trial is a pure function of (seed, i), so a resumed trial
+repeats nothing and skips nothing, and no generator state needs saving."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from nas import interruption
+from nas.disk import files
+from nas.errors import InputError
+from nas.objectives import Decay, LatentBatch, Objective
+from nas.training.encoded import EncodedSet
+from nas.weights import files as weight_files
+from nas.weights.lora import Settings as Lora
+
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+MOST_IMAGES, MOST_IN_BATCH = 10**11, 2**20  # a hundred times what anybody trains with
+FINITE_CHECK_EVERY = 20  # updates; reading the loss waits for the device
+
+
+class Settings(BaseModel):
+    """How a proxy network is trained. Lengths are in images seen, so that batch sizes compare."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    images_seen: int = Field(16_384, ge=1, le=MOST_IMAGES)
+    """Images of the last rung."""
+    batch: int = Field(64, ge=1, le=MOST_IN_BATCH)
+    """Images per update."""
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    """AdamW's, reached after the warm-up and then held: rungs stay comparable (MobileDiffusion trains with 1e-3)."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """AdamW's decay of the gradient's first and second moment."""
+    weight_decay: float = Field(0.01, ge=0, le=10)
+    """AdamW's, of every trained parameter."""
+    warmup_images: int = Field(1_024, ge=0, le=MOST_IMAGES)
+    """Linear warm-up of the learning rate."""
+    gradient_clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Moving average of the weights, which is what is sampled. From scratch it is warmed up as min(decay, (1 + i) / (10 + i)),
+    to forget the random start; after a warm start it is not, because the start is already good."""
+    caption_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of captions replaced by the empty one, for classifier-free guidance."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What forward and backward passes compute in; weights are fp32 either way."""
+    init: str = "scratch"
+    """`scratch`, `base` (the study's base model), `supernet` (the weights shipped for this space and proxy), or a path to
+    supernet weights."""
+    lora: Lora | None = None
+    """Train low-rank adapters of the network instead of its weights, for example {rank: 8}."""
+
+    def updates(self, images: int) -> int:
+        """Updates after which `images` have been seen."""
+        return math.ceil(images / self.batch)
+
+
+class Diverged(Exception):
+    """The loss, a score or what is drawn stopped being finite numbers."""
+
+
+class Batches(IterableDataset[LatentBatch]):
+    """Updates `start` .. `stop` - 1. An epoch is a fresh permutation; all that is random derives from (seed, update)."""
+
+    def __init__(self, data: EncodedSet, settings: Settings, seed: int, start: int, stop: int):
+        self.data, self.settings, self.seed, self.start, self.stop = data, settings, seed, start, stop
+
+    def __iter__(self) -> Iterator[LatentBatch]:
+        for update in range(self.start, self.stop):
+            rows = shuffled_rows(len(self.data), self.settings.batch, update, self.seed)
+            generator = torch.Generator().manual_seed(stream_seed(self.seed, update))
+            yield drawn(self.data, rows, self.settings.caption_dropout, generator, update)
+
+
+def drawn(
+    data: EncodedSet, rows: Tensor, caption_dropout: float, generator: torch.Generator, update: int
+) -> LatentBatch:
+    """The batch of these rows (B,), some of its captions dropped."""
+    dropped = torch.rand(len(rows), generator=generator) < caption_dropout
+    return LatentBatch(data.latents[rows], data.text(rows, dropped), generator, update)
+
+
+def shuffled_rows(size: int, batch: int, update: int, seed: int) -> Tensor:
+    """Row numbers (batch,) of an update: the next entries of the endless sequence of permutations of `size` rows."""
+    first = update * batch
+    epochs = range(first // size, (first + batch - 1) // size + 1)
+    sequence = torch.cat([_permutation(size, stream_seed(seed, -1 - epoch)) for epoch in epochs])
+    offset = first - epochs[0] * size
+    return sequence[offset : offset + batch]
+
+
+def _permutation(size: int, seed: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+
+def stream_seed(seed: int, position: int) -> int:
+    """Independent 63-bit seeds for the positions of a stream (splitmix64's finaliser)."""
+    z = (seed * 0x9E3779B97F4A7C15 + position * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return (z ^ (z >> 31)) >> 1
+
+
+class Ema:
+    """Exponential moving average of a network's trained parameters, held in fp32."""
+
+    def __init__(self, network: nn.Module, decay: float, warmup: bool = True):
+        self.decay, self.warmup = decay, warmup
+        self.network = network
+        self.average = {name: p.detach().clone() for name, p in self._trained()}
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        current = [p.detach() for _, p in self._trained()]
+        torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
+
+    def follow(self) -> None:
+        """Move the average to where the network is: the Trainer moves parameters to the GPU and back, but not these."""
+        for name, parameter in self._trained():
+            self.average[name] = self.average[name].to(parameter.device)
+
+    def swap(self) -> None:
+        """Exchange the network's weights with the average; a second call undoes it."""
+        self.follow()
+        for name, parameter in self._trained():
+            parameter.data, self.average[name] = self.average[name], parameter.data
+
+
+class DenoiserTraining(L.LightningModule):
+    """Alternates the objective's critic and generator updates; optimisation is manual because critics need it."""
+
+    def __init__(self, objective: Objective, settings: Settings, images_seen: int = 0, parts: int = 1):
+        """`parts`: pieces of a batch whose gradients are added up before an update."""
+        super().__init__()
+        self.parts = parts
+        self.automatic_optimization = False
+        self.objective = objective
+        self.settings = settings
+        self.step = settings.updates(images_seen)
+        self.ema = Ema(objective.generator, settings.ema_decay, warmup=settings.init == "scratch")
+        self.adam = {"generator": self._adamw(objective.generator, 1.0, settings.betas)}
+        if objective.critic is not None:
+            how = objective.critic_training
+            self.adam["critic"] = self._adamw(objective.critic, how.learning_rate, how.betas or settings.betas)
+        self.loss = torch.tensor(math.nan)
+        self.heard: Callable[[int], None] = ignored  # told the number of updates after each
+        self.log_sums: dict[str, tuple[int, Tensor]] = {}
+
+    def _adamw(self, network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+        """AdamW whose learning rate is always `rate` times that of the settings, which may change between updates."""
+        trained = [p for p in network.parameters() if p.requires_grad]
+        groups = [{"params": trained, "rate": rate}]
+        return torch.optim.AdamW(groups, betas=betas, weight_decay=self.settings.weight_decay)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return list(self.adam.values())
+
+    def on_train_start(self) -> None:
+        self.ema.follow()
+
+    def training_step(self, batch: LatentBatch, batch_index: int) -> None:
+        optimizers = self.optimizers()
+        generator, *critics = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in critics:
+            turn = self.step % self.objective.critic_training.every == 0
+            for _ in range(self.objective.critic_training.updates if turn else 0):
+                self._update("critic", optimizer, self.objective.critic_loss, batch)
+        self.loss = self._update("generator", generator, self.objective.generator_loss, batch)
+        self.objective.after_step()
+        self._log(self.objective.logged)
+        self.objective.logged.clear()
+        self.step += 1
+        self.ema.update(self.step)
+        self.heard(self.step)
+        if self.step % FINITE_CHECK_EVERY == 0 and not math.isfinite(self.loss):
+            raise Diverged(f"the loss is {self.loss.item()} after {self.step * self.settings.batch:,} images")
+        if self.trainer.world_size == 1:  # several devices must agree on it: `nas.full_training.loop`
+            interruption.check()
+
+    def _update(self, role: str, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
+        (group,) = optimizer.param_groups
+        group["lr"] = self.settings.learning_rate * group["rate"] * self._warmup()
+        optimizer.zero_grad()
+        loss = torch.zeros((), device=self.device)
+        pieces = batch.split(self.parts)
+        for number, piece in enumerate(pieces, 1):
+            part: Tensor = loss_of(piece) * (len(piece.latents) / len(batch.latents))
+            with nullcontext() if number == len(pieces) else self._unsynchronised():
+                self.manual_backward(part)
+            loss = loss + part.detach()
+        norm = nn.utils.clip_grad_norm_(group["params"], self.settings.gradient_clip)
+        optimizer.step()
+        self._log({f"{role}_loss": loss, f"{role}_gradient_norm": norm.detach()})
+        return loss
+
+    def _unsynchronised(self) -> AbstractContextManager[Any]:
+        """Within it gradients stay on their device: other devices get their sum with the last piece's."""
+        block = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        found: AbstractContextManager[Any] = block()
+        return found
+
+    def _log(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            count, total = self.log_sums.get(name, (0, torch.zeros_like(value)))
+            self.log_sums[name] = (count + 1, total + value)
+
+    def logged(self) -> dict[str, float]:
+        """Means since the last call, over the updates that had them: both losses, gradient norms before clipping, and what
+        the objective logs."""
+        means = {name: float(total / count) for name, (count, total) in self.log_sums.items()}
+        self.log_sums.clear()
+        return means
+
+    def _warmup(self) -> float:
+        warmup = self.settings.updates(self.settings.warmup_images)
+        return min(1.0, (self.step + 1) / warmup) if warmup else 1.0
+
+    @property
+    def images_seen(self) -> int:
+        return self.step * self.settings.batch
+
+    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """All that moves in one safetensors file, replaced atomically: weights that are trained, averaged weights and
+        optimiser moments."""
+        tensors = {f"ema.{name}": value for name, value in self.ema.average.items()}
+        for role, network in self._moving().items():
+            tensors |= {f"{role}.{name}": value for name, value in _state(network, frozen=False).items()}
+        for role, adam in self.adam.items():
+            for index, state in adam.state_dict()["state"].items():
+                tensors |= {f"adam.{role}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        with files.replacing(path) as partial:
+            save_file(contiguous, partial, {**metadata, "images_seen": str(self.images_seen)})
+
+    def restore(self, path: Path) -> None:
+        """Continue from `save`'s file, in a module made as the saved one was."""
+        tensors, metadata = weight_files.read(path, "checkpoint")
+        self.step = self.settings.updates(int(metadata["images_seen"]))
+        self.ema.average = {name: tensors[f"ema.{name}"] for name in self.ema.average}
+        for role, network in self._moving().items():
+            network.load_state_dict(_state(network, frozen=True) | _below(tensors, f"{role}."))
+        for role, adam in self.adam.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in _below(tensors, f"adam.{role}.").items():
+                index, _, name = key.partition(".")
+                state.setdefault(int(index), {})[name] = value
+            adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
+
+    def _moving(self) -> dict[str, nn.Module]:
+        """The objective's submodules but the teacher."""
+        return {role: network for role, network in self.objective.named_children() if role != "teacher"}
+
+
+def ignored(count: int) -> None:
+    """Whoever is told and does not care."""
+
+
+def _state(network: nn.Module, frozen: bool) -> dict[str, Tensor]:
+    """Frozen parameters, or everything else: parameters that are trained, and buffers."""
+    never = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in network.state_dict().items() if (name in never) == frozen}
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a training went."""
+
+    images: int
+    seconds: float
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a training runs on; the names are Lightning's."""
+
+    devices: int = 1
+    strategy: str = "auto"
+    accelerator: str = "auto"
+
+
+def train(module: DenoiserTraining, data: EncodedSet, seed: int, images_seen: int) -> Pace:
+    """Train until `images_seen` images in total. Raises Diverged, and Interrupted between two updates."""
+    start, stop = module.step, module.settings.updates(images_seen)
+    if stop <= start:
+        return Pace(0, 0.0)
+    if len(data) == 0:
+        raise InputError("dataset: the training split is empty")
+    began = time.perf_counter()
+    fit(module, Batches(data, module.settings, seed, start, stop), stop)
+    return Pace((stop - start) * module.settings.batch, time.perf_counter() - began)
+
+
+def fit(
+    module: DenoiserTraining,
+    batches: IterableDataset[LatentBatch],
+    stop: int,
+    hardware: Hardware = Hardware(),  # noqa: B008 (frozen)
+    callbacks: Sequence[L.Callback] = (),
+) -> None:
+    """Train on the batches, which end before update `stop`. Raises Diverged, and Interrupted between two updates."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")  # few workers, no scheduler: both are meant
+        trainer = L.Trainer(
+            max_epochs=1,
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            strategy=hardware.strategy,
+            precision="bf16-mixed" if module.settings.precision == "bf16" else "32-true",
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        try:
+            trainer.fit(module, DataLoader(batches, batch_size=None))
+        except SystemExit:  # Lightning's own answer to SIGTERM, where it notices first
+            interruption.check()
+            raise
+    if module.step < stop:
+        interruption.check()
+    if not math.isfinite(module.loss):
+        raise Diverged(f"the loss is {module.loss.item()} after {module.images_seen:,} images")

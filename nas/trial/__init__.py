@@ -1,0 +1,1 @@
+"""One architecture trained and scored, and what it starts from."""

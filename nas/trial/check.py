@@ -1,0 +1,239 @@
+"""Everything that can be known to be wrong with a study before it starts. Nothing is written before this has passed."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from nas import menu
+from nas.cost.budget import over_budget
+from nas.documents.document import Placed
+from nas.errors import InputError, shown
+from nas.networks.backbones import Proxy
+from nas.networks.backbones.unet import Config
+from nas.numbers import amount
+from nas.settings import design, design_check, plausible
+from nas.settings.study import Entry, Study
+from nas.space.search_space import SearchSpace
+from nas.trial import base_model, data_check
+from nas.weights import lora, supernet
+
+ANY_DATA = {"latent_channels": 4, "text_width": 8, "pooled_width": 8}  # for shapes that don't depend on the data
+PROBES = 2_000  # candidates counted on paper, to catch a budget nothing meets
+
+
+def check(study: Study, space: SearchSpace | None) -> None:
+    """Raises InputError that begins with the setting, and says its value and what was expected."""
+    plausible.check(study)
+    if space is not None and space.family[0] != "backbones":
+        raise InputError(f"space: {space.name!r} holds {space.family[0]}, not denoisers; a study trains denoisers")
+    if study.ablation is not None:
+        check_cells(study)
+    elif space is not None:
+        _check_search(study, space)
+
+
+def _check_search(study: Study, space: SearchSpace) -> None:
+    members = probe(study, space)
+    costs = [study.deploy.costs(member) for member in members]
+    known = _numbers(costs[0])
+    _named("budget", study.budget, known)
+    _columns(study, known)
+    _meetable(study, space, costs)
+    _check_proxy(study, space, members)
+    _check_start(study)
+    largest = space.architecture(space.largest())
+    if study.training.lora is not None:
+        _check_adapters(study, largest)
+    if study.training.init not in ("scratch", "base"):
+        supernet.weights_path(study.training.init, study.space, study.dataset.name)
+    data_check.check(study, largest)
+
+
+def _numbers(cost: dict[str, Any]) -> list[str]:
+    return [name for name, value in cost.items() if isinstance(value, int | float)]
+
+
+def check_cells(study: Study) -> None:
+    """Whether every cell of an ablation can be trained: within budget, divisible by the proxy, and from where it starts."""
+    assert study.ablation is not None
+    networks = design.architectures(study)
+    costs = {name: study.deploy.costs(config) for name, config in networks.items()}
+    known = _numbers(next(iter(costs.values())))
+    _named("budget", study.budget, known)
+    _columns(study, [])
+    if study.base is not None:
+        _check_base(study)
+    seen = set()
+    for cell in design.cells(study.ablation):
+        with _of_cell(study.ablation, cell):
+            if over := over_budget(costs[cell.name], study.budget):
+                raise InputError(f"budget: over it: {over}")
+            variant, network = design.changed(study, cell.settings), networks[cell.name]
+            plausible.check(variant)
+            _check_start(variant)
+            _check_weights(variant, network)
+            if variant.training.lora is not None:
+                _check_adapters(variant, network)
+            data = json.dumps([variant.model_dump(mode="json")[name] for name in design.ENCODED], default=str)
+            if data not in seen:
+                data_check.check(variant, network)
+            seen.add(data)
+
+
+@contextmanager
+def _of_cell(settings: design.Settings, cell: design.Cell) -> Iterator[None]:
+    """Inside, an InputError names the cell, and begins with the level that gives the setting it is about, if one does."""
+    try:
+        yield
+    except Placed:
+        raise
+    except InputError as error:
+        path, _, message = str(error).partition(": ")
+        for name, level in cell.levels.items():
+            factor = settings.factors[name]
+            given = next((own for own in factor.overrides(level) if path == own or path.startswith(f"{own}.")), None)
+            if given is not None:
+                place = design_check.place_of(name, factor, factor.names.index(level), given)
+                raise InputError(f"{'.'.join(map(str, place))}: cell {cell.name!r}: {error}") from None
+        raise InputError(f"{path}: cell {cell.name!r}: {message}") from None
+
+
+@contextmanager
+def _of_base() -> Iterator[None]:
+    """Inside, an InputError about `training` is about `base.training`."""
+    try:
+        yield
+    except Placed:
+        raise
+    except InputError as error:
+        raise InputError(f"base.{str(error).removeprefix('base.')}") from None
+
+
+def _check_base(study: Study) -> None:
+    """Whether the base model can be trained, and is the same for all cells."""
+    assert study.base is not None
+    data = {path.partition(".")[0] for path in design.varied(study.ablation)} if study.ablation else set()
+    for section in sorted(data & {*design.ENCODED, "proxy"}):
+        raise InputError(f"base: cells that differ in {section} cannot share one base model")
+    if study.base.training.init == "base":
+        raise InputError("base.training.init: the base cannot start from itself; expected scratch or supernet")
+    if "teacher" in menu.pick("objectives", study.base.objective.name).Objective.requires:
+        raise InputError(f"base.objective: {study.base.objective.name} needs a teacher, and the base is the first")
+    if study.base.checkpoint is not None:
+        base_model.checkpoint_file(study.base.checkpoint)
+    with _of_base():
+        _check_weights(base_model.as_study(study), base_model.architecture(study))
+
+
+def _check_start(study: Study) -> None:
+    """Whether what asks for a base model has one."""
+    entry = study.objective
+    if study.base is None and study.training.init == "base":
+        raise InputError("training.init: base: the study has no base section")
+    if (
+        study.base is None
+        and study.training.init == "scratch"
+        and "teacher" in menu.pick("objectives", entry.name).Objective.requires
+    ):
+        raise InputError(
+            f"objective: {entry.name} starts from a trained network, but training.init is scratch and the study has no "
+            "base section; expected base, supernet or a path to supernet weights"
+        )
+    if study.base is not None and "teacher" in menu.pick("objectives", entry.name).Objective.requires:
+        _check_prediction(entry, study.base.objective)
+
+
+def _check_prediction(entry: Entry, base: Entry) -> None:
+    """Whether a network that goes on from the base means the same by its output."""
+    own, taught = entry.settings("objectives"), base.settings("objectives")
+    for name in ("prediction", "zero_terminal_snr"):
+        has, wants = getattr(own, name), getattr(taught, name)
+        if has != wants:
+            raise InputError(f"objective.{name}: {has!r}, but its teacher is trained with {wants!r} (base.objective)")
+
+
+def _check_weights(study: Study, config: Config) -> None:
+    """Whether a network divides by the proxy, and has the shapes of the weights it is to start from."""
+    proxy = Proxy(study.proxy.width_divisor, **ANY_DATA)
+    try:
+        wanted = config.scaled(proxy)
+    except ValueError as error:
+        raise InputError(f"proxy.width_divisor: {error}") from None
+    init = study.training.init
+    if init == "base":
+        base = base_model.architecture(study).scaled(proxy)
+        shapes = [base_model.shapes(supernet.skeleton(network)) for network in (base, wanted)]
+        if difference := base_model.first_difference(*shapes):
+            raise InputError(f"training.init: base: the base model is another architecture: {difference}")
+    elif init != "scratch":
+        path = supernet.weights_path(init, study.space, study.dataset.name)
+        supernet.check_covers(config, path, str(study.space), study.proxy.width_divisor)
+
+
+def _check_adapters(study: Study, config: Config) -> None:
+    """Whether adapters fit a network, of whose proxy only the names of layers matter here."""
+    assert study.training.lora is not None
+    if study.training.init == "scratch":
+        raise InputError(
+            "training.lora: adapters of a network that was never trained, training.init is scratch; expected base, "
+            "supernet or a path to supernet weights"
+        )
+    lora.targets(supernet.skeleton(config.scaled(Proxy(study.proxy.width_divisor, **ANY_DATA))), study.training.lora)
+
+
+def probe(study: Study, space: SearchSpace) -> list[Config]:
+    """Random members."""
+    rng = random.Random(study.seed)
+    return [space.architecture(space.sample(rng)) for _ in range(PROBES)]
+
+
+def _check_proxy(study: Study, space: SearchSpace, members: Sequence[Config]) -> None:
+    """Whether members have a proxy."""
+    proxy = Proxy(study.proxy.width_divisor, **ANY_DATA)
+    for member in members:
+        try:
+            member.scaled(proxy)
+        except ValueError as error:
+            raise InputError(f"proxy.width_divisor: a member of space {space.name!r}: {error}") from None
+
+
+def _named(section: str, given: Sequence[str] | dict[str, float], known: list[str]) -> None:
+    places = given if isinstance(given, dict) else range(len(given))
+    for name, place in zip(given, places, strict=True):
+        if name not in known:
+            raise InputError(f"{section}.{place}: unknown column {shown(name)}{menu.nearest(name, known)}")
+
+
+def _columns(study: Study, costs: list[str]) -> None:
+    metrics = {}
+    for entry in study.metrics:
+        for column in menu.pick("metrics", entry.name).columns(entry.settings("metrics")):
+            if column in metrics:
+                raise InputError(f"metrics: two of them give the column {column!r}")
+            metrics[column] = entry
+    known = [*metrics, *(["denoising_loss"] if _one_loss(study) else []), *costs]
+    asked, section = (study.search, "search") if study.search else (study.ablation, "ablation")
+    assert asked is not None
+    _named(f"{section}.minimise", asked.minimise, known)
+    _named(f"{section}.maximise", asked.maximise, known)
+
+
+def _one_loss(study: Study) -> bool:
+    """Whether all trials have the same denoising loss: what they predict and from which latents is not varied."""
+    varied = design.varied(study.ablation) if study.ablation else []
+    return not any(path.partition(".")[0] in ("objective", *design.ENCODED) for path in varied)
+
+
+def _meetable(study: Study, space: SearchSpace, costs: list[dict[str, Any]]) -> None:
+    if not all(over_budget(cost, study.budget) for cost in costs):
+        return
+    refused = {name: sum(cost[name] > limit for cost in costs) for name, limit in study.budget.items()}
+    why = ", ".join(f"{name} over {amount(study.budget[name])}: {count}" for name, count in refused.items() if count)
+    least = ", ".join(f"{name} {amount(min(cost[name] for cost in costs))}" for name in study.budget)
+    raise InputError(
+        f"budget: none of {PROBES:,} random candidates of space {space.name!r} meets it ({why}); the least seen: {least}"
+    )

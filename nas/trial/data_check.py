@@ -1,0 +1,75 @@
+"""Whether a study has the pictures and the models it names, found out without training: before a run writes anything."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from nas import menu
+from nas.datasets import BATCH
+from nas.errors import InputError
+from nas.networks import conditioning
+from nas.networks.backbones.unet import Config
+from nas.settings.study import Study
+
+
+def check(study: Study, network: Config) -> None:
+    """Raises InputError for pictures and models that are not there or do not go together; `network` is one of the study's."""
+    _check_size(study, network)
+    _check_pictures(study)
+    captions = _some_captions(study)
+    conditioning.check(study.conditioning, captions)
+    for index, entry in enumerate(study.metrics):
+        module = menu.pick("metrics", entry.name)
+        if hasattr(module, "check"):
+            try:
+                module.check(entry.settings("metrics"), captions)
+            except InputError as error:
+                raise InputError(f"metrics.{index}.{error}") from None
+
+
+def _check_size(study: Study, network: Config) -> None:
+    """Whether the autoencoder can be read and takes the pictures, and the network the latents."""
+    autoencoder = menu.pick("autoencoders", study.autoencoder.name).load(study.autoencoder.settings("autoencoders"))
+    size = getattr(study.dataset.settings("datasets"), "image_size", None)
+    if size is None:
+        return
+    side, rest = divmod(size, autoencoder.factor)
+    if rest:
+        raise InputError(f"dataset.image_size: {size} is not divisible by the autoencoder's {autoencoder.factor}")
+    try:
+        network.cost(side, 1)
+    except ValueError as error:
+        raise InputError(f"dataset.image_size: {size}: {error}") from None
+
+
+def _check_pictures(study: Study) -> None:
+    """Whether both splits have pictures, and the one that is evaluated enough captions."""
+    wanted = {"train": 1, "held_out": 1, study.evaluation.split: study.evaluation.images}
+    for split, images in wanted.items():
+        found = _count(study, split, images)
+        if found == 0:
+            raise InputError(f"dataset: the {split} split has no picture; expected some in both splits")
+        if found < images:
+            raise InputError(
+                f"evaluation.images: {images:,} captions asked for, but the {split} split has {found:,} images"
+            )
+
+
+def _some_captions(study: Study) -> list[str]:
+    """Those of the first training pictures."""
+    entry = study.dataset
+    pictures = menu.pick("datasets", entry.name).load(entry.settings("datasets"), "train")
+    items = getattr(pictures, "items", None)
+    if items is None:
+        captions: list[str] = next(iter(pictures)).captions
+        return captions
+    return [item.caption for item in islice(items, BATCH)]
+
+
+def _count(study: Study, split: str, most: int) -> int:
+    """Pictures of a split, at most `most`; they are read, not decoded. Data sets that cannot be read so count as large enough."""
+    entry = study.dataset
+    pictures: Any = menu.pick("datasets", entry.name).load(entry.settings("datasets"), split)
+    items = getattr(pictures, "items", None)
+    return most if items is None else sum(1 for _ in islice(items, most))

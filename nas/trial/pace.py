@@ -1,0 +1,143 @@
+"""How long a study will take on this machine: a few updates and pictures timed in every worker at once, as busy as it is now."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas.settings.study import Study
+    from nas.trial.bench import Bench
+
+STOPPED = 0.2  # share of the trials that is taken to be stopped at each look, where the study stops any (assumption)
+UPDATES, PICTURES = 4, 16  # timed, at most; one more before, which is slow
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that the parts of a trial take in one worker."""
+
+    load_s: float
+    """The network with its weights, once a rung."""
+    update_s: float
+    call_s: float
+    """The denoiser, of one image."""
+    decode_s: float
+    """The autoencoder, of one image."""
+    judge_s: float
+    """All metrics, of one image."""
+    compute_s: float
+    """All metrics, once a rung."""
+    passes: float
+    """Calls of the denoiser that its loss takes, once a rung."""
+
+    def rung_s(self, study: Study, rung: int) -> float:
+        """Seconds of a trial from one rung to the next, drawing and scoring included."""
+        loop, rungs, images = study.training, study.stopping.rungs, study.evaluation.images
+        before = rungs[rung - 1] if rung else 0.0
+        updates = loop.updates(round(rungs[rung] * loop.images_seen)) - loop.updates(round(before * loop.images_seen))
+        drawn = images * (study.sampling.calls * self.call_s + self.decode_s + self.judge_s)
+        return self.load_s + updates * self.update_s + drawn + self.passes * self.call_s + self.compute_s
+
+    def trial_s(self, study: Study) -> float:
+        """Seconds of a trial, where `STOPPED` of those at each rung but the last go no further."""
+        stopped = 0.0 if study.ablation or study.stopping.rule == "none" else STOPPED
+        return sum((1 - stopped) ** rung * self.rung_s(study, rung) for rung in range(len(study.stopping.rungs)))
+
+    def lines_s(self, study: Study, trained: bool) -> float:
+        """Seconds of the lines of reference, unless they were scored before."""
+        pictures = 3 * study.evaluation.images * (self.decode_s + self.judge_s) + 3 * self.compute_s
+        last = sum(self.rung_s(study, rung) for rung in range(len(study.stopping.rungs))) if trained else 0.0
+        return pictures + self.rung_s(study, 0) + last
+
+
+def clock(settings: dict[str, Any], architecture: dict[str, Any]) -> Pace:
+    """In a worker: the pace of a network under the study with these settings."""
+    from nas.trial import rung as trial
+
+    return of_network(trial.bench().variant(settings), architecture)
+
+
+def of_network(bench: Bench, architecture: dict[str, Any]) -> Pace:
+    """Time a few updates, pictures and scores of a deploy-scale network's proxy. Raises training.Diverged."""
+    import torch
+
+    from nas.diffusion import solvers
+    from nas.networks.conditioning import Text
+    from nas.training import loop
+
+    bench.prepare()
+    study = bench.study
+    began = time.perf_counter()
+    network = bench.network(bench.scaled(architecture), seed=0)
+    objective = bench.objective(network, 0)
+    module = loop.DenoiserTraining(objective, study.training)
+    load_s = time.perf_counter() - began
+    timed = min(UPDATES, study.training.updates(study.training.images_seen))
+    loop.train(module, bench.train_data, 0, study.training.batch)
+    pace = loop.train(module, bench.train_data, 0, (1 + timed) * study.training.batch)
+    network.eval()
+    captions, text, noise = bench.drawn
+    rows = slice(0, min(PICTURES, len(noise)))
+    count = len(noise[rows])
+    some = Text(text.tokens[rows], text.pooled[rows])
+    draw = partial(solvers.sample, network, study.sampling, objective.schedule_config)
+    with torch.no_grad():
+        bench.autoencoder.decode(draw(noise[:1], Text(some.tokens[:1], some.pooled[:1]), bench.train_data.null))
+        laps = [time.perf_counter()]  # what is done for the first time is slow
+        latents = draw(noise[rows], some, bench.train_data.null)
+        laps.append(time.perf_counter())
+        images = bench.autoencoder.decode(latents)
+    laps.append(time.perf_counter())
+    for metric in bench.metrics:
+        metric.reset()
+        metric.update(images, captions[rows])
+    laps.append(time.perf_counter())
+    for metric in bench.metrics:
+        metric.compute()
+        metric.reset()
+    laps.append(time.perf_counter())
+    draw_s, decode_s, judge_s, compute_s = (end - start for start, end in zip(laps, laps[1:], strict=False))
+    call_s, update_s = draw_s / (count * study.sampling.calls), pace.seconds / timed
+    return Pace(load_s, update_s, call_s, decode_s / count, judge_s / count, compute_s, bench.loss_passes)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long what is left of a study will take."""
+
+    seconds: float
+    trials: int
+    """That are to be trained yet."""
+    each_s: float
+    """A trial, in the mean."""
+    workers: int
+    timed: int
+    """Networks."""
+    stopped: bool
+    """Whether some trials are taken to be stopped early."""
+
+    def told(self) -> str:
+        """In words, with how it was estimated."""
+        from nas.analysis.naming import duration, number_of  # no business of a worker's
+
+        less = f"; {STOPPED:.0%} of trials taken to be stopped" if self.stopped else ""
+        return (
+            f"about {duration(self.seconds)} to go: {number_of(self.trials, 'trial')} of {duration(self.each_s)} each on "
+            f"{number_of(self.workers, 'worker')}\n"
+            f"(from updates and pictures of {number_of(self.timed, 'network')} timed here just now{less})"
+        )
+
+
+def estimate(paces: Sequence[Pace], trials: Sequence[float], lines_s: float, workers: int, stopped: bool) -> Estimate:
+    """What trials of these lengths take, begun in this order on equal workers, with the lines of reference before them."""
+    free = [0.0] * workers
+    for seconds in chain([lines_s], trials):
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    mean = sum(trials) / len(trials)
+    return Estimate(max(free), len(trials), mean, workers, len(paces), stopped)

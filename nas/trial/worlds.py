@@ -1,0 +1,110 @@
+"""Which pictures a part was made for, so that a study of other pictures says so.
+
+Weights name their data set under `made_for` in their metadata; `assets/made_for.json` says it of those that ship and do not. A
+module that brings weights (nas/autoencoders, nas/metrics, nas.networks.conditioning) tells where they lie by
+`weights(settings)`, and what to use with other pictures by `OTHERWISE`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from nas import assets, menu
+from nas.errors import InputError
+from nas.networks import conditioning
+
+RECORDED = "made_for_others"  # among the provenance of a run: `told`, as it was when the run began
+PARTS = {"autoencoder": "autoencoders", "metrics": "metrics"}  # section of a study -> menu folder
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A part that was made for other pictures than the study's."""
+
+    name: str
+    made_for: str
+    """The data set."""
+    instead: str
+    """What to use."""
+
+
+def made_for(path: Path) -> str | None:
+    """The data set that weights were made for; None where nobody says."""
+    if path.parent == assets.FOLDER:
+        shipped: dict[str, str] = json.loads((assets.FOLDER / "made_for.json").read_text(encoding="utf-8"))
+        if path.name in shipped:
+            return shipped[path.name]
+    if path.suffix != ".safetensors" or not os.path.isfile(path):
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("made_for")
+    except (OSError, SafetensorError):  # whoever loads it says what is wrong with it
+        return None
+
+
+def foreign(resolved: Mapping[str, Any]) -> list[Foreign]:
+    """The parts of a study, from its resolved settings, that were made for another data set than its own."""
+    own = (resolved.get("dataset") or {}).get("name")
+    if own is None:
+        return []
+    found = [Foreign(name, made_for(path) or own, instead) for name, path, instead in _weights(resolved)]
+    return list(dict.fromkeys(part for part in found if part.made_for != own))
+
+
+def told(resolved: Mapping[str, Any]) -> str:
+    """One line that names the parts made for other pictures and what to use; empty where there are none."""
+    parts = foreign(resolved)
+    if not parts:
+        return ""
+    whose = " and ".join(dict.fromkeys(part.made_for for part in parts))
+    named = ", ".join(f"{part.name} (use {part.instead})" for part in parts)
+    return f"made for the pictures of {whose}, not for those of {resolved['dataset']['name']}: {named}"
+
+
+def _weights(resolved: Mapping[str, Any]) -> Iterator[tuple[str, Path, str]]:
+    """(name, path, what to use instead) of every part that brings weights."""
+    for section, folder in PARTS.items():
+        given = resolved.get(section) or []
+        for entry in given if isinstance(given, list) else [given]:
+            module = menu.pick(folder, entry["name"])
+            if hasattr(module, "weights"):
+                options = {key: value for key, value in entry.items() if key != "name"}
+                if (path := _lie(module, options)) is not None:
+                    yield "judge" if section == "metrics" else section, path, module.OTHERWISE
+    if (path := _lie(conditioning, resolved.get("conditioning") or {})) is not None:
+        yield "text encoder", path, conditioning.OTHERWISE
+    for section in ("training", "base"):
+        training = resolved.get(section) or {}
+        init = (training.get("training") or {} if section == "base" else training).get("init", "scratch")
+        if init not in ("scratch", "base"):
+            path = _supernet(init, resolved)
+            if path is not None:
+                yield "supernet", path, "training.init: scratch, or one from nas supernet train"
+
+
+def _lie(module: Any, options: Mapping[str, Any]) -> Path | None:
+    """Where a module's weights lie; None where it uses none, or a run of another version has settings it does not know."""
+    try:
+        path: Path | None = module.weights(module.Settings.model_validate(options))
+    except ValidationError:
+        return None
+    return path
+
+
+def _supernet(init: str, resolved: Mapping[str, Any]) -> Path | None:
+    from nas.weights import supernet
+
+    try:
+        return supernet.weights_path(init, resolved.get("space"), resolved["dataset"]["name"])
+    except InputError:  # said by the check of the study
+        return None

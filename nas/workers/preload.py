@@ -1,0 +1,28 @@
+"""Starts the fork server that worker processes come from. Light, so that its imports overlap with reading the study."""
+
+import multiprocessing
+import os
+from multiprocessing import forkserver
+
+from nas.disk import scratch
+
+PRELOADED = ["nas.trial.rung", "nas.networks.backbones.unet.network", "nas.weights.supernet"]
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",  # no spinning barriers
+    "TOKENIZERS_PARALLELISM": "false",
+    # glibc: keep what is freed. It would give large tensors back to the system at once, and each new one would be
+    # zeroed page by page, a fifth of a trial's time.
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+
+
+def start() -> None:
+    """The environment of all processes, a place for their temporary files, and torch imported once for all workers."""
+    scratch.hold()
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
