@@ -17,7 +17,8 @@ from functools import partial
 import torch
 from scipy.stats import kendalltau
 
-from nas.deploy import block_latency, graphs, latency
+from nas import machine
+from nas.deploy import block_latency, graphs
 from nas.space import published
 from nas.space.search_space import SearchSpace
 
@@ -49,7 +50,7 @@ def main() -> None:
     networks = [space.architecture(space.sample(rng)) for _ in range(given.networks)]
     wanted = {block for config in networks for block in block_latency.blocks(config, side, published.TEXT_TOKENS)}
     ordered = sorted(wanted, key=lambda block: block.name)
-    print(f"{latency.device()[0]}; {len(ordered)} blocks, {given.image_size} px, {given.threads} threads", flush=True)
+    print(f"{machine.device()[0]}; {len(ordered)} blocks, {given.image_size} px, {given.threads} threads", flush=True)
     measured = partial(
         block_latency.measure, ordered, side, published.TEXT_TOKENS, given.threads, max(1, given.rounds // 2)
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from nas import machine
 from nas.deploy import exporters, graphs, int8, latency, quantise
 from nas.space import published
 
@@ -49,7 +50,7 @@ def main() -> None:
         rounds = [[spent(network, inputs) for network in networks] for _ in range(given.rounds + 1)][1:]
     whole, quantised = (statistics.median(times) for times in zip(*rounds, strict=True))
     print(
-        f"{latency.device()[0]}; {latency.version(module.RUNTIME)}, {given.threads} threads, load {os.getloadavg()[0]:.1f}"
+        f"{machine.device()[0]}; {latency.version(module.RUNTIME)}, {given.threads} threads, load {os.getloadavg()[0]:.1f}"
     )
     print(
         f"{given.network} at {given.image_size} px: {sizes[0] / 2**20:.0f} MiB, {whole:.2f} s of CPU; "

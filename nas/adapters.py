@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nas.diffusion.schedule import denoising_error
+from nas.disk import weight_files
 from nas.errors import InputError
-from nas.objectives.denoising import denoising_error
 from nas.training.encoded import EncodedSet
 from nas.training.loop import stream_seed
-from nas.weights import files
 
 if TYPE_CHECKING:
     from nas.networks.backbones.unet.network import UNet
@@ -116,7 +116,7 @@ def save(adapter: Adapter, path: Path, metadata: dict[str, str]) -> None:
 
 def load(adapter: Adapter, path: Path) -> None:
     """Read `save`'s file. Raises InputError when it is another network's adapter."""
-    held = files.read(path, "adapter").tensors
+    held = weight_files.read(path, "adapter").tensors
     try:
         adapter.load_state_dict(held)
     except RuntimeError as error:

@@ -22,11 +22,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from nas import interruption
-from nas.analysis import results
 from nas.documents import study_name
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.joined import POLL_S, encoded_error, letter_boxes
+from nas.runs import description
 from nas.runs.journal import is_database, open_storage
 from nas.runs.lease import BEAT_S, KEY, died_here
 from nas.runs.postgres import Database, shown
@@ -86,7 +86,7 @@ def _latest(name: str, url: str | None, root: Path) -> tuple[optuna.Study, BaseS
         run = Database(url).latest_run(name)
         journal = Path()
     else:
-        latest = results.latest(root / name)
+        latest = description.latest(root / name)
         journal = Path(url) if url else latest / "journal.log" if latest else Path()
         run = name if journal.is_file() else None
     if run is None:

@@ -84,12 +84,13 @@ def stay_in_this_process():
     import nas.interruption
     import nas.joining
     import nas.study
-    from nas.analysis import agreement, results
+    from nas.analysis import agreement
     from nas.deploy import block_latency, drawer, latency
     from nas.deploy.exporters import onnx
     from nas.metrics import fid
     from nas.networks import conditioning
     from nas.networks.conditioning import clip
+    from nas.runs import description
     from nas.settings import study as settings
     from nas.space import published
     from nas.study import guidance_sweep
@@ -118,7 +119,7 @@ def stay_in_this_process():
         setattr(module, name, cache(getattr(module, name)))  # the same frozen weights, study after study
     nas.workers.preload.start = nas.interruption.install_in_coordinator = lambda: None
     nas.joining.work = lambda study, *rest: settings.load(Path(study))
-    nas.report.dashboard.serve = lambda run, port: results.find(run)
+    nas.report.dashboard.serve = lambda run, port: description.find(run)
     nas.deploy.serve.serve = lambda folder, *rest: drawer.read(folder)
     nas.report.wandb_sync.target = lambda run, *rest: run  # runs of this test are not tracked
     nas.report.wandb_sync.specification = lambda run: {"run": str(run)}

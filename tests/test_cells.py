@@ -29,6 +29,7 @@ from nas.study import ablation_run, launch
 from nas.study.search_run import SearchRun
 from nas.trial import base_model, check, rung
 from nas.trial.bench import Bench, fresh
+from nas.weights import checkpoints
 
 
 class InProcess(AtOnce):
@@ -102,11 +103,11 @@ def test_an_exported_cell_draws_as_its_cell_says(finished, tmp_path):
     assert yaml.safe_load((tmp_path / "model" / "pipeline.yaml").read_text())["sampling"]["steps"] == 2
     # an exported model is a base checkpoint; one of another architecture is refused
     config = Config.from_dict(yaml.safe_load((tmp_path / "model" / "proxy" / "config.yaml").read_text()))
-    path = base_model.checkpoint_file(tmp_path / "model")
-    base_model.load_weights(config.build(), path, "base.checkpoint")
+    path = checkpoints.checkpoint_file(tmp_path / "model")
+    checkpoints.load_weights(config.build(), path, "base.checkpoint")
     other = Config.from_dict({**config.to_dict(), "latent_channels": 16})
     with pytest.raises(InputError, match=r"base\.checkpoint: .* holds another architecture: .* expected"):
-        base_model.load_weights(other.build(), path, "base.checkpoint")
+        checkpoints.load_weights(other.build(), path, "base.checkpoint")
 
 
 def test_initial_weights_agree_where_shapes_do():
@@ -114,7 +115,7 @@ def test_initial_weights_agree_where_shapes_do():
     base = presets()["mobilediffusion"]
     one, two = (fresh(fields.changed(base, [("levels.2.channels", w)]).scaled(proxy), 5) for w in (1024, 1280))
     before = {name: tensor.clone() for name, tensor in two.state_dict().items()}
-    base_model.copy_agreeing(one, two)
+    checkpoints.copy_agreeing(one, two)
     own, other = two.state_dict(), one.state_dict()
     same = [name for name in own if own[name].shape == other[name].shape]
     assert all(torch.equal(own[name], other[name]) for name in same)

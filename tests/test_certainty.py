@@ -8,6 +8,7 @@ import synthetic_run
 
 from nas.analysis import agreement, certainty, fronts, results
 from nas.report import page as report
+from nas.runs import description
 from nas.search import racing
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
@@ -66,7 +67,7 @@ def test_without_repeats_nothing_is_claimed(run_dir):
 
 
 def test_the_warning_names_the_scores_whose_interval_reaches_too_low(run_dir, tmp_path):
-    settings = results.resolved(run_dir)
+    settings = description.resolved(run_dir)
     assert "was not measured" in certainty.warning(settings, tmp_path)
     stored(settings, 0.5).save(tmp_path)
     assert certainty.warning(settings, tmp_path) == ""
@@ -76,7 +77,7 @@ def test_the_warning_names_the_scores_whose_interval_reaches_too_low(run_dir, tm
 
 
 def test_the_report_shows_both(run_dir):
-    settings = results.resolved(run_dir)
+    settings = description.resolved(run_dir)
     stored(settings, 0.1).save(run_dir.parent.parent / ".cache")
     page = report.write(run_dir).read_text()
     assert "Who is on the front for sure" in page and "degrees of freedom" in page
@@ -85,7 +86,7 @@ def test_the_report_shows_both(run_dir):
 
 
 def test_a_stored_trust_of_other_settings_is_not_taken(run_dir, tmp_path):
-    settings = results.resolved(run_dir)
+    settings = description.resolved(run_dir)
     path = stored(settings, 0.5).save(tmp_path)
     changed = json.loads(json.dumps(settings))
     changed["training"]["images_seen"] += 1

@@ -11,6 +11,7 @@ from nas.full_training.recipe import Recipe
 from nas.networks.backbones.unet import Config, Level
 from nas.settings import study
 from nas.training.loop import Hardware
+from nas.weights import checkpoints
 
 SMALL = Config(levels=(Level(8, (0,), (0,)), Level(8, (1,), (1,))), groups=4)
 
@@ -24,7 +25,7 @@ def pipeline():
 @pytest.fixture
 def folder(tmp_path, pipeline):
     """An export of a network that was not trained."""
-    proxy = tmp_path / drawer.PROXY
+    proxy = tmp_path / checkpoints.PROXY
     proxy.mkdir()
     save_file(SMALL.build().state_dict(), proxy / "weights.safetensors")
     held = {"fp32": {"networks": {"denoiser": {"file": "proxy/weights.safetensors", "bytes": 1}}}}

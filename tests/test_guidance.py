@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nas import cli
-from nas.diffusion.solvers import Plan
+from nas.diffusion import schedule
+from nas.diffusion.plan import Plan
 from nas.errors import InputError
 from nas.networks.backbones.unet import presets
 from nas.objectives import denoising
@@ -19,8 +20,8 @@ from nas.runs.directory import RunDirectory
 from nas.settings import study as settings
 from nas.study import guidance_sweep
 from nas.training.encoded import EncodedSet
-from nas.trial import base_model
 from nas.trial.bench import Bench, fresh
+from nas.weights import checkpoints
 
 STUDY = """
 name: small
@@ -157,10 +158,10 @@ def test_one_step_scores_are_those_of_the_guided_clean_latents(run, scale):
     table, _ = swept(run, scale, picks=["trial:0"])
     bench = Small(settings.load(run.path.parents[2] / "study.yaml"), run.path)
     network = bench.scaled(presets()["mobilediffusion"].to_dict()).build().eval()
-    base_model.load_weights(network, run.path / "trials/0000/weights.safetensors", "")
+    checkpoints.load_weights(network, run.path / "trials/0000/weights.safetensors", "")
     _, text, noise = bench.drawn
     time = torch.full((4,), 999)
-    alpha = denoising.noise_schedule(denoising.Settings()).alphas_cumprod[999]
+    alpha = schedule.noise_schedule(denoising.Settings()).alphas_cumprod[999]
     null = type(text)(*(part.expand(4, *part.shape[1:]) for part in bench.train_data.null))
     with torch.no_grad():
         without, given = network(noise, time, null), network(noise, time, text)

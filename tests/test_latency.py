@@ -10,7 +10,8 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from nas import cli
+from nas import cli, machine
+from nas.cost import latency_table
 from nas.deploy import block_latency, latency
 from nas.errors import InputError
 from nas.networks.backbones.unet import Config, Level, network, presets
@@ -61,7 +62,7 @@ def test_a_row_adds_up(tmp_path):
     assert subject.steps == 4 and subject.image_size == 64  # two solver steps, two guidance branches
     found = latency.measure(subject, "eager", 1, 2)
     expected = found.text_encoder_ms + 4 * found.denoiser_ms + found.decoder_ms
-    assert found.overall_ms == pytest.approx(expected) and found.fingerprint == latency.device()[1]
+    assert found.overall_ms == pytest.approx(expected) and found.fingerprint == machine.device()[1]
     latency.write_csv([found], tmp_path / "t.csv")
     assert latency.read_csv(tmp_path / "t.csv") == [found]
     with pytest.raises(InputError, match="unknown runtime 'onnxruntme'; did you mean 'onnxruntime'"):
@@ -145,7 +146,7 @@ def test_blocks_have_all_the_parameters_of_the_network():
 def table(config, milliseconds=2.0, **changed):
     found = {block.name: milliseconds for block in block_latency.blocks(config, 64, 77)}
     values = {"latent_size": 64, "text_tokens": 77, "threads": 1, "clock": "cpu", "rounds": 1, "runtime": "eager"}
-    return block_latency.Table(found, **{**values, "device": "this", "fingerprint": "00", **changed})
+    return latency_table.Table(found, **{**values, "device": "this", "fingerprint": "00", **changed})
 
 
 def test_a_study_has_the_sum_as_a_cost(tmp_path):
@@ -164,9 +165,9 @@ def test_a_study_has_the_sum_as_a_cost(tmp_path):
         study.Deploy(latency=tmp_path / "blocks.json", image_size=256).costs(config)
     (tmp_path / "other.json").write_text('{"version": 9}')
     with pytest.raises(InputError, match="version 9, expected 2"):
-        block_latency.load(tmp_path / "other.json")
+        latency_table.load(tmp_path / "other.json")
     with pytest.raises(InputError, match="not a latency table"):
-        block_latency.load(tmp_path / "none.json")
+        latency_table.load(tmp_path / "none.json")
 
 
 def test_every_block_is_timed():
@@ -203,7 +204,7 @@ def test_the_command_prints_and_keeps_rows(folder, tmp_path):
     rows = latency.read_csv(path)
     assert code == 0 and [row.runtime for row in rows] == ["eager"]
     assert said.splitlines()[0].split()[:2] == ["network", "runtime"] and len(said.strip().splitlines()) == 2
-    assert all(row.repeats == 2 and row.load >= 0 and row.device == latency.device()[0] for row in rows)
+    assert all(row.repeats == 2 and row.load >= 0 and row.device == machine.device()[0] for row in rows)
     path.write_text(path.read_text().replace(rows[0].fingerprint, "deadbeef"))
     before = path.read_text()
     code, _, error = command(*arguments)
@@ -217,7 +218,7 @@ def test_the_command_measures_the_blocks_of_a_space(tmp_path):
     space_file.write_text(yaml.safe_dump({"backbone": "unet", "base": SMALL.to_dict(), "axes": axes}))
     code, said, error = command(space_file, "--blocks", out, "--image-size", 64, "--repeats", 1)
     assert code == 0, error
-    table = block_latency.load(out)
+    table = latency_table.load(out)
     wanted = {block.name for block in block_latency.of_space(search_space.SearchSpace.load(str(space_file)), 8, 77)}
     assert set(table.milliseconds) == wanted and f"{len(wanted)} blocks" in said
     code, _, error = command(space_file, space_file, "--blocks", out)

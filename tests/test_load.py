@@ -9,6 +9,7 @@ import yaml
 import nas
 from nas.analysis import results
 from nas.errors import InputError
+from nas.runs import description
 
 
 def test_it_is_the_frame_of_the_run(run_dir):
@@ -31,7 +32,7 @@ def test_every_column_is_documented(run_dir):
     told = nas.load.__doc__
     for column in nas.load(run_dir):
         kind = re.sub(r"^(proxy_|arch\.).*", r"\1", column)
-        metric = column in results.conditions(run_dir)
+        metric = column in description.conditions(run_dir)
         assert metric or re.search(rf"\b{re.escape(kind)}", told), column
 
 
@@ -39,7 +40,7 @@ def test_refusals_are_one_line(run_dir, tmp_path):
     settings = yaml.safe_load((run_dir / "resolved.yaml").read_text())
     unfinished = synthetic_run.write(tmp_path / "unfinished", states=["stopped"], trials=1, pictures=False)
     newer = synthetic_run.write(tmp_path / "newer", trials=8, pictures=False)
-    (newer / "resolved.yaml").write_text(yaml.safe_dump(settings | {"provenance": {"format": results.FORMAT + 1}}))
+    (newer / "resolved.yaml").write_text(yaml.safe_dump(settings | {"provenance": {"format": description.FORMAT + 1}}))
     other = synthetic_run.write(tmp_path / "other", trials=8, pictures=False)
     path = other / "conditions.json"
     path.write_text(path.read_text().replace('"guidance": 3.0', '"guidance": 5.0'))
@@ -47,7 +48,10 @@ def test_refusals_are_one_line(run_dir, tmp_path):
         ([], "expected at least one run"),
         ([tmp_path / "nothing"], "not a run directory"),
         ([unfinished], "no trial was trained to the end"),
-        ([newer], rf"written by a newer nas \(format {results.FORMAT + 1}, this one reads up to {results.FORMAT}\)"),
+        (
+            [newer],
+            rf"written by a newer nas \(format {description.FORMAT + 1}, this one reads up to {description.FORMAT}\)",
+        ),
         ([run_dir, other], "guidance is 3.0 and 5.0"),
     ):
         with pytest.raises(InputError, match=message) as caught:

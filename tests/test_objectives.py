@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from nas import menu
+from nas.diffusion import schedule
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, denoising
 
@@ -197,20 +198,20 @@ class Knows(nn.Module):
 @pytest.mark.parametrize("prediction", ["v", "epsilon"])
 def test_who_knows_the_answer_has_no_loss(prediction):
     settings, batch = denoising.Settings(prediction=prediction), batch_of(64)
-    network = Knows(batch.latents, denoising.noise_schedule(settings), prediction)
+    network = Knows(batch.latents, schedule.noise_schedule(settings), prediction)
     assert denoising.Objective(network, None, settings).generator_loss(batch) < 1e-6
 
 
 def test_stable_diffusions_schedule():
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    made = denoising.noise_schedule(denoising.Settings())
+    made = schedule.noise_schedule(denoising.Settings())
     torch.testing.assert_close(made.alphas_cumprod, torch.cumprod(1 - betas, 0))
     assert made.alphas_cumprod[-1] == pytest.approx(0.00466, abs=1e-5)  # its known terminal signal
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():
-    made = denoising.noise_schedule(denoising.Settings(zero_terminal_snr=True))
-    plain = denoising.noise_schedule(denoising.Settings())
+    made = schedule.noise_schedule(denoising.Settings(zero_terminal_snr=True))
+    plain = schedule.noise_schedule(denoising.Settings())
     assert made.alphas_cumprod[-1] == 0
     torch.testing.assert_close(made.alphas_cumprod[0], plain.alphas_cumprod[0])
     root = plain.alphas_cumprod.sqrt()  # Lin et al. 2024, algorithm 1
@@ -226,10 +227,10 @@ def test_zero_terminal_snr_needs_v():
 
 @pytest.mark.parametrize("prediction", ["v", "epsilon"])
 def test_noisy_latents_and_targets_by_hand(prediction):
-    made = denoising.noise_schedule(denoising.Settings(prediction=prediction))
+    made = schedule.noise_schedule(denoising.Settings(prediction=prediction))
     clean, noise = torch.randn(4, *SHAPE), torch.randn(4, *SHAPE)
     time = torch.tensor([0, 10, 500, 999])
-    noisy, target = denoising.corrupted(made, clean, time, noise)
+    noisy, target = schedule.corrupted(made, clean, time, noise)
     for row, t in enumerate(time):
         a, s = made.alphas_cumprod[t].sqrt(), (1 - made.alphas_cumprod[t]).sqrt()
         torch.testing.assert_close(noisy[row], a * clean[row] + s * noise[row])
@@ -239,13 +240,13 @@ def test_noisy_latents_and_targets_by_hand(prediction):
 
 def test_the_loss_is_the_mean_of_the_squared_errors():
     settings = denoising.Settings()
-    made, network = denoising.noise_schedule(settings), Denoiser()
+    made, network = schedule.noise_schedule(settings), Denoiser()
     batch = batch_of(5)
     time, noise = batch_of(5).draw(1000)
-    noisy, target = denoising.corrupted(made, batch.latents, time, noise)
+    noisy, target = schedule.corrupted(made, batch.latents, time, noise)
     expected = (network(noisy, time, batch.text) - target).square().mean()
     torch.testing.assert_close(denoising.Objective(network, None, settings).generator_loss(batch), expected)
-    error = denoising.denoising_error(network, made, batch.latents, batch.text, time, noise)
+    error = schedule.denoising_error(network, made, batch.latents, batch.text, time, noise)
     assert error.shape == batch.latents.shape
     torch.testing.assert_close(error.mean(), expected)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from nas import machine
 from nas.deploy import drawer as drawing
 from nas.deploy import export, folder, graphs, latency, quality
 from nas.errors import InputError
@@ -196,7 +197,7 @@ def test_an_export_says_what_int8_costs(model, bench):
     found = quality.scores(bench, drawer)
     assert found == held["quality"]["scores"]["int8"] != held["quality"]["scores"]["fp32"]
     card = (model / "README.md").read_text()
-    assert f"int8 was measured on {latency.device()[0]}" in card and "processors without VNNI" in card
+    assert f"int8 was measured on {machine.device()[0]}" in card and "processors without VNNI" in card
     assert "all networks on onnxruntime" in card and "int8 denoiser (static)" in card and "in CPU time" in card
     assert drawer.draw(["sun"], seed=1).shape == (1, 3, 64, 64)
 

@@ -19,8 +19,8 @@ from nas import joining
 from nas.analysis import results
 from nas.errors import InputError
 from nas.report.progress import Progress
+from nas.runs import description, records
 from nas.runs import directory as rundir
-from nas.runs import records
 from nas.runs.directory import open_run
 from nas.runs.journal import open_storage
 from nas.settings import study as settings
@@ -243,8 +243,8 @@ def test_runs_are_named_in_utc_and_the_last_one_continued_where_the_clock_goes_b
     (first / "report.html").touch()
     clock.now_ -= timedelta(hours=1)
     second, continued = opened()
-    assert not continued and results.began(second) > results.began(first)
-    assert results.find(tmp_path / "runs" / "small") == second and opened() == (second, True)
+    assert not continued and description.began(second) > description.began(first)
+    assert description.find(tmp_path / "runs" / "small") == second and opened() == (second, True)
     third, _ = opened(new=True)
     assert third not in (first, second) and opened() == (third, True)
 
@@ -254,7 +254,7 @@ def test_the_latest_run_is_the_one_that_began_last_whatever_its_folder_is_called
     clock.now_ += timedelta(hours=1)
     second, _ = opened(new=True)
     second.rename(second.with_name("0 the good one"))
-    assert results.find(tmp_path / "runs" / "small").name == "0 the good one"
+    assert description.find(tmp_path / "runs" / "small").name == "0 the good one"
     assert opened() == (second.with_name("0 the good one"), True)
 
 

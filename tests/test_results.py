@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nas.analysis import certainty, findings, fronts, picking, results
 from nas.errors import InputError
+from nas.runs import description
 from nas.search import dominance
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
@@ -125,7 +126,7 @@ def test_runs_with_other_conditions_are_not_joined(run_dir, tmp_path):
 
 def test_an_architecture_trained_twice_counts_once_with_its_mean(run_dir):
     table = results.load(run_dir)
-    goals = results.objectives(results.resolved(run_dir))
+    goals = results.objectives(description.resolved(run_dir))
     raw, pooled = fronts.minimised(table, goals), fronts.pooled(table, goals)
     first, second = (int(np.flatnonzero(table["trial"] == trial)[0]) for trial in (2, 4))
     assert table["key"][first] == table["key"][second]

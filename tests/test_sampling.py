@@ -7,8 +7,10 @@ from diffusers import DDIMScheduler
 from pydantic import ValidationError
 from torch import nn
 
+from nas.diffusion import schedule as schedule_
 from nas.diffusion import solvers
-from nas.diffusion.solvers import Plan, sample
+from nas.diffusion.plan import Plan
+from nas.diffusion.solvers import sample
 from nas.errors import InputError
 from nas.networks.conditioning import Text
 from nas.objectives import denoising
@@ -18,7 +20,7 @@ KINDS = [("v", False), ("epsilon", False), ("v", True)]
 
 
 def schedule(prediction="v", zero_terminal_snr=False):
-    return denoising.noise_schedule(denoising.Settings(prediction=prediction, zero_terminal_snr=zero_terminal_snr))
+    return schedule_.noise_schedule(denoising.Settings(prediction=prediction, zero_terminal_snr=zero_terminal_snr))
 
 
 class Gaussian(nn.Module):

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from nas.analysis import ablation, findings, fronts, results
 from nas.report import tracking, wandb_files
 from nas.report.tracking import Settings, Tracker
+from nas.runs import description
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
 
@@ -64,7 +65,7 @@ def test_config_and_summary_hold_every_field(run_dir):
     numbers = [0, 1, 3, 4, 5, 9, 23]
     track(run_dir, numbers)
     runs, records, table = runs_of(run_dir), results.records(run_dir), results.load(run_dir).set_index("trial")
-    settings = results.resolved(run_dir)
+    settings = description.resolved(run_dir)
     states = set()
     for number in numbers:
         record = records[number]
@@ -111,8 +112,8 @@ def test_the_last_run_holds_the_study(run_dir):
     logged = [row for row in study["history"] if tracking.HYPERVOLUME in row]
     assert [row[tracking.HYPERVOLUME] for row in logged] == history["share"].tolist()
     assert [row[tracking.SPENT] for row in logged] == history["images_trained"].tolist()
-    assert study["config"]["conditions"] == results.conditions(run_dir)
-    assert study["config"]["provenance"] == results.resolved(run_dir)["provenance"]
+    assert study["config"]["conditions"] == description.conditions(run_dir)
+    assert study["config"]["provenance"] == description.resolved(run_dir)["provenance"]
     assert study["summary"]["knee"] == fronts.knee(table, GOALS)
 
 
@@ -121,7 +122,7 @@ def test_an_ablations_runs_hold_its_settings_and_effects(tmp_path):
     records = results.records(run_dir)
     tracker = Tracker(Settings(mode="offline"), run_dir, "cells")
     tracker.trial(records[1], run_dir / "trials" / "0001")
-    tracker.finish(results.load(run_dir), results.objectives(results.resolved(run_dir)))
+    tracker.finish(results.load(run_dir), results.objectives(description.resolved(run_dir)))
     runs, tables = runs_of(run_dir), tables_of(run_dir)
     config = runs["trial 0001"]["config"]
     assert config["cell"] == records[1]["cell"] and config["choices"] == records[1]["choices"]

@@ -6,8 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nas import failures
-from nas.deploy import latency
+from nas import failures, machine
 from nas.networks.backbones.unet import Config, presets
 from nas.settings import study
 from nas.training.encoded import EncodedSet
@@ -87,7 +86,7 @@ def test_adapters_are_saved_beside_a_plain_network(bench, tmp_path):
     logged |= {"critic_accuracy_fake", "critic_accuracy_real", "adversarial_loss", "reconstruction_loss"}
     assert first["rung"]["training"].keys() == second["rung"]["training"].keys() == logged
     assert [(found["rung"]["threads"], found["rung"]["device"]) for found in (first, second)] == [
-        (bench.study.worker_threads, latency.computing_device())
+        (bench.study.worker_threads, machine.computing_device())
     ] * 2
     assert (tmp_path / "parts" / "samples.png").exists()
     assert (tmp_path / "parts" / "samples_0.png").exists()

@@ -16,6 +16,7 @@ from nas.cli import app
 from nas.errors import InputError
 from nas.report import wandb_files, wandb_sync
 from nas.report.tracking import Settings, Tracker
+from nas.runs import description
 from nas.runs.directory import RunDirectory
 
 pytest.importorskip("wandb_workspaces", reason="install nas[wandb]")
@@ -37,7 +38,7 @@ def tracked(run_dir, name="synthetic"):
     tracker = Tracker(Settings(mode="offline"), run_dir, name)
     for record in results.records(run_dir):
         tracker.trial(record, run_dir / "trials" / f"{record['trial']:04d}")
-    tracker.finish(results.load(run_dir), results.objectives(results.resolved(run_dir)))
+    tracker.finish(results.load(run_dir), results.objectives(description.resolved(run_dir)))
     return run_dir
 
 

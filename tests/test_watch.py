@@ -11,6 +11,7 @@ from rich.console import Console
 from nas.analysis import fronts, results
 from nas.errors import InputError
 from nas.report import page, watch
+from nas.runs import description
 
 
 def seen(run_dir):
@@ -30,7 +31,7 @@ def test_once_shows_progress_running_conclusions_and_the_front(run_dir):
     assert [int(line.split()[0]) for line in front.splitlines()[2:] if line.strip()] == table.query(
         "on_front"
     ).sort_values("fid_efficientnet_lite0")["trial"].tolist()
-    knee = fronts.knee(table, results.objectives(results.resolved(run_dir)))
+    knee = fronts.knee(table, results.objectives(description.resolved(run_dir)))
     assert [line.split()[0] for line in front.splitlines() if "knee" in line] == [str(knee)]
 
 

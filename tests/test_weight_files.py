@@ -13,6 +13,7 @@ from torch import nn
 
 from nas import adapters, menu
 from nas.deploy import drawer
+from nas.disk import weight_files
 from nas.errors import InputError
 from nas.metrics import Reference, caption_accuracy, clip_score, fid
 from nas.networks import conditioning, efficientnet
@@ -22,8 +23,8 @@ from nas.networks.backbones.unet import Config, Level
 from nas.networks.conditioning import clip
 from nas.space.search_space import SearchSpace
 from nas.training import encoded, loop
-from nas.trial import base_model, supernet_training
-from nas.weights import files, lora, supernet
+from nas.trial import supernet_training
+from nas.weights import checkpoints, lora, supernet
 
 SMALL = Config(levels=(Level(8, (0,), (0,)), Level(8, (1,), (1,))), groups=4)
 
@@ -87,7 +88,7 @@ def one_file(folder, plant, name="weights.safetensors"):
     return folder / name
 
 
-def export_folder(folder, plant, name=drawer.PROXY):
+def export_folder(folder, plant, name=checkpoints.PROXY):
     (folder / name).mkdir()
     plant(folder / name / "weights.safetensors")
     (folder / name / "config.yaml").write_text(yaml.safe_dump(SMALL.to_dict()))
@@ -180,15 +181,15 @@ PLACES = {
         SearchSpace.load("mobilediffusion"),
         Proxy(16, 8, 96, 128),
     ),
-    "base.checkpoint": lambda to, plant, _: base_model.load_weights(
-        SMALL.build(), base_model.checkpoint_file(one_file(to, plant)), "base.checkpoint"
+    "base.checkpoint": lambda to, plant, _: checkpoints.load_weights(
+        SMALL.build(), checkpoints.checkpoint_file(one_file(to, plant)), "base.checkpoint"
     ),
-    "base.checkpoint, an export": lambda to, plant, _: base_model.load_weights(
-        SMALL.build(), base_model.checkpoint_file(export_folder(to, plant)), "base.checkpoint"
+    "base.checkpoint, an export": lambda to, plant, _: checkpoints.load_weights(
+        SMALL.build(), checkpoints.checkpoint_file(export_folder(to, plant)), "base.checkpoint"
     ),
-    "base.checkpoint, its images": lambda to, plant, _: base_model.images_seen(one_file(to, plant)),
+    "base.checkpoint, its images": lambda to, plant, _: checkpoints.images_seen(one_file(to, plant)),
     "an export of a trial": lambda to, plant, _: drawer.load_network(export_folder(to, plant)),
-    "an export of nas train": lambda to, plant, _: drawer.load_network(export_folder(to, plant, drawer.TRAINED)),
+    "an export of nas train": lambda to, plant, _: drawer.load_network(export_folder(to, plant, checkpoints.TRAINED)),
     "a graph for onnxruntime": lambda to, plant, _: menu.pick("exporters", "onnx").load(
         one_file(to, plant, "denoiser.onnx")
     ),
@@ -248,17 +249,17 @@ def test_every_setting_that_takes_a_path_to_weights_is_planted():
 def test_what_is_refused_says_what_it_asked_for(tmp_path):
     zipped(tmp_path / "weights.pt", tmp_path / "proof")
     with pytest.raises(InputError, match=r"key: .*weights\.pt: .* asks for (_io|io|builtins)\.open, which is not run"):
-        files.checkpoint(tmp_path / "weights.pt", "key")
+        weight_files.checkpoint(tmp_path / "weights.pt", "key")
     torch.jit.save(torch.jit.script(nn.Linear(1, 1)), tmp_path / "program.pt")
     with pytest.raises(InputError, match="is a TorchScript program, which is not run"):
-        files.checkpoint(tmp_path / "program.pt", "key")
+        weight_files.checkpoint(tmp_path / "program.pt", "key")
 
 
 @pytest.mark.parametrize("save", [torch.save, save_file])
 def test_tensors_of_either_kind_of_file_are_read(tmp_path, save):
     tensors = {"a.weight": torch.arange(3.0), "b": torch.eye(2)}
     save(tensors, tmp_path / "weights")
-    found = files.checkpoint(tmp_path / "weights", "key")
+    found = weight_files.checkpoint(tmp_path / "weights", "key")
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 

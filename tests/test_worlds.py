@@ -11,7 +11,7 @@ from nas import assets
 from nas.deploy import model_card
 from nas.report import page
 from nas.settings import study
-from nas.trial import worlds
+from nas.weights import worlds
 
 SHIPPED = [
     *assets.FOLDER.glob("*.safetensors"),

@@ -31,6 +31,7 @@ from nas.analysis import contrasts, results
 from nas.analysis.contrasts import MOST_REPEATS, Array, Variance
 from nas.errors import InputError
 from nas.menu import nearest
+from nas.runs import description
 
 Style = Literal["markdown", "latex", "html", "plain"]
 FILES: dict[Style, tuple[str, str]] = {
@@ -313,7 +314,7 @@ def render(table: pd.DataFrame, style: Style) -> str:
 
 def of_run(run_dir: Path) -> dict[str, dict[str, pd.DataFrame]]:
     """Every table of an ablation's run, by column (in the order of the study file) and kind."""
-    settings = results.resolved(run_dir)
+    settings = description.resolved(run_dir)
     asked = settings.get("ablation") or {}
     options = {"confidence": asked.get("confidence") or 0.95, "variance": asked.get("variance", "separate")}
     table = results.load(run_dir)

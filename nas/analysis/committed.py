@@ -10,6 +10,7 @@ import pandas as pd
 from nas.analysis import results
 from nas.documents.document import Document
 from nas.errors import InputError
+from nas.runs import description
 
 
 def is_committed(folder: Path) -> bool:
@@ -33,7 +34,7 @@ def load(folder: Path) -> pd.DataFrame:
     study = settings(folder)
     for name in table:
         table[name] = _typed(table[name])
-    table.attrs["conditions"] = results.conditions(folder)
+    table.attrs["conditions"] = description.conditions(folder)
     table.attrs["reference"] = dict((study.get("ablation") or {}).get("reference") or {})
     table.attrs["lines"] = results.scored_lines(folder)
     table.attrs["objectives"] = dict(results.objectives(study))

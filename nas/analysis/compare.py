@@ -16,16 +16,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from nas import numbers
 from nas.analysis import findings, fronts, naming, reference_lines, results
 from nas.analysis.findings import Run
 from nas.analysis.fronts import Objectives
-from nas.analysis.naming import number_of
 from nas.analysis.reference_lines import Line
 from nas.analysis.results import COSTS
 from nas.errors import InputError
 from nas.menu import nearest
-from nas.numbers import amount
+from nas.numbers import amount, number_of
 from nas.report import figures, page, stills
+from nas.runs import description
 from nas.search import dominance
 
 Compute = Literal["macs", "images", "seconds"]
@@ -75,7 +76,7 @@ def of_runs(run_dirs: Sequence[Path], by: Compute = "macs", seed: int = 0) -> Co
         raise InputError("compare: expected at least two runs")
     if by not in get_args(Compute):
         raise InputError(f"compare: --by {by}{nearest(by, list(get_args(Compute)))}")
-    runs = [Run.read(results.find(path)) for path in run_dirs]
+    runs = [Run.read(description.find(path)) for path in run_dirs]
     for run in runs:
         if run.is_ablation:
             raise InputError(f"{run.path}: an ablation has no front to compare; its effects are in its report")
@@ -236,7 +237,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 def spent(found: Comparison) -> str:
     """The compute at which hypervolumes are compared, in words."""
     if found.by == "seconds":
-        return f"{naming.duration(found.limit)} of workers"
+        return f"{numbers.duration(found.limit)} of workers"
     if found.by == "images":
         return f"{found.limit:,.0f} training images"
     return f"{amount(found.limit)}MACs of training"

@@ -18,10 +18,12 @@ import pandas as pd
 
 from nas.analysis import ablation, certainty, fronts, naming, reference_lines, results
 from nas.analysis.fronts import Objectives
-from nas.analysis.naming import listed, number_of, said
+from nas.analysis.naming import said
 from nas.analysis.reference_lines import Line, Lines
 from nas.analysis.results import COSTS
 from nas.errors import InputError
+from nas.numbers import listed, number_of
+from nas.runs import description
 
 Budget = Mapping[str, float]
 
@@ -46,10 +48,10 @@ class Run:
 
     @classmethod
     def read(cls, run_dir: Path) -> Run:
-        path, settings, trials = Path(run_dir), results.resolved(run_dir), results.records(run_dir)
+        path, settings, trials = Path(run_dir), description.resolved(run_dir), results.records(run_dir)
         goals = results.objectives(settings)
-        table = results.frame(trials, results.conditions(path), goals)
-        return cls(path, settings, trials, results.captions(path), goals, table, results.curves(trials))
+        table = results.frame(trials, description.conditions(path), goals)
+        return cls(path, settings, trials, description.captions(path), goals, table, results.curves(trials))
 
     @property
     def name(self) -> str:

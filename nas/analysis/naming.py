@@ -4,7 +4,6 @@ Frames keep columns in their own units; a figure or a table shows them scaled (`
 """
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,23 +91,6 @@ def cell(value: Any) -> str:
 def arrow(way: str) -> str:
     """Which way is good."""
     return {"minimise": "\u00a0↓", "maximise": "\u00a0↑"}.get(way, "")
-
-
-def listed(parts: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
-
-
-def number_of(count: int, noun: str) -> str:
-    """ "1 training", "2 trainings"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """ "45 s", "3 min 20 s", "2 h 5 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def said(broken: str) -> str:

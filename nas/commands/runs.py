@@ -118,12 +118,12 @@ def wandb_sync(
     """
     import json
 
-    from nas.analysis import results
     from nas.disk import scratch
     from nas.report import wandb_sync as syncing
+    from nas.runs import description
 
     scratch.hold()
-    aim = syncing.target(results.find(run), entity, project)
+    aim = syncing.target(description.find(run), entity, project)
     if dry_run:
         return typer.echo(json.dumps(syncing.specification(aim), indent=1))
     for name, address in syncing.sync(aim, typer.echo).items():

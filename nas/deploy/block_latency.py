@@ -8,15 +8,11 @@ concatenated on the spot. `benchmarks/block_latency.py` measures the error of th
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from nas.disk import files
+from nas.cost.latency_table import Block, Clock, Fields, Table
 from nas.errors import InputError
 from nas.networks.backbones.unet import Config, Level
 
@@ -25,27 +21,7 @@ if TYPE_CHECKING:
 
     from nas.space.search_space import SearchSpace
 
-VERSION = 2  # 1: tokens contiguous, skips already concatenated
-COLUMN = "latency_ms"
 MOST_MEMBERS = 200_000  # of a space that are all looked at for their blocks; of a larger one, this many at random
-Clock = Literal["cpu", "wall"]
-Fields = tuple[tuple[str, Any], ...]  # names of fields and their values
-
-
-class Block(NamedTuple):
-    """One piece of a denoiser, by everything its speed depends on."""
-
-    kind: str  # conv | projections | transformer | downsample | upsample | ends
-    side: int  # of the image it takes
-    inputs: tuple[int, ...]  # widths of its concatenated inputs
-    channels: int  # width it puts out
-    settings: Fields  # fields of Level and Config it reads, sorted
-
-    @property
-    def name(self) -> str:
-        """As a table spells it."""
-        told = " ".join(f"{name}={value}" for name, value in self.settings)
-        return f"{self.kind} {self.side}px {'+'.join(map(str, self.inputs))}->{self.channels} {told}".strip()
 
 
 def blocks(config: Config, latent_size: int, text_tokens: int) -> Counter[Block]:
@@ -183,50 +159,6 @@ def _ends(block: Block, read: dict[str, Any]) -> nn.Module:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Table:
-    """Milliseconds by block, and where they were measured."""
-
-    milliseconds: dict[str, float]
-    latent_size: int
-    text_tokens: int
-    threads: int
-    clock: Clock
-    rounds: int
-    runtime: str
-    device: str
-    fingerprint: str
-
-    def latency_ms(self, config: Config) -> float:
-        """The sum over the blocks of a network. Raises InputError naming a block that was not measured."""
-        total = 0.0
-        for block, times in blocks(config, self.latent_size, self.text_tokens).items():
-            if block.name not in self.milliseconds:
-                raise InputError(
-                    f"deploy.latency: the table lacks the block {block.name!r}; measure it again: nas latency SPACE --blocks FILE"
-                )
-            total += times * self.milliseconds[block.name]
-        return total
-
-    def save(self, path: Path) -> None:
-        """As JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1))
-
-
-@lru_cache(maxsize=8)
-def load(path: Path) -> Table:
-    """The table at `path`. Raises InputError for another file or another version."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.pop("version")
-        if version != VERSION:
-            raise InputError(f"{path}: version {version}, expected {VERSION}; measure it again")
-        return Table(**content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: not a latency table ({error}); expected what nas latency --blocks wrote") from None
-
-
 def of_space(space: SearchSpace, latent_size: int, text_tokens: int) -> list[Block]:
     """Every block that members of a space are made of, in a fixed order. Raises InputError when these are no denoisers."""
     import random
@@ -255,7 +187,8 @@ def measure(
 
     import torch
 
-    from nas.deploy.latency import EAGER, device
+    from nas.deploy.latency import EAGER
+    from nas.machine import device
 
     spent: dict[str, list[float]] = {block.name: [] for block in wanted}
     now = time.process_time if clock == "cpu" else time.perf_counter

@@ -12,18 +12,18 @@ from nas.deploy import folder as export_folder
 from nas.deploy.folder import MANIFEST as MANIFEST
 from nas.documents.document import Document
 from nas.errors import InputError
+from nas.weights.checkpoints import PROXY, TRAINED
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nas.deploy.exporters import Network
     from nas.deploy.graphs import Graph
-    from nas.diffusion.solvers import Plan
+    from nas.diffusion.plan import Plan
     from nas.networks.conditioning import Text, TextEncoder
 
 VERSION = 3  # of the folder. 2 had no draw.json; 1, which is refused, no image_size in a study's pipeline.yaml
 READ = (2, VERSION)
-PROXY, TRAINED = "proxy", "network"  # where the weights are: of a study's trial, and of `nas train`
 PYTORCH = "pytorch"  # the runtime of `safetensors`
 
 
@@ -106,7 +106,7 @@ class Model:
 
     def drawer(self, networks: Mapping[str, Network] | None = None) -> Drawer:
         """It on its own runtime, or on another one that holds the networks."""
-        from nas.diffusion.solvers import Plan
+        from nas.diffusion.plan import Plan
 
         own = {graph.name: graph.run for graph in self.graphs}
         plan = Plan(**self.pipeline["sampling"])
@@ -160,14 +160,14 @@ def examples(folder: Path) -> list[str]:
 
 def load_network(folder: Path) -> nn.Module:
     """The trained network of an exported folder, in eval mode. Raises InputError when its weights are another network's."""
-    from nas.trial import base_model
+    from nas.weights import checkpoints
 
     read(folder)
     held = next((folder / name for name in (TRAINED, PROXY) if (folder / name / "config.yaml").exists()), None)
     if held is None:
         raise InputError(f"{folder}: holds no weights for PyTorch; export again with --format safetensors")
     network: nn.Module = export_folder.architecture(held / "config.yaml").build()
-    base_model.load_weights(network, held / "weights.safetensors", str(folder))
+    checkpoints.load_weights(network, held / "weights.safetensors", str(folder))
     return network.eval()
 
 
@@ -221,7 +221,7 @@ def load(folder: Path, runtime: str = "auto", precision: str | None = None, thre
 
 def _on_runtime(folder: Path, form: str, precision: str, pipeline: dict[str, Any], threads: int | None) -> Drawer:
     from nas.deploy import exporters
-    from nas.diffusion.solvers import Plan
+    from nas.diffusion.plan import Plan
     from nas.networks import conditioning
 
     manifest = read(folder)

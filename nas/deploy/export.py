@@ -25,7 +25,9 @@ from nas.deploy import drawer, exporters, model_card, standalone, verify
 from nas.deploy import folder as export_folder
 from nas.disk.files import write_yaml as write_yaml
 from nas.errors import InputError
+from nas.runs import description
 from nas.runs.directory import RunDirectory
+from nas.weights import checkpoints
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -75,7 +77,7 @@ class Picked:
 
 def pick_trial(run: RunDirectory, pick: str) -> Picked:
     """The trial `pick` names. Raises InputError when it is not there or was not trained."""
-    resolved = results.resolved(run.path)
+    resolved = description.resolved(run.path)
     number = picking.pick(results.load(run.path), results.objectives(resolved), pick)
     record = run.records()[number]
     picked = Picked(run, pick, record, _of_cell(resolved, record))
@@ -156,11 +158,11 @@ def _emptied(folder: Path) -> None:
             "deploy.yaml",
             "pipeline.yaml",
             "study.yaml",
-            drawer.PROXY,
+            checkpoints.PROXY,
             *standalone.FILES,
             *menu.names("exporters"),
         }
-    strange = held & {drawer.TRAINED} if drawer.MANIFEST in held else held
+    strange = held & {checkpoints.TRAINED} if drawer.MANIFEST in held else held
     if strange:
         raise InputError(
             f"--to {folder}: holds {min(strange)!r} and is no trial's export; expected a new folder, or such a one"
@@ -216,15 +218,15 @@ def check_formats(formats: Sequence[str], precisions: Sequence[str]) -> dict[str
 
 def _network(picked: Picked) -> Any:
     from nas.networks.backbones.unet import Config
-    from nas.trial import base_model
+    from nas.weights import checkpoints
 
     network = Config.from_dict(picked.record["proxy"]).build()
-    base_model.load_weights(network, picked.weights, str(picked.run.path))
+    checkpoints.load_weights(network, picked.weights, str(picked.run.path))
     return network.eval()
 
 
 def _proxy(picked: Picked, folder: Path) -> dict[str, Any]:
-    proxy = folder / drawer.PROXY
+    proxy = folder / checkpoints.PROXY
     proxy.mkdir(exist_ok=True)
     write_yaml(proxy / "config.yaml", picked.record["proxy"])
     target = proxy / "weights.safetensors"
@@ -303,7 +305,7 @@ def entry_of(folder: Path, path: Path) -> dict[str, Any]:
 
 def _captions(run: RunDirectory) -> list[str]:
     """Some that the run drew; [] where it kept none."""
-    return results.captions(run.path)[:TRIED_CAPTIONS]
+    return description.captions(run.path)[:TRIED_CAPTIONS]
 
 
 def _version() -> str:
@@ -320,9 +322,9 @@ def _deploy(picked: Picked) -> dict[str, Any]:
         "from": {"run": str(run.path), "trial": record["trial"], "picked": picked.how},
         **kept,
         "scores": last["metrics"],
-        "conditions": results.conditions(run.path),
+        "conditions": description.conditions(run.path),
         "images_seen": last["images_seen"],
-        "captions": results.captions(run.path)[:TRIED_CAPTIONS],
+        "captions": description.captions(run.path)[:TRIED_CAPTIONS],
         "intervals": verify.intervals(run.path, record),
         "like": _initialised_like(picked),
     }
@@ -334,7 +336,7 @@ def _initialised_like(picked: Picked) -> dict[str, Any] | None:
         return None
     from nas.settings import design
 
-    study = results.resolved(picked.run.path)
+    study = description.resolved(picked.run.path)
     plain = type(picked.study).model_validate({name: value for name, value in study.items() if name != "provenance"})
     assert plain.ablation is not None
     found: dict[str, Any] = design.architectures(plain)[design.reference_cell(plain.ablation).name].to_dict()

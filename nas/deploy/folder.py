@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nas import menu
 from nas.deploy import graphs
-from nas.diffusion.solvers import Plan
+from nas.diffusion.plan import Plan
 from nas.documents import strict
 from nas.documents.document import Document
 from nas.errors import InputError

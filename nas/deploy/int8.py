@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nas import menu
-from nas.deploy import export, graphs, latency, quality, quantise
+from nas import machine, menu
+from nas.deploy import export, graphs, quality, quantise
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _quantised(
     after = model.drawer(networks)
     say(f"{name}: {len(bench.drawn[2])} pictures, drawn and scored in fp32 and in int8")
     scores = {"fp32": quality.scores(bench, before), quantise.PRECISION: quality.scores(bench, after)}
-    device = latency.device()[0]
+    device = machine.device()[0]
     told = quality.told(scores, entries, module.RUNTIME, device)
     return {
         "networks": entries,

@@ -8,20 +8,19 @@ machine disturb less. Rows measured on different devices are never put in one ta
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import menu
 from nas.errors import InputError
+from nas.machine import device
 
 if TYPE_CHECKING:
     from nas.deploy.exporters import Network
@@ -99,26 +98,6 @@ def summary(spent: Sequence[tuple[float, float]]) -> Timing:
 
     low, median, high = np.quantile([wall for wall, _ in spent], [0.25, 0.5, 0.75])
     return Timing(float(median), float(low), float(high), statistics.median(cpu for _, cpu in spent))
-
-
-@cache
-def device() -> tuple[str, str]:
-    """This machine in words (processor, cores, system), and eight hex digits of that."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = [line.partition(":") for line in info.read_text().splitlines()]
-        found = {key.strip(): value.strip() for key, _, value in reversed(lines)}
-        name = f"{found.get('model name', name)} (family {found.get('cpu family')}, model {found.get('model')})"
-    words = f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
-    return words, hashlib.sha256(words.encode()).hexdigest()[:8]
-
-
-def computing_device() -> str:
-    """What PyTorch computes on here, in words: the GPU, or else this machine."""
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else device()[0]
 
 
 def runtimes() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nas import menu
 from nas.deploy import standalone
-from nas.trial import worlds
+from nas.weights import worlds
 
 PREDICTED = {
     "v": "The network predicts v = a e - s x_0, so that x_0 = a x_t - s v.",

@@ -16,7 +16,7 @@ from nas import assets
 from nas.deploy import drawer, wiring
 
 if TYPE_CHECKING:
-    from nas.diffusion.solvers import Plan
+    from nas.diffusion.plan import Plan
     from nas.networks.conditioning import TextEncoder
 
 PROGRAM, ABOUT, TOKENIZER = FILES = ("draw.py", "draw.json", "tokenizer.json")
@@ -59,7 +59,7 @@ def about(
     encoder: TextEncoder, latents: tuple[int, int, int], pipeline: Mapping[str, Any], formats: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What draw.json holds, without the tokenizer's part."""
-    from nas.diffusion.solvers import Plan
+    from nas.diffusion.plan import Plan
 
     plan, null = Plan(**pipeline["sampling"]), encoder.tokenise([UNCONDITIONAL])
     return {

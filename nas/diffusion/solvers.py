@@ -4,77 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from nas.errors import InputError
+from nas.diffusion.plan import ONE_STEP, Plan
 from nas.networks.conditioning import Text
 from nas.seeds import Noise
 
 MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
-ONE_STEP = ("one_step", "renoise")  # solvers of generators that predict clean latents from noise
 Denoiser = Callable[[Tensor, Tensor, Text], Tensor]  # latents (B, C, H, W), times (B,), text -> prediction
-
-
-class Plan(BaseModel):
-    """One way to draw from a denoiser. Its cost: network MACs x steps x guidance branches."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    solver: Literal["ddim", "dpm++", "one_step", "renoise"] = "ddim"
-    """DDIM (Song et al. 2021) or second-order multistep DPM-Solver++ (Lu et al. 2022). For one-step generators: `one_step`,
-    the clean latents predicted from pure noise, or `renoise`, which noises them again to a lower time, predicts again, and
-    so on (UFOGen, Xu et al. 2023)."""
-    steps: int = Field(25, ge=1, le=MOST_STEPS)
-    """Network evaluations per branch. One step takes the clean latents predicted from pure noise. `one_step` has 1."""
-    guidance: float = Field(3.0, ge=0, le=MOST_GUIDANCE)
-    """Classifier-free guidance scale w in null + w (cond - null); 1 evaluates only the conditional branch, and is what
-    one-step generators are made for: with `one_step` and `renoise` it is 1 unless given."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_step_defaults(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("solver") not in ONE_STEP:
-            return given
-        return {"guidance": 1.0} | ({"steps": 1} if given["solver"] == "one_step" else {}) | given
-
-    @model_validator(mode="after")
-    def _one_step_is_one(self) -> Plan:
-        if self.solver == "one_step" and self.steps != 1:
-            raise ValueError(f"steps: solver one_step has 1 step, got {self.steps}; several are solver renoise")
-        return self
-
-    def changed(self, steps: int | None = None, guidance: float | None = None) -> Plan:
-        """The plan with other steps or guidance; a one-step plan that is given several steps renoises between them.
-
-        Raises InputError for what a plan cannot have.
-        """
-        given = {"steps": steps, "guidance": guidance}
-        values = self.model_dump() | {key: value for key, value in given.items() if value is not None}
-        if self.solver == "one_step" and values["steps"] != 1:
-            values["solver"] = "renoise"
-        try:
-            return Plan(**values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
-
-    @property
-    def branches(self) -> int:
-        return 1 if self.guidance == 1 else 2
-
-    @property
-    def calls(self) -> int:
-        """Of the network, for one image."""
-        return self.steps * self.branches
-
-    def macs(self, network_macs: int) -> int:
-        """Multiply-adds of the denoiser for one image."""
-        return network_macs * self.calls
 
 
 @torch.no_grad()
@@ -119,7 +60,7 @@ def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], n
     """UFOGen's sampler: from t_i the clean latents, noised afresh to t_(i-1), i = k .. 1."""
     from diffusers import DDPMScheduler
 
-    from nas.objectives.denoising import clean
+    from nas.diffusion.schedule import clean
 
     schedule: Any = DDPMScheduler.from_config(dict(schedule_config))
     fresh = _fresh_noise(noise, plan.steps - 1)

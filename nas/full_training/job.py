@@ -18,7 +18,7 @@ from nas.networks.backbones.unet import Config
 from nas.settings.study import Entry
 from nas.space import published
 from nas.training.loop import Hardware
-from nas.trial import base_model
+from nas.weights import checkpoints
 
 STRATEGIES = ("auto", "ddp")
 CHECKPOINT, SETTINGS, LOG = "checkpoint.safetensors", "training.yaml", "log.csv"
@@ -103,7 +103,7 @@ def _check_files(given: Recipe) -> None:
     """Whether the pictures and the models are there, and go together."""
     assert given.autoencoder is not None and given.conditioning is not None
     if given.start is not None:
-        base_model.checkpoint_file(given.start, "start")
+        checkpoints.checkpoint_file(given.start, "start")
     conditioning.check(given.conditioning, [])
     autoencoder = menu.pick("autoencoders", given.autoencoder.name).load(given.autoencoder.settings("autoencoders"))
     for number, stage in enumerate(given.stages):

@@ -25,7 +25,7 @@ from torch import nn
 
 from nas import interruption, menu
 from nas.deploy import drawer, export, model_card, standalone
-from nas.disk import lock
+from nas.disk import lock, weight_files
 from nas.documents import yaml_text
 from nas.errors import InputError
 from nas.full_training import job, recipe
@@ -39,9 +39,8 @@ from nas.networks.backbones.unet import Config
 from nas.training import loop
 from nas.training.loop import DenoiserTraining, Hardware, stream_seed
 from nas.training.streaming import Frozen, Reading, Stream
-from nas.trial import base_model
 from nas.trial.bench import fresh
-from nas.weights import files
+from nas.weights import checkpoints
 
 PIPELINE = ("conditioning", "autoencoder", "objective", "sampling")
 
@@ -149,14 +148,14 @@ def scaled(made: Job, frozen: Frozen) -> Config:
 def _network(made: Job, frozen: Frozen) -> nn.Module:
     network = fresh(scaled(made, frozen), made.recipe.seed)
     if made.recipe.start is not None:
-        base_model.load_weights(network, base_model.checkpoint_file(made.recipe.start, "start"), "start")
+        checkpoints.load_weights(network, checkpoints.checkpoint_file(made.recipe.start, "start"), "start")
     return network
 
 
 def _stage_reached(made: Job) -> int:
     if not made.checkpoint.exists():
         return 0
-    return int(files.metadata(made.checkpoint, "checkpoint")["stage"])
+    return int(weight_files.metadata(made.checkpoint, "checkpoint")["stage"])
 
 
 def _module(made: Job, network: nn.Module, stage: int) -> DenoiserTraining:
@@ -227,7 +226,7 @@ def write(made: Job, network: nn.Module, frozen: Frozen, stage: int) -> None:
     """The export of a network that was trained to the end of a stage."""
     config = scaled(made, frozen)
     size = made.recipe.stages[stage].image_size
-    folder = made.out / drawer.TRAINED
+    folder = made.out / checkpoints.TRAINED
     folder.mkdir(exist_ok=True)
     images = sum(one.images for one in made.recipe.stages[: stage + 1])
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}

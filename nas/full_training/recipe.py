@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from nas import menu
-from nas.diffusion.solvers import Plan
+from nas.diffusion.plan import Plan
 from nas.documents import yaml_text
 from nas.documents.document import Document
 from nas.documents.strict import validated

@@ -13,8 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from nas import interruption
-from nas.deploy import latency
+from nas import interruption, machine
 from nas.full_training.job import LOG, Job
 from nas.training.loop import DenoiserTraining
 
@@ -73,7 +72,7 @@ class Watch(L.Callback):
             "images_per_s": pace,
             "peak_memory_mib": memory,
             "devices": self.made.hardware.devices,
-            "device": latency.computing_device(),
+            "device": machine.computing_device(),
         }
         _append(self.made.out / LOG, row)
         self.say(

@@ -17,7 +17,7 @@ from torchmetrics import Metric
 
 from nas.datasets import Batch
 from nas.disk import files
-from nas.weights import files as weight_files
+from nas.disk import weight_files as weight_files
 
 
 @dataclass(frozen=True)

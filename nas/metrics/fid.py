@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from nas.disk import weight_files
 from nas.errors import InputError, brief
 from nas.metrics import Reference
 from nas.networks import efficientnet
-from nas.weights import files
 
 SIZE = 64  # at which EfficientNet sees pictures
 WHERE = (
@@ -184,7 +184,7 @@ def _inception_tensors(weights: Path | None) -> dict[str, Tensor]:
         raise InputError(f"metrics.fid.weights: {weights} does not exist; {WHERE}")
     if weights is not None:
         try:
-            return files.checkpoint(weights, "metrics.fid.weights")
+            return weight_files.checkpoint(weights, "metrics.fid.weights")
         except InputError as error:
             raise InputError(f"{error}; {WHERE}") from None
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3

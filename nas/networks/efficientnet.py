@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nas.disk import weight_files as weight_files
 from nas.errors import InputError
-from nas.weights import files as weight_files
 
 NAME = "tf_efficientnet_lite0"
 

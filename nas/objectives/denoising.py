@@ -7,11 +7,10 @@ Where we differ from Stable Diffusion: v is the default, because a brief trainin
 
 from typing import Any, Literal, Self
 
-from diffusers import DDPMScheduler
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
-from nas.networks.conditioning import Text
+from nas.diffusion.schedule import denoising_error, noise_schedule
 from nas.objectives import CriticTraining, LatentBatch
 
 
@@ -57,51 +56,3 @@ class Objective(nn.Module):
 
     def after_step(self) -> None:
         """Nothing moves besides the generator."""
-
-
-def noise_schedule(settings: Settings) -> DDPMScheduler:
-    """Stable Diffusion's schedule: 1,000 steps, sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012)."""
-    return DDPMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction" if settings.prediction == "v" else "epsilon",
-        rescale_betas_zero_snr=settings.zero_terminal_snr,
-        clip_sample=False,
-    )
-
-
-def denoising_error(
-    network: nn.Module, schedule: DDPMScheduler, latents: Tensor, text: Text, time: Tensor, noise: Tensor
-) -> Tensor:
-    """Squared error of each element, shape (B, C, H, W), for given times (B,) and noise (B, C, H, W)."""
-    noisy, target = corrupted(schedule, latents, time, noise)
-    prediction: Tensor = network(noisy, time, text)
-    return (prediction.float() - target).square()
-
-
-def corrupted(schedule: DDPMScheduler, latents: Tensor, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The noisy latents at the given times, and what the network should predict from them; both (B, C, H, W)."""
-    noisy: Tensor = schedule.add_noise(latents, noise, time)
-    target: Tensor = noise
-    if schedule.config["prediction_type"] == "v_prediction":
-        target = schedule.get_velocity(latents, noise, time)
-    return noisy, target
-
-
-def signal_and_noise(schedule: DDPMScheduler, time: Tensor) -> tuple[Tensor, Tensor]:
-    """a_t and s_t of x_t = a_t x_0 + s_t e at times (B,), float32, shaped (B, 1, 1, 1)."""
-    alpha = schedule.alphas_cumprod.to(time.device)[time].view(-1, 1, 1, 1)
-    return alpha.sqrt(), (1 - alpha).sqrt()
-
-
-def clean(schedule: DDPMScheduler, noisy: Tensor, time: Tensor, prediction: Tensor) -> Tensor:
-    """The clean latents (B, C, H, W) that a prediction at times (B,) means: a x - s v, or (x - s e) / a.
-
-    In float32 whatever the network computes in: at the last time an error of e is multiplied by s / a = 14.6.
-    """
-    a, s = signal_and_noise(schedule, time)
-    if schedule.config["prediction_type"] == "v_prediction":
-        return a * noisy.float() - s * prediction.float()
-    return (noisy.float() - s * prediction.float()) / a

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nas.diffusion.schedule import clean, noise_schedule, signal_and_noise
 from nas.errors import InputError
 from nas.objectives import CriticTraining, Decay, LatentBatch, denoising
-from nas.objectives.denoising import clean, noise_schedule, signal_and_noise
 
 __all__ = ["Objective", "Settings", "noise_schedule"]
 

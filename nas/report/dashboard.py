@@ -14,8 +14,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from nas import loopback
-from nas.analysis import results
 from nas.errors import InputError
+from nas.runs import description
 from nas.runs.journal import readable
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def storage(run_dir: Path) -> JournalStorage:
 
 def serve(path: Path, port: int = 8080) -> None:
     """Serve until interrupted. InputError without the package, without a journal, or when the port is taken."""
-    run_dir = results.find(path)
+    run_dir = description.find(path)
     made = server(run_dir, port)
     print(f"http://{loopback.HOST}:{made.effective_port}/  shows {run_dir}; Ctrl-C ends it", flush=True)
     loopback.run(made)
@@ -72,7 +72,7 @@ def server(run_dir: Path, port: int) -> BaseWSGIServer:
         import optuna_dashboard
     except ImportError:
         raise InputError("dashboard: optuna-dashboard is not installed; pip install 'nas[dashboard]'") from None
-    results.resolved(run_dir)
+    description.resolved(run_dir)
     return loopback.server("dashboard", showing(optuna_dashboard.wsgi(storage(run_dir))), port, THREADS)
 
 

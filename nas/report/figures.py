@@ -9,8 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nas.analysis import importance, reference_lines
-from nas.analysis.naming import duration, in_sight, label, magnitude, scaled, shown
+from nas.analysis.naming import in_sight, label, magnitude, scaled, shown
 from nas.analysis.reference_lines import Lines
+from nas.numbers import duration
 from nas.report.palette import FONT, FRONT, GREY, GRID, KNEE, LIMIT, LINE, PALE, SERIES, TEXT
 
 MOST_COMPONENTS, REST = 6, "the rest"

@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas.analysis.naming import cell, duration
-from nas.numbers import amount
+from nas.analysis.naming import cell
+from nas.numbers import amount, duration
 from nas.runs import headway
 from nas.runs.records import Record
 from nas.search.dominance import nondominated

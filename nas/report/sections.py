@@ -9,10 +9,10 @@ import yaml
 
 from nas.analysis import ablation, certainty, findings, importance, naming, reference_lines, results
 from nas.analysis.findings import Run
-from nas.analysis.naming import arrow, cell, duration, label, measured, number_of, shown
-from nas.numbers import amount
+from nas.analysis.naming import arrow, cell, label, measured, shown
+from nas.numbers import amount, duration, number_of
 from nas.runs.pictures import Grid
-from nas.trial import worlds
+from nas.weights import worlds
 
 MOST_MEMBERS_DRAWN = 24  # columns of pictures; the others open on a click
 MOST_ROWS = 300  # of a table of refused or stopped candidates

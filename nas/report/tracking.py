@@ -143,9 +143,9 @@ class Tracker:
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        from nas.analysis import results
+        from nas.runs import description
 
-        return results.resolved(self.run_dir)
+        return description.resolved(self.run_dir)
 
     def _log_trial(self, record: Record, directory: Path, known_as: str | None = None) -> None:
         import wandb
@@ -329,8 +329,9 @@ def with_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> di
 def _row(record: Record, run_dir: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The trial's row of results.csv, what it does not have left out: numbers, costs, times, and the verdict on it."""
     from nas.analysis import results
+    from nas.runs import description
 
-    table = results.frame([record], results.conditions(run_dir), results.objectives(resolved))
+    table = results.frame([record], description.conditions(run_dir), results.objectives(resolved))
     row = table.drop(columns="on_front").iloc[0]  # who is on the front is known at the end of the study
     known = {str(name): _plain(value) for name, value in row.items() if not str(name).startswith(("arch.", "factor."))}
     return {name: value for name, value in known.items() if value is not None}

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from nas import numbers
 from nas.analysis import findings, importance, naming
 from nas.errors import InputError
 from nas.report import tracking, wandb_files
@@ -330,7 +331,7 @@ def upload(aim: Target, say: Callable[[str], None]) -> None:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         last = f": {lines[-1].strip()}" if lines else ""
         raise InputError(f"wandb sync: {len(left)} of {len(waiting)} runs were not uploaded{last}"[:300])
-    say(f"uploaded {naming.number_of(len(waiting), 'run')}")
+    say(f"uploaded {numbers.number_of(len(waiting), 'run')}")
 
 
 def mark(aim: Target, api: Any) -> None:

@@ -14,11 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nas import numbers
 from nas.analysis import fronts, naming, reference_lines, results
 from nas.errors import InputError
 from nas.numbers import amount
 from nas.report.progress import STYLES
-from nas.runs import headway
+from nas.runs import description, headway
 
 MOST_MEMBERS = 20
 LAST = 5  # conclusions shown
@@ -28,7 +29,7 @@ def watch(path: Path, every: float = 2.0, once: bool = False, console: Console |
     """Show a run until it has its report, or once. Ctrl-C leaves the run alone."""
     if every <= 0:
         raise InputError(f"watch: --every {every:g}: expected seconds above 0")
-    run_dir = results.find(path)
+    run_dir = description.find(path)
     console = console or Console(highlight=False)
     if once:
         console.print(picture(run_dir))
@@ -50,9 +51,9 @@ def is_over(run_dir: Path) -> bool:
 
 def picture(run_dir: Path) -> RenderableType:
     """The run as it is on disk now: progress, running trials, the last conclusions, and the front or the cells."""
-    settings, trials = results.resolved(run_dir), results.records(run_dir)
+    settings, trials = description.resolved(run_dir), results.records(run_dir)
     goals = results.objectives(settings)
-    table = results.frame(trials, results.conditions(run_dir), goals)
+    table = results.frame(trials, description.conditions(run_dir), goals)
     parts = [_head(run_dir, settings, trials), _running(run_dir, trials, settings), _concluded(trials)]
     lines = reference_lines.read(run_dir)
     parts.append(_cells(table, goals) if settings.get("ablation") else _front(table, goals, lines))
@@ -83,7 +84,7 @@ def _since(run_dir: Path) -> str:
     if is_over(run_dir):
         return ", finished"
     written = [path.stat().st_mtime for path in run_dir.glob("trials/*/record.json")]
-    return f", last word {naming.duration(max(0.0, time.time() - max(written)))} ago" if written else ""
+    return f", last word {numbers.duration(max(0.0, time.time() - max(written)))} ago" if written else ""
 
 
 def _running(run_dir: Path, trials: list[results.Record], settings: dict[str, Any]) -> RenderableType | None:
@@ -112,7 +113,7 @@ def _running(run_dir: Path, trials: list[results.Record], settings: dict[str, An
 def _age(started: str | None) -> str:
     if not started:
         return ""
-    return naming.duration(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds()))
+    return numbers.duration(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds()))
 
 
 def _concluded(trials: list[results.Record]) -> RenderableType | None:

@@ -12,16 +12,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from nas.settings import design
-from nas.disk import files
-from nas.disk import lock
-from nas.runs import records
-from nas.analysis import results
-from nas.trial import worlds
+from nas.disk import files, lock
 from nas.errors import InputError
 from nas.failures import DiskTrouble
+from nas.runs import description, records
 from nas.runs.records import Record
+from nas.settings import design
 from nas.settings.study import Study
+from nas.weights import worlds
 
 Say = Callable[[str], None]
 
@@ -96,7 +94,7 @@ def open_run(study: Study, root: Path, new: bool = False, say: Say = lambda text
     when another process runs the one to continue.
     """
     folder, resolved = root / study.name, study.resolved()
-    before = None if new else results.latest(folder)
+    before = None if new else description.latest(folder)
     if before is not None and _continues(study, before, resolved, say):
         directory = RunDirectory(before)
         with directory.lock():
@@ -116,8 +114,8 @@ def open_run(study: Study, root: Path, new: bool = False, say: Say = lambda text
 
 def _continues(study: Study, run: Path, resolved: Mapping[str, Any], say: Say) -> bool:
     """Whether this run is the one that the study asks for, and has something left to do."""
-    results.began(run)  # a file that was cut off would pass for one with other settings
-    ran = results.resolved(run)
+    description.began(run)  # a file that was cut off would pass for one with other settings
+    ran = description.resolved(run)
     if other := _differing(ran, resolved):
         say(f"{run} ran with other settings ({', '.join(other)}): a new run begins")
         return False
@@ -135,9 +133,9 @@ def _unfinished(study: Study, run: Path) -> bool:
 def _moment(folder: Path) -> datetime:
     """The time in UTC, but after all runs of the study began, also where the clock was put back: the last is continued."""
     moments = [datetime.now(UTC).replace(microsecond=0)]
-    for path in folder.glob(f"*/{results.SETTINGS}"):
+    for path in folder.glob(f"*/{description.SETTINGS}"):
         with suppress(InputError, OverflowError):
-            moments.append(results.began(path.parent) + timedelta(seconds=1))
+            moments.append(description.began(path.parent) + timedelta(seconds=1))
     return max(moments).astimezone(UTC)
 
 
@@ -165,18 +163,18 @@ def describe(directory: RunDirectory, resolved: Mapping[str, Any]) -> None:
     """Write the settings of a run that begins or goes on now. The time comes last, so that a file that was cut off lacks it."""
     began = _moment(directory.path.parent).isoformat(timespec="seconds")
     known = {**provenance(), worlds.RECORDED: worlds.told(resolved), "started": began}
-    directory.write_yaml(results.SETTINGS, {**resolved, "provenance": known})
+    directory.write_yaml(description.SETTINGS, {**resolved, "provenance": known})
 
 
 def provenance() -> dict[str, Any]:
     """Format of the run directory; commit, versions and device of this process."""
-    from nas.deploy import latency
+    from nas import machine
 
     return {
-        "format": results.FORMAT,
+        "format": description.FORMAT,
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
-        "device": latency.computing_device(),
+        "device": machine.computing_device(),
     }
 
 

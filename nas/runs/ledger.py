@@ -18,13 +18,13 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
 
-from nas.runs import records
 from nas.errors import InputError, brief
+from nas.runs import records
+from nas.runs.directory import RunDirectory, describe
+from nas.runs.journal import open_storage
 from nas.runs.postgres import Database
 from nas.runs.records import Damaged, Record
-from nas.runs.directory import RunDirectory, describe
 from nas.settings.study import Study
-from nas.runs.journal import open_storage
 
 STATES = {
     "complete": TrialState.COMPLETE,

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from nas import menu
-from nas.deploy import block_latency
-from nas.diffusion.solvers import Plan
+from nas.cost import latency_table
+from nas.diffusion.plan import Plan
 from nas.documents import study_name
 from nas.documents.document import Document
 from nas.documents.quantities import count
@@ -96,7 +96,7 @@ class Deploy(Section):
             raise InputError(
                 f"deploy.image_size: {self.image_size} with downsampling {self.downsampling}: {error}"
             ) from None
-        return found if self.latency is None else {**found, block_latency.COLUMN: self._table().latency_ms(config)}
+        return found if self.latency is None else {**found, latency_table.COLUMN: self._table().latency_ms(config)}
 
     def latency_conditions(self) -> dict[str, dict[str, Any]]:
         """Where and how the latencies were measured, as a run records what its scores depend on; {} without a table."""
@@ -104,12 +104,12 @@ class Deploy(Section):
             return {}
         table = self._table()
         told = {name: getattr(table, name) for name in ("runtime", "threads", "clock", "device", "fingerprint")}
-        return {block_latency.COLUMN: {"unit": "ms", "higher_is_better": False, **told}}
+        return {latency_table.COLUMN: {"unit": "ms", "higher_is_better": False, **told}}
 
-    def _table(self) -> block_latency.Table:
+    def _table(self) -> latency_table.Table:
         assert self.latency is not None
         with about("deploy.latency"):
-            table = block_latency.load(self.latency)
+            table = latency_table.load(self.latency)
         if (table.latent_size, table.text_tokens) != (self.latent_size, self.text_tokens):
             raise InputError(
                 f"deploy.latency: {self.latency} is of latents of side {table.latent_size} and {table.text_tokens} text tokens, "

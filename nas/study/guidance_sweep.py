@@ -20,10 +20,12 @@ import pandas as pd
 from nas import metrics
 from nas.analysis import naming, picking, results
 from nas.deploy import folder
-from nas.diffusion.solvers import MOST_GUIDANCE, Plan
+from nas.diffusion.plan import Plan
+from nas.diffusion.solvers import MOST_GUIDANCE
 from nas.disk import files
 from nas.errors import InputError
 from nas.report import stills
+from nas.runs import description
 from nas.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -144,7 +146,7 @@ def opened(path: Path, picks: Sequence[str]) -> tuple[RunDirectory, list[str]]:
 
 def axes(run: RunDirectory) -> tuple[str, str]:
     """The columns of the picture, CLIP score and FID. Raises InputError when the run did not measure both."""
-    measured = [name for name, how in results.conditions(run.path).items() if "guidance" in how]
+    measured = [name for name, how in description.conditions(run.path).items() if "guidance" in how]
     fid = next((name for name in measured if name == "fid" or name.startswith("fid_")), None)
     if fid is None or "clip_score" not in measured:
         raise InputError(
@@ -171,7 +173,7 @@ def _models(run: RunDirectory, picks: Sequence[str], repeats: int) -> Iterator[M
     from nas.settings.study import Study
     from nas.trial.bench import Bench
 
-    settings = results.resolved(run.path)
+    settings = description.resolved(run.path)
     study = Study.model_validate({name: value for name, value in settings.items() if name != "provenance"})
     bench = Bench(study, run.cache)
     wanted = list(picks) or (["base"] if study.base is not None else [])
@@ -193,6 +195,7 @@ def _drawn(record: Mapping[str, Any], repeats: int) -> bool:
 
 def _base(run: RunDirectory, bench: Bench) -> Model:
     from nas.trial import base_model
+    from nas.weights import checkpoints
 
     if bench.study.base is None:
         raise InputError(f"{run.path}: --pick base: the study has no base section")
@@ -201,12 +204,12 @@ def _base(run: RunDirectory, bench: Bench) -> Model:
         raise InputError(f"{run.path}: --pick base: {path} is not there; the same nas run trains it again")
     own = bench.study.base.sampling or bench.study.sampling
     drawn = base_model.bench_of(bench).variant({"sampling": own.model_dump()})
-    return Model("base", None, None, base_model.images_seen(path), drawn, lambda: base_model.network(bench))
+    return Model("base", None, None, checkpoints.images_seen(path), drawn, lambda: base_model.network(bench))
 
 
 def _trial(run: RunDirectory, bench: Bench, record: Mapping[str, Any]) -> Model:
     from nas.networks.backbones.unet import Config
-    from nas.trial import base_model
+    from nas.weights import checkpoints
 
     number = int(record["trial"])
     weights = run.trial(number) / "weights.safetensors"
@@ -215,7 +218,7 @@ def _trial(run: RunDirectory, bench: Bench, record: Mapping[str, Any]) -> Model:
 
     def load() -> nn.Module:
         network: nn.Module = Config.from_dict(record["proxy"]).build()
-        base_model.load_weights(network, weights, f"trial {number}")
+        checkpoints.load_weights(network, weights, f"trial {number}")
         return network.eval()
 
     name = str(record.get("cell") or f"trial {number}")

@@ -21,7 +21,7 @@ from nas.errors import InputError
 from nas.numbers import amount
 from nas.report import page as report
 from nas.report.progress import Progress
-from nas.runs import records
+from nas.runs import description, records
 from nas.runs.directory import RunDirectory, open_run
 from nas.runs.journal import is_database
 from nas.runs.ledger import bring_back
@@ -32,8 +32,8 @@ from nas.space.search_space import SearchSpace
 from nas.study.ablation_run import CellRun
 from nas.study.run import MakeEngine, Run
 from nas.study.search_run import SearchRun
-from nas.trial import worlds
 from nas.trial.check import check
+from nas.weights import worlds
 from nas.workers import ray_engine
 
 
@@ -128,7 +128,7 @@ def summarise(directory: RunDirectory) -> Any:
 
     Of an ablation the tables of effects are written and printed instead.
     """
-    resolved = results.resolved(directory.path)
+    resolved = description.resolved(directory.path)
     objectives = results.objectives(resolved)
     frame = results.load(directory.path)
     if resolved.get("ablation"):
@@ -162,7 +162,7 @@ def report_runs(paths: Sequence[Path], together: Path, suffixes: Sequence[str]) 
 
 def find_run(path: Path) -> RunDirectory:
     """The run at `path`: a run directory, or a study's folder below runs/ (its latest run)."""
-    return RunDirectory(results.find(path))
+    return RunDirectory(description.find(path))
 
 
 def _write_winner(directory: RunDirectory, frame: Any, objectives: fronts.Objectives) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from nas.datasets import Batch
 from nas.disk import files
+from nas.disk import weight_files as weight_files
 from nas.networks.autoencoders import Autoencoder
 from nas.networks.conditioning import Text, TextEncoder
-from nas.weights import files as weight_files
 
 TEXT_BATCH = 64
 READING = "2"  # how files become pictures and captions; what was encoded of another reading is encoded again

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nas import interruption
 from nas.disk import files
+from nas.disk import weight_files as weight_files
 from nas.errors import InputError
 from nas.objectives import Decay, LatentBatch, Objective
 from nas.training.encoded import EncodedSet
-from nas.weights import files as weight_files
 from nas.weights.lora import Settings as Lora
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -11,12 +11,11 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from nas.deploy import drawer
 from nas.disk import files
+from nas.disk import weight_files as weight_files
 from nas.errors import InputError
 from nas.networks import conditioning
 from nas.networks.backbones.unet import Config
@@ -24,8 +23,8 @@ from nas.seeds import trial_seed
 from nas.settings import design
 from nas.settings.study import Base, Study
 from nas.training import encoded, loop
-from nas.weights import files as weight_files
 from nas.weights import supernet
+from nas.weights.checkpoints import checkpoint_file, load_weights
 
 if TYPE_CHECKING:
     from nas.trial.bench import Bench
@@ -82,17 +81,6 @@ def digest(study: Study, init: str) -> str:
     return hashlib.sha256(supernet.weights_path(init, study.space, study.dataset.name).read_bytes()).hexdigest()
 
 
-def checkpoint_file(path: Path, setting: str = "base.checkpoint") -> Path:
-    """The weights in a folder that `nas export` or `nas train` wrote, or the file itself. Raises InputError if there is none."""
-    places = (path / folder / "weights.safetensors" for folder in (drawer.TRAINED, drawer.PROXY, "."))
-    found = next((p for p in (*places, path) if p.is_file()), None)
-    if found is None:
-        raise InputError(
-            f"{setting}: {path}: no such file; expected a folder that nas export wrote, or weights.safetensors"
-        )
-    return found
-
-
 def train(bench: Bench) -> Path:
     """Train the base unless it is there, and return the path of its weights (the moving average). Raises training.Diverged.
 
@@ -129,44 +117,3 @@ def network(bench: Bench) -> nn.Module:
     made: nn.Module = bench.scaled(architecture(bench.study).to_dict()).build()
     load_weights(made, weights_path(bench), "base.checkpoint")
     return made.eval().requires_grad_(False)
-
-
-def load_weights(network: nn.Module, path: Path, setting: str) -> None:
-    """Give the network the weights at `path`. Raises InputError naming the first tensor in which they differ."""
-    weights = weight_files.read(path, setting).tensors
-    difference = first_difference({n: tuple(t.shape) for n, t in weights.items()}, shapes(network))
-    if difference:
-        raise InputError(f"{setting}: {path} holds another architecture: {difference}")
-    network.load_state_dict(weights)
-
-
-def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Every tensor's shape by name."""
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-
-
-def first_difference(found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str:
-    """Where two networks' tensors first differ, in words; empty if nowhere."""
-    for name in [*wanted, *found]:
-        if found.get(name) != wanted.get(name):
-            return f"{name} is {_said(found.get(name))}, expected {_said(wanted.get(name))}"
-    return ""
-
-
-def _said(shape: tuple[int, ...] | None) -> str:
-    return "not there" if shape is None else "x".join(map(str, shape)) or "a scalar"
-
-
-@torch.no_grad()
-def copy_agreeing(source: nn.Module, target: nn.Module) -> None:
-    """Give `target` the tensors of `source` that have the same name and shape."""
-    own: dict[str, Tensor] = target.state_dict()
-    for name, tensor in source.state_dict().items():
-        if name in own and own[name].shape == tensor.shape:
-            own[name].copy_(tensor)
-
-
-def images_seen(path: Path) -> int | None:
-    """How many images the weights at `path` were trained on, if their file says so."""
-    told = weight_files.metadata(path, "base.checkpoint").get("images_seen", "")
-    return int(told) if told.isdecimal() else None

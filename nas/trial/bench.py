@@ -22,19 +22,19 @@ from torchmetrics import Metric
 from nas import interruption, menu
 from nas.datasets import BATCH
 from nas.diffusion import solvers
+from nas.diffusion.schedule import denoising_error
 from nas.errors import InputError, about
 from nas.metrics import Reference, scores
 from nas.networks import autoencoders, conditioning
 from nas.networks.backbones import Proxy, unet
 from nas.networks.conditioning import Text
-from nas.objectives.denoising import denoising_error
 from nas.runs.pictures import save_grid
 from nas.settings import design
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.training import encoded, loop
 from nas.trial import base_model
-from nas.weights import lora, supernet
+from nas.weights import checkpoints, lora, supernet
 
 SCORE_BATCH = 64  # images decoded and scored at a time
 GRID_COLUMNS, GRID_ROWS = 8, 4
@@ -233,11 +233,11 @@ class Bench:
         init, space = self.study.training.init, self.study.space
         network = fresh(proxy, seed)
         if init == "base":
-            base_model.load_weights(network, base_model.weights_path(self), "training.init: base")
+            checkpoints.load_weights(network, base_model.weights_path(self), "training.init: base")
         elif init != "scratch":
             supernet.initialise(network, self._supernet(), space or "", self.proxy)
         elif like is not None and like != proxy:
-            base_model.copy_agreeing(fresh(like, seed), network)
+            checkpoints.copy_agreeing(fresh(like, seed), network)
         return network
 
     @cached_property

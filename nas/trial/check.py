@@ -19,7 +19,7 @@ from nas.settings import design, design_check, plausible
 from nas.settings.study import Entry, Study
 from nas.space.search_space import SearchSpace
 from nas.trial import base_model, data_check
-from nas.weights import lora, supernet
+from nas.weights import checkpoints, lora, supernet
 
 ANY_DATA = {"latent_channels": 4, "text_width": 8, "pooled_width": 8}  # for shapes that don't depend on the data
 PROBES = 2_000  # candidates counted on paper, to catch a budget nothing meets
@@ -124,7 +124,7 @@ def _check_base(study: Study) -> None:
     if "teacher" in menu.pick("objectives", study.base.objective.name).Objective.requires:
         raise InputError(f"base.objective: {study.base.objective.name} needs a teacher, and the base is the first")
     if study.base.checkpoint is not None:
-        base_model.checkpoint_file(study.base.checkpoint)
+        checkpoints.checkpoint_file(study.base.checkpoint)
     with _of_base():
         _check_weights(base_model.as_study(study), base_model.architecture(study))
 
@@ -166,8 +166,8 @@ def _check_weights(study: Study, config: Config) -> None:
     init = study.training.init
     if init == "base":
         base = base_model.architecture(study).scaled(proxy)
-        shapes = [base_model.shapes(supernet.skeleton(network)) for network in (base, wanted)]
-        if difference := base_model.first_difference(*shapes):
+        shapes = [checkpoints.shapes(supernet.skeleton(network)) for network in (base, wanted)]
+        if difference := checkpoints.first_difference(*shapes):
             raise InputError(f"training.init: base: the base model is another architecture: {difference}")
     elif init != "scratch":
         path = supernet.weights_path(init, study.space, study.dataset.name)

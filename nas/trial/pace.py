@@ -124,7 +124,7 @@ class Estimate:
 
     def told(self) -> str:
         """In words, with how it was estimated."""
-        from nas.analysis.naming import duration, number_of  # no business of a worker's
+        from nas.numbers import duration, number_of  # no business of a worker's
 
         less = f"; {STOPPED:.0%} of trials taken to be stopped" if self.stopped else ""
         return (

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from nas import interruption
-from nas.deploy import latency
+from nas import interruption, machine
 from nas.runs.headway import Headway
 from nas.settings.study import Study
 from nas.training import loop
 from nas.trial import base_model
 from nas.trial.bench import Bench, Timings
-from nas.weights import lora
+from nas.weights import checkpoints, lora
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def prepare_base(folder: Path) -> dict[str, Any]:
         picture = folder / "base" / str(index) / "samples.png"
         drawn = base.variant({"sampling": plan.model_dump()}).score(network, schedule, picture=picture)
         scores.append({"sampling": plan.model_dump(mode="json"), "metrics": drawn.metrics})
-    return {"weights": str(path), "images_seen": base_model.images_seen(path), "scores": scores}
+    return {"weights": str(path), "images_seen": checkpoints.images_seen(path), "scores": scores}
 
 
 def run_rung(job: Job) -> dict[str, Any]:
@@ -152,7 +151,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "worker": os.getpid(),
         "threads": torch.get_num_threads(),
-        "device": latency.computing_device(),
+        "device": machine.computing_device(),
     }
     return {"rung": rung, "proxy": proxy.to_dict(), "proxy_cost": dataclasses.asdict(cost)}
 

@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas import interruption
-from nas.analysis.naming import number_of
 from nas.cost.budget import over_budget
+from nas.diffusion.schedule import corrupted, noise_schedule
+from nas.disk import weight_files
 from nas.errors import InputError
 from nas.networks.backbones.unet import Config
-from nas.numbers import amount
+from nas.numbers import amount, number_of
 from nas.objectives import CriticTraining, LatentBatch
 from nas.objectives.denoising import Settings as DenoisingSettings
-from nas.objectives.denoising import corrupted, noise_schedule
 from nas.runs.pictures import save_grid
 from nas.settings import study as settings
 from nas.settings.design import ENCODED
@@ -37,7 +37,6 @@ from nas.space.search_space import SearchSpace
 from nas.training import loop
 from nas.trial.bench import Bench
 from nas.trial.check import check
-from nas.weights import files
 from nas.weights.supernet import Supernet, skeleton
 
 POOL = 400  # members that are trained, drawn once
@@ -252,7 +251,7 @@ class Partial:
 
     def check(self) -> None:
         """Raises InputError when what lies there is another training."""
-        found = files.metadata(self.path, "checkpoint")
+        found = weight_files.metadata(self.path, "checkpoint")
         for name, value in self.identity.items():
             if found.get(name) != value:
                 raise InputError(

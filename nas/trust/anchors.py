@@ -24,10 +24,10 @@ from nas import failures
 from nas.analysis import agreement
 from nas.analysis.agreement import LEAST_ANCHORS, Agreement
 from nas.cost.budget import over_budget
+from nas.diffusion.schedule import noise_schedule
 from nas.errors import InputError
 from nas.networks.backbones.unet import Config
 from nas.objectives.denoising import Settings as DenoisingSettings
-from nas.objectives.denoising import noise_schedule
 from nas.report import stills
 from nas.seeds import trial_seed
 from nas.settings import study as settings

@@ -20,6 +20,7 @@ from nas import menu
 from nas.analysis import results
 from nas.disk import files
 from nas.errors import InputError
+from nas.runs import description
 from nas.search.peers import Curves
 from nas.settings import study as settings
 from nas.settings.study import Study
@@ -86,7 +87,7 @@ class Table:
 
 def record(run_dir: Path, folder: Path) -> Path:
     """Write the curve of each architecture's first complete trial to `folder`/curves.csv. InputError when the run has none."""
-    rungs = [float(fraction) for fraction in results.resolved(run_dir)["stopping"]["rungs"]]
+    rungs = [float(fraction) for fraction in description.resolved(run_dir)["stopping"]["rungs"]]
     first: dict[str, results.Record] = {}  # repeats are left out
     for found in results.records(run_dir):
         if found["state"] == "complete":

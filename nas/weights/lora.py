@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from nas.disk import weight_files
 from nas.errors import InputError
-from nas.weights import files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,7 +110,7 @@ def load(network: nn.Module, path: Path) -> None:
     """Read `save`'s file into a network with the same adapters. Raises InputError naming the first layer that differs."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    found, expected = files.read(path, "adapters").tensors, get_peft_model_state_dict(network)
+    found, expected = weight_files.read(path, "adapters").tensors, get_peft_model_state_dict(network)
     for name in sorted(found.keys() | expected.keys()):
         here, there = (tuple(side[name].shape) if name in side else "nothing" for side in (expected, found))
         if here != there:

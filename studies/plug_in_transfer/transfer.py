@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from nas import adapters, edges
-from nas.analysis import ablation, results
-from nas.diffusion import solvers
-from nas.diffusion.solvers import Plan
+from nas.analysis import ablation
+from nas.diffusion import schedule, solvers
+from nas.diffusion.plan import Plan
 from nas.networks.backbones.unet import Config
 from nas.networks.conditioning import Text
 from nas.objectives import denoising
+from nas.runs import description
 from nas.settings.study import Study
 from nas.study import launch
 from nas.study.ablation_run import cell_seed
@@ -32,7 +33,7 @@ from nas.study.guidance_sweep import scores
 from nas.training import loop
 from nas.trial import base_model
 from nas.trial.rung import Bench
-from nas.weights import lora
+from nas.weights import checkpoints, lora
 
 STYLE = "fluent"
 LORA = lora.Settings(rank=8)
@@ -53,11 +54,11 @@ class Transfer:
 
     def __init__(self, path: Path):
         self.run = launch.find_run(path)
-        settings = results.resolved(self.run.path)
+        settings = description.resolved(self.run.path)
         self.study = Study.model_validate({name: value for name, value in settings.items() if name != "provenance"})
         self.bench = Bench(self.study, self.run.cache)
         self.style = self.bench.variant({"dataset.styles": [STYLE]})
-        self.schedule = denoising.noise_schedule(denoising.Settings())
+        self.schedule = schedule.noise_schedule(denoising.Settings())
         self.base = base_model.network(self.bench)
         self.folder = self.run.path / "plugins"
         self.folder.mkdir(exist_ok=True)
@@ -103,7 +104,7 @@ class Transfer:
             if record["repeat"] == repeat and record["state"] == "complete":
                 network = Config.from_dict(record["proxy"]).build().eval().requires_grad_(False)
                 weights = self.run.trial(record["trial"]) / "weights.safetensors"
-                base_model.load_weights(network, weights, f"trial {record['trial']}")
+                checkpoints.load_weights(network, weights, f"trial {record['trial']}")
                 yield record["choices"]["reconstruction"], network, self.study.sampling
 
     def measured(self, network: nn.Module, plan: Plan, repeat: int) -> dict[str, float]:

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from nas import assets
+from nas.disk import weight_files
 from nas.documents import strict
 from nas.errors import InputError, brief
-from nas.weights import files
 
 SHIPPED = {
     "emoji": assets.FOLDER / "autoencoder.safetensors",
@@ -144,7 +144,7 @@ def load(settings: Settings) -> KlAutoencoder:
     path = weights(settings)
     if path.is_dir():
         return _from_folder(path)
-    held = files.read(path, "autoencoder.path")
+    held = weight_files.read(path, "autoencoder.path")
     where = f"autoencoder.path: {path} cannot be read as autoencoder weights"
     try:
         named = Architecture.of(held.metadata["config"], f"{where}: its config")

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas import menu
+from nas.disk import weight_files
 from nas.errors import InputError, brief, shown
 from nas.networks.conditioning import clip_config
-from nas.weights import files
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 WEIGHTS = "open_clip_model.safetensors"
@@ -52,7 +52,7 @@ def _from_folder(path: Path) -> tuple[Any, Tokenizer]:
 
     config = clip_config.read(path)
     where = f"{path}: not an open_clip folder"
-    held = files.read(path / WEIGHTS, where).tensors
+    held = weight_files.read(path / WEIGHTS, where).tensors
     try:
         network = _built(config.model_cfg)
         if not any(name.startswith("visual.") for name in held):
@@ -154,7 +154,7 @@ def _by_name(model: str, pretrained: str | None) -> tuple[Any, Tokenizer]:
         return frozen(network), open_clip.get_tokenizer(model, **_without_code(model))
     except Exception as error:  # open_clip raises many kinds when a hub cannot be reached
         if not tag:
-            raise files.unreadable(Path(pretrained), f"open_clip weights for {model}", error) from None
+            raise weight_files.unreadable(Path(pretrained), f"open_clip weights for {model}", error) from None
         plain = model.removesuffix("-quickgelu")
         named = f", with the model {plain}-quickgelu, since these weights were trained with QuickGELU" if quick else ""
         raise InputError(

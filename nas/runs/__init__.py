@@ -1,0 +1,1 @@
+"""A run on disk and in a database, written and read in one place."""
