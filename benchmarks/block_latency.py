@@ -19,6 +19,7 @@ from scipy.stats import kendalltau
 
 from nas import machine
 from nas.deploy import block_latency, graphs
+from nas.networks.backbones.unet import blocks
 from nas.space import published
 from nas.space.search_space import SearchSpace
 
@@ -48,7 +49,7 @@ def main() -> None:
     space, rng = SearchSpace.load(given.space), random.Random(given.seed)
     side = published.latent_size(given.image_size)
     networks = [space.architecture(space.sample(rng)) for _ in range(given.networks)]
-    wanted = {block for config in networks for block in block_latency.blocks(config, side, published.TEXT_TOKENS)}
+    wanted = {block for config in networks for block in blocks.blocks(config, side, published.TEXT_TOKENS)}
     ordered = sorted(wanted, key=lambda block: block.name)
     print(f"{machine.device()[0]}; {len(ordered)} blocks, {given.image_size} px, {given.threads} threads", flush=True)
     measured = partial(

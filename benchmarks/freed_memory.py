@@ -24,11 +24,11 @@ KEPT = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 def trial(cache: Path) -> dict[str, float]:
     """What this process spends on one trial; on the second, when everything is loaded."""
-    from nas.settings import study as settings
+    from nas.settings import study_file
     from nas.space.search_space import SearchSpace
     from nas.trial import rung
 
-    study = settings.load(STUDY)
+    study = study_file.load(STUDY)
     space = SearchSpace.load(study.space)
     architecture = space.architecture(space.sample(random.Random(1))).to_dict()
     rung.start_worker(study, cache)

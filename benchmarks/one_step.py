@@ -30,9 +30,11 @@ from typing import Any
 import torch
 from training import data  # benchmarks/training.py
 
+from nas.diffusion import schedule
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import presets
 from nas.objectives import denoising, ufogen
+from nas.settings import training
 from nas.training import loop
 from nas.training.encoded import EncodedSet
 
@@ -53,7 +55,7 @@ def network(divisor: int) -> torch.nn.Module:
 
 
 def denoise(divisor: int) -> Any:
-    return denoising.Objective(network(divisor), None, denoising.Settings())
+    return denoising.Objective(network(divisor), None, schedule.Settings())
 
 
 def adversarial(divisor: int, options: dict[str, Any]) -> Any:
@@ -62,7 +64,7 @@ def adversarial(divisor: int, options: dict[str, Any]) -> Any:
 
 
 def seconds_per_update(make: Callable[[], Any], encoded: EncodedSet, updates: int) -> float:
-    settings = loop.Settings()
+    settings = training.Training()
     module = loop.DenoiserTraining(make(), settings)
     loop.train(module, encoded, 0, 2 * settings.batch)  # the optimisers' moments are made here
     began = time.process_time()

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from nas import menu
 from nas.runs.pictures import save_grid
-from nas.settings import study as settings
+from nas.settings import study_file
 from nas.space import published
 from nas.training import loop
 from nas.trial.bench import Bench, fresh
@@ -44,7 +44,7 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     overrides = ["training.warmup_images=6400", "training.ema_decay=0.999", "metrics=[scene_accuracy]"]
-    study = settings.load(STUDY, ["training.init=scratch", "search.minimise=[macs]", *overrides, *arguments.set])
+    study = study_file.load(STUDY, ["training.init=scratch", "search.minimise=[macs]", *overrides, *arguments.set])
     bench = Bench(study, Path("runs/.cache"))
     network = fresh(published.architecture(arguments.architecture).scaled(bench.proxy), arguments.seed)
     entry = study.objective

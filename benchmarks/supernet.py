@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from training import PROXY, data
 
-from nas.objectives.denoising import Objective, Settings
-from nas.settings import study as settings
+from nas.diffusion.schedule import Settings
+from nas.objectives.denoising import Objective
+from nas.settings import study_file, training
 from nas.space.search_space import SearchSpace
 from nas.training import loop
 from nas.trial.supernet_training import Sandwich, pool
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    study = settings.load(Path("studies/quickstart/study.yaml"))
+    study = study_file.load(Path("studies/quickstart/study.yaml"))
     space = SearchSpace.load("mobilediffusion")
     members = pool(study, space)
     largest = max(members, key=lambda config: config.cost(64, 77).params).scaled(PROXY)
@@ -38,7 +39,7 @@ def main() -> None:
         "one member": Sandwich(supernet, scaled, members=1),
         "sandwich": Sandwich(supernet, scaled, members=4),
     }
-    modules = {name: loop.DenoiserTraining(each, loop.Settings()) for name, each in objectives.items()}
+    modules = {name: loop.DenoiserTraining(each, training.Training()) for name, each in objectives.items()}
     encoded, seconds = data(), {name: [] for name in modules}
     for repeat in range(arguments.repeats + 1):
         for name, module in modules.items():

@@ -14,10 +14,12 @@ import time
 import torch
 from torch import nn
 
+from nas.diffusion.schedule import Settings
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import presets
-from nas.objectives.denoising import Objective, Settings
-from nas.training import loop
+from nas.objectives.denoising import Objective
+from nas.settings import training
+from nas.training import batches, loop
 from nas.training.encoded import EncodedSet
 
 PROXY = Proxy(width_divisor=16, latent_channels=8, text_width=96, pooled_width=128)
@@ -39,17 +41,17 @@ def network() -> nn.Module:
     return presets()["mobilediffusion"].scaled(PROXY).build()
 
 
-def framework(encoded: EncodedSet, settings: loop.Settings, updates: int) -> None:
+def framework(encoded: EncodedSet, settings: training.Training, updates: int) -> None:
     module = loop.DenoiserTraining(Objective(network(), None, Settings()), settings)
     loop.train(module, encoded, 0, updates * settings.batch)
 
 
-def bare(encoded: EncodedSet, settings: loop.Settings, updates: int) -> None:
+def bare(encoded: EncodedSet, settings: training.Training, updates: int) -> None:
     net = network()
     objective = Objective(net, None, Settings())
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     average = [p.detach().clone() for p in net.parameters()]
-    for batch in loop.Batches(encoded, settings, 0, 0, updates):
+    for batch in batches.Batches(encoded, settings, 0, 0, updates):
         loss = objective.generator_loss(batch)
         optimizer.zero_grad()
         loss.backward()
@@ -65,7 +67,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    encoded, settings = data(), loop.Settings()
+    encoded, settings = data(), training.Training()
     seconds: dict[str, list[float]] = {"nas": [], "bare": []}
     for repeat in range(arguments.repeats + 1):
         for name, run in (("nas", framework), ("bare", bare)):

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from nas.diffusion.schedule import denoising_error
 from nas.disk import weight_files
 from nas.errors import InputError
+from nas.seeds import stream_seed
 from nas.training.encoded import EncodedSet
-from nas.training.loop import stream_seed
 
 if TYPE_CHECKING:
     from nas.networks.backbones.unet.network import UNet

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.training.loop import stream_seed
+from nas.seeds import stream_seed
 
 BATCH = 64  # pictures decoded at a time outside training
 

@@ -30,3 +30,11 @@ class Noise:
         """The next numbers, float32 of this shape."""
         numbers: np.ndarray = self._stream.standard_normal(tuple(shape)).astype(np.float32)
         return numbers
+
+
+def stream_seed(seed: int, position: int) -> int:
+    """Independent 63-bit seeds for the positions of a stream (splitmix64's finaliser)."""
+    z = (seed * 0x9E3779B97F4A7C15 + position * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return (z ^ (z >> 31)) >> 1

@@ -1,6 +1,6 @@
 """A tiny ablation as a study file: two factors, two levels each, two repeats."""
 
-from nas.settings import study
+from nas.settings import study_file
 
 STUDY = """
 name: small
@@ -31,4 +31,4 @@ workers: 1
 def loaded(tmp_path, *overrides, text=STUDY):
     path = tmp_path / "study.yaml"
     path.write_text(text)
-    return study.load(path, overrides)
+    return study_file.load(path, overrides)

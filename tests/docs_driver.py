@@ -91,7 +91,7 @@ def stay_in_this_process():
     from nas.networks import conditioning
     from nas.networks.conditioning import clip
     from nas.runs import description
-    from nas.settings import study as settings
+    from nas.settings import study_file
     from nas.space import published
     from nas.study import guidance_sweep
     from nas.trial import rung, supernet_training
@@ -111,14 +111,14 @@ def stay_in_this_process():
     nas.trial.check.PROBES, supernet_training.POOL, agreement.RESAMPLES = 100, 4, 50
     onnx.write = converted_once(onnx.write)
     supernet_training.train = trained_small(supernet_training.train)
-    nas.trust.anchors.run = once(nas.trust.anchors.run, lambda study, overrides, *_: settings.load(study, overrides))
+    nas.trust.anchors.run = once(nas.trust.anchors.run, lambda study, overrides, *_: study_file.load(study, overrides))
     guidance_sweep.sweep = once(guidance_sweep.sweep, lambda *_: None)
     explore = replay.explore
     replay.explore = lambda table, about, sampler, *rest: explore(table, about, QUICKER.get(sampler, sampler), *rest)
     for module, name in ((clip, "load"), (conditioning, "load"), (fid, "EfficientNet")):
         setattr(module, name, cache(getattr(module, name)))  # the same frozen weights, study after study
     nas.workers.preload.start = nas.interruption.install_in_coordinator = lambda: None
-    nas.joining.work = lambda study, *rest: settings.load(Path(study))
+    nas.joining.work = lambda study, *rest: study_file.load(Path(study))
     nas.report.dashboard.serve = lambda run, port: description.find(run)
     nas.deploy.serve.serve = lambda folder, *rest: drawer.read(folder)
     nas.report.wandb_sync.target = lambda run, *rest: run  # runs of this test are not tracked
@@ -233,12 +233,12 @@ def made_small(words):
     """
     import yaml
 
-    from nas.settings import study as settings
+    from nas.settings import study_file
     from nas.space.search_space import SearchSpace
     from nas.trial import check
 
     given = [words[i + 1] for i, word in enumerate(words) if word in ("--set", "-s")]
-    study = settings.load(Path(words[1]), given)
+    study = study_file.load(Path(words[1]), given)
     if study.name in RUN:
         return ["--dry-run"]
     check.check(study, SearchSpace.load(study.space) if study.space is not None else None)
@@ -279,7 +279,7 @@ def load_fragment(code):
     import yaml
 
     from nas.full_training import recipe
-    from nas.settings import study as settings
+    from nas.settings import study_file
 
     study = yaml.safe_load(Path("studies/quickstart/study.yaml").read_text())
     fragment = yaml.safe_load(code)
@@ -292,7 +292,7 @@ def load_fragment(code):
     if "ablation" in fragment:
         del study["search"]
     write_file("studies/fragment/study.yaml", yaml.safe_dump(study))
-    settings.load(Path("studies/fragment"))
+    study_file.load(Path("studies/fragment"))
 
 
 def apply_patch(code):
@@ -367,7 +367,7 @@ def prepare():
     """What pages take for granted: finished runs of a search and of an ablation, an export, and one that was trained on."""
     from nas.analysis import agreement
     from nas.cli import app
-    from nas.settings import study as settings
+    from nas.settings import study_file
     from nas.trust.anchor_table import AnchorTable
 
     for study, likes in (("quickstart", ["random"]), ("my_ablation", ["ffn_ratio", "ufogen_lora"])):
@@ -382,7 +382,7 @@ def prepare():
     app(["train", EXPORT, "--data", "emoji", "--recipe", "recipe.yaml"], standalone_mode=False)
     shutil.copytree("studies/proxy_trust", "runs/trust")
     table = AnchorTable(Path("runs/trust"))  # as if measured with few pictures
-    few = settings.load(Path("studies/quickstart"), FEW[1::2])
+    few = study_file.load(Path("studies/quickstart"), FEW[1::2])
     table.begin(agreement.proxy_settings(few.resolved()), table.architectures())
 
 

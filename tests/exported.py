@@ -16,6 +16,7 @@ from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import Config, Level
 from nas.runs.directory import RunDirectory
 from nas.settings import study as settings
+from nas.settings import study_file
 
 STUDY = ["sampling.steps=2", "evaluation.images=16", "dataset={name: emoji, limit: 96}", "metrics=[fid, clip_score]"]
 DEPLOY = Config(
@@ -61,7 +62,7 @@ class HasOdd(nn.Module):
 
 def run_directory(path, deploy=DEPLOY, overrides=()):
     """A run of the quickstart study whose only trial, 0, is `deploy`."""
-    study = settings.load(settings.Path("studies/quickstart/study.yaml"), [*STUDY, *overrides])
+    study = study_file.load(settings.Path("studies/quickstart/study.yaml"), [*STUDY, *overrides])
     encoder = conditioning.load(study.conditioning)
     proxy = deploy.scaled(Proxy(16, 8, encoder.width, encoder.pooled_width))
     scores = {"fid_efficientnet_lite0": 2000.0, "clip_score": 30.0, "denoising_loss": 0.9}

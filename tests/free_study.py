@@ -104,11 +104,11 @@ def coordinate(path, root, url=None, make=FreeWorkers, overrides=()):
 
     from nas.report.progress import Progress
     from nas.runs.directory import open_run
-    from nas.settings import study
+    from nas.settings import study_file
     from nas.space.search_space import SearchSpace
     from nas.study.search_run import SearchRun
 
-    loaded = study.load(Path(path), overrides)
+    loaded = study_file.load(Path(path), overrides)
     directory, _ = open_run(loaded, Path(root))
     lock = directory.lock()
     progress = Progress(Console(file=StringIO()))

@@ -13,7 +13,6 @@ from nas.errors import InputError
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import presets
 from nas.networks.conditioning import Text
-from nas.objectives import denoising
 from nas.training.encoded import EncodedSet
 
 
@@ -86,7 +85,7 @@ def test_each_row_follows_its_own_map_under_guidance(network):
     for output in adapter.outputs:
         torch.nn.init.normal_(output.weight)
     maps, noise = torch.rand(3, 1, 64, 64), torch.randn(3, 4, 8, 8)
-    schedule = dict(schedule_.noise_schedule(denoising.Settings()).config)
+    schedule = dict(schedule_.noise_schedule(schedule_.Settings()).config)
     plan, null = Plan(steps=2, guidance=3.0), Text(torch.zeros(1, 3, 6), torch.zeros(1, 4))
 
     def drawn(rows):
@@ -106,7 +105,7 @@ def test_training_moves_the_adapter_alone_and_lowers_the_loss(network, tmp_path)
     maps, text = coarse.repeat_interleave(8, 2).repeat_interleave(8, 3), text_of(2)
     latents = (2 * coarse - 1).expand(-1, 4, -1, -1).contiguous()
     data = EncodedSet(latents, torch.zeros(16, dtype=torch.int64), ("a", ""), text.tokens.half(), text.pooled.half())
-    schedule = schedule_.noise_schedule(denoising.Settings())
+    schedule = schedule_.noise_schedule(schedule_.Settings())
     adapter = adapters.Adapter(network, 8, width=8)
     time, noise = torch.full((16,), 900), torch.randn(latents.shape, generator=generator)
 

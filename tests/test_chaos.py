@@ -15,7 +15,7 @@ import rich._emoji_codes
 
 from nas.runs.journal import open_storage
 from nas.search import dominance
-from nas.settings import study as settings
+from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 
 TRIALS, WORKERS = 30, 3
@@ -79,7 +79,7 @@ def workers_of(coordinator):
 
 
 def front(found, study):
-    frame_of = settings.load(study).objectives
+    frame_of = study_file.load(study).objectives
     complete = [record for record in found.values() if record["state"] == "complete"]
     rows = [{**record["cost"], **record["rungs"][-1]["metrics"]} for record in complete]
     members = dominance.nondominated([[row[column] for column in frame_of] for row in rows])

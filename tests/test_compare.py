@@ -9,6 +9,7 @@ from PIL import Image
 
 from nas.analysis import compare, fronts, results
 from nas.errors import InputError
+from nas.report import comparison
 from nas.search import dominance
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
@@ -169,23 +170,23 @@ def test_lines_of_reference_that_all_have_alike_stand_beside_the_studies(runs, t
     _, rows = compare.summary(found)
     assert [row[0] for row in rows[2:]] == ["real", "other real", "copies", "untrained"]  # the bases differ
     assert rows[4][-3:] == ["55.00", "", "29.00"]
-    assert "untrained 437.0" in compare.render(found)
+    assert "untrained 437.0" in comparison.render(found)
     assert len(compare.summary(compare.of_runs(runs))[1]) == 2  # older runs have none
 
 
 def test_page_and_picture(found, tmp_path):
-    page = compare.write(found, tmp_path / "both.html").read_text()
+    page = comparison.write(found, tmp_path / "both.html").read_text()
     assert compare.verdict(found).split(":")[0] in page and '"front-2"' in page
-    with Image.open(compare.write(found, tmp_path / "both.png")) as image:
+    with Image.open(comparison.write(found, tmp_path / "both.png")) as image:
         assert image.width > 1500
     with pytest.raises(InputError, match=r"both.doc: expected a name that ends with .html"):
-        compare.write(found, tmp_path / "both.doc")
+        comparison.write(found, tmp_path / "both.doc")
     with pytest.raises(InputError, match="cannot write"):
-        compare.write(found, tmp_path / "nowhere" / "both.html")
+        comparison.write(found, tmp_path / "nowhere" / "both.html")
 
 
 def test_names_are_escaped(runs, tmp_path):
-    page = compare.render(compare.of_runs([runs[0], edited(runs[1], tmp_path, name="<script>alert(1)</script>")]))
+    page = comparison.render(compare.of_runs([runs[0], edited(runs[1], tmp_path, name="<script>alert(1)</script>")]))
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
 
 

@@ -9,7 +9,7 @@ from nas.errors import InputError
 from nas.full_training import job
 from nas.full_training.recipe import Recipe
 from nas.networks.backbones.unet import Config, Level
-from nas.settings import study
+from nas.settings import study, study_file
 from nas.training.loop import Hardware
 from nas.weights import checkpoints
 
@@ -18,7 +18,7 @@ SMALL = Config(levels=(Level(8, (0,), (0,)), Level(8, (1,), (1,))), groups=4)
 
 @pytest.fixture(scope="module")
 def pipeline():
-    resolved = study.load(study.Path("studies/quickstart/study.yaml"), []).resolved()
+    resolved = study_file.load(study.Path("studies/quickstart/study.yaml"), []).resolved()
     return {name: resolved[name] for name in export.PIPELINE} | {"image_size": 64}
 
 

@@ -15,9 +15,8 @@ from nas.diffusion import schedule
 from nas.diffusion.plan import Plan
 from nas.errors import InputError
 from nas.networks.backbones.unet import presets
-from nas.objectives import denoising
 from nas.runs.directory import RunDirectory
-from nas.settings import study as settings
+from nas.settings import study_file
 from nas.study import guidance_sweep
 from nas.training.encoded import EncodedSet
 from nas.trial.bench import Bench, fresh
@@ -91,7 +90,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr("nas.trial.bench.Bench", Small)
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace("CHECKPOINT", str(tmp_path / "base.safetensors")))
-    study = settings.load(path)
+    study = study_file.load(path)
     bench = Small(study, tmp_path)
     folder = tmp_path / "runs" / "small" / "2026-01-01"
     found = RunDirectory(folder)
@@ -156,12 +155,12 @@ def test_every_network_is_drawn_in_its_ways(run):
 def test_one_step_scores_are_those_of_the_guided_clean_latents(run, scale):
     """x0 = a x - s v with v = null + w (cond - null), by hand."""
     table, _ = swept(run, scale, picks=["trial:0"])
-    bench = Small(settings.load(run.path.parents[2] / "study.yaml"), run.path)
+    bench = Small(study_file.load(run.path.parents[2] / "study.yaml"), run.path)
     network = bench.scaled(presets()["mobilediffusion"].to_dict()).build().eval()
     checkpoints.load_weights(network, run.path / "trials/0000/weights.safetensors", "")
     _, text, noise = bench.drawn
     time = torch.full((4,), 999)
-    alpha = schedule.noise_schedule(denoising.Settings()).alphas_cumprod[999]
+    alpha = schedule.noise_schedule(schedule.Settings()).alphas_cumprod[999]
     null = type(text)(*(part.expand(4, *part.shape[1:]) for part in bench.train_data.null))
     with torch.no_grad():
         without, given = network(noise, time, null), network(noise, time, text)

@@ -14,7 +14,7 @@ from nas import cli, machine
 from nas.cost import latency_table
 from nas.deploy import block_latency, latency
 from nas.errors import InputError
-from nas.networks.backbones.unet import Config, Level, network, presets
+from nas.networks.backbones.unet import Config, Level, blocks, network, presets
 from nas.settings import study
 from nas.space import fields, search_space
 
@@ -129,7 +129,7 @@ def test_blocks_are_those_a_forward_pass_runs_on_inputs_that_lie_alike_in_memory
     text = Text(torch.randn(1, 6, config.text_width), torch.randn(1, config.pooled_width or 1))
     latents = torch.randn(1, config.latent_channels, 8, 8)
     found = Counter()
-    for block, times in block_latency.blocks(config, 8, 6).items():
+    for block, times in blocks.blocks(config, 8, 6).items():
         for call in calls(*block_latency.build(block)).elements():
             found[call] += times
     assert found == calls(config.build(), (latents, torch.zeros(1, dtype=torch.long), text))
@@ -138,20 +138,20 @@ def test_blocks_are_those_a_forward_pass_runs_on_inputs_that_lie_alike_in_memory
 def test_blocks_have_all_the_parameters_of_the_network():
     total = sum(
         times * sum(p.numel() for p in block_latency.build(block)[0].parameters())
-        for block, times in block_latency.blocks(SMALL, 8, 6).items()
+        for block, times in blocks.blocks(SMALL, 8, 6).items()
     )
     assert total == SMALL.cost(8, 6).params
 
 
 def table(config, milliseconds=2.0, **changed):
-    found = {block.name: milliseconds for block in block_latency.blocks(config, 64, 77)}
+    found = {block.name: milliseconds for block in blocks.blocks(config, 64, 77)}
     values = {"latent_size": 64, "text_tokens": 77, "threads": 1, "clock": "cpu", "rounds": 1, "runtime": "eager"}
     return latency_table.Table(found, **{**values, "device": "this", "fingerprint": "00", **changed})
 
 
 def test_a_study_has_the_sum_as_a_cost(tmp_path):
     config = presets()["mobilediffusion"]
-    count = sum(block_latency.blocks(config, 64, 77).values())
+    count = sum(blocks.blocks(config, 64, 77).values())
     table(config).save(tmp_path / "blocks.json")
     deploy = study.Deploy(latency=tmp_path / "blocks.json")
     costs = deploy.costs(config)
@@ -171,12 +171,12 @@ def test_a_study_has_the_sum_as_a_cost(tmp_path):
 
 
 def test_every_block_is_timed():
-    wanted = list(block_latency.blocks(SMALL, 8, 6))
+    wanted = list(blocks.blocks(SMALL, 8, 6))
     found = block_latency.measure(wanted, 8, 6, rounds=2, clock="wall")
     assert set(found.milliseconds) == {block.name for block in wanted}
     assert all(ms > 0 for ms in found.milliseconds.values())
     assert found.latency_ms(SMALL) == pytest.approx(
-        sum(times * found.milliseconds[b.name] for b, times in block_latency.blocks(SMALL, 8, 6).items())
+        sum(times * found.milliseconds[b.name] for b, times in blocks.blocks(SMALL, 8, 6).items())
     )
 
 

@@ -197,21 +197,21 @@ class Knows(nn.Module):
 
 @pytest.mark.parametrize("prediction", ["v", "epsilon"])
 def test_who_knows_the_answer_has_no_loss(prediction):
-    settings, batch = denoising.Settings(prediction=prediction), batch_of(64)
+    settings, batch = schedule.Settings(prediction=prediction), batch_of(64)
     network = Knows(batch.latents, schedule.noise_schedule(settings), prediction)
     assert denoising.Objective(network, None, settings).generator_loss(batch) < 1e-6
 
 
 def test_stable_diffusions_schedule():
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    made = schedule.noise_schedule(denoising.Settings())
+    made = schedule.noise_schedule(schedule.Settings())
     torch.testing.assert_close(made.alphas_cumprod, torch.cumprod(1 - betas, 0))
     assert made.alphas_cumprod[-1] == pytest.approx(0.00466, abs=1e-5)  # its known terminal signal
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():
-    made = schedule.noise_schedule(denoising.Settings(zero_terminal_snr=True))
-    plain = schedule.noise_schedule(denoising.Settings())
+    made = schedule.noise_schedule(schedule.Settings(zero_terminal_snr=True))
+    plain = schedule.noise_schedule(schedule.Settings())
     assert made.alphas_cumprod[-1] == 0
     torch.testing.assert_close(made.alphas_cumprod[0], plain.alphas_cumprod[0])
     root = plain.alphas_cumprod.sqrt()  # Lin et al. 2024, algorithm 1
@@ -222,12 +222,12 @@ def test_zero_terminal_snr_ends_in_pure_noise():
 def test_zero_terminal_snr_needs_v():
     """At the last step x = e, so a network that predicts e learns nothing and nothing can be drawn from it."""
     with pytest.raises(ValueError, match="zero_terminal_snr"):
-        denoising.Settings(prediction="epsilon", zero_terminal_snr=True)
+        schedule.Settings(prediction="epsilon", zero_terminal_snr=True)
 
 
 @pytest.mark.parametrize("prediction", ["v", "epsilon"])
 def test_noisy_latents_and_targets_by_hand(prediction):
-    made = schedule.noise_schedule(denoising.Settings(prediction=prediction))
+    made = schedule.noise_schedule(schedule.Settings(prediction=prediction))
     clean, noise = torch.randn(4, *SHAPE), torch.randn(4, *SHAPE)
     time = torch.tensor([0, 10, 500, 999])
     noisy, target = schedule.corrupted(made, clean, time, noise)
@@ -239,7 +239,7 @@ def test_noisy_latents_and_targets_by_hand(prediction):
 
 
 def test_the_loss_is_the_mean_of_the_squared_errors():
-    settings = denoising.Settings()
+    settings = schedule.Settings()
     made, network = schedule.noise_schedule(settings), Denoiser()
     batch = batch_of(5)
     time, noise = batch_of(5).draw(1000)
@@ -254,4 +254,4 @@ def test_the_loss_is_the_mean_of_the_squared_errors():
 @pytest.mark.parametrize("options", [{"prediction": "x0"}, {"predictions": "v"}])
 def test_impossible_settings_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        denoising.Settings(**options)
+        schedule.Settings(**options)

@@ -9,7 +9,7 @@ from rich.console import Console
 from nas.report import progress
 from nas.report.progress import Progress
 from nas.runs import headway
-from nas.settings import study as settings
+from nas.settings import study_file
 from nas.trial import pace
 from nas.trial.pace import Pace
 
@@ -29,7 +29,7 @@ stopping: {rungs: [0.5, 1.0]}
 @pytest.fixture
 def study(tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY)
-    return settings.load(tmp_path)
+    return study_file.load(tmp_path)
 
 
 def test_a_trial_is_its_updates_its_pictures_and_their_scores(study):

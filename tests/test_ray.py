@@ -15,7 +15,7 @@ from worker_jobs import die, save_when_told
 
 from nas import failures, interruption
 from nas.errors import InputError
-from nas.settings import study as settings
+from nas.settings import study_file
 from nas.workers import ray_engine
 
 pytest.importorskip("ray", reason="needs nas[ray]")
@@ -201,4 +201,4 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch):
 
 def test_a_trial_takes_one_gpu_at_most(study):
     with pytest.raises(InputError, match="worker_gpus"):
-        settings.load(study, ["worker_gpus=2"])
+        study_file.load(study, ["worker_gpus=2"])

@@ -23,7 +23,7 @@ from nas.runs import description, records
 from nas.runs import directory as rundir
 from nas.runs.directory import open_run
 from nas.runs.journal import open_storage
-from nas.settings import study as settings
+from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 from nas.study import launch, search_run
 from nas.study import run as study
@@ -49,7 +49,7 @@ def run(tmp_path, monkeypatch):
     def execute(*overrides, text=None):
         if text is not None:
             path.write_text(text)
-        loaded, said = settings.load(path, overrides), StringIO()
+        loaded, said = study_file.load(path, overrides), StringIO()
         directory, _ = open_run(loaded, tmp_path / "runs", say=lambda line: said.write(line + "\n"))
         progress = Progress(Console(file=said, width=1000))
         if loaded.ablation is not None:
@@ -231,7 +231,7 @@ def opened(tmp_path):
     path.write_text(STUDY)
 
     def execute(*overrides, new=False, say=lambda text: None):
-        directory, continued = open_run(settings.load(path, overrides), tmp_path / "runs", new, say)
+        directory, continued = open_run(study_file.load(path, overrides), tmp_path / "runs", new, say)
         return directory.path, continued
 
     return execute

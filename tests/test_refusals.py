@@ -9,8 +9,7 @@ import yaml
 
 from nas.errors import MOST, InputError
 from nas.runs.directory import RunDirectory
-from nas.settings import plausible
-from nas.settings import study as settings
+from nas.settings import plausible, study_file
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.study import launch
@@ -291,7 +290,7 @@ def test_what_is_hardly_meant_is_told_and_done(tmp_path, capsys, setting, said):
 def test_the_shipped_studies_are_likely(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     for path in mutations.STUDIES.glob("*/study.yaml"):
-        assert list(plausible.unlikely(settings.load(path))) == [], path
+        assert list(plausible.unlikely(study_file.load(path))) == [], path
 
 
 # --- what a refused run leaves -------------------------------------------------------------------------------------------
@@ -325,7 +324,7 @@ def test_four_hundred_mutations_of_the_shipped_studies(tmp_path, monkeypatch):
     for what, text in mutations.mutations(mutations.shipped(), seed=17, count=400):
         path.write_text(text, encoding="utf-8")
         try:
-            with settings.opened(path) as (study, document):
+            with study_file.opened(path) as (study, document):
                 launch._checked(study, document)
         except InputError as error:
             refused += 1

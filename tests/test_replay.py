@@ -21,7 +21,7 @@ from nas.analysis import results
 from nas.errors import InputError
 from nas.search import stopping
 from nas.search.stopping import Settings
-from nas.settings import study
+from nas.settings import study, study_file
 from nas.space.search_space import SearchSpace
 from nas.trust import chooser, curves, multi_metric, replay, simulation
 
@@ -411,7 +411,7 @@ def test_an_unknown_rule_in_a_study_names_those_there_are(tmp_path):
         InputError,
         match="study.yaml:7: stopping.rule: expected 'improvement', 'halving', 'slope', 'median' or 'none'",
     ):
-        study.load(tmp_path)
+        study_file.load(tmp_path)
 
 
 def test_a_run_is_recorded_as_a_table(run_dir, tmp_path):

@@ -13,14 +13,13 @@ from nas.diffusion.plan import Plan
 from nas.diffusion.solvers import sample
 from nas.errors import InputError
 from nas.networks.conditioning import Text
-from nas.objectives import denoising
 
 SHAPE = (2, 4, 4)
 KINDS = [("v", False), ("epsilon", False), ("v", True)]
 
 
 def schedule(prediction="v", zero_terminal_snr=False):
-    return schedule_.noise_schedule(denoising.Settings(prediction=prediction, zero_terminal_snr=zero_terminal_snr))
+    return schedule_.noise_schedule(schedule_.Settings(prediction=prediction, zero_terminal_snr=zero_terminal_snr))
 
 
 class Gaussian(nn.Module):

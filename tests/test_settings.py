@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nas.documents import quantities
 from nas.errors import InputError
-from nas.settings import study as settings
+from nas.settings import study_file
 from nas.settings.study import Study
 
 GOOD = """\
@@ -43,7 +43,7 @@ def written(folder, text):
 
 
 def load(folder, text, *overrides):
-    return settings.load(written(folder, text), overrides)
+    return study_file.load(written(folder, text), overrides)
 
 
 def refusal(folder, text, *overrides):
@@ -71,7 +71,7 @@ def test_a_good_file_is_read(folder):
 
 def test_the_folder_stands_for_its_study(folder):
     written(folder, GOOD)
-    assert settings.load(folder) == settings.load(folder / "study.yaml")
+    assert study_file.load(folder) == study_file.load(folder / "study.yaml")
 
 
 def test_resolved_names_every_setting_and_is_a_study_again(folder):
@@ -216,12 +216,12 @@ def test_what_is_no_settings_file_is_told(folder, what):
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
-        settings.load(tmp_path / "nowhere.yaml")
+        study_file.load(tmp_path / "nowhere.yaml")
     with pytest.raises(InputError, match=r"study\.yaml: no such file"):
-        settings.load(tmp_path)
+        study_file.load(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("question: où?".encode("latin-1"))
     with pytest.raises(InputError, match=r"latin\.yaml:1: cannot be read: not UTF-8") as caught:
-        settings.load(tmp_path / "latin.yaml")
+        study_file.load(tmp_path / "latin.yaml")
     assert "\n" not in str(caught.value)
 
 
@@ -306,6 +306,6 @@ def test_a_damaged_file_is_a_study_or_one_readable_line(folder, data):
     put = data.draw(st.text(st.sampled_from("a3:-[]{}&*!|>'\"%@# \n\t,.~?=\x00é<"), max_size=4))
     path = written(folder, GOOD[:start] + put + GOOD[stop:])
     try:
-        settings.load(path)
+        study_file.load(path)
     except InputError as error:
         assert str(error).startswith(str(path)) and "\n" not in str(error)

@@ -18,9 +18,9 @@ from nas.diffusion import plan as plan_
 from nas.diffusion import schedule, solvers
 from nas.networks import conditioning
 from nas.networks.conditioning import Text, tokenizer_file
-from nas.objectives import denoising
 from nas.seeds import Noise
 from nas.settings import study as settings
+from nas.settings import study_file
 
 CAPTIONS = [
     "",
@@ -40,7 +40,7 @@ def encoder():
 
 def pipeline(objective=None, **plan):
     """What pipeline.yaml of the quickstart's export holds, with another plan."""
-    study = settings.load(settings.Path("studies/quickstart/study.yaml")).resolved()
+    study = study_file.load(settings.Path("studies/quickstart/study.yaml")).resolved()
     return {"sampling": plan or study["sampling"], "objective": objective or study["objective"], "image_size": 64}
 
 
@@ -178,7 +178,7 @@ def test_the_program_steps_as_nas_does(tmp_path, encoder, settings_, solver, ste
         given = torch.tensor(np.float32(latents)), torch.full((2,), int(time)), text
         return Waves()(*given).numpy()
 
-    config = dict(schedule.noise_schedule(denoising.Settings(**settings_)).config)
+    config = dict(schedule.noise_schedule(schedule.Settings(**settings_)).config)
     expected = solvers.sample(Waves(), plan, config, torch.from_numpy(noise), text, text)
     found = program(tmp_path, told)["sample"](predict, noise, solver, steps)
     scale = float(expected.abs().max())

@@ -15,8 +15,9 @@ from nas.errors import InputError
 from nas.networks.conditioning import Text
 from nas.objectives import CriticTraining, LatentBatch
 from nas.training import loop, streaming
+from nas.training.batches import Batches
 from nas.training.encoded import encode
-from nas.training.loop import Batches, DenoiserTraining, Settings
+from nas.training.loop import DenoiserTraining, Settings
 from nas.training.streaming import Frozen, Place, Reading, Stream
 
 

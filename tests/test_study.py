@@ -18,7 +18,7 @@ from nas.failures import Lost
 from nas.report.progress import Progress
 from nas.runs.directory import RunDirectory, open_run
 from nas.seeds import trial_seed
-from nas.settings import study as settings
+from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 from nas.study import run as study
 from nas.study import search_run
@@ -86,7 +86,7 @@ def run(tmp_path, monkeypatch):
     path.write_text(STUDY)
 
     def execute(*overrides):
-        loaded = settings.load(path, overrides)
+        loaded = study_file.load(path, overrides)
         directory, _ = open_run(loaded, tmp_path / "runs")
         running = search_run.SearchRun(
             loaded, SearchSpace.load(loaded.space), directory, Progress(Console(file=StringIO()))
@@ -214,7 +214,7 @@ def test_a_run_whose_lines_cannot_be_scored_has_its_trials(run, monkeypatch):
 def test_the_base_of_the_space_is_trained_where_it_is_an_eighth_of_the_search_at_most(run):
     running = run()
     for trials, train in ((7, False), (8, True)):
-        running.study = settings.load(running.directory.root.parent / "study.yaml", [f"search.trials={trials}"])
+        running.study = study_file.load(running.directory.root.parent / "study.yaml", [f"search.trials={trials}"])
         assert running.reference() == ({}, running.space.base, train)
 
 
@@ -293,7 +293,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, override,
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)
     with pytest.raises(InputError) as error:
-        loaded = settings.load(path, [override])
+        loaded = study_file.load(path, [override])
         check.check(loaded, SearchSpace.load(loaded.space))
     assert all(word in str(error.value) for word in words), str(error.value)
     assert "\n" not in str(error.value)
@@ -304,7 +304,7 @@ def test_a_study_of_one_step_generators_is_accepted(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)
     options = ["objective={name: ufogen, reconstruction: distill}", "sampling={solver: one_step}"]
-    loaded = settings.load(path, [*options, "training={init: supernet, lora: {rank: 4}}"])
+    loaded = study_file.load(path, [*options, "training={init: supernet, lora: {rank: 4}}"])
     check.check(loaded, SearchSpace.load(loaded.space))
     resolved = loaded.resolved()
     assert resolved["sampling"] == {"solver": "one_step", "steps": 1, "guidance": 1.0}

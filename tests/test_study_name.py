@@ -6,7 +6,7 @@ import pytest
 
 from nas.documents import study_name
 from nas.errors import InputError
-from nas.settings import study
+from nas.settings import study_file
 
 STUDY = """
 space: mobilediffusion
@@ -66,7 +66,7 @@ def test_a_folders_name_is_taken_as_it_is(tmp_path, name):
     path = tmp_path / "s" / "study.yaml"
     path.parent.mkdir()
     path.write_text(STUDY)
-    loaded = study.load(path, [f"name={name!r}"])
+    loaded = study_file.load(path, [f"name={name!r}"])
     assert loaded.name == name
     (tmp_path / loaded.name).mkdir()
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted(["s", name])
@@ -87,7 +87,7 @@ def test_file_and_line_are_told_by_every_reader_of_the_name(tmp_path, given):
     path.parent.mkdir()
     path.write_text(given + STUDY.lstrip())
     shown = "../escaped" if given else "a:b"
-    for read in (study.load, study_name.of):
+    for read in (study_file.load, study_name.of):
         with pytest.raises(InputError) as error:
             read(path.parent)
         assert re.match(rf"{re.escape(str(path))}:\d+: name: ", str(error.value))

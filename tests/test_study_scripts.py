@@ -10,7 +10,7 @@ import torch
 from nas import pruning
 from nas.decoder_training import decoded, psnr
 from nas.networks.autoencoders import kl
-from nas.settings import study as settings
+from nas.settings import study_file
 
 STUDIES = Path(__file__).parents[1] / "studies"
 
@@ -75,14 +75,14 @@ def test_the_median_of_measured_times(vae, monkeypatch):
 
 def test_plug_in_cells_are_those_of_the_study_file():
     transfer = script("plug_in_transfer/transfer.py")
-    study = settings.load(STUDIES / "plug_in_transfer")
+    study = study_file.load(STUDIES / "plug_in_transfer")
     assert transfer.REFERENCE in study.ablation.factors["reconstruction"].names
     assert transfer.STYLE not in study.dataset.settings("datasets").styles
     assert transfer.FID in study.ablation.minimise
 
 
 def test_the_autoencoders_that_are_made_are_those_that_are_compared():
-    make, study = script("latent_channels/make.py"), settings.load(STUDIES / "latent_channels")
+    make, study = script("latent_channels/make.py"), study_file.load(STUDIES / "latent_channels")
     levels = study.ablation.factors["channels"].levels
     assert {str(make.FOLDER / f"c{n}.safetensors") for n in make.CHANNELS} == {
         level["autoencoder.path"] for level in levels.values()

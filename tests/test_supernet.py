@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from nas.errors import InputError
 from nas.networks.backbones import Proxy
 from nas.networks.conditioning import Text
+from nas.settings import training
 from nas.space.search_space import SearchSpace
+from nas.training import batches as batches_
 from nas.training import loop
 from nas.training.encoded import EncodedSet
 from nas.trial import supernet_training
@@ -225,13 +227,13 @@ def test_sandwich_updates_are_reproducible_and_lower_the_loss(space, members):
         pooled=torch.zeros(2, 16).half(),
     )
     pool = [space.architecture(space.sample(random.Random(seed))).scaled(PROXY) for seed in range(4)]
-    settings = loop.Settings(batch=8, warmup_images=0, ema_decay=0.5)
+    settings = training.Training(batch=8, warmup_images=0, ema_decay=0.5)
 
     def loss_after(images):
         objective = supernet_training.Sandwich(supernet.Supernet.of(space, PROXY, 0), pool, members)
         module = loop.DenoiserTraining(objective, settings)
         loop.train(module, data, 0, images)
-        batches = loop.Batches(data, settings, 1, 0, 8)
+        batches = batches_.Batches(data, settings, 1, 0, 8)
         return sum(float(objective.generator_loss(batch).detach()) for batch in batches)
 
     untrained, trained = loss_after(0), loss_after(96)

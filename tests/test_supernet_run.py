@@ -16,7 +16,7 @@ from test_run import SMALL, nas
 from nas import failures
 from nas.analysis import agreement
 from nas.errors import InputError
-from nas.settings import study as settings
+from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 from nas.trial import supernet_training
 from nas.trust import anchors
@@ -101,13 +101,13 @@ def test_rate_and_members_change_where_the_recipe_says(folder, monkeypatch):
     monkeypatch.setattr(supernet_training.training, "train", train)
     monkeypatch.setattr(supernet_training, "SAVE_EVERY", 300)
     monkeypatch.setattr(supernet_training, "measured", lambda *_: {})
-    study = settings.load(STUDY, [*SMALL, f"space={folder / 'small.yaml'}", "training.init=scratch"])
+    study = study_file.load(STUDY, [*SMALL, f"space={folder / 'small.yaml'}", "training.init=scratch"])
     recipe = supernet_training.Recipe(1024, learning_rate=0.5, sandwich_from=0.25)
     space, out = SearchSpace.load(folder / "small.yaml"), folder / "planned.safetensors"
     supernet_training.train(study, space, recipe, out, Path("runs/.cache"), lambda line: None)
     # in updates of 64: a quarter is at 256, then whatever 300 images later ends in, 70 % at 717, 90 % at 922
     assert seen == [(0, 0.5, 1), (256, 0.5, 4), (576, 0.5, 4), (768, 0.15, 4), (960, 0.05, 4)]
-    other = settings.load(STUDY, [*SMALL, f"space={folder / 'small.yaml'}", "dataset={name: emoji, limit: 95}"])
+    other = study_file.load(STUDY, [*SMALL, f"space={folder / 'small.yaml'}", "dataset={name: emoji, limit: 95}"])
     for changed, with_study, words in (
         (recipe, other, "with dataset .*limit.*96.*, not .*95.*; give another --out"),
         (supernet_training.Recipe(1024), study, "with learning_rate 0.5, not 0.001"),
@@ -119,7 +119,7 @@ def test_rate_and_members_change_where_the_recipe_says(folder, monkeypatch):
 def test_told_to_end_it_saves_and_goes_on_from_there(folder, weights, monkeypatch):
     asked, said, out = iter([False, True]), [], folder / "stopped.safetensors"
     monkeypatch.setattr(supernet_training, "measured", lambda *_: {})
-    study = settings.load(STUDY, [*SMALL, f"space={folder / 'small.yaml'}", "training.init=scratch"])
+    study = study_file.load(STUDY, [*SMALL, f"space={folder / 'small.yaml'}", "training.init=scratch"])
     given = study, SearchSpace.load(folder / "small.yaml"), supernet_training.Recipe(192), out, Path("runs/.cache")
     with monkeypatch.context() as patch:
         patch.setattr(supernet_training.interruption, "asked", lambda: next(asked))
@@ -176,7 +176,7 @@ def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_
     ):
         with pytest.raises(InputError, match=words):
             anchors.run(STUDY, [*options, changed], anchors.Plan(8, 1, 2), out, folder / "store", 2, train=False)
-    stored = agreement.find(settings.load(STUDY, options).resolved(), folder / "store")
+    stored = agreement.find(study_file.load(STUDY, options).resolved(), folder / "store")
     assert stored is not None and list(stored.agreements) == found and stored.long_images == 128
     assert (out / "trust.png").stat().st_size > 0 and (out / "trust.csv").stat().st_size > 0
 
@@ -199,7 +199,7 @@ def test_an_anchor_that_fails_is_said_and_left_out_and_a_lost_worker_is_replaced
             return {"warm": {"images_seen": 64, "clip_score": float(number)}}
 
     monkeypatch.setattr(anchors, "Workers", Engine)
-    study = settings.load(STUDY, overrides(folder, weights))
+    study = study_file.load(STUDY, overrides(folder, weights))
     chosen = anchors.choose(study, SearchSpace.load(study.space), 8)
     table, said = AnchorTable(tmp_path), []
     table.begin({}, chosen)
@@ -220,7 +220,7 @@ def test_without_long_trainings_only_the_agreement_of_seeds_is_told(folder, weig
     ]
     options = overrides(folder, weights)
     table = AnchorTable(tmp_path)
-    table.begin(agreement.proxy_settings(settings.load(STUDY, options).resolved()), [])
+    table.begin(agreement.proxy_settings(study_file.load(STUDY, options).resolved()), [])
     table.add(rows)
     plan = anchors.Plan(anchors=8, seeds=2, long=0)
     found = anchors.run(STUDY, options, plan, tmp_path, tmp_path / "store", workers=1, train=False)

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from nas.analysis import ablation, findings, fronts, results
 from nas.report import tracking, wandb_files
-from nas.report.tracking import Settings, Tracker
+from nas.report.tracking import Tracker
 from nas.runs import description
+from nas.settings.tracking import Tracking
 
 GOALS = {"fid_efficientnet_lite0": "minimise", "macs": "minimise", "clip_score": "maximise"}
 
@@ -27,7 +28,7 @@ def nobody_is_logged_in(monkeypatch, tmp_path):
 
 
 def track(run_dir, numbers):
-    tracker = Tracker(Settings(mode="offline"), run_dir, "synthetic")
+    tracker = Tracker(Tracking(mode="offline"), run_dir, "synthetic")
     records = results.records(run_dir)
     for number in numbers:
         tracker.trial(records[number], run_dir / "trials" / f"{number:04d}")
@@ -120,7 +121,7 @@ def test_the_last_run_holds_the_study(run_dir):
 def test_an_ablations_runs_hold_its_settings_and_effects(tmp_path):
     run_dir = synthetic_run.write_cells(tmp_path / "cells" / "run")
     records = results.records(run_dir)
-    tracker = Tracker(Settings(mode="offline"), run_dir, "cells")
+    tracker = Tracker(Tracking(mode="offline"), run_dir, "cells")
     tracker.trial(records[1], run_dir / "trials" / "0001")
     tracker.finish(results.load(run_dir), results.objectives(description.resolved(run_dir)))
     runs, tables = runs_of(run_dir), tables_of(run_dir)
@@ -181,7 +182,7 @@ def files_of(run_dir):
 
 
 def caught_up(run_dir, numbers):
-    tracker = Tracker(Settings(mode="offline"), run_dir, "synthetic")
+    tracker = Tracker(Tracking(mode="offline"), run_dir, "synthetic")
     tracker.catch_up([results.records(run_dir)[number] for number in numbers])
     tracker.finish(results.load(run_dir), GOALS)
 
@@ -215,8 +216,8 @@ def test_what_was_not_written_is_written_from_the_records(run_dir, caplog):
 def test_a_killed_process_loses_no_run(run_dir):
     code = (
         "import os, time; from pathlib import Path; from nas import results, wandb_files\n"
-        "from nas.tracking import Settings, Tracker\n"
-        f"run = Path({str(run_dir)!r}); tracker = Tracker(Settings(mode='offline'), run, 'synthetic')\n"
+        "from nas.tracking import Tracking, Tracker\n"
+        f"run = Path({str(run_dir)!r}); tracker = Tracker(Tracking(mode='offline'), run, 'synthetic')\n"
         "for number in (2, 3, 9): tracker.trial(results.records(run)[number], run / 'trials' / f'{number:04d}')\n"
         "while not wandb_files.runs(run): time.sleep(0.01)\n"
         "os.kill(os.getpid(), 9)\n"
@@ -258,8 +259,8 @@ def test_a_group_is_a_name_that_filters_can_say(study, tmp_path):
 )
 def test_names_that_are_none_for_wandb_are_refused(key, name):
     with pytest.raises(ValidationError, match="expected at most 128 letters, none of them a quote or one of"):
-        Settings(**{key: name})
-    assert getattr(Settings(**{key: "x-1_2.3"}), key) == "x-1_2.3"
+        Tracking(**{key: name})
+    assert getattr(Tracking(**{key: "x-1_2.3"}), key) == "x-1_2.3"
 
 
 def test_a_run_without_a_front_is_tracked(tmp_path):
@@ -270,8 +271,8 @@ def test_a_run_without_a_front_is_tracked(tmp_path):
 
 def test_tracking_is_quiet(run_dir):
     code = (
-        "from pathlib import Path; from nas import results; from nas.tracking import Settings, Tracker\n"
-        f"run = Path({str(run_dir)!r}); tracker = Tracker(Settings(mode='offline'), run, 'quiet')\n"
+        "from pathlib import Path; from nas import results; from nas.tracking import Tracking, Tracker\n"
+        f"run = Path({str(run_dir)!r}); tracker = Tracker(Tracking(mode='offline'), run, 'quiet')\n"
         "tracker.trial(results.records(run)[2], run / 'trials' / '0002')\n"
         "tracker.finish(results.load(run), results.objectives(results.resolved(run)))\n"
     )
@@ -282,8 +283,8 @@ def test_tracking_is_quiet(run_dir):
 
 def test_off_writes_nothing_and_imports_nothing(run_dir):
     code = (
-        "import sys; from pathlib import Path; from nas.tracking import Settings, Tracker\n"
-        f"tracker = Tracker(Settings(mode='off'), Path({str(run_dir)!r}), 'x')\n"
+        "import sys; from pathlib import Path; from nas.tracking import Tracking, Tracker\n"
+        f"tracker = Tracker(Tracking(mode='off'), Path({str(run_dir)!r}), 'x')\n"
         "tracker.trial({'trial': 0}, Path('.')); tracker.finish(None, {})\n"
         "assert 'wandb' not in sys.modules and 'pandas' not in sys.modules\n"
     )
@@ -313,7 +314,7 @@ def test_a_lost_connection_turns_the_rest_offline(run_dir, monkeypatch, caplog):
         return start(self, *arguments)
 
     monkeypatch.setattr(Tracker, "_start", unreachable)
-    tracker = Tracker(Settings(mode="auto"), run_dir, "synthetic")
+    tracker = Tracker(Tracking(mode="auto"), run_dir, "synthetic")
     assert tracker.mode == "online"
     with caplog.at_level(logging.WARNING):
         tracker.trial(results.records(run_dir)[2], run_dir / "trials" / "0002")
@@ -356,9 +357,9 @@ def test_online_without_a_login_warns_and_goes_on_offline(caplog):
 
 def test_settings_refuse_what_they_do_not_know():
     with pytest.raises(ValidationError):
-        Settings(mode="sometimes")
+        Tracking(mode="sometimes")
     with pytest.raises(ValidationError):
-        Settings(projekt="x")
+        Tracking(projekt="x")
 
 
 def test_only_a_png_is_taken_for_samples(run_dir, tmp_path):

@@ -5,12 +5,17 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from nas import seeds as seeds_
+from nas.diffusion import schedule
 from nas.errors import InputError
+from nas.networks.averages import Ema
 from nas.networks.conditioning import Text
 from nas.objectives import CriticTraining, denoising, ufogen
+from nas.settings import training
 from nas.training import loop
+from nas.training.batches import Batches
 from nas.training.encoded import EncodedSet
-from nas.training.loop import Batches, DenoiserTraining, Diverged, Ema, Settings, train
+from nas.training.loop import DenoiserTraining, Diverged, Settings, train
 from nas.weights import lora
 
 SHAPE = (2, 4, 4)
@@ -50,7 +55,7 @@ QUICK = Settings(images_seen=96, batch=8, warmup_images=32, learning_rate=0.01)
 
 
 def module_of(settings=QUICK, objective=None):
-    return DenoiserTraining(objective or denoising.Objective(Denoiser(), None, denoising.Settings()), settings)
+    return DenoiserTraining(objective or denoising.Objective(Denoiser(), None, schedule.Settings()), settings)
 
 
 def weights(module):
@@ -119,7 +124,7 @@ def test_captions_go_with_their_images_and_the_asked_share_is_dropped():
 
 
 def test_stream_seeds_do_not_collide():
-    seeds = {loop.stream_seed(seed, position) for seed in range(50) for position in range(-50, 200)}
+    seeds = {seeds_.stream_seed(seed, position) for seed in range(50) for position in range(-50, 200)}
     assert len(seeds) == 50 * 250 and all(0 <= seed < 2**63 for seed in seeds)
 
 
@@ -145,7 +150,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path):
     half = module_of()
     train(half, encoded(), 5, 40)
     half.save(tmp_path / "half.safetensors", {"note": "rung 0"})
-    resumed = module_of(objective=denoising.Objective(Denoiser(seed=9), None, denoising.Settings()))
+    resumed = module_of(objective=denoising.Objective(Denoiser(seed=9), None, schedule.Settings()))
     resumed.restore(tmp_path / "half.safetensors")
     assert resumed.images_seen == 40
     assert_identical(weights(resumed), weights(half))
@@ -184,7 +189,7 @@ def test_training_is_adamw_with_warm_up_clipping_and_average_by_hand():
     module.settings = settings.model_copy(update={"learning_rate": 0.01})
     train(module, data, 5, 80)
 
-    objective = denoising.Objective(Denoiser(), None, denoising.Settings())
+    objective = denoising.Objective(Denoiser(), None, schedule.Settings())
     network = objective.generator
     adam = torch.optim.AdamW(network.parameters(), betas=settings.betas, weight_decay=settings.weight_decay)
     average = [parameter.detach().clone() for parameter in network.parameters()]
@@ -356,7 +361,7 @@ UFOGEN = [
 def adversarial(options, rank=None, settings=QUICK):
     network, teacher = Last(), Last().requires_grad_(False)
     if rank:
-        lora.adapt(network, lora.Settings(rank=rank), seed=1)
+        lora.adapt(network, training.Lora(rank=rank), seed=1)
     return module_of(settings, ufogen.Objective(network, teacher, ufogen.Settings(**options)))
 
 
@@ -419,7 +424,7 @@ class Broken(Denoiser):
 
 @pytest.mark.parametrize("good_calls", [0, 3, 25])
 def test_a_loss_that_is_no_number_ends_the_training(good_calls):
-    module = module_of(objective=denoising.Objective(Broken(good_calls), None, denoising.Settings()))
+    module = module_of(objective=denoising.Objective(Broken(good_calls), None, schedule.Settings()))
     with pytest.raises(Diverged, match=r"the loss is nan after [\d,]+ images"):
         train(module, encoded(), 5, 30 * 8)
     assert module.step <= math.ceil((good_calls + 1) / loop.FINITE_CHECK_EVERY) * loop.FINITE_CHECK_EVERY

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from nas import failures, machine
 from nas.networks.backbones.unet import Config, presets
-from nas.settings import study
+from nas.settings import study_file
 from nas.training.encoded import EncodedSet
 from nas.training.loop import Diverged
 from nas.trial.bench import Bench
@@ -52,7 +52,7 @@ class Small(Bench):
 def bench(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)
-    return Small(study.load(path), tmp_path)
+    return Small(study_file.load(path), tmp_path)
 
 
 def rung(bench, folder, images, number=0, last=True):

@@ -15,9 +15,10 @@ from nas.analysis import fronts, results
 from nas.cli import app
 from nas.errors import InputError
 from nas.report import wandb_files, wandb_sync
-from nas.report.tracking import Settings, Tracker
+from nas.report.tracking import Tracker
 from nas.runs import description
 from nas.runs.directory import RunDirectory
+from nas.settings.tracking import Tracking
 
 pytest.importorskip("wandb_workspaces", reason="install nas[wandb]")
 
@@ -35,7 +36,7 @@ def refuse(address, *_, **__):
 
 
 def tracked(run_dir, name="synthetic"):
-    tracker = Tracker(Settings(mode="offline"), run_dir, name)
+    tracker = Tracker(Tracking(mode="offline"), run_dir, name)
     for record in results.records(run_dir):
         tracker.trial(record, run_dir / "trials" / f"{record['trial']:04d}")
     tracker.finish(results.load(run_dir), results.objectives(description.resolved(run_dir)))
@@ -266,7 +267,7 @@ def test_a_study_of_any_name_has_a_specification(tmp_path, name):
 def test_what_the_study_did_not_log_is_written_first(tmp_path):
     states = ["complete", "over_budget", "failed", "stopped", "running"]
     run_dir = synthetic_run.write(tmp_path / "synthetic" / "2025-03-01", trials=5, states=states)
-    tracker = Tracker(Settings(mode="offline"), run_dir, "synthetic")
+    tracker = Tracker(Tracking(mode="offline"), run_dir, "synthetic")
     tracker.trial(results.records(run_dir)[3], run_dir / "trials" / "0003")
     tracker._thread.shutdown(wait=True)
     assert set(runs_of(run_dir)) == {"trial 0003"}
@@ -288,7 +289,7 @@ def test_what_the_study_did_not_log_is_written_first(tmp_path):
 
 
 def test_only_new_runs_are_uploaded(run_dir, monkeypatch):
-    tracker = Tracker(Settings(mode="offline"), run_dir, "synthetic")
+    tracker = Tracker(Tracking(mode="offline"), run_dir, "synthetic")
     for number in (2, 3):
         tracker.trial(results.records(run_dir)[number], run_dir / "trials" / f"{number:04d}")
     tracker._thread.shutdown(wait=True)

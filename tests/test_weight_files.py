@@ -21,6 +21,7 @@ from nas.networks.autoencoders import kl
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import Config, Level
 from nas.networks.conditioning import clip
+from nas.settings import training
 from nas.space.search_space import SearchSpace
 from nas.training import encoded, loop
 from nas.trial import supernet_training
@@ -100,7 +101,7 @@ def export_folder(folder, plant, name=checkpoints.PROXY):
 
 def adapted():
     network = SMALL.build()
-    lora.adapt(network, lora.Settings(), seed=0)
+    lora.adapt(network, training.Lora(), seed=0)
     return network
 
 
@@ -132,7 +133,7 @@ def objective():
 
 
 def restored(path):
-    settings = loop.Settings(images_seen=8, batch=8, warmup_images=8)
+    settings = training.Training(images_seen=8, batch=8, warmup_images=8)
     loop.DenoiserTraining(objective(), settings).restore(path)
 
 

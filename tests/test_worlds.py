@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from nas import assets
 from nas.deploy import model_card
 from nas.report import page
-from nas.settings import study
+from nas.settings import study_file
 from nas.weights import worlds
 
 SHIPPED = [
@@ -20,7 +20,7 @@ SHIPPED = [
 
 
 def told(*overrides):
-    return worlds.told(study.load(Path("studies/quickstart"), overrides).resolved())
+    return worlds.told(study_file.load(Path("studies/quickstart"), overrides).resolved())
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)

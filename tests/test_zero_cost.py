@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nas.diffusion import schedule
 from nas.networks.backbones.unet import Config, Level
 from nas.networks.backbones.unet.network import FeedForward
 from nas.networks.conditioning import Text
@@ -73,7 +74,7 @@ def unet(config=UNET, seed=0):
     torch.manual_seed(seed)
     network = config.build()
     wake(network, torch.Generator().manual_seed(seed))
-    return network, denoising.Objective(network, None, denoising.Settings()).generator_loss
+    return network, denoising.Objective(network, None, schedule.Settings()).generator_loss
 
 
 # --- gradients, by hand ----------------------------------------------------------------------------------------------

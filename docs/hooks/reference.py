@@ -22,7 +22,8 @@ from pydantic import TypeAdapter
 
 import nas
 from nas import menu
-from nas.settings.study import Entry, Study
+from nas.settings.entries import Entry
+from nas.settings.study import Study
 
 ROOT = Path(__file__).parents[2]
 MENUS = {

@@ -77,13 +77,6 @@ NONE: Lines = MappingProxyType({})
 Scored = list[tuple[Line, float]]  # lines with their scores in a column, from low to high
 
 
-def picture(run_dir: Path, name: str) -> Path:
-    """Where the grid of a line's pictures of the captions lies, if it has any."""
-    path = Path(run_dir) / "lines" / name / "samples.png"
-    of_model = Path(run_dir) / "base" / "0" / "samples.png"  # the study's base model draws as trials do first
-    return of_model if name == "base" and of_model.exists() else path
-
-
 def read(run_dir: Path) -> dict[str, Line]:
     """The lines of a run, or of a committed study, from the best to the worst there can be; {} where none were measured."""
     path = Path(run_dir) / FILE

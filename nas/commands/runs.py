@@ -60,13 +60,14 @@ def compare(
     from typing import cast
 
     from nas.analysis import compare as comparing
+    from nas.report import comparison
 
     found = comparing.of_runs(runs, cast(comparing.Compute, by))
     print_grid(*comparing.summary(found))
     typer.echo(comparing.verdict(found))
     typer.echo("\n".join(comparing.dominations(found)))
     for path in out:
-        typer.echo(f"wrote {comparing.write(found, path)}")
+        typer.echo(f"wrote {comparison.write(found, path)}")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from nas.deploy.block_latency import blocks
 from nas.disk import files
 from nas.errors import InputError
 from nas.networks.backbones.unet import Config
+from nas.networks.backbones.unet.blocks import blocks
 
 VERSION = 2  # 1: tokens contiguous, skips already concatenated
 COLUMN = "latency_ms"

@@ -115,7 +115,7 @@ class Model:
 
 def schedule(pipeline: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration of the noise schedule that a denoiser was trained with."""
-    from nas.settings.study import Entry
+    from nas.settings.entries import Entry
 
     entry = Entry(**pipeline["objective"])
     return dict(menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives")).config)
@@ -125,7 +125,7 @@ def model(network: nn.Module, pipeline: dict[str, Any]) -> Model:
     """A denoiser with the frozen models its pipeline names, for pictures of the size it was trained on (`image_size`)."""
     from nas.deploy import graphs, wiring
     from nas.networks import conditioning
-    from nas.settings.study import Entry
+    from nas.settings.entries import Entry
 
     encoder = conditioning.load(conditioning.Settings(**pipeline["conditioning"]))
     entry = Entry(**pipeline["autoencoder"])

@@ -16,7 +16,7 @@ from nas.documents.document import Document
 from nas.errors import InputError
 from nas.networks.backbones.unet import Config
 from nas.networks.conditioning import Settings as Conditioning
-from nas.settings.study import Entry
+from nas.settings.entries import Entry
 
 MANIFEST, PIPELINE, DEPLOY = "export.yaml", "pipeline.yaml", "deploy.yaml"
 

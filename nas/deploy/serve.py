@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas import loopback
 from nas.deploy import drawer as drawing
-from nas.diffusion.solvers import MOST_GUIDANCE, MOST_STEPS
+from nas.diffusion.plan import MOST_GUIDANCE, MOST_STEPS
 from nas.errors import InputError
 from nas.report import page
 

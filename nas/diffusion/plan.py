@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nas.diffusion.solvers import MOST_GUIDANCE, MOST_STEPS
 from nas.errors import InputError
 
 ONE_STEP = ("one_step", "renoise")  # solvers of generators that predict clean latents from noise
+
+MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
 
 
 class Plan(BaseModel):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, Self
+
 from diffusers import DDPMScheduler
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from nas.networks.conditioning import Text
-from nas.objectives.denoising import Settings
+
+pass
 
 
 def noise_schedule(settings: Settings) -> DDPMScheduler:
@@ -55,3 +59,18 @@ def clean(schedule: DDPMScheduler, noisy: Tensor, time: Tensor, prediction: Tens
     if schedule.config["prediction_type"] == "v_prediction":
         return a * noisy.float() - s * prediction.float()
     return (noisy.float() - s * prediction.float()) / a
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    prediction: Literal["v", "epsilon"] = "v"
+    """What the network predicts."""
+    zero_terminal_snr: bool = False
+    """Rescale the schedule so that the last step is pure noise (Lin et al. 2024, algorithm 1); needs prediction v."""
+
+    @model_validator(mode="after")
+    def _learnable(self) -> Self:
+        if self.zero_terminal_snr and self.prediction != "v":
+            raise ValueError(f"zero_terminal_snr needs prediction v, got {self.prediction}")
+        return self

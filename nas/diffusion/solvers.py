@@ -14,7 +14,6 @@ from nas.diffusion.plan import ONE_STEP, Plan
 from nas.networks.conditioning import Text
 from nas.seeds import Noise
 
-MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
 Denoiser = Callable[[Tensor, Tensor, Text], Tensor]  # latents (B, C, H, W), times (B,), text -> prediction
 
 

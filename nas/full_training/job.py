@@ -15,7 +15,7 @@ from nas.errors import InputError
 from nas.full_training.recipe import Recipe
 from nas.networks import conditioning
 from nas.networks.backbones.unet import Config
-from nas.settings.study import Entry
+from nas.settings.entries import Entry
 from nas.space import published
 from nas.training.loop import Hardware
 from nas.weights import checkpoints

@@ -36,8 +36,9 @@ from nas.full_training.watch import Say, Watch
 from nas.networks import autoencoders, conditioning
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import Config
+from nas.seeds import stream_seed
 from nas.training import loop
-from nas.training.loop import DenoiserTraining, Hardware, stream_seed
+from nas.training.loop import DenoiserTraining, Hardware
 from nas.training.streaming import Frozen, Reading, Stream
 from nas.trial.bench import fresh
 from nas.weights import checkpoints

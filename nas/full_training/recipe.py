@@ -25,9 +25,8 @@ from nas.documents.yaml_text import NotRead
 from nas.errors import InputError, bounded
 from nas.networks.conditioning import Settings as Conditioning
 from nas.objectives import Decay
-from nas.settings.study import Entry, Section
-from nas.training.loop import MOST_IMAGES, MOST_IN_BATCH
-from nas.training.loop import Settings as Training
+from nas.settings.entries import Entry, Section
+from nas.settings.training import MOST_IMAGES, MOST_IN_BATCH, Training
 
 
 class Stage(Section):

@@ -5,28 +5,12 @@ Where we differ from Stable Diffusion: v is the default, because a brief trainin
 (assumption; `prediction: epsilon` is one setting away).
 """
 
-from typing import Any, Literal, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
-from nas.diffusion.schedule import denoising_error, noise_schedule
+from nas.diffusion.schedule import Settings, denoising_error, noise_schedule
 from nas.objectives import CriticTraining, LatentBatch
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    prediction: Literal["v", "epsilon"] = "v"
-    """What the network predicts."""
-    zero_terminal_snr: bool = False
-    """Rescale the schedule so that the last step is pure noise (Lin et al. 2024, algorithm 1); needs prediction v."""
-
-    @model_validator(mode="after")
-    def _learnable(self) -> Self:
-        if self.zero_terminal_snr and self.prediction != "v":
-            raise ValueError(f"zero_terminal_snr needs prediction v, got {self.prediction}")
-        return self
 
 
 class Objective(nn.Module):

@@ -28,14 +28,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nas.diffusion import schedule
 from nas.diffusion.schedule import clean, noise_schedule, signal_and_noise
 from nas.errors import InputError
-from nas.objectives import CriticTraining, Decay, LatentBatch, denoising
+from nas.objectives import CriticTraining, Decay, LatentBatch
 
 __all__ = ["Objective", "Settings", "noise_schedule"]
 
 
-class Settings(denoising.Settings):
+class Settings(schedule.Settings):
     """`prediction` and `zero_terminal_snr` must be what the teacher was trained with."""
 
     reconstruction: Literal["diffusion", "distill", "ema_distill"] = "diffusion"

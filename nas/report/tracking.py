@@ -23,12 +23,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
-
 from nas.report import wandb_files
+from nas.settings.tracking import LONGEST, Tracking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +44,6 @@ HYPERVOLUME = "hypervolume_share"
 TRIAL, SUMMARY = "trial", "summary"  # job types
 SAMPLES, TRIALS, EFFECTS = "samples", "trials", "effects"  # a picture or a table
 LOGGED = ("complete", "stopped", "failed")  # states of trials that have a run
-LONGEST = 128  # letters of a name on W&B
 MOST_SAMPLES = 24  # rows of the table of samples
 STAGING = "WANDB_DATA_DIR"  # W&B reads it whenever it puts a file away
 HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # W&B's cloud, since wandb 0.30 and before: one place, two names
@@ -59,35 +57,10 @@ NOT_A_TRIALS = (
 )  # settings of the study alone
 
 
-def _name(value: str) -> str:
-    """A name as W&B takes it."""
-    if not 0 < len(value.strip()) <= LONGEST or re.search(r"[/\\#?%:'\"\x00-\x1f]", value):
-        raise ValueError(
-            f"expected at most {LONGEST} letters, none of them a quote or one of / \\ # ? % :, got {value!r}"
-        )
-    return value
-
-
-Name = Annotated[str, AfterValidator(_name)]
-
-
-class Settings(BaseModel):
-    """The `tracking` section of a study file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    mode: Literal["auto", "offline", "online", "off"] = "auto"
-    """auto: online when logged in to W&B, else offline. A connection that fails turns the rest of the run offline."""
-    project: Name = "nas"
-    """The W&B project that the runs go to."""
-    entity: Name | None = None
-    """The W&B user or team; None is the account's default."""
-
-
 class Tracker:
     """Logs the trials of one run directory. Calls return at once; `finish` waits for what is still being written."""
 
-    def __init__(self, settings: Settings, run_dir: Path, study: str):
+    def __init__(self, settings: Tracking, run_dir: Path, study: str):
         self.settings, self.run_dir, self.study = settings, Path(run_dir), study
         self.mode: Mode = chosen_mode(settings.mode)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracking")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.analysis import reference_lines
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def album(run_dir: Path, first: Iterable[int], others: Iterable[int], most: int,
 
 def known(run_dir: Path, names: Iterable[str]) -> dict[str, Grid]:
     """The grids of the lines of reference that drew the captions, by name."""
-    read = {name: read_grid(reference_lines.picture(run_dir, name), QUALITIES[1]) for name in names}
+    read = {name: read_grid(picture(run_dir, name), QUALITIES[1]) for name in names}
     return {name: grid for name, grid in read.items() if grid is not None}
 
 
@@ -145,3 +144,10 @@ def _data_url(image: Any, quality: int) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality, method=2)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture(run_dir: Path, name: str) -> Path:
+    """Where the grid of a line's pictures of the captions lies, if it has any."""
+    path = Path(run_dir) / "lines" / name / "samples.png"
+    of_model = Path(run_dir) / "base" / "0" / "samples.png"  # the study's base model draws as trials do first
+    return of_model if name == "base" and of_model.exists() else path

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nas.errors import InputError
 from nas.settings.study import Study
-from nas.training.loop import Settings as Training
+from nas.settings.training import Training
 
 FAST = 0.05  # a learning rate of AdamW from which networks seldom recover
 LARGE_BATCH = 8_192

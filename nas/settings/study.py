@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from nas import menu
 from nas.cost import latency_table
 from nas.diffusion.plan import Plan
 from nas.documents import study_name
-from nas.documents.document import Document
 from nas.documents.quantities import count
-from nas.documents.strict import Location, validated
+from nas.documents.strict import Location
 from nas.errors import InputError, about
 from nas.networks.backbones.unet import Config
 from nas.networks.conditioning import Settings as Conditioning
-from nas.report.tracking import Settings as Tracking
 from nas.search.racing import Settings as Racing
 from nas.search.stopping import Settings as Stopping
-from nas.settings import design, design_check
-from nas.training.loop import Settings as Training
-
-
-class Section(BaseModel):
-    """Base of every part of a study file: unknown keys are errors, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Entry(BaseModel):
-    """A choice from a menu folder: its name, and the settings its file defines."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.__pydantic_extra__ or {})
-
-    def settings(self, folder: str) -> Any:
-        """The file's own `Settings`, validated."""
-        return validated(menu.pick(folder, self.name).Settings, self.options)
+from nas.settings import design
+from nas.settings.entries import Entry, Section
+from nas.settings.tracking import Tracking
+from nas.settings.training import Training
 
 
 class Proxy(Section):
@@ -269,56 +241,3 @@ class Study(Section):
         if self.ablation is not None:
             plain["ablation"]["reference"] = self.ablation.reference_levels
         return plain
-
-
-@contextmanager
-def opened(path: Path, overrides: Sequence[str] = ()) -> Iterator[tuple[Study, Document]]:
-    """The study file at `path` with `key.path=value` overrides, for a block of which every InputError about a setting says where
-    that was given, as the document does of other messages.
-
-    Raises InputError naming file, line, key and value for anything a study cannot be.
-    """
-    path = path / "study.yaml" if path.is_dir() else path
-    document = Document.read(path)
-    for override in overrides:
-        document.override(override)
-    document.content.setdefault("name", path.resolve().parent.name)
-    with document.placing(Study.model_fields):
-        yield _study(document), document
-
-
-def load(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """The study of `opened`, for whoever only reads it."""
-    with opened(path, overrides) as (study, _):
-        return study
-
-
-def _study(document: Document) -> Study:
-    study: Study = document.validate(Study, document.content)
-    for location, folder, entry in study.menu_entries():
-        try:
-            module = menu.pick(folder, entry.name)
-        except InputError as error:
-            raise document.error((*location, "name"), str(error)) from None
-        document.validate(module.Settings, entry.options, location)
-    _check_sections(study, document)
-    if study.ablation is not None:
-        try:
-            design_check.check(study)
-        except design_check.Refused as refused:
-            raise document.error(refused.location, refused.message) from None
-    return study
-
-
-def _check_sections(study: Study, document: Document) -> None:
-    """One design, and the networks it is about."""
-    if study.search is None and study.ablation is None:
-        raise document.error(("search",), "required, but not given (or ablation, for fixed cells)")
-    if study.search is not None and study.ablation is not None:
-        raise document.error(("ablation",), "a study has one of search and ablation, this one has both")
-    if study.search is not None and study.space is None:
-        raise document.error(("space",), "required, but not given")
-    if study.search is not None and study.architecture is not None:
-        raise document.error(("architecture",), "a search takes its networks from space; expected no architecture")
-    if study.space is None and study.architecture is None:
-        raise document.error(("architecture",), "required, but not given (or a space, whose base is taken)")

@@ -20,8 +20,7 @@ import pandas as pd
 from nas import metrics
 from nas.analysis import naming, picking, results
 from nas.deploy import folder
-from nas.diffusion.plan import Plan
-from nas.diffusion.solvers import MOST_GUIDANCE
+from nas.diffusion.plan import MOST_GUIDANCE, Plan
 from nas.disk import files
 from nas.errors import InputError
 from nas.report import stills

@@ -25,8 +25,7 @@ from nas.runs import description, records
 from nas.runs.directory import RunDirectory, open_run
 from nas.runs.journal import is_database
 from nas.runs.ledger import bring_back
-from nas.settings import plausible
-from nas.settings import study as settings
+from nas.settings import plausible, study_file
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.study.ablation_run import CellRun
@@ -60,7 +59,7 @@ class Where:
 
 def show(path: Path, overrides: Sequence[str]) -> None:
     """Check the study at `path` and print its resolved settings; write nothing."""
-    with settings.opened(path, overrides) as (study, document):
+    with study_file.opened(path, overrides) as (study, document):
         _checked(study, document)
     if foreign := worlds.told(study.resolved()):
         _console().print(f"# {foreign}", markup=False)
@@ -69,7 +68,7 @@ def show(path: Path, overrides: Sequence[str]) -> None:
 
 def run(path: Path, overrides: Sequence[str], root: Path, new: bool = False, where: Where = Where()) -> None:  # noqa: B008
     """Run or continue the study at `path`, or with `new` start it afresh. Nothing is written before every check has passed."""
-    with settings.opened(path, overrides) as (study, document):
+    with study_file.opened(path, overrides) as (study, document):
         space = _checked(study, document)
         console = _console()
         make = where.engine_maker(console)

@@ -7,15 +7,14 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -24,131 +23,24 @@ from nas import interruption
 from nas.disk import files
 from nas.disk import weight_files as weight_files
 from nas.errors import InputError
-from nas.objectives import Decay, LatentBatch, Objective
+from nas.networks.averages import Ema
+from nas.objectives import LatentBatch, Objective
+from nas.settings.training import Training
+from nas.training.batches import Batches
 from nas.training.encoded import EncodedSet
-from nas.weights.lora import Settings as Lora
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-MOST_IMAGES, MOST_IN_BATCH = 10**11, 2**20  # a hundred times what anybody trains with
 FINITE_CHECK_EVERY = 20  # updates; reading the loss waits for the device
-
-
-class Settings(BaseModel):
-    """How a proxy network is trained. Lengths are in images seen, so that batch sizes compare."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    images_seen: int = Field(16_384, ge=1, le=MOST_IMAGES)
-    """Images of the last rung."""
-    batch: int = Field(64, ge=1, le=MOST_IN_BATCH)
-    """Images per update."""
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    """AdamW's, reached after the warm-up and then held: rungs stay comparable (MobileDiffusion trains with 1e-3)."""
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """AdamW's decay of the gradient's first and second moment."""
-    weight_decay: float = Field(0.01, ge=0, le=10)
-    """AdamW's, of every trained parameter."""
-    warmup_images: int = Field(1_024, ge=0, le=MOST_IMAGES)
-    """Linear warm-up of the learning rate."""
-    gradient_clip: float = Field(1.0, gt=0)
-    """Largest norm of the gradient."""
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    """Moving average of the weights, which is what is sampled. From scratch it is warmed up as min(decay, (1 + i) / (10 + i)),
-    to forget the random start; after a warm start it is not, because the start is already good."""
-    caption_dropout: float = Field(0.1, ge=0, lt=1)
-    """Share of captions replaced by the empty one, for classifier-free guidance."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """What forward and backward passes compute in; weights are fp32 either way."""
-    init: str = "scratch"
-    """`scratch`, `base` (the study's base model), `supernet` (the weights shipped for this space and proxy), or a path to
-    supernet weights."""
-    lora: Lora | None = None
-    """Train low-rank adapters of the network instead of its weights, for example {rank: 8}."""
-
-    def updates(self, images: int) -> int:
-        """Updates after which `images` have been seen."""
-        return math.ceil(images / self.batch)
 
 
 class Diverged(Exception):
     """The loss, a score or what is drawn stopped being finite numbers."""
 
 
-class Batches(IterableDataset[LatentBatch]):
-    """Updates `start` .. `stop` - 1. An epoch is a fresh permutation; all that is random derives from (seed, update)."""
-
-    def __init__(self, data: EncodedSet, settings: Settings, seed: int, start: int, stop: int):
-        self.data, self.settings, self.seed, self.start, self.stop = data, settings, seed, start, stop
-
-    def __iter__(self) -> Iterator[LatentBatch]:
-        for update in range(self.start, self.stop):
-            rows = shuffled_rows(len(self.data), self.settings.batch, update, self.seed)
-            generator = torch.Generator().manual_seed(stream_seed(self.seed, update))
-            yield drawn(self.data, rows, self.settings.caption_dropout, generator, update)
-
-
-def drawn(
-    data: EncodedSet, rows: Tensor, caption_dropout: float, generator: torch.Generator, update: int
-) -> LatentBatch:
-    """The batch of these rows (B,), some of its captions dropped."""
-    dropped = torch.rand(len(rows), generator=generator) < caption_dropout
-    return LatentBatch(data.latents[rows], data.text(rows, dropped), generator, update)
-
-
-def shuffled_rows(size: int, batch: int, update: int, seed: int) -> Tensor:
-    """Row numbers (batch,) of an update: the next entries of the endless sequence of permutations of `size` rows."""
-    first = update * batch
-    epochs = range(first // size, (first + batch - 1) // size + 1)
-    sequence = torch.cat([_permutation(size, stream_seed(seed, -1 - epoch)) for epoch in epochs])
-    offset = first - epochs[0] * size
-    return sequence[offset : offset + batch]
-
-
-def _permutation(size: int, seed: int) -> Tensor:
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-
-
-def stream_seed(seed: int, position: int) -> int:
-    """Independent 63-bit seeds for the positions of a stream (splitmix64's finaliser)."""
-    z = (seed * 0x9E3779B97F4A7C15 + position * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) % 2**64
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-    return (z ^ (z >> 31)) >> 1
-
-
-class Ema:
-    """Exponential moving average of a network's trained parameters, held in fp32."""
-
-    def __init__(self, network: nn.Module, decay: float, warmup: bool = True):
-        self.decay, self.warmup = decay, warmup
-        self.network = network
-        self.average = {name: p.detach().clone() for name, p in self._trained()}
-
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        current = [p.detach() for _, p in self._trained()]
-        torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
-
-    def follow(self) -> None:
-        """Move the average to where the network is: the Trainer moves parameters to the GPU and back, but not these."""
-        for name, parameter in self._trained():
-            self.average[name] = self.average[name].to(parameter.device)
-
-    def swap(self) -> None:
-        """Exchange the network's weights with the average; a second call undoes it."""
-        self.follow()
-        for name, parameter in self._trained():
-            parameter.data, self.average[name] = self.average[name], parameter.data
-
-
 class DenoiserTraining(L.LightningModule):
     """Alternates the objective's critic and generator updates; optimisation is manual because critics need it."""
 
-    def __init__(self, objective: Objective, settings: Settings, images_seen: int = 0, parts: int = 1):
+    def __init__(self, objective: Objective, settings: Training, images_seen: int = 0, parts: int = 1):
         """`parts`: pieces of a batch whose gradients are added up before an update."""
         super().__init__()
         self.parts = parts

@@ -24,8 +24,9 @@ from nas.errors import InputError
 from nas.networks.autoencoders import Autoencoder
 from nas.networks.conditioning import TextEncoder
 from nas.objectives import LatentBatch
+from nas.seeds import stream_seed
+from nas.training.batches import drawn, shuffled_rows
 from nas.training.encoded import EncodedSet, encode
-from nas.training.loop import drawn, shuffled_rows, stream_seed
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from nas import interruption, menu
+from nas import interruption, menu, seeds
 from nas.datasets import BATCH
 from nas.diffusion import solvers
 from nas.diffusion.schedule import denoising_error
@@ -154,7 +154,7 @@ class Bench:
     def _choose(self) -> tuple[Tensor, torch.Generator]:
         """The rows, and the generator after it chose them."""
         evaluation, data = self.study.evaluation, self.data(self.study.evaluation.split)
-        generator = torch.Generator().manual_seed(loop.stream_seed(evaluation.seed, 1))
+        generator = torch.Generator().manual_seed(seeds.stream_seed(evaluation.seed, 1))
         if len(data) < evaluation.images:
             raise InputError(
                 f"evaluation.images: {evaluation.images} captions asked for, but the {evaluation.split} split has "
@@ -283,7 +283,7 @@ class Bench:
         """Paired loss at each of LOSS_TIMES times: the same held-out images and noise for every network, captions given."""
         data = self.held_out_data
         schedule: Any = DDPMScheduler.from_config(schedule_config)
-        generator = torch.Generator().manual_seed(loop.stream_seed(self.study.evaluation.seed, 2))
+        generator = torch.Generator().manual_seed(seeds.stream_seed(self.study.evaluation.seed, 2))
         rows = torch.arange(min(len(data), LOSS_IMAGES))
         losses = []
         for level in loss_times(schedule.config["num_train_timesteps"]):

@@ -16,7 +16,8 @@ from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import Config
 from nas.numbers import amount
 from nas.settings import design, design_check, plausible
-from nas.settings.study import Entry, Study
+from nas.settings.entries import Entry
+from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.trial import base_model, data_check
 from nas.weights import checkpoints, lora, supernet

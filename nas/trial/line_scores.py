@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.analysis import reference_lines
+from nas import seeds
 from nas.datasets import Batch
 from nas.disk import files
 from nas.networks.backbones.unet import Config
+from nas.runs import pictures
 from nas.runs.pictures import save_grid
 from nas.seeds import trial_seed
 from nas.training import encoded, loop
@@ -54,7 +55,7 @@ def measure(run: Path, settings: dict[str, Any], architecture: dict[str, Any], t
             identity |= {"start": base_model.digest(bench.study, bench.study.training.init)}
         folder = encoded.cache_path(bench.cache / "lines", line=name, **identity).with_suffix("")
         found[name] = _kept(folder, make)
-        _show(folder / "samples.png", reference_lines.picture(run, name))
+        _show(folder / "samples.png", pictures.picture(run, name))
     return {name: line for name, line in found.items() if line}
 
 
@@ -99,7 +100,7 @@ def _held_out(bench: Bench) -> Found:
     evaluation, size = bench.study.evaluation, len(bench.held_out_data)
     if evaluation.split == "held_out" or size < evaluation.images:
         return {}
-    generator = torch.Generator().manual_seed(loop.stream_seed(evaluation.seed, 3))
+    generator = torch.Generator().manual_seed(seeds.stream_seed(evaluation.seed, 3))
     rows = torch.randperm(size, generator=generator)[: evaluation.images]
     scores = bench.rate((images, captions) for images, captions, _ in _at(bench.images("held_out"), rows))
     return {"told": f"{len(rows):,} real pictures held out of training, with their own captions", "scores": scores}

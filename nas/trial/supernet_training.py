@@ -22,15 +22,15 @@ from torch import Tensor, nn
 
 from nas import interruption
 from nas.cost.budget import over_budget
+from nas.diffusion.schedule import Settings as DenoisingSettings
 from nas.diffusion.schedule import corrupted, noise_schedule
 from nas.disk import weight_files
 from nas.errors import InputError
 from nas.networks.backbones.unet import Config
 from nas.numbers import amount, number_of
 from nas.objectives import CriticTraining, LatentBatch
-from nas.objectives.denoising import Settings as DenoisingSettings
 from nas.runs.pictures import save_grid
-from nas.settings import study as settings
+from nas.settings import study_file, training
 from nas.settings.design import ENCODED
 from nas.settings.study import Evaluation, Study
 from nas.space.search_space import SearchSpace
@@ -81,7 +81,7 @@ def run(space: str, path: Path, overrides: Sequence[str], recipe: Recipe, out: P
     """Train a supernet of a space with a study's data and proxy, and say what its largest member reaches."""
     torch.set_num_threads(1)
     interruption.install_in_trainer()
-    with settings.opened(path, [f"space={space}", *overrides, "training.init=scratch"]) as (study, _):
+    with study_file.opened(path, [f"space={space}", *overrides, "training.init=scratch"]) as (study, _):
         loaded = SearchSpace.load(space)
         check(study, loaded)
     to = out or Path("runs/supernets") / f"{loaded.name}.safetensors"
@@ -233,7 +233,7 @@ def _module(
     recipe: Recipe, supernet: Supernet, bench: Bench, members: Sequence[Config]
 ) -> tuple[loop.DenoiserTraining, Sandwich]:
     objective = Sandwich(supernet, [config.scaled(bench.proxy) for config in members])
-    plain = loop.Settings(
+    plain = training.Training(
         images_seen=recipe.images,
         learning_rate=recipe.learning_rate,
         warmup_images=12_800,

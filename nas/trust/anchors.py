@@ -24,16 +24,16 @@ from nas import failures
 from nas.analysis import agreement
 from nas.analysis.agreement import LEAST_ANCHORS, Agreement
 from nas.cost.budget import over_budget
+from nas.diffusion.schedule import Settings as DenoisingSettings
 from nas.diffusion.schedule import noise_schedule
 from nas.errors import InputError
 from nas.networks.backbones.unet import Config
-from nas.objectives.denoising import Settings as DenoisingSettings
 from nas.report import stills
 from nas.seeds import trial_seed
-from nas.settings import study as settings
+from nas.settings import study_file, training
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
-from nas.training import loop
+from nas.training import batches as batches_
 from nas.trial import rung as trial
 from nas.trial.bench import Bench, loss_times
 from nas.trial.check import check
@@ -82,7 +82,7 @@ def run(
     Without long trainings there is no truth to store or draw. Without `train` the table is taken as far as it got. Raises
     InputError when that is not far enough for an interval.
     """
-    with settings.opened(path, overrides) as (study, _):
+    with study_file.opened(path, overrides) as (study, _):
         if study.space is None or study.search is None:
             raise InputError("search: nas trust is about the trials of a search; this study has none")
         if not plan.long and study.training.init == "scratch":
@@ -249,7 +249,7 @@ def _study_of(kind: str, study: Study, plan: Plan) -> Study:
     brief, images = study.training, plan.lengths(study.training.images_seen)["long"]
     if brief.init == "scratch":
         return study.model_copy(update={"training": brief.model_copy(update={"images_seen": images})})
-    scratch = loop.Settings(images_seen=images, batch=brief.batch, precision=brief.precision, init="scratch")
+    scratch = training.Training(images_seen=images, batch=brief.batch, precision=brief.precision, init="scratch")
     return study.model_copy(update={"training": scratch})
 
 
@@ -283,7 +283,7 @@ def zero_cost_scores(bench: Bench, job: trial.Job) -> dict[str, Any]:
     network = bench.scaled(job.architecture)
     built = bench.network(network, job.seed)
     zero_cost.wake(built, torch.Generator().manual_seed(job.seed))
-    batches = list(loop.Batches(bench.train_data, bench.study.training, SEED, 0, ZERO_COST_BATCHES))
+    batches = list(batches_.Batches(bench.train_data, bench.study.training, SEED, 0, ZERO_COST_BATCHES))
     return {"images_seen": 0, **zero_cost.scores(built, bench.objective(built, job.seed).generator_loss, batches)}
 
 

@@ -22,7 +22,7 @@ from nas.disk import files
 from nas.errors import InputError
 from nas.runs import description
 from nas.search.peers import Curves
-from nas.settings import study as settings
+from nas.settings import study_file
 from nas.settings.study import Study
 from nas.space.search_space import Choices, SearchSpace
 
@@ -128,7 +128,7 @@ def load(path: Path) -> tuple[Table, Study]:
     path = path / NAME if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{path}: no such file; `nas replay FOLDER --record RUN` makes it from a run")
-    study = settings.load(path.parent)
+    study = study_file.load(path.parent)
     space = SearchSpace.load(study.space) if study.space is not None else None
     frame = pd.read_csv(path, dtype={"key": str}, keep_default_na=True)
     return from_frame(frame, study.objectives, str(path), space), study

@@ -9,40 +9,15 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
 from nas.disk import weight_files
 from nas.errors import InputError
+from nas.settings.training import Lora
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Settings(BaseModel):
-    """Which layers get an adapter, and how large it is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    rank: int = Field(8, ge=1, le=8192)
-    """Rows of A. LCM-LoRA takes 64 at 320 channels and more; a proxy's widths are a sixteenth of that (assumption)."""
-    alpha: float | None = Field(None, gt=0)
-    """Scale of the adapter, over the rank. None: the rank, as LCM-LoRA."""
-    targets: str = ".*"
-    """Regular expression for the whole names of the layers, for example `.*\\.to_(q|k|v|kv|out)` for attention alone.
-    Linear layers and convolutions that match get an adapter, depthwise convolutions never (peft's need groups that divide
-    the rank)."""
-
-    @field_validator("targets")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"expected a regular expression, got {value!r}: {error}") from None
-        return value
-
-
-def adapt(network: nn.Module, settings: Settings, seed: int) -> None:
+def adapt(network: nn.Module, settings: Lora, seed: int) -> None:
     """Give the network's layers adapters, in place, and freeze everything else.
 
     `seed` starts A. Raises InputError when no layer matches.
@@ -58,7 +33,7 @@ def adapt(network: nn.Module, settings: Settings, seed: int) -> None:
         inject_adapter_in_model(config, network)
 
 
-def targets(network: nn.Module, settings: Settings) -> list[str]:
+def targets(network: nn.Module, settings: Lora) -> list[str]:
     """The names of the layers that get an adapter. Raises InputError when there is none."""
     able = [name for name, layer in network.named_modules() if _able(layer)]
     names = [name for name in able if re.fullmatch(settings.targets, name)]

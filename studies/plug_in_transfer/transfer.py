@@ -26,6 +26,7 @@ from nas.networks.backbones.unet import Config
 from nas.networks.conditioning import Text
 from nas.objectives import denoising
 from nas.runs import description
+from nas.settings import training
 from nas.settings.study import Study
 from nas.study import launch
 from nas.study.ablation_run import cell_seed
@@ -36,8 +37,8 @@ from nas.trial.rung import Bench
 from nas.weights import checkpoints, lora
 
 STYLE = "fluent"
-LORA = lora.Settings(rank=8)
-STYLE_TRAINING = loop.Settings(
+LORA = training.Lora(rank=8)
+STYLE_TRAINING = training.Training(
     init="base", images_seen=2048, batch=16, learning_rate=1e-3, warmup_images=256, ema_decay=0.98, lora=LORA
 )
 STRUCTURE_IMAGES = 4096
@@ -58,7 +59,7 @@ class Transfer:
         self.study = Study.model_validate({name: value for name, value in settings.items() if name != "provenance"})
         self.bench = Bench(self.study, self.run.cache)
         self.style = self.bench.variant({"dataset.styles": [STYLE]})
-        self.schedule = schedule.noise_schedule(denoising.Settings())
+        self.schedule = schedule.noise_schedule(schedule.Settings())
         self.base = base_model.network(self.bench)
         self.folder = self.run.path / "plugins"
         self.folder.mkdir(exist_ok=True)
@@ -71,7 +72,7 @@ class Transfer:
         if not path.exists():
             seed, network = cell_seed(self.study.seed, repeat), copy.deepcopy(self.base).requires_grad_(True)
             lora.adapt(network, LORA, seed)
-            objective = denoising.Objective(network, None, denoising.Settings())
+            objective = denoising.Objective(network, None, schedule.Settings())
             module = loop.DenoiserTraining(objective, STYLE_TRAINING)
             loop.train(module, self.style.train_data, seed, STYLE_TRAINING.images_seen)
             module.ema.swap()

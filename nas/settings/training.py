@@ -1,0 +1,74 @@
+"""The `training` section of a study file, and its adapters."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from nas.objectives import Decay
+
+MOST_IMAGES, MOST_IN_BATCH = 10**11, 2**20  # a hundred times what anybody trains with
+
+
+class Training(BaseModel):
+    """How a proxy network is trained. Lengths are in images seen, so that batch sizes compare."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    images_seen: int = Field(16_384, ge=1, le=MOST_IMAGES)
+    """Images of the last rung."""
+    batch: int = Field(64, ge=1, le=MOST_IN_BATCH)
+    """Images per update."""
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    """AdamW's, reached after the warm-up and then held: rungs stay comparable (MobileDiffusion trains with 1e-3)."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """AdamW's decay of the gradient's first and second moment."""
+    weight_decay: float = Field(0.01, ge=0, le=10)
+    """AdamW's, of every trained parameter."""
+    warmup_images: int = Field(1_024, ge=0, le=MOST_IMAGES)
+    """Linear warm-up of the learning rate."""
+    gradient_clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Moving average of the weights, which is what is sampled. From scratch it is warmed up as min(decay, (1 + i) / (10 + i)),
+    to forget the random start; after a warm start it is not, because the start is already good."""
+    caption_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of captions replaced by the empty one, for classifier-free guidance."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What forward and backward passes compute in; weights are fp32 either way."""
+    init: str = "scratch"
+    """`scratch`, `base` (the study's base model), `supernet` (the weights shipped for this space and proxy), or a path to
+    supernet weights."""
+    lora: Lora | None = None
+    """Train low-rank adapters of the network instead of its weights, for example {rank: 8}."""
+
+    def updates(self, images: int) -> int:
+        """Updates after which `images` have been seen."""
+        return math.ceil(images / self.batch)
+
+
+class Lora(BaseModel):
+    """Which layers get an adapter, and how large it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    rank: int = Field(8, ge=1, le=8192)
+    """Rows of A. LCM-LoRA takes 64 at 320 channels and more; a proxy's widths are a sixteenth of that (assumption)."""
+    alpha: float | None = Field(None, gt=0)
+    """Scale of the adapter, over the rank. None: the rank, as LCM-LoRA."""
+    targets: str = ".*"
+    """Regular expression for the whole names of the layers, for example `.*\\.to_(q|k|v|kv|out)` for attention alone.
+    Linear layers and convolutions that match get an adapter, depthwise convolutions never (peft's need groups that divide
+    the rank)."""
+
+    @field_validator("targets")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"expected a regular expression, got {value!r}: {error}") from None
+        return value
