@@ -53,7 +53,13 @@ def main() -> None:
     ordered = sorted(wanted, key=lambda block: block.name)
     print(f"{machine.device()[0]}; {len(ordered)} blocks, {given.image_size} px, {given.threads} threads", flush=True)
     measured = partial(
-        block_latency.measure, ordered, side, published.TEXT_TOKENS, given.threads, max(1, given.rounds // 2)
+        block_latency.measure,
+        ordered,
+        blocks.build,
+        side,
+        published.TEXT_TOKENS,
+        given.threads,
+        max(1, given.rounds // 2),
     )
     before = measured()
     print(f"blocks timed once; load {os.getloadavg()[0]:.1f}", flush=True)

@@ -6,8 +6,8 @@ import torch
 from scipy import ndimage
 
 from nas import adapters, edges
-from nas.diffusion import schedule as schedule_
 from nas.diffusion.plan import Plan
+from nas.diffusion.schedule import Settings, denoising_error, noise_schedule
 from nas.diffusion.solvers import sample
 from nas.errors import InputError
 from nas.networks.backbones import Proxy
@@ -85,7 +85,7 @@ def test_each_row_follows_its_own_map_under_guidance(network):
     for output in adapter.outputs:
         torch.nn.init.normal_(output.weight)
     maps, noise = torch.rand(3, 1, 64, 64), torch.randn(3, 4, 8, 8)
-    schedule = dict(schedule_.noise_schedule(schedule_.Settings()).config)
+    schedule = dict(noise_schedule(Settings()).config)
     plan, null = Plan(steps=2, guidance=3.0), Text(torch.zeros(1, 3, 6), torch.zeros(1, 4))
 
     def drawn(rows):
@@ -105,14 +105,14 @@ def test_training_moves_the_adapter_alone_and_lowers_the_loss(network, tmp_path)
     maps, text = coarse.repeat_interleave(8, 2).repeat_interleave(8, 3), text_of(2)
     latents = (2 * coarse - 1).expand(-1, 4, -1, -1).contiguous()
     data = EncodedSet(latents, torch.zeros(16, dtype=torch.int64), ("a", ""), text.tokens.half(), text.pooled.half())
-    schedule = schedule_.noise_schedule(schedule_.Settings())
+    schedule = noise_schedule(Settings())
     adapter = adapters.Adapter(network, 8, width=8)
     time, noise = torch.full((16,), 900), torch.randn(latents.shape, generator=generator)
 
     @torch.no_grad()
     def loss():
         with adapters.plugged(network, adapter(maps)):
-            error = schedule_.denoising_error(network, schedule, latents, data.text(torch.arange(16)), time, noise)
+            error = denoising_error(network, schedule, latents, data.text(torch.arange(16)), time, noise)
         return float(error.mean())
 
     before, frozen = loss(), {name: value.clone() for name, value in network.state_dict().items()}

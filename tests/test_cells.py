@@ -22,7 +22,7 @@ from nas.networks.backbones.unet import Config, presets
 from nas.objectives import denoising
 from nas.runs.directory import RunDirectory
 from nas.settings import design
-from nas.settings import study_file as study_file_
+from nas.settings.study_file import load
 from nas.space import fields
 from nas.space.search_space import SearchSpace
 from nas.study import ablation_run, launch
@@ -125,7 +125,7 @@ def test_initial_weights_agree_where_shapes_do():
 
 def test_an_objective_that_asks_for_a_teacher_gets_its_own_copy_of_the_base(finished, monkeypatch):
     root, folder, options = finished
-    study = study_file_.load(root / "study.yaml", options)
+    study = load(root / "study.yaml", options)
     bench = Bench(study, RunDirectory(folder).cache)
     network = bench.network(bench.scaled(base_model.architecture(study).to_dict()), seed=1)
     taught = []
@@ -187,7 +187,7 @@ def test_conditions_say_what_the_cells_vary(tmp_path):
 
 @pytest.mark.parametrize("name", ["sa_ca_placement", "quickstart"])
 def test_a_study_that_names_a_space_is_a_search_only_without_an_ablation(name):
-    study = study_file_.load(Path(__file__).parents[1] / "studies" / name)
+    study = load(Path(__file__).parents[1] / "studies" / name)
     assert study.space is not None
     kind = launch.kind_of(study, SearchSpace.load(study.space))
     assert kind.func is (ablation_run.CellRun if study.ablation else SearchRun)

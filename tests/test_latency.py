@@ -130,14 +130,14 @@ def test_blocks_are_those_a_forward_pass_runs_on_inputs_that_lie_alike_in_memory
     latents = torch.randn(1, config.latent_channels, 8, 8)
     found = Counter()
     for block, times in blocks.blocks(config, 8, 6).items():
-        for call in calls(*block_latency.build(block)).elements():
+        for call in calls(*blocks.build(block)).elements():
             found[call] += times
     assert found == calls(config.build(), (latents, torch.zeros(1, dtype=torch.long), text))
 
 
 def test_blocks_have_all_the_parameters_of_the_network():
     total = sum(
-        times * sum(p.numel() for p in block_latency.build(block)[0].parameters())
+        times * sum(p.numel() for p in blocks.build(block)[0].parameters())
         for block, times in blocks.blocks(SMALL, 8, 6).items()
     )
     assert total == SMALL.cost(8, 6).params
@@ -172,7 +172,7 @@ def test_a_study_has_the_sum_as_a_cost(tmp_path):
 
 def test_every_block_is_timed():
     wanted = list(blocks.blocks(SMALL, 8, 6))
-    found = block_latency.measure(wanted, 8, 6, rounds=2, clock="wall")
+    found = block_latency.measure(wanted, blocks.build, 8, 6, rounds=2, clock="wall")
     assert set(found.milliseconds) == {block.name for block in wanted}
     assert all(ms > 0 for ms in found.milliseconds.values())
     assert found.latency_ms(SMALL) == pytest.approx(

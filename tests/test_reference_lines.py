@@ -9,9 +9,8 @@ import torch
 
 from nas.analysis import reference_lines
 from nas.analysis.reference_lines import Line
-from nas.runs import pictures as pictures_
 from nas.runs.headway import Headway
-from nas.runs.pictures import read_grid
+from nas.runs.pictures import picture, read_grid
 from nas.seeds import trial_seed
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
@@ -66,9 +65,9 @@ def test_pictures_are_scored_with_their_captions_and_lose_what_the_autoencoder_l
     assert lines["autoencoded"]["clip_score"] == pytest.approx(clip_score(bench, copies, bench.drawn[0]), rel=1e-3)
     assert lines["real"]["denoising_loss"] is None and lines["real"]["macs"] is None
     for name, tiles in (("real", 6), ("autoencoded", 6), ("untrained", 6), ("base", 6)):
-        grid = read_grid(pictures_.picture(run, name))
+        grid = read_grid(picture(run, name))
         assert grid.columns * grid.rows >= tiles, name
-    assert not pictures_.picture(run, "held_out").exists()  # other captions than those of the grids
+    assert not picture(run, "held_out").exists()  # other captions than those of the grids
 
 
 def test_networks_are_scored_as_trials_are(measured, tmp_path):
@@ -106,7 +105,7 @@ def test_equal_conditions_are_measured_once(measured, tmp_path, monkeypatch):
     monkeypatch.setattr(type(bench), "rate", None)
     again = line_scores.measure(tmp_path, {}, base.to_dict(), True)
     assert again == json.loads((run / reference_lines.FILE).read_text())
-    assert pictures_.picture(tmp_path, "real").is_file()
+    assert picture(tmp_path, "real").is_file()
     with pytest.raises(TypeError):  # other conditions are measured afresh
         line_scores.measure(tmp_path, {"evaluation.images": 5}, base.to_dict(), False)
 

@@ -7,9 +7,9 @@ from diffusers import DDIMScheduler
 from pydantic import ValidationError
 from torch import nn
 
-from nas.diffusion import schedule as schedule_
 from nas.diffusion import solvers
 from nas.diffusion.plan import Plan
+from nas.diffusion.schedule import Settings, noise_schedule
 from nas.diffusion.solvers import sample
 from nas.errors import InputError
 from nas.networks.conditioning import Text
@@ -19,7 +19,7 @@ KINDS = [("v", False), ("epsilon", False), ("v", True)]
 
 
 def schedule(prediction="v", zero_terminal_snr=False):
-    return schedule_.noise_schedule(schedule_.Settings(prediction=prediction, zero_terminal_snr=zero_terminal_snr))
+    return noise_schedule(Settings(prediction=prediction, zero_terminal_snr=zero_terminal_snr))
 
 
 class Gaussian(nn.Module):

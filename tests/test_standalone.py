@@ -14,8 +14,8 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
 from nas.datasets import emoji
 from nas.deploy import graphs, model_card, standalone
-from nas.diffusion import plan as plan_
 from nas.diffusion import schedule, solvers
+from nas.diffusion.plan import Plan
 from nas.networks import conditioning
 from nas.networks.conditioning import Text, tokenizer_file
 from nas.seeds import Noise
@@ -169,7 +169,7 @@ class Waves:
 )
 def test_the_program_steps_as_nas_does(tmp_path, encoder, settings_, solver, steps):
     objective = {"name": "denoising", **settings_}
-    plan = plan_.Plan(solver=solver, steps=steps, guidance=1)
+    plan = Plan(solver=solver, steps=steps, guidance=1)
     told = standalone.about(encoder, (4, 4, 4), pipeline(objective, **plan.model_dump()), {})
     noise = np.stack([Noise.of_picture(5, index).draw((4, 4, 4)) for index in range(2)])
     text = Text(torch.tensor([0.3, -0.4]).view(2, 1, 1), torch.zeros(2, 1))

@@ -13,8 +13,8 @@ from nas.networks.backbones import Proxy
 from nas.networks.conditioning import Text
 from nas.settings import training
 from nas.space.search_space import SearchSpace
-from nas.training import batches as batches_
 from nas.training import loop
+from nas.training.batches import Batches
 from nas.training.encoded import EncodedSet
 from nas.trial import supernet_training
 from nas.weights import supernet
@@ -233,7 +233,7 @@ def test_sandwich_updates_are_reproducible_and_lower_the_loss(space, members):
         objective = supernet_training.Sandwich(supernet.Supernet.of(space, PROXY, 0), pool, members)
         module = loop.DenoiserTraining(objective, settings)
         loop.train(module, data, 0, images)
-        batches = batches_.Batches(data, settings, 1, 0, 8)
+        batches = Batches(data, settings, 1, 0, 8)
         return sum(float(objective.generator_loss(batch).detach()) for batch in batches)
 
     untrained, trained = loss_after(0), loss_after(96)

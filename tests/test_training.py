@@ -5,12 +5,12 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from nas import seeds as seeds_
 from nas.diffusion import schedule
 from nas.errors import InputError
 from nas.networks.averages import Ema
 from nas.networks.conditioning import Text
 from nas.objectives import CriticTraining, denoising, ufogen
+from nas.seeds import stream_seed
 from nas.settings import training
 from nas.training import loop
 from nas.training.batches import Batches
@@ -124,7 +124,7 @@ def test_captions_go_with_their_images_and_the_asked_share_is_dropped():
 
 
 def test_stream_seeds_do_not_collide():
-    seeds = {seeds_.stream_seed(seed, position) for seed in range(50) for position in range(-50, 200)}
+    seeds = {stream_seed(seed, position) for seed in range(50) for position in range(-50, 200)}
     assert len(seeds) == 50 * 250 and all(0 <= seed < 2**63 for seed in seeds)
 
 

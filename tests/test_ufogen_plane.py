@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.diffusion import schedule as schedule_
 from nas.diffusion.plan import Plan
+from nas.diffusion.schedule import Settings, noise_schedule
 from nas.diffusion.solvers import sample
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, ufogen
@@ -59,7 +59,7 @@ def exact_noise(schedule, noisy, time):
 @pytest.fixture(scope="module")
 def plane_teacher():
     """A denoiser of the mixture, regressed on the exact answer; its average over the last third."""
-    schedule = schedule_.noise_schedule(schedule_.Settings(prediction="epsilon"))
+    schedule = noise_schedule(Settings(prediction="epsilon"))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Plane()
@@ -102,7 +102,7 @@ def distilled(teacher, updates, **options):
 
 def quality(network, steps, solver="renoise"):
     """Share of 4,000 draws within 4 deviations of a mode, and the modes that get over a quarter of their share of those."""
-    schedule = schedule_.noise_schedule(schedule_.Settings(prediction="epsilon"))
+    schedule = noise_schedule(Settings(prediction="epsilon"))
     noise = torch.randn(4000, 2, 1, 1, generator=torch.Generator().manual_seed(99))
     made_points = sample(network, Plan(solver=solver, steps=steps, guidance=1), schedule.config, noise, NOBODY, NOBODY)
     distance, mode = torch.cdist(made_points.flatten(1), MEANS).min(1)

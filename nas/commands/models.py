@@ -200,6 +200,7 @@ def verify(
 
 def _measure_blocks(what: list[str], to: Path, image_size: int, threads: int, repeats: int) -> None:
     """The latency table of one search space."""
+    from nas import menu
     from nas.deploy import block_latency
     from nas.space import published
     from nas.space.search_space import SearchSpace
@@ -207,8 +208,10 @@ def _measure_blocks(what: list[str], to: Path, image_size: int, threads: int, re
     if len(what) != 1:
         raise InputError(f"--blocks: expected one search space, got {len(what)} names")
     size = published.latent_size(image_size)
-    wanted = block_latency.of_space(SearchSpace.load(what[0]), size, published.TEXT_TOKENS)
-    block_latency.measure(wanted, size, published.TEXT_TOKENS, threads, repeats).save(to)
+    space = SearchSpace.load(what[0])
+    wanted = block_latency.of_space(space, size, published.TEXT_TOKENS)
+    build = menu.pick(*space.family).build_block
+    block_latency.measure(wanted, build, size, published.TEXT_TOKENS, threads, repeats).save(to)
     typer.echo(f"wrote {to}: {len(wanted)} blocks")
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from nas.disk import files
 from nas.errors import InputError
-from nas.networks.backbones.unet import Config
-from nas.networks.backbones.unet.blocks import blocks
 
 VERSION = 2  # 1: tokens contiguous, skips already concatenated
 COLUMN = "latency_ms"
@@ -35,6 +34,13 @@ class Block(NamedTuple):
         return f"{self.kind} {self.side}px {'+'.join(map(str, self.inputs))}->{self.channels} {told}".strip()
 
 
+class Blocks(Protocol):
+    """A network that is made of blocks."""
+
+    def blocks(self, latent_size: int, text_tokens: int) -> Mapping[Block, int]:
+        """The blocks of one call on latents of side `latent_size`, and how often each runs."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Milliseconds by block, and where they were measured."""
@@ -49,10 +55,10 @@ class Table:
     device: str
     fingerprint: str
 
-    def latency_ms(self, config: Config) -> float:
+    def latency_ms(self, network: Blocks) -> float:
         """The sum over the blocks of a network. Raises InputError naming a block that was not measured."""
         total = 0.0
-        for block, times in blocks(config, self.latent_size, self.text_tokens).items():
+        for block, times in network.blocks(self.latent_size, self.text_tokens).items():
             if block.name not in self.milliseconds:
                 raise InputError(
                     f"deploy.latency: the table lacks the block {block.name!r}; measure it again: nas latency SPACE --blocks FILE"

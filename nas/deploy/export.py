@@ -182,7 +182,7 @@ def add_formats(
 
     Raises InputError as `export` does, and for int8, whose loss is told in the scores of a study.
     """
-    from nas.full_training import loop
+    from nas.deploy import model_card
 
     modules = check_formats(formats, precisions)
     if quantised:
@@ -195,7 +195,7 @@ def add_formats(
     standalone.write(folder, model.encoder, model.latents, pipeline, manifest["formats"])
     manifest["version"] = drawer.VERSION
     write_yaml(folder / drawer.MANIFEST, manifest)
-    loop.write_card(folder)
+    model_card.write_card(folder)
     return folder
 
 

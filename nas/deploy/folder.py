@@ -20,6 +20,8 @@ from nas.settings.entries import Entry
 
 MANIFEST, PIPELINE, DEPLOY = "export.yaml", "pipeline.yaml", "deploy.yaml"
 
+CHECKPOINT, SETTINGS, LOG = "checkpoint.safetensors", "training.yaml", "log.csv"
+
 
 class _Read(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)

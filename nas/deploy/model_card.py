@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from nas import menu
-from nas.deploy import standalone
+from nas.deploy import drawer, standalone
+from nas.deploy.folder import LOG, SETTINGS
 from nas.weights import worlds
 
 PREDICTED = {
@@ -247,3 +252,12 @@ def _limits(resolved: Mapping[str, Any]) -> str:
 def licence(dataset: str) -> str:
     """What is known of the licence of a data set's pictures."""
     return str(getattr(menu.pick("datasets", dataset), "LICENCE", UNKNOWN_LICENCE))
+
+
+def write_card(out: Path) -> None:
+    """Write README.md of a folder that `nas train` made, from its own files."""
+    deploy, settings = (yaml.safe_load((out / name).read_text(encoding="utf-8")) for name in ("deploy.yaml", SETTINGS))
+    with (out / LOG).open(newline="", encoding="utf-8") as file:
+        log = list(csv.DictReader(file))
+    written = trained(deploy, settings, drawer.read(out), log, standalone.read(out))
+    (out / "README.md").write_text(written, encoding="utf-8")

@@ -11,6 +11,7 @@ import yaml
 from nas import menu
 from nas.deploy import drawer
 from nas.deploy import folder as export_folder
+from nas.deploy.folder import CHECKPOINT
 from nas.errors import InputError
 from nas.full_training.recipe import Recipe
 from nas.networks import conditioning
@@ -21,7 +22,6 @@ from nas.training.loop import Hardware
 from nas.weights import checkpoints
 
 STRATEGIES = ("auto", "ddp")
-CHECKPOINT, SETTINGS, LOG = "checkpoint.safetensors", "training.yaml", "log.csv"
 
 
 @dataclass(frozen=True)

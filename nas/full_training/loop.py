@@ -11,7 +11,6 @@ Several devices: each is a process of Lightning's that runs the same command; ra
 from __future__ import annotations
 
 import copy
-import csv
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,13 +23,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nas import interruption, menu
-from nas.deploy import drawer, export, model_card, standalone
+from nas.deploy import drawer, export, standalone
+from nas.deploy.folder import LOG, SETTINGS
+from nas.deploy.model_card import write_card
 from nas.disk import lock, weight_files
 from nas.documents import yaml_text
 from nas.errors import InputError
 from nas.full_training import job, recipe
 from nas.full_training import watch as deploy_watch
-from nas.full_training.job import LOG, SETTINGS, Job
+from nas.full_training.job import Job
 from nas.full_training.recipe import Recipe
 from nas.full_training.watch import Say, Watch
 from nas.networks import autoencoders, conditioning
@@ -253,15 +254,6 @@ def write(made: Job, network: nn.Module, frozen: Frozen, stage: int) -> None:
     manifest = {"version": drawer.VERSION, "formats": formats, "latents": list(latents)}
     export.write_yaml(made.out / drawer.MANIFEST, manifest)
     write_card(made.out)
-
-
-def write_card(out: Path) -> None:
-    """Write README.md from the folder's own files."""
-    deploy, settings = (yaml.safe_load((out / name).read_text(encoding="utf-8")) for name in ("deploy.yaml", SETTINGS))
-    with (out / LOG).open(newline="", encoding="utf-8") as file:
-        log = list(csv.DictReader(file))
-    text = model_card.trained(deploy, settings, drawer.read(out), log, standalone.read(out))
-    (out / "README.md").write_text(text, encoding="utf-8")
 
 
 def start(

@@ -14,7 +14,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from nas import interruption, machine
-from nas.full_training.job import LOG, Job
+from nas.deploy.folder import LOG
+from nas.full_training.job import Job
 from nas.training.loop import DenoiserTraining
 
 REPORT_SECONDS = 30.0

@@ -27,7 +27,7 @@ from nas.analysis import findings, importance, naming
 from nas.errors import InputError
 from nas.report import tracking, wandb_files
 from nas.runs.directory import RunDirectory
-from nas.settings import tracking as tracking_
+from nas.settings.tracking import Tracking
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -75,9 +75,7 @@ def target(run_dir: Path, entity: str | None = None, project: str | None = None)
     if not any(record["state"] in tracking.LOGGED for record in run.trials):
         raise InputError(f"{run_dir}: no trial has ended, so there is nothing to send")
     try:
-        names = tracking_.Tracking(
-            entity=entity or asked.get("entity"), project=project or asked.get("project") or "nas"
-        )
+        names = Tracking(entity=entity or asked.get("entity"), project=project or asked.get("project") or "nas")
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{run_dir}: tracking.{first['loc'][0]}: {first['msg']}") from None
@@ -109,7 +107,7 @@ def write_missing(aim: Target, say: Callable[[str], None]) -> None:
     except InputError:
         return say(f"not logged yet, which is left to the process that runs the study: {', '.join(names)}")
     with held:
-        settings = tracking_.Tracking(mode="offline", project=aim.project, entity=aim.entity or None)
+        settings = Tracking(mode="offline", project=aim.project, entity=aim.entity or None)
         tracker = tracking.Tracker(settings, aim.run.path, aim.run.name)
         tracker.catch_up(aim.run.trials)
         tracker.finish(aim.run.table, aim.run.goals)

@@ -13,19 +13,19 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas.seeds import trial_seed
-from nas.settings.study import Search
 
 
-def sampler(search: Search, study_seed: int, told: int) -> BaseSampler:
-    """The search's Optuna sampler; a resumed study, with `told` trials, does not replay its first suggestions."""
+def sampler(name: str, trials: int, study_seed: int, told: int) -> BaseSampler:
+    """Optuna's sampler of a name, for a search of so many trials; a resumed study, with `told` of them, does not replay its
+    first suggestions."""
     seed = trial_seed(study_seed, "sampler", told) % 2**32
-    if search.sampler == "random":
+    if name == "random":
         return NumberedRandomSampler(study_seed)
-    if search.sampler == "nsga2":
-        return NSGAIISampler(seed=seed, population_size=max(4, min(50, search.trials // 2)))
-    if search.sampler == "gp":
-        return _gp(seed, search.trials)
-    return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=min(10, search.trials // 2))
+    if name == "nsga2":
+        return NSGAIISampler(seed=seed, population_size=max(4, min(50, trials // 2)))
+    if name == "gp":
+        return _gp(seed, trials)
+    return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=min(10, trials // 2))
 
 
 def _gp(seed: int, trials: int) -> BaseSampler:

@@ -62,7 +62,9 @@ class SearchRun(Run):
         return self.study.search
 
     def sampler(self) -> BaseSampler:
-        return sampler(self.search, self.study.seed, len(self.records) + len(self.ledger.damaged))
+        return sampler(
+            self.search.sampler, self.search.trials, self.study.seed, len(self.records) + len(self.ledger.damaged)
+        )
 
     def suggested(self, record: Record) -> FixedTrial:
         fixed = FixedTrial(self.space.parameters(record["choices"]))

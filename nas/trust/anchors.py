@@ -33,7 +33,7 @@ from nas.seeds import trial_seed
 from nas.settings import study_file, training
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
-from nas.training import batches as batches_
+from nas.training.batches import Batches
 from nas.trial import rung as trial
 from nas.trial.bench import Bench, loss_times
 from nas.trial.check import check
@@ -283,7 +283,7 @@ def zero_cost_scores(bench: Bench, job: trial.Job) -> dict[str, Any]:
     network = bench.scaled(job.architecture)
     built = bench.network(network, job.seed)
     zero_cost.wake(built, torch.Generator().manual_seed(job.seed))
-    batches = list(batches_.Batches(bench.train_data, bench.study.training, SEED, 0, ZERO_COST_BATCHES))
+    batches = list(Batches(bench.train_data, bench.study.training, SEED, 0, ZERO_COST_BATCHES))
     return {"images_seen": 0, **zero_cost.scores(built, bench.objective(built, job.seed).generator_loss, batches)}
 
 

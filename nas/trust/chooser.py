@@ -117,4 +117,4 @@ def sampler_of(name: str, about: Study, trials: int, seed: int) -> BaseSampler:
     if name.startswith("optuna"):
         return TPESampler(seed=seed)
     assert about.search is not None
-    return study_sampler(about.search.model_copy(update={"sampler": name, "trials": trials}), seed, 0)
+    return study_sampler(name, trials, seed, 0)

@@ -18,6 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from nas.networks.backbones import Proxy, strictly
 
 if TYPE_CHECKING:
+    from collections import Counter
+
+    from torch import Tensor, nn
+
+    from nas.cost.latency_table import Block
     from nas.cost.traced import Cost
     from nas.networks.backbones.unet.network import UNet
 
@@ -265,6 +270,12 @@ class Config:
 
         return terms(self, latent_size, text_tokens)
 
+    def blocks(self, latent_size: int, text_tokens: int) -> "Counter[Block]":
+        """The blocks of one call on latents of side `latent_size`, and how often each runs."""
+        from nas.networks.backbones.unet.blocks import blocks
+
+        return blocks(self, latent_size, text_tokens)
+
     def build(self) -> "UNet":
         """The network with fresh weights, on torch's default device."""
         from nas.networks.backbones.unet.network import UNet
@@ -296,6 +307,13 @@ def _spelled(config: Config) -> dict[str, Any]:
         {name: value for name, value in vars(level).items() if value != LEVEL_DEFAULTS[name]} for level in config.levels
     ]
     return plain | {"levels": levels}
+
+
+def build_block(block: "Block") -> "tuple[nn.Module, tuple[Tensor, ...]]":
+    """A block of `Config.blocks` with fresh weights, and inputs for one picture."""
+    from nas.networks.backbones.unet.blocks import build
+
+    return build(block)
 
 
 def presets() -> dict[str, Config]:
