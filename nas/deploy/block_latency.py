@@ -15,6 +15,8 @@ from nas.cost.latency_table import Block, Clock, Table
 from nas.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from nas.space.search_space import SearchSpace
 
 MOST_MEMBERS = 200_000  # of a space that are all looked at for their blocks; of a larger one, this many at random
