@@ -73,17 +73,17 @@ class Failed(Exception):
 
 def stay_in_this_process():
     """Trials are computed here, by the functions that a worker process would run."""
-    import nas.anchors
-    import nas.check
-    import nas.dashboard
-    import nas.preload
-    import nas.serve
-    import nas.wandb_sync
     from at_once import AtOnce
 
+    import nas.deploy.serve
     import nas.interruption
     import nas.joining
-    import nas.study
+    import nas.report.dashboard
+    import nas.report.wandb_sync
+    import nas.study.run
+    import nas.trial.check
+    import nas.trust.anchors
+    import nas.workers.preload
     from nas.analysis import agreement
     from nas.deploy import block_latency, drawer, latency
     from nas.deploy.exporters import onnx

@@ -13,7 +13,7 @@ from ablation_study import STUDY, loaded
 from at_once import AtOnce
 from safetensors.torch import load_file
 
-import nas.study
+import nas.study.run
 from nas.analysis import results
 from nas.deploy import export
 from nas.errors import InputError

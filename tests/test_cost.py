@@ -124,8 +124,8 @@ def test_traced_counts_do_not_depend_on_the_device(device):
 
 def test_describing_and_counting_need_no_torch():
     code = (
-        "import sys; from nas.backbones import unet; unet.presets()['sd15'].cost(64, 77);"
-        "import nas.space, random; space = nas.space.search_space.SearchSpace.load('mobilediffusion');"
+        "import sys; from nas.networks.backbones import unet; unet.presets()['sd15'].cost(64, 77);"
+        "import nas.space.search_space, random; space = nas.space.search_space.SearchSpace.load('mobilediffusion');"
         "space.architecture(space.sample(random.Random(0))).cost(64, 77);"
         "assert not {'torch', 'optuna', 'numpy'} & set(sys.modules), 'imported'"
     )

@@ -215,8 +215,8 @@ def test_what_was_not_written_is_written_from_the_records(run_dir, caplog):
 
 def test_a_killed_process_loses_no_run(run_dir):
     code = (
-        "import os, time; from pathlib import Path; from nas import results, wandb_files\n"
-        "from nas.tracking import Tracking, Tracker\n"
+        "import os, time; from pathlib import Path; from nas.analysis import results; from nas.report import wandb_files\n"
+        "from nas.report.tracking import Tracker; from nas.settings.tracking import Tracking\n"
         f"run = Path({str(run_dir)!r}); tracker = Tracker(Tracking(mode='offline'), run, 'synthetic')\n"
         "for number in (2, 3, 9): tracker.trial(results.records(run)[number], run / 'trials' / f'{number:04d}')\n"
         "while not wandb_files.runs(run): time.sleep(0.01)\n"
@@ -271,10 +271,11 @@ def test_a_run_without_a_front_is_tracked(tmp_path):
 
 def test_tracking_is_quiet(run_dir):
     code = (
-        "from pathlib import Path; from nas import results; from nas.tracking import Tracking, Tracker\n"
+        "from pathlib import Path; from nas.analysis import results; from nas.runs import description\n"
+        "from nas.report.tracking import Tracker; from nas.settings.tracking import Tracking\n"
         f"run = Path({str(run_dir)!r}); tracker = Tracker(Tracking(mode='offline'), run, 'quiet')\n"
         "tracker.trial(results.records(run)[2], run / 'trials' / '0002')\n"
-        "tracker.finish(results.load(run), results.objectives(results.resolved(run)))\n"
+        "tracker.finish(results.load(run), results.objectives(description.resolved(run)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "" and done.stderr == ""
@@ -283,7 +284,8 @@ def test_tracking_is_quiet(run_dir):
 
 def test_off_writes_nothing_and_imports_nothing(run_dir):
     code = (
-        "import sys; from pathlib import Path; from nas.tracking import Tracking, Tracker\n"
+        "import sys; from pathlib import Path; from nas.report.tracking import Tracker\n"
+        "from nas.settings.tracking import Tracking\n"
         f"tracker = Tracker(Tracking(mode='off'), Path({str(run_dir)!r}), 'x')\n"
         "tracker.trial({'trial': 0}, Path('.')); tracker.finish(None, {})\n"
         "assert 'wandb' not in sys.modules and 'pandas' not in sys.modules\n"
