@@ -1,11 +1,12 @@
 """Edge maps against scipy, and structure adapters: nothing at first, gradients only where they may go, and that they learn."""
 
+import adapters
+import edges
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from nas import adapters, edges
 from nas.diffusion.plan import Plan
 from nas.diffusion.schedule import Settings, denoising_error, noise_schedule
 from nas.diffusion.solvers import sample

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from test_unet import CONFIGS, PRESETS
 
 from nas.cost import traced
+from nas.cost.count import taps
 from nas.networks.backbones.unet.cost import parts
 from nas.networks.conditioning import Text
 
@@ -108,7 +109,7 @@ def test_attention_is_counted():
 def test_taps_against_a_convolution_of_ones(n, kernel, stride):
     """A convolution of ones with ones sums, over its outputs, exactly the taps inside."""
     out = torch.nn.functional.conv1d(torch.ones(1, 1, n), torch.ones(1, 1, kernel), stride=stride, padding=kernel // 2)
-    assert traced.taps(n, kernel, stride, kernel // 2) == int(out.sum())
+    assert taps(n, kernel, stride, kernel // 2) == int(out.sum())
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

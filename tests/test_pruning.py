@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nas import decoder_training, pruning
 from nas.errors import InputError
-from nas.networks.decoders.kl import Config, Level
+from nas.networks.decoders.kl import Config, Level, pruning
+from nas.training import decoders
 
 
 def decoder(widths, blocks=2, groups=4, attention=True, seed=0):
@@ -105,9 +105,9 @@ def test_training_brings_the_pictures_nearer_and_depends_on_its_seed():
     results = []
     for seed in (0, 0, 1):
         made = decoder((8, 8))
-        before = decoder_training.psnr(decoder_training.decoded(made, latents), pictures)
-        decoder_training.train(made, latents, pictures, decoder_training.Recipe(640, 8, 5e-3, seed))
-        results.append(decoder_training.psnr(decoder_training.decoded(made, latents), pictures))
+        before = decoders.psnr(decoders.decoded(made, latents), pictures)
+        decoders.train(made, latents, pictures, decoders.Recipe(640, 8, 5e-3, seed))
+        results.append(decoders.psnr(decoders.decoded(made, latents), pictures))
     assert results[0] == results[1] != results[2]
     assert min(results) > before + 2
 
@@ -115,4 +115,4 @@ def test_training_brings_the_pictures_nearer_and_depends_on_its_seed():
 def test_psnr_in_closed_form():
     pictures = torch.zeros(2, 3, 4, 4)
     made = torch.stack([torch.full((3, 4, 4), 0.2), torch.full((3, 4, 4), 0.02)])
-    assert decoder_training.psnr(made, pictures) == pytest.approx((20 + 40) / 2, abs=1e-4)
+    assert decoders.psnr(made, pictures) == pytest.approx((20 + 40) / 2, abs=1e-4)

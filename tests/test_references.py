@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from nas.cost.traced import Cost, second_opinion
+from nas.cost.count import Cost
+from nas.cost.traced import second_opinion
 from nas.space.references import COUNTED, REFERENCES, _on_meta, count, count_by_module
 
 # Parameters as independently counted: diffusers' own classes and the public layouts; MACs by torch's counter at 64x64 latents.

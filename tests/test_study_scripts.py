@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from nas import pruning
-from nas.decoder_training import decoded, psnr
 from nas.networks.autoencoders import kl
+from nas.networks.decoders.kl import pruning
 from nas.settings import study_file
+from nas.training.decoders import decoded, psnr
 
 STUDIES = Path(__file__).parents[1] / "studies"
 

@@ -3,6 +3,7 @@
 import pickle
 import shutil
 
+import adapters
 import open_clip
 import pytest
 import tiny_clip
@@ -11,7 +12,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from nas import adapters, menu
+from nas import menu
 from nas.deploy import drawer
 from nas.disk import weight_files
 from nas.errors import InputError

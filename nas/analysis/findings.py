@@ -223,13 +223,12 @@ def components(trials: Iterable[results.Record], latent_size: int, text_tokens: 
 
     Networks that cannot be taken apart are left out.
     """
-    from nas.networks.backbones.unet import Config
-    from nas.networks.backbones.unet.cost import parts
+    from nas.networks import backbones
 
     rows = []
     for record in trials:
         try:
-            found = parts(Config.from_dict(record["architecture"]), latent_size, text_tokens)
+            found = backbones.from_dict(record["architecture"]).parts(latent_size, text_tokens)
         except (KeyError, TypeError, ValueError):
             continue  # another family of networks, or a record of an older one
         rows += [(record["trial"], part.component, part.cost.params, part.cost.macs) for part in found]

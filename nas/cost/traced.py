@@ -22,53 +22,17 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
+
+from nas.cost.count import BYTES, Cost, taps
 
 if TYPE_CHECKING:
     from torch import nn
 
-BYTES = 4  # of one float32 activation
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Totals for one call on one image."""
-
-    params: int
-    """Trainable numbers."""
-    macs: int
-    """Multiply-adds, attention included."""
-    macs_without_attention: int
-    """Multiply-adds without the two products of attention."""
-    macs_padding_free: int
-    """Multiply-adds without those on zero padding."""
-    activation_bytes: int
-    """Bytes in float32 of what convolutions, linear layers and attention put out: what training keeps, about."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """The share of one component at one resolution."""
-
-    component: str
-    side: int
-    """Side of the image this component puts out."""
-    cost: Cost
-
 
 class UncountedOperator(Exception):
     """The network uses an operator that has no counting rule; the message names it."""
-
-
-@lru_cache(maxsize=4096)
-def taps(n: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
-    """Kernel taps inside a line of n pixels, over all output positions of a convolution."""
-    out = (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-    positions = (p * stride - padding + j * dilation for p in range(out) for j in range(kernel))
-    return sum(0 <= position < n for position in positions)
 
 
 # Operators that multiply nothing into anything: layout, elementwise arithmetic, norms, activations, resizing.

@@ -217,10 +217,10 @@ def check_formats(formats: Sequence[str], precisions: Sequence[str]) -> dict[str
 
 
 def _network(picked: Picked) -> Any:
-    from nas.networks.backbones.unet import Config
+    from nas.networks import backbones
     from nas.weights import checkpoints
 
-    network = Config.from_dict(picked.record["proxy"]).build()
+    network = backbones.from_dict(picked.record["proxy"]).build()
     checkpoints.load_weights(network, picked.weights, str(picked.run.path))
     return network.eval()
 

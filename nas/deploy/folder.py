@@ -14,7 +14,8 @@ from nas.diffusion.plan import Plan
 from nas.documents import strict
 from nas.documents.document import Document
 from nas.errors import InputError
-from nas.networks.backbones.unet import Config
+from nas.networks import backbones
+from nas.networks.backbones import Backbone
 from nas.networks.conditioning import Settings as Conditioning
 from nas.settings.entries import Entry
 
@@ -138,10 +139,10 @@ def _checked(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
     return found.content
 
 
-def architecture(path: Path, key: str | None = None) -> Config:
+def architecture(path: Path, key: str | None = None) -> Backbone:
     """The network a YAML file describes, whole or under a key. Raises InputError naming the file."""
     content = Document.read(path).content
     try:
-        return Config.from_dict(content[key] if key else content)
+        return backbones.from_dict(content[key] if key else content)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: no architecture: {error!r}") from None

@@ -15,7 +15,7 @@ from nas.deploy.folder import CHECKPOINT
 from nas.errors import InputError
 from nas.full_training.recipe import Recipe
 from nas.networks import conditioning
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone
 from nas.settings.entries import Entry
 from nas.space import published
 from nas.training.loop import Hardware
@@ -29,7 +29,7 @@ class Job:
     """A training: what, how, and where it lies."""
 
     name: str
-    architecture: Config
+    architecture: Backbone
     """At deploy scale."""
     recipe: Recipe
     """With its autoencoder and text encoder filled in."""

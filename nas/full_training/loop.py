@@ -35,8 +35,7 @@ from nas.full_training.job import Job
 from nas.full_training.recipe import Recipe
 from nas.full_training.watch import Say, Watch
 from nas.networks import autoencoders, conditioning
-from nas.networks.backbones import Proxy
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone, Proxy
 from nas.seeds import stream_seed
 from nas.training import loop
 from nas.training.loop import DenoiserTraining, Hardware
@@ -127,7 +126,7 @@ def _frozen(given: Recipe) -> Frozen:
     return Frozen(autoencoder, conditioning.load(given.conditioning))
 
 
-def scaled(made: Job, frozen: Frozen) -> Config:
+def scaled(made: Job, frozen: Frozen) -> Backbone:
     """The network that is trained: the architecture with the ends its frozen models need. InputError where a width does not
     divide, or a stage's pictures do not."""
     encoder, autoencoder = frozen.encoder, frozen.autoencoder

@@ -36,7 +36,7 @@ from nas.space import fields
 from nas.space.search_space import SearchSpace
 
 if TYPE_CHECKING:
-    from nas.networks.backbones.unet import Config
+    from nas.networks.backbones import Backbone
     from nas.settings.study import Study
 
 Overrides = dict[str, Any]  # path -> value
@@ -272,29 +272,29 @@ def changed(study: Study, overrides: Mapping[str, Any]) -> Study:
     return made
 
 
-def base_architecture(study: Study) -> Config:
+def base_architecture(study: Study) -> Backbone:
     """The network that cells change: `architecture` (a preset, a YAML file or a mapping), else the base of the space."""
-    from nas.networks.backbones import unet
+    from nas.networks import backbones
 
     given = study.architecture
     if given is None:
-        base: Config = SearchSpace.load(str(study.space)).base
+        base: Backbone = SearchSpace.load(str(study.space)).base
         return base
     if isinstance(given, str):
         from nas.space.published import architecture
 
-        if given in unet.presets() or given.endswith((".yaml", ".yml")):
+        if given in backbones.presets() or given.endswith((".yaml", ".yml")):
             return architecture(given)
         raise InputError(
-            f"architecture: unknown preset {given!r}{menu.nearest(given, list(unet.presets()))} (or a YAML file)"
+            f"architecture: unknown preset {given!r}{menu.nearest(given, list(backbones.presets()))} (or a YAML file)"
         )
     try:
-        return unet.Config.from_dict(given)
+        return backbones.from_dict(given)
     except (ValueError, TypeError) as error:
         raise InputError(f"architecture: {error}") from None
 
 
-def architectures(study: Study) -> dict[str, Config]:
+def architectures(study: Study) -> dict[str, Backbone]:
     """Each cell's canonical network at deploy scale, by the cell's name."""
     assert study.ablation is not None
     base = base_architecture(study)

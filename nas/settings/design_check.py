@@ -21,7 +21,7 @@ from nas.settings.design import Factor, Settings
 from nas.space import fields
 
 if TYPE_CHECKING:
-    from nas.networks.backbones.unet import Config
+    from nas.networks.backbones import Backbone
     from nas.settings.study import Study
 
 Location = tuple[int | str, ...]
@@ -65,7 +65,7 @@ def _field_location(location: Location) -> Location:
     return (*location[:3], "field") if isinstance(location[-1], int) else location
 
 
-def _check_level(study: Study, base: Config, path: str, value: Any, location: Location) -> None:
+def _check_level(study: Study, base: Backbone, path: str, value: Any, location: Location) -> None:
     section = design.section(path)
     if section not in design.SECTIONS:
         raise Refused(
@@ -85,7 +85,7 @@ def _check_level(study: Study, base: Config, path: str, value: Any, location: Lo
         raise Refused(location, f"{path}: {error}") from None
 
 
-def _check_architecture(base: Config, path: str, value: Any, location: Location) -> None:
+def _check_architecture(base: Backbone, path: str, value: Any, location: Location) -> None:
     _, _, field = path.partition(".")
     try:
         fields.changed(base, [(field, value)])
@@ -114,7 +114,7 @@ def _model(study: Study, section: str) -> type[BaseModel]:
     return type(study)
 
 
-def _check_overlaps(settings: Settings, base: Config) -> None:
+def _check_overlaps(settings: Settings, base: Backbone) -> None:
     """No two factors set the same field, or one a part of what the other sets."""
     paths = {name: _set_by(factor, base) for name, factor in settings.factors.items()}
     for a, b in combinations(settings.factors, 2):
@@ -123,7 +123,7 @@ def _check_overlaps(settings: Settings, base: Config) -> None:
                 raise Refused(("ablation", "factors", b), f"sets {other}, which factor {a!r} sets too")
 
 
-def _set_by(factor: Factor, base: Config) -> set[str]:
+def _set_by(factor: Factor, base: Backbone) -> set[str]:
     """Every path that a factor sets, without wildcards."""
     found: set[str] = set()
     for path in (path for name in factor.names for path in factor.overrides(name)):
@@ -133,7 +133,7 @@ def _set_by(factor: Factor, base: Config) -> set[str]:
     return found
 
 
-def _check_cells(study: Study, settings: Settings, base: Config) -> None:
+def _check_cells(study: Study, settings: Settings, base: Backbone) -> None:
     """Every combination on its own, and that no two are the same."""
     seen: dict[str, str] = {}
     for cell in design.cells(settings):

@@ -15,7 +15,7 @@ from nas.documents import study_name
 from nas.documents.quantities import count
 from nas.documents.strict import Location
 from nas.errors import InputError, about
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone
 from nas.networks.conditioning import Settings as Conditioning
 from nas.search.racing import Settings as Racing
 from nas.search.stopping import Settings as Stopping
@@ -57,7 +57,7 @@ class Deploy(Section):
     def latent_size(self) -> int:
         return self.image_size // self.downsampling
 
-    def costs(self, config: Config) -> dict[str, Any]:
+    def costs(self, config: Backbone) -> dict[str, Any]:
         """Costs of one call of a deploy-scale denoiser, by column.
 
         Raises InputError when its latents cannot be halved as often as it asks, and when the table of latencies has not all.

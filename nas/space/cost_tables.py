@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.cost.traced import Cost
+from nas.cost.count import Cost
 from nas.space.fields import with_fields
 from nas.space.search_space import Axis, Choices, SearchSpace
 
 if TYPE_CHECKING:
-    from nas.networks.backbones.unet import Config
+    from nas.networks.backbones import Backbone
 
 Column = NDArray[np.int64]
 Columns = dict[str, Column]
@@ -118,7 +118,7 @@ class Tables:
     def _arguments(self, settings: tuple[tuple[str, Any], ...]) -> list[tuple[Any, ...]]:
         return [arguments for _, arguments in self._terms(with_fields(self.space.base, settings))]
 
-    def _terms(self, config: Config) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
+    def _terms(self, config: Backbone) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
         return list(config.cost_terms(self.latent_size, self.text_tokens))
 
     def _term(self, place: int, axes: list[Axis], columns: Columns, rows: int) -> NDArray[np.int64]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nas import menu
 from nas.errors import shown
 
 if TYPE_CHECKING:
-    from nas.networks.backbones.unet import Config
+    from nas.networks.backbones import Backbone
 
 
-def with_fields(config: Config, settings: Sequence[tuple[str, Any]]) -> Config:
+def with_fields(config: Backbone, settings: Sequence[tuple[str, Any]]) -> Backbone:
     """The architecture with fields set by path. Raises KeyError(path) where there is no such field."""
     changes: dict[str, Any] = {}
-    levels: dict[int, dict[str, Any]] = {}
+    old_levels, levels = _levels(config), dict[int, dict[str, Any]]()
     for path, value in settings:
         head, *rest = path.split(".")
         if head != "levels" or not rest:
@@ -25,16 +25,17 @@ def with_fields(config: Config, settings: Sequence[tuple[str, Any]]) -> Config:
             continue
         if len(rest) < 2:
             raise KeyError(path)
-        for index in _indices(rest[0], len(config.levels), path):
+        for index in _indices(rest[0], len(old_levels), path):
             level = levels.setdefault(index, {})
-            old = level.get(rest[1], getattr(config.levels[index], rest[1], None))
+            old = level.get(rest[1], getattr(old_levels[index], rest[1], None))
             level[rest[1]] = _entry(old, rest[2:], value, path)
     if levels:
-        changes["levels"] = tuple(replace(level, **levels.get(i, {})) for i, level in enumerate(config.levels))
-    return replace(config, **changes)
+        changes["levels"] = tuple(replace(level, **levels.get(i, {})) for i, level in enumerate(old_levels))
+    made: Backbone = replace(cast(Any, config), **changes)
+    return made
 
 
-def _plain(config: Config, settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _plain(config: Backbone, settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """The architecture as YAML writes it, with fields set by path. Raises KeyError(path) where there is no such field."""
     plain = config.to_dict()
     for path, value in settings:
@@ -63,7 +64,7 @@ class NoField(ValueError):
     """A path that names no field of an architecture."""
 
 
-def changed(base: Config, settings: Sequence[tuple[str, Any]]) -> Config:
+def changed(base: Backbone, settings: Sequence[tuple[str, Any]]) -> Backbone:
     """`with_fields`, its types checked. NoField names the nearest field there is; ValueError says why a value is refused."""
     try:
         type(base).from_dict(_plain(base, settings))
@@ -92,7 +93,7 @@ def _indices(step: str, length: int, path: str) -> Sequence[int]:
     raise KeyError(path)
 
 
-def concrete(config: Config, path: str) -> list[str]:
+def concrete(config: Backbone, path: str) -> list[str]:
     """The paths that a path with `*` stands for."""
     found = [""]
     for step in path.split("."):
@@ -100,25 +101,31 @@ def concrete(config: Config, path: str) -> list[str]:
     return found
 
 
-def _steps(config: Config, path: str) -> range:
+def _steps(config: Backbone, path: str) -> range:
     """The indices below a path: of the levels, or of the entries of a level's tuple."""
     if path == "levels":
-        return range(len(config.levels))
+        return range(len(_levels(config)))
     _, index, name = path.split(".")
-    return range(len(getattr(config.levels[int(index)], name)))
+    return range(len(getattr(_levels(config)[int(index)], name)))
 
 
-def paths(config: Config) -> list[str]:
+def _levels(config: Backbone) -> tuple[Any, ...]:
+    """The resolutions of a network that is described by them."""
+    return getattr(config, "levels", ())
+
+
+def paths(config: Backbone) -> list[str]:
     """The paths an axis may name, `*` for each kind of index."""
     plain = config.to_dict()
     top = [name for name in plain if name != "levels"]
-    levels = [f"levels.{i}.{name}" for i, level in enumerate(plain["levels"]) for name in level]
-    lists = [(i, name) for i, level in enumerate(plain["levels"]) for name, v in level.items() if isinstance(v, list)]
+    found = plain.get("levels", [])
+    levels = [f"levels.{i}.{name}" for i, level in enumerate(found) for name in level]
+    lists = [(i, name) for i, level in enumerate(found) for name, v in level.items() if isinstance(v, list)]
     entries = [f"levels.{i}.{name}.*" for i, name in lists]
-    return top + levels + [f"levels.*.{name}" for name in plain["levels"][0]] + entries
+    return top + levels + [f"levels.*.{name}" for level in found[:1] for name in level] + entries
 
 
-def _nearest_path(config: Config, path: str) -> str:
+def _nearest_path(config: Backbone, path: str) -> str:
     close = difflib.get_close_matches(path[: menu.LONGEST], paths(config), n=1, cutoff=0.3)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{hint} (an axis may name fields such as levels.0.channels, levels.*.ffn_ratio, levels.2.down.*, shared_kv)"

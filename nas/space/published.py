@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas import menu
-from nas.cost.traced import Cost, Part
+from nas.cost.count import Cost, Part
 from nas.errors import InputError
-from nas.networks.backbones import unet
+from nas.networks import backbones
+from nas.networks.backbones import Backbone
 
 Convention = Literal["macs", "macs_without_attention", "macs_padding_free"]
 DOWNSAMPLING = 8  # pixels per latent position of all these networks' autoencoders
@@ -70,7 +71,7 @@ def names() -> list[str]:
     """Every network with a name: presets of the searchable backbone, then the others."""
     from nas.space.references import REFERENCES
 
-    return [*unet.presets(), *REFERENCES]
+    return [*backbones.presets(), *REFERENCES]
 
 
 def cost_table(networks: Sequence[str], image_size: int = 512, text_tokens: int | None = None) -> list[Row]:
@@ -83,7 +84,6 @@ def cost_table(networks: Sequence[str], image_size: int = 512, text_tokens: int 
 
 def parts_table(network: str, image_size: int = 512, text_tokens: int | None = None) -> list[Part]:
     """One network's cost by component and resolution; for one that is not searchable, by its outermost modules."""
-    from nas.networks.backbones.unet.cost import parts
     from nas.space import references
 
     size = latent_size(image_size)
@@ -93,27 +93,27 @@ def parts_table(network: str, image_size: int = 512, text_tokens: int | None = N
         return [Part(module, 0, cost) for module, cost in modules.items()]
     config = architecture(network, names())
     try:
-        return parts(config, size, TEXT_TOKENS if text_tokens is None else text_tokens)
+        return config.parts(size, TEXT_TOKENS if text_tokens is None else text_tokens)
     except ValueError as error:
         raise InputError(f"{network}: {error}") from None
 
 
-def architecture(network: str, offered: Sequence[str] | None = None) -> unet.Config:
+def architecture(network: str, offered: Sequence[str] | None = None) -> Backbone:
     """The preset of this name, or the architecture in a YAML file: alone, or under the key `architecture`.
 
     Raises InputError for anything else, with the nearest of the `offered` names; None: of the presets.
     """
-    if network in unet.presets():
-        return unet.presets()[network]
+    if network in backbones.presets():
+        return backbones.presets()[network]
     if not network.endswith((".yaml", ".yml")):
-        known = list(offered or unet.presets())
+        known = list(offered or backbones.presets())
         raise InputError(f"unknown network {network!r}{menu.nearest(network, known)} (or a YAML file)")
     from nas.documents.document import Document
 
     document = Document.read(Path(network))
     location = ("architecture",) if "architecture" in document.content else ()
     try:
-        return unet.Config.from_dict(document.content.get("architecture", document.content))
+        return backbones.from_dict(document.content.get("architecture", document.content))
     except (ValueError, TypeError) as error:
         raise document.error(location, f"{error}; expected an architecture") from None
 

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas import assets
-from nas.cost.traced import Cost, traced, traced_by_module
+from nas.cost.count import Cost
+from nas.cost.traced import traced, traced_by_module
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas import menu
-from nas.cost.traced import Cost
+from nas.cost.count import Cost
 from nas.documents.quantities import count
 from nas.errors import InputError
 from nas.numbers import amount
@@ -24,7 +24,7 @@ from nas.space.search_space import Axis, Choices, SearchSpace
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from nas.networks.backbones.unet import Config
+    from nas.networks.backbones import Backbone
 
 ENUMERABLE = 2_000_000  # spaces up to this size are looked at as a whole
 SAMPLE = 200_000  # members drawn from larger ones
@@ -182,7 +182,7 @@ def _check_cost(name: str, what: str) -> None:
         raise InputError(f"{what}: unknown cost {name!r}{menu.nearest(name, list(COSTS))}")
 
 
-def position(space: SearchSpace, config: Config, tries: int = 10_000) -> Choices | None:
+def position(space: SearchSpace, config: Backbone, tries: int = 10_000) -> Choices | None:
     """The member that is this network, or None."""
     target = config.canonical()
     for _, choices in zip(range(tries), _alike(space, target, {}, space.axes), strict=False):
@@ -191,7 +191,7 @@ def position(space: SearchSpace, config: Config, tries: int = 10_000) -> Choices
     return None
 
 
-def _alike(space: SearchSpace, target: Config, choices: Choices, axes: tuple[Axis, ...]) -> Iterator[Choices]:
+def _alike(space: SearchSpace, target: Backbone, choices: Choices, axes: tuple[Axis, ...]) -> Iterator[Choices]:
     """Members that agree with a network in at least one field of every axis, as far as any choice does."""
     if not axes:
         yield choices
@@ -209,7 +209,7 @@ def _alike(space: SearchSpace, target: Config, choices: Choices, axes: tuple[Axi
         yield from _alike(space, target, {**choices, axis.name: choice}, rest)
 
 
-def _agrees(base: Config, target: Config, path: str, value: Any) -> bool:
+def _agrees(base: Backbone, target: Backbone, path: str, value: Any) -> bool:
     """Whether setting this field of the network changes nothing, in at least one place that `*` stands for."""
     from nas.space.fields import concrete
 

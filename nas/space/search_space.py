@@ -43,7 +43,7 @@ from nas.space.fields import with_fields
 if TYPE_CHECKING:
     import optuna
 
-    from nas.networks.backbones.unet import Config
+    from nas.networks.backbones import Backbone
 
 Choices = dict[str, Any]
 Condition = dict[str, tuple[Any, ...]]
@@ -85,7 +85,7 @@ class SearchSpace:
     """The file, for messages."""
     family: tuple[str, str]
     """The menu folder of its networks and the name in it: ("backbones", "unet")."""
-    base: Config
+    base: Backbone
     """The architecture with all held values."""
     axes: tuple[Axis, ...]
 
@@ -126,7 +126,7 @@ class SearchSpace:
         """A member as Optuna's parameters, for `enqueue_trial`."""
         return {a.name: a.labels[a.choices.index(choices[a.name])] for a in self.axes if a.name in choices}
 
-    def architecture(self, choices: Mapping[str, Any]) -> Config:
+    def architecture(self, choices: Mapping[str, Any]) -> Backbone:
         """The member's canonical network. Choices of inactive axes are ignored; active axes without one keep the base.
 
         Raises InputError for an axis or choice the space doesn't have, or a combination the network refuses.
@@ -171,9 +171,9 @@ class SearchSpace:
                     if all(choices.items() <= merged.items() for choices in before):
                         yield merged
 
-    def presets(self) -> dict[str, Config]:
+    def presets(self) -> dict[str, Backbone]:
         """Published networks of the space's family, by name."""
-        presets: dict[str, Config] = menu.pick(*self.family).presets()
+        presets: dict[str, Backbone] = menu.pick(*self.family).presets()
         return presets
 
     def axis(self, name: str) -> Axis:
@@ -219,7 +219,7 @@ class SearchSpace:
                 offered = ", ".join(map(str, axis.choices))
                 raise InputError(f"{self.source}: axes.{name}: {choice!r} is not one of its choices: {offered}")
 
-    def built(self, choices: Mapping[str, Any]) -> Config:
+    def built(self, choices: Mapping[str, Any]) -> Backbone:
         """The member's network as the file spells it, neither checked nor canonical. May raise ValueError."""
         settings: list[tuple[str, Any]] = []
         seen: Choices = {}
@@ -237,7 +237,7 @@ class SearchSpace:
         """A member: choices are those given, and picked by parameters and MACs in the other axes."""
 
         def weight(choices: Choices) -> tuple[int, int]:
-            cost = self.architecture(choices).cost(2 ** (len(self.base.levels) + 2), 77)
+            cost = self.architecture(choices).cost(8 * self.base.granularity, 77)
             return cost.params, cost.macs
 
         chosen: Choices = {}

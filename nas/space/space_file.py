@@ -20,7 +20,7 @@ from nas.space.fields import NoField, changed, concrete, with_fields
 from nas.space.search_space import Axis, Condition, SearchSpace, spelled
 
 if TYPE_CHECKING:
-    from nas.networks.backbones.unet import Config
+    from nas.networks.backbones import Backbone
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces"
 MOST_CHOICES = 256  # of all axes together: every pair is tried
@@ -161,14 +161,14 @@ class _Loader:
         self._check_pairs(space)
         return space
 
-    def _base(self) -> Config:
+    def _base(self) -> Backbone:
         if isinstance(self.file.base, dict):
             try:
-                config: Config = self.menu.Config.from_dict(self.file.base)
+                config: Backbone = self.menu.backbones.from_dict(self.file.base)
                 return config
             except ValueError as error:
                 raise InputError(f"base: {error}") from None
-        presets: dict[str, Config] = self.menu.presets()
+        presets: dict[str, Backbone] = self.menu.presets()
         if self.file.base not in presets:
             raise InputError(f"base: unknown preset {self.file.base!r}{menu.nearest(self.file.base, list(presets))}")
         return presets[self.file.base]
@@ -221,7 +221,7 @@ class _Loader:
             raise InputError(f"axes: conditions go round in a circle: {' -> '.join(error.args[1])}") from None
         return [axes[place[name]] for name in ordered]
 
-    def _tried(self, base: Config, settings: Sequence[tuple[str, Any]], what: str) -> Config:
+    def _tried(self, base: Backbone, settings: Sequence[tuple[str, Any]], what: str) -> Backbone:
         """The base with these fields; InputError `what is refused: rule` if there is no such field or value."""
         try:
             return changed(base, settings)

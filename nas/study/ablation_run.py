@@ -13,7 +13,7 @@ from typing import Any
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone
 from nas.report.progress import Progress
 from nas.runs.directory import RunDirectory
 from nas.runs.records import Record
@@ -73,11 +73,11 @@ class CellRun(Run):
         fixed.set_user_attr("repeat", record["repeat"])
         return fixed
 
-    def reference(self) -> tuple[dict[str, Any], Config, bool]:
+    def reference(self) -> tuple[dict[str, Any], Backbone, bool]:
         """The reference cell, which is trained anyway."""
         return self.cells[self.reference_cell].settings, self.architectures[self.reference_cell], False
 
-    def typical(self, count: int) -> list[tuple[dict[str, Any], Config]]:
+    def typical(self, count: int) -> list[tuple[dict[str, Any], Backbone]]:
         """The cells that are left, evenly chosen among them where they are many."""
         names = self._timed()
         return [(self.cells[name].settings, self.architectures[name]) for name in names]

@@ -207,7 +207,7 @@ def _base(run: RunDirectory, bench: Bench) -> Model:
 
 
 def _trial(run: RunDirectory, bench: Bench, record: Mapping[str, Any]) -> Model:
-    from nas.networks.backbones.unet import Config
+    from nas.networks import backbones
     from nas.weights import checkpoints
 
     number = int(record["trial"])
@@ -216,7 +216,7 @@ def _trial(run: RunDirectory, bench: Bench, record: Mapping[str, Any]) -> Model:
         raise InputError(f"{run.path}: trial {number} ({record['state'].replace('_', ' ')}) has no weights")
 
     def load() -> nn.Module:
-        network: nn.Module = Config.from_dict(record["proxy"]).build()
+        network: nn.Module = backbones.from_dict(record["proxy"]).build()
         checkpoints.load_weights(network, weights, f"trial {number}")
         return network.eval()
 

@@ -25,7 +25,7 @@ from nas.errors import InputError
 from nas.interruption import Interrupted
 from nas.joined import Fleet, Joined
 from nas.joining import ENDED, SETTINGS
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone
 from nas.report.progress import Progress
 from nas.report.tracking import Tracker
 from nas.runs import records
@@ -111,12 +111,12 @@ class Run(ABC):
         """Whether a trial that was just scored, not at the last rung, is trained further."""
 
     @abstractmethod
-    def reference(self) -> tuple[dict[str, Any], Config, bool]:
+    def reference(self) -> tuple[dict[str, Any], Backbone, bool]:
         """What the lines of reference are scored with: settings by path, an architecture, and whether it gets a trial's
         training as well."""
 
     @abstractmethod
-    def typical(self, count: int) -> list[tuple[dict[str, Any], Config]]:
+    def typical(self, count: int) -> list[tuple[dict[str, Any], Backbone]]:
         """What `count` workers time at once before the study starts: settings by path, and an architecture."""
 
     @abstractmethod
@@ -194,7 +194,7 @@ class Run(ABC):
 
     # -- what it may use -----------------------------------------------------------------------------------------
 
-    def new_record(self, number: int, choices: dict[str, Any], config: Config, cost: dict[str, Any]) -> Record:
+    def new_record(self, number: int, choices: dict[str, Any], config: Backbone, cost: dict[str, Any]) -> Record:
         """The first record of a trial; of its costs the numbers."""
         return {
             "trial": number,

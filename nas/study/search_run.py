@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FixedTrial, FrozenTrial, Trial
 
 from nas.cost.budget import constraints, over_budget
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone
 from nas.report.progress import Progress
 from nas.runs.directory import RunDirectory, now
 from nas.runs.records import UNTRAINED, Record, State
@@ -71,12 +71,12 @@ class SearchRun(Run):
         self.space.suggest(fixed)
         return fixed
 
-    def reference(self) -> tuple[dict[str, Any], Config, bool]:
+    def reference(self) -> tuple[dict[str, Any], Backbone, bool]:
         """The base of the space, trained where it is a member and costs an eighth of the search at most."""
         member = screen.position(self.space, self.space.base) is not None
         return {}, self.space.base, member and self.study.base is None and self.search.trials >= ENOUGH_TRIALS
 
-    def typical(self, count: int) -> list[tuple[dict[str, Any], Config]]:
+    def typical(self, count: int) -> list[tuple[dict[str, Any], Backbone]]:
         """Members within budget, spread over their multiply-adds; none where the search has all it asked for."""
         if not self._left():
             return []

@@ -18,7 +18,7 @@ from nas.disk import files
 from nas.disk import weight_files as weight_files
 from nas.errors import InputError
 from nas.networks import conditioning
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone
 from nas.seeds import trial_seed
 from nas.settings import design
 from nas.settings.study import Base, Study
@@ -47,7 +47,7 @@ def as_study(study: Study) -> Study:
     return design.changed(study, {**sections, "training": base.training.model_dump()})
 
 
-def architecture(study: Study) -> Config:
+def architecture(study: Study) -> Backbone:
     """The base's canonical network at deploy scale."""
     return design.base_architecture(as_study(study)).canonical()
 
@@ -93,7 +93,7 @@ def train(bench: Bench) -> Path:
     return path
 
 
-def _train(bench: Bench, proxy: Config, path: Path) -> None:
+def _train(bench: Bench, proxy: Backbone, path: Path) -> None:
     settings = bench.study.training
     seed = trial_seed(bench.study.seed, "base", 0)
     trained = bench.network(proxy, seed)

@@ -25,8 +25,8 @@ from nas.diffusion import solvers
 from nas.diffusion.schedule import denoising_error
 from nas.errors import InputError, about
 from nas.metrics import Reference, scores
-from nas.networks import autoencoders, conditioning
-from nas.networks.backbones import Proxy, unet
+from nas.networks import autoencoders, backbones, conditioning
+from nas.networks.backbones import Backbone, Proxy
 from nas.networks.conditioning import Text
 from nas.runs.pictures import save_grid
 from nas.settings import design
@@ -224,11 +224,11 @@ class Bench:
         }
         return described | self.study.deploy.latency_conditions()
 
-    def scaled(self, architecture: dict[str, Any]) -> unet.Config:
+    def scaled(self, architecture: dict[str, Any]) -> Backbone:
         """The proxy of a deploy-scale architecture."""
-        return unet.Config.from_dict(architecture).scaled(self.proxy)
+        return backbones.from_dict(architecture).scaled(self.proxy)
 
-    def network(self, proxy: unet.Config, seed: int, like: unet.Config | None = None) -> nn.Module:
+    def network(self, proxy: Backbone, seed: int, like: Backbone | None = None) -> nn.Module:
         """A proxy network, initialised as training.init says; `like` another's weights of this seed where shapes agree."""
         init, space = self.study.training.init, self.study.space
         network = fresh(proxy, seed)
@@ -360,7 +360,7 @@ def loss_times(steps: int) -> list[int]:
     return [round((index + 0.5) * steps / LOSS_TIMES) for index in range(LOSS_TIMES)]
 
 
-def fresh(proxy: unet.Config, seed: int) -> nn.Module:
+def fresh(proxy: Backbone, seed: int) -> nn.Module:
     """A network with the initial weights of a seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

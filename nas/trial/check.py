@@ -12,8 +12,7 @@ from nas import menu
 from nas.cost.budget import over_budget
 from nas.documents.document import Placed
 from nas.errors import InputError, shown
-from nas.networks.backbones import Proxy
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone, Proxy
 from nas.numbers import amount
 from nas.settings import design, design_check, plausible
 from nas.settings.entries import Entry
@@ -157,7 +156,7 @@ def _check_prediction(entry: Entry, base: Entry) -> None:
             raise InputError(f"objective.{name}: {has!r}, but its teacher is trained with {wants!r} (base.objective)")
 
 
-def _check_weights(study: Study, config: Config) -> None:
+def _check_weights(study: Study, config: Backbone) -> None:
     """Whether a network divides by the proxy, and has the shapes of the weights it is to start from."""
     proxy = Proxy(study.proxy.width_divisor, **ANY_DATA)
     try:
@@ -175,7 +174,7 @@ def _check_weights(study: Study, config: Config) -> None:
         supernet.check_covers(config, path, str(study.space), study.proxy.width_divisor)
 
 
-def _check_adapters(study: Study, config: Config) -> None:
+def _check_adapters(study: Study, config: Backbone) -> None:
     """Whether adapters fit a network, of whose proxy only the names of layers matter here."""
     assert study.training.lora is not None
     if study.training.init == "scratch":
@@ -186,13 +185,13 @@ def _check_adapters(study: Study, config: Config) -> None:
     lora.targets(supernet.skeleton(config.scaled(Proxy(study.proxy.width_divisor, **ANY_DATA))), study.training.lora)
 
 
-def probe(study: Study, space: SearchSpace) -> list[Config]:
+def probe(study: Study, space: SearchSpace) -> list[Backbone]:
     """Random members."""
     rng = random.Random(study.seed)
     return [space.architecture(space.sample(rng)) for _ in range(PROBES)]
 
 
-def _check_proxy(study: Study, space: SearchSpace, members: Sequence[Config]) -> None:
+def _check_proxy(study: Study, space: SearchSpace, members: Sequence[Backbone]) -> None:
     """Whether members have a proxy."""
     proxy = Proxy(study.proxy.width_divisor, **ANY_DATA)
     for member in members:

@@ -9,11 +9,11 @@ from nas import menu
 from nas.datasets import BATCH
 from nas.errors import InputError
 from nas.networks import conditioning
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone
 from nas.settings.study import Study
 
 
-def check(study: Study, network: Config) -> None:
+def check(study: Study, network: Backbone) -> None:
     """Raises InputError for pictures and models that are not there or do not go together; `network` is one of the study's."""
     _check_size(study, network)
     _check_pictures(study)
@@ -28,7 +28,7 @@ def check(study: Study, network: Config) -> None:
                 raise InputError(f"metrics.{index}.{error}") from None
 
 
-def _check_size(study: Study, network: Config) -> None:
+def _check_size(study: Study, network: Backbone) -> None:
     """Whether the autoencoder can be read and takes the pictures, and the network the latents."""
     autoencoder = menu.pick("autoencoders", study.autoencoder.name).load(study.autoencoder.settings("autoencoders"))
     size = getattr(study.dataset.settings("datasets"), "image_size", None)

@@ -14,7 +14,8 @@ from torch import Tensor
 from nas import seeds
 from nas.datasets import Batch
 from nas.disk import files
-from nas.networks.backbones.unet import Config
+from nas.networks import backbones
+from nas.networks.backbones import Backbone
 from nas.runs import pictures
 from nas.runs.pictures import save_grid
 from nas.seeds import trial_seed
@@ -36,7 +37,7 @@ def measure(run: Path, settings: dict[str, Any], architecture: dict[str, Any], t
     """
     bench = rung.bench().variant(settings)
     bench.prepare()
-    config = Config.from_dict(architecture)
+    config = backbones.from_dict(architecture)
     made: dict[str, tuple[tuple[str, ...], Callable[[Path], Found]]] = {
         "real": (DATA, lambda folder: _real(bench, folder)),
         "held_out": (DATA, lambda folder: _held_out(bench)),
@@ -115,7 +116,7 @@ def _autoencoded(bench: Bench, folder: Path) -> Found:
     return {"told": told, "scores": bench.rate(bench.captioned(copies), picture=folder / "samples.png")}
 
 
-def _untrained(bench: Bench, config: Config, folder: Path) -> Found:
+def _untrained(bench: Bench, config: Backbone, folder: Path) -> Found:
     seed = trial_seed(bench.study.seed, config.key, 0)
     network = fresh(bench.scaled(config.to_dict()), seed)
     schedule = bench.objective(network, seed).schedule_config
@@ -127,7 +128,7 @@ def _untrained(bench: Bench, config: Config, folder: Path) -> Found:
     }
 
 
-def _base(bench: Bench, config: Config, folder: Path) -> Found:
+def _base(bench: Bench, config: Backbone, folder: Path) -> Found:
     """Trained as a trial of this architecture, rung by rung; its checkpoint lies in the folder until it is done."""
     study, seed = bench.study, trial_seed(bench.study.seed, config.key, 0)
     last = len(study.stopping.rungs) - 1
@@ -138,7 +139,7 @@ def _base(bench: Bench, config: Config, folder: Path) -> Found:
     return {"told": told, "scores": scores, "cost": _cost(bench, config)}
 
 
-def _cost(bench: Bench, config: Config) -> dict[str, float]:
+def _cost(bench: Bench, config: Backbone) -> dict[str, float]:
     costs = bench.study.deploy.costs(config)
     return {name: float(value) for name, value in costs.items() if isinstance(value, int | float)}
 

@@ -26,7 +26,7 @@ from nas.diffusion.schedule import Settings as DenoisingSettings
 from nas.diffusion.schedule import corrupted, noise_schedule
 from nas.disk import weight_files
 from nas.errors import InputError
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone
 from nas.numbers import amount, number_of
 from nas.objectives import CriticTraining, LatentBatch
 from nas.runs.pictures import save_grid
@@ -105,7 +105,7 @@ class Sandwich(nn.Module):
     requires: frozenset[str] = frozenset()
     critic_training = CriticTraining(updates=0)
 
-    def __init__(self, supernet: Supernet, pool: Sequence[Config], members: Drawn = 1):
+    def __init__(self, supernet: Supernet, pool: Sequence[Backbone], members: Drawn = 1):
         super().__init__()
         self.generator = supernet
         self.critic: nn.Module | None = None
@@ -192,7 +192,7 @@ def _command(study: Study, recipe: Recipe) -> str:
     )
 
 
-def pool(study: Study, space: SearchSpace) -> list[Config]:
+def pool(study: Study, space: SearchSpace) -> list[Backbone]:
     """Members within budget, at deploy scale: the preset the space starts from, and random ones."""
     rng = random.Random(SEED)
     base = space.base.canonical()
@@ -208,7 +208,7 @@ def pool(study: Study, space: SearchSpace) -> list[Config]:
 
 
 def measured(
-    study: Study, supernet: Supernet, member: Config, cache: Path, picture: Path
+    study: Study, supernet: Supernet, member: Backbone, cache: Path, picture: Path
 ) -> dict[str, dict[str, float]]:
     """A member's scores without fine-tuning, on captions of both splits (at most as many as a split has); a 6x8 grid of
     training captions at `picture`.
@@ -230,7 +230,7 @@ def measured(
 
 
 def _module(
-    recipe: Recipe, supernet: Supernet, bench: Bench, members: Sequence[Config]
+    recipe: Recipe, supernet: Supernet, bench: Bench, members: Sequence[Backbone]
 ) -> tuple[loop.DenoiserTraining, Sandwich]:
     objective = Sandwich(supernet, [config.scaled(bench.proxy) for config in members])
     plain = training.Training(
@@ -259,7 +259,7 @@ class Partial:
                 )
 
 
-def _identity(recipe: Recipe, study: Study, supernet: Supernet, members: Sequence[Config]) -> dict[str, str]:
+def _identity(recipe: Recipe, study: Study, supernet: Supernet, members: Sequence[Backbone]) -> dict[str, str]:
     """All that decides the weights but how long they are trained."""
     resolved = study.resolved()
     layers = json.dumps([supernet.shapes, [config.key for config in members]])

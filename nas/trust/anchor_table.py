@@ -16,7 +16,8 @@ import pandas as pd
 
 from nas.disk import files
 from nas.errors import InputError
-from nas.networks.backbones.unet import Config
+from nas.networks import backbones
+from nas.networks.backbones import Backbone
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ class AnchorTable:
         with files.replacing(self.path) as partial:
             pd.concat([*before, pd.DataFrame(rows)]).to_csv(partial, index=False)
 
-    def architectures(self) -> list[Config]:
+    def architectures(self) -> list[Backbone]:
         """The anchors chosen so far, at deploy scale."""
-        return [Config.from_dict(plain) for plain in self._content().get("architectures", [])]
+        return [backbones.from_dict(plain) for plain in self._content().get("architectures", [])]
 
-    def begin(self, settings: Mapping[str, Any], architectures: Sequence[Config]) -> None:
+    def begin(self, settings: Mapping[str, Any], architectures: Sequence[Backbone]) -> None:
         """Say what the rows are of."""
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"settings": settings, "architectures": [config.to_dict() for config in architectures]}

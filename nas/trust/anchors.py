@@ -27,7 +27,7 @@ from nas.cost.budget import over_budget
 from nas.diffusion.schedule import Settings as DenoisingSettings
 from nas.diffusion.schedule import noise_schedule
 from nas.errors import InputError
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone
 from nas.report import stills
 from nas.seeds import trial_seed
 from nas.settings import study_file, training
@@ -129,12 +129,12 @@ def _prepared(study: Study) -> dict[str, bool]:
     return {column: bool(found["higher_is_better"]) for column, found in conditions.items() if column not in costs}
 
 
-def choose(study: Study, space: SearchSpace, count: int, kept: Sequence[Config] = ()) -> list[Config]:
+def choose(study: Study, space: SearchSpace, count: int, kept: Sequence[Backbone] = ()) -> list[Backbone]:
     """Members within budget, `kept` among them, one from each of `count` equal slices by multiply-adds where none is there yet,
     each as unlike the others as possible; at least `count` in all. Raises InputError when the space has too few.
     """
     rng = random.Random(SEED)
-    found: dict[str, tuple[int, dict[str, Any], Config]] = {}
+    found: dict[str, tuple[int, dict[str, Any], Backbone]] = {}
     for _ in range(CANDIDATES):
         choices = space.sample(rng)
         config = space.architecture(choices)
@@ -191,7 +191,7 @@ def measure(
     return table.rows()
 
 
-def _jobs(kind: str, plan: Plan, chosen: Sequence[Config]) -> list[tuple[Config, int]]:
+def _jobs(kind: str, plan: Plan, chosen: Sequence[Backbone]) -> list[tuple[Backbone, int]]:
     """(architecture, seed) in the order of measuring: whole seeds one after another."""
     seeds = range(plan.seeds if kind in ("long", "warm") else 1)
     return [(config, seed) for seed in seeds for config in chosen]
@@ -201,7 +201,7 @@ def _measure_kind(
     kind: str,
     study: Study,
     plan: Plan,
-    todo: Sequence[tuple[Config, int]],
+    todo: Sequence[tuple[Backbone, int]],
     table: AnchorTable,
     cache: Path,
     count: int,
@@ -287,7 +287,7 @@ def zero_cost_scores(bench: Bench, job: trial.Job) -> dict[str, Any]:
     return {"images_seen": 0, **zero_cost.scores(built, bench.objective(built, job.seed).generator_loss, batches)}
 
 
-def _rows(study: Study, config: Config, seed: int, measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _rows(study: Study, config: Backbone, seed: int, measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """A job's outcome as rows of the table."""
     cost = config.cost(study.deploy.latent_size, study.deploy.text_tokens)
     common = {"key": config.key, "seed": seed, "params": cost.params, "macs": cost.macs}

@@ -14,7 +14,6 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from nas.networks.backbones.unet.network import Attention, FeedForward
+from nas.networks.backbones import Linearised
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch
 
@@ -324,17 +323,9 @@ def _absolute_copy(network: nn.Module) -> nn.Module:
         for parameter in linear.parameters():
             parameter.abs_()
     for module in linear.modules():
-        if isinstance(module, Attention):
-            module.attention = "softmax"
-        if isinstance(module, FeedForward):
-            vars(module)["forward"] = partial(_averaged_gate, module)
+        if isinstance(module, Linearised):
+            module.linearise()
     return linear
-
-
-def _averaged_gate(module: FeedForward, x: Tensor) -> Tensor:
-    value, gate = module.expand(x).chunk(2, dim=-1)
-    out: Tensor = module.project((value + gate) / 2)
-    return out
 
 
 def _ones(like: LatentBatch) -> tuple[Tensor, Tensor, Text]:

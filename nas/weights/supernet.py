@@ -26,8 +26,7 @@ from torch.func import functional_call
 
 from nas import assets
 from nas.errors import InputError, brief
-from nas.networks.backbones import Proxy, strictly
-from nas.networks.backbones.unet import Config
+from nas.networks.backbones import Backbone, Proxy, strictly
 from nas.networks.conditioning import Text
 from nas.space.search_space import Choices, SearchSpace
 
@@ -183,7 +182,7 @@ def _of(path: Path, space: str, proxy: Proxy) -> Supernet:
 
 
 @lru_cache(maxsize=1024)  # cells often differ in their settings alone
-def check_covers(config: Config, path: Path, space: str, width_divisor: int) -> None:
+def check_covers(config: Backbone, path: Path, space: str, width_divisor: int) -> None:
     """Raises InputError when the weights at `path` have no slices for a deploy-scale network."""
     supernet, metadata = _loaded(path)
     made_for = _proxy_of(path, metadata)
@@ -221,7 +220,7 @@ def _loaded(path: Path) -> tuple[Supernet, dict[str, str]]:
     return Supernet.load(path)
 
 
-def skeleton(config: Config) -> nn.Module:
+def skeleton(config: Backbone) -> nn.Module:
     """A network without storage: its layers' shapes and its forward pass."""
     with torch.device("meta"):
         return config.build()

@@ -4,9 +4,14 @@ import multiprocessing
 import os
 from multiprocessing import forkserver
 
+from nas import menu
 from nas.disk import scratch
 
-PRELOADED = ["nas.trial.rung", "nas.networks.backbones.unet.network", "nas.weights.supernet"]
+PRELOADED = [
+    "nas.trial.rung",
+    *(f"nas.networks.backbones.{family}.network" for family in menu.names("backbones")),
+    "nas.weights.supernet",
+]
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",  # no spinning barriers

@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 
 from nas.assets import make_autoencoder
-from nas.decoder_training import BATCH, psnr
 from nas.metrics import fid
 from nas.networks.autoencoders import kl
+from nas.training.decoders import BATCH, psnr
 
 CHANNELS = (4, 8, 16)
 STEPS, PICTURES, LEARNING_RATE = 1000, 16, 1e-3

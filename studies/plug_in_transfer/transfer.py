@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+import adapters
+import edges
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nas import adapters, edges
 from nas.analysis import ablation
 from nas.diffusion import schedule, solvers
 from nas.diffusion.plan import Plan

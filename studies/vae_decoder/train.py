@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nas import decoder_training, pruning
 from nas.analysis import ablation
 from nas.assets.make_autoencoder import images
 from nas.metrics import fid
 from nas.networks.autoencoders import kl
-from nas.networks.decoders.kl import Config
+from nas.networks.decoders.kl import Config, pruning
+from nas.training import decoders
 
 CELLS = {  # groups of eight that stay, residual blocks of each level
     "full": (8, 2),
@@ -58,9 +58,9 @@ def main() -> None:
         if cell not in before:
             before[cell] = scores(decoder, latents, pictures, judge, real)
         row |= {f"{name}_before": value for name, value in before[cell].items()}
-        recipe = decoder_training.Recipe(seed=repeat)
+        recipe = decoders.Recipe(seed=repeat)
         began = time.process_time()
-        decoder_training.train(decoder, latents["train"], pictures["train"], recipe)
+        decoders.train(decoder, latents["train"], pictures["train"], recipe)
         row |= {"images_seen": recipe.images, "train_cpu_s": time.process_time() - began}
         row |= scores(decoder, latents, pictures, judge, real) | speed(decoder) | costs(decoder.config)
         rows.append(row)
@@ -81,7 +81,7 @@ def cached_latents(autoencoder: kl.KlAutoencoder, pictures: dict[str, Tensor]) -
 @torch.no_grad()
 def encoded(autoencoder: kl.KlAutoencoder, pictures: Tensor) -> Tensor:
     model = autoencoder.model
-    parts = torch.split(pictures, decoder_training.BATCH)
+    parts = torch.split(pictures, decoders.BATCH)
     return torch.cat([model.post_quant_conv(model.encode(part).latent_dist.mean) for part in parts]).contiguous()
 
 
@@ -89,9 +89,9 @@ def scores(
     decoder: nn.Module, latents: dict[str, Tensor], pictures: dict[str, Tensor], judge: nn.Module, real: Tensor
 ) -> dict[str, float]:
     """Of all held-out pictures, reconstructed: PSNR, and the Frechet distance to the pictures themselves."""
-    made = decoder_training.decoded(decoder, latents["held_out"])
+    made = decoders.decoded(decoder, latents["held_out"])
     distance = fid.frechet_distance(judge(made), real)
-    return {"psnr_db": decoder_training.psnr(made, pictures["held_out"]), "fid_efficientnet_lite0": float(distance)}
+    return {"psnr_db": decoders.psnr(made, pictures["held_out"]), "fid_efficientnet_lite0": float(distance)}
 
 
 def deployed(config: Config) -> Config:

@@ -1,27 +1,34 @@
-"""The menu of backbones: one file or package per family of denoisers, named as `backbone:` in a search space names it.
+"""The menu of backbones: one package per family of denoisers, named as `backbone:` in a search space names it.
 
-Each provides `Config`, a frozen dataclass that describes one network at deploy scale and imports without torch:
+Each provides
 
-    Config.canonical() -> Config     equal networks have one spelling
-    Config.key -> str                short hash of the canonical form
-    Config.scaled(proxy) -> Config   the same network at proxy scale
-    Config.to_dict() / from_dict(d)  plain values, as YAML writes them
-    Config.cost(latent_size, text_tokens) -> nas.cost.traced.Cost    closed form, no torch
-    Config.build() -> torch.nn.Module
+    Config                 a frozen dataclass that imports without torch: a `Backbone`, one network at deploy scale
+    presets()              published networks of the family, by name
+    build_block(block)     a block of `Config.blocks` with fresh weights, and inputs for one picture
 
-and the module it builds is called as `network(latents, time, text) -> prediction`: latents (B, C, H, W), time (B,) in
-0..999, text a `nas.networks.conditioning.Text`, prediction of the shape of latents. Its `output` is its last layer: a critic made
-of a copy of the network starts with that layer at zero.
+`from_dict` reads an architecture of any family.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
+
+from nas import menu
+from nas.errors import InputError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+    from torch import nn
+
+    from nas.cost.count import Cost, Part
+    from nas.cost.latency_table import Block
+
+FAMILY = "backbone"  # the key under which an architecture of plain values names its family
+FIRST = "unet"  # the family of architectures that name none
 
 Description = TypeVar("Description")
 
@@ -45,6 +52,96 @@ class Proxy:
                 raise ValueError(f"proxy: {name}={value} must be at least 1")
 
 
+class Backbone(Protocol):
+    """One network at deploy scale: what every family's `Config` is.
+
+    The module it builds is called as `network(latents, time, text) -> prediction`: latents (B, C, H, W), time (B,) in 0..999,
+    text a `nas.networks.conditioning.Text`, prediction of the shape of latents. Its `output` is its last layer: a critic made
+    of a copy of the network starts with that layer at zero.
+    """
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+
+    @property
+    def pooled_width(self) -> int | None:
+        """Width of the pooled text vector; None where the network takes none."""
+
+    @property
+    def text_width(self) -> int:
+        """Width of one text token."""
+
+    @property
+    def granularity(self) -> int:
+        """The side of the latents is a multiple of it."""
+
+    def __hash__(self) -> int:
+        """Equal descriptions have equal hashes: they are looked up in caches."""
+
+    @property
+    def key(self) -> str:
+        """Short hash of the canonical form: equal networks share it, of whatever family."""
+
+    def canonical(self) -> Self:
+        """The one spelling of this network."""
+
+    def scaled(self, proxy: Proxy) -> Self:
+        """The same network at proxy scale. Raises ValueError where a width cannot be divided."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as YAML and JSON write them; `FAMILY` among them unless it is the first."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_dict` or a person wrote. Raises ValueError naming the field for what cannot be."""
+
+    def cost(self, latent_size: int, text_tokens: int) -> Cost:
+        """Closed-form cost of one call on one image. Raises ValueError for latents that the network cannot take."""
+
+    def cost_terms(self, latent_size: int, text_tokens: int) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
+        """The terms that `cost` sums: functions and arguments, each argument a field as it stands
+        (see `nas.space.cost_tables`)."""
+
+    def parts(self, latent_size: int, text_tokens: int) -> list[Part]:
+        """The same cost by component and resolution."""
+
+    def blocks(self, latent_size: int, text_tokens: int) -> Mapping[Block, int]:
+        """The blocks of one call, by everything their speed depends on, and how often each runs."""
+
+    def build(self) -> nn.Module:
+        """The network with fresh weights, on torch's default device."""
+
+
+@runtime_checkable
+class Linearised(Protocol):
+    """A layer of a network that is not linear, and has a linear stand-in: what SynFlow is computed on."""
+
+    def linearise(self) -> None:
+        """Compute linearly from now on."""
+
+
+def from_dict(values: Mapping[str, Any]) -> Backbone:
+    """The network that plain values describe, of whatever family. Raises ValueError naming the field, or an unknown family."""
+    name = values.get(FAMILY, FIRST)
+    try:
+        config = menu.pick("backbones", str(name)).Config
+    except InputError as error:
+        raise ValueError(f"{FAMILY}: {error}") from None
+    made: Backbone = config.from_dict({key: value for key, value in values.items() if key != FAMILY})
+    return made
+
+
+@lru_cache
+def presets() -> dict[str, Backbone]:
+    """Published networks that can be searched around, by name."""
+    return {
+        name: made
+        for family in menu.names("backbones")
+        for name, made in menu.pick("backbones", family).presets().items()
+    }
+
+
 def strictly(kind: type[Description], values: Mapping[str, Any]) -> Description:
     """A `kind` (a dataclass) from plain values. Unknown fields and wrong types raise ValueError with their path."""
     from pydantic import ValidationError
@@ -60,7 +157,7 @@ def strictly(kind: type[Description], values: Mapping[str, Any]) -> Description:
 
 
 @lru_cache
-def _adapter(kind: type[Any]) -> "TypeAdapter[Any]":
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     """Made once: that takes longer than a thousand descriptions."""
     from pydantic import TypeAdapter
 

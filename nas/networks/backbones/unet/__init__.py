@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from nas.cost.count import Cost, Part
     from nas.cost.latency_table import Block
-    from nas.cost.traced import Cost
     from nas.networks.backbones.unet.network import UNet
 
 STRICT = {"extra": "forbid"}
@@ -223,6 +223,11 @@ class Config:
         }
         return replace(level, down=down, up=up, **unused)
 
+    @property
+    def granularity(self) -> int:
+        """The side of the latents is a multiple of it: each level but the last halves them."""
+        return int(2 ** (len(self.levels) - 1))
+
     @cached_property
     def key(self) -> str:
         """Twelve hex digits equal networks share. Fields at their default don't enter: new fields keep old keys."""
@@ -269,6 +274,12 @@ class Config:
         from nas.networks.backbones.unet.cost import terms
 
         return terms(self, latent_size, text_tokens)
+
+    def parts(self, latent_size: int, text_tokens: int) -> "list[Part]":
+        """The same cost by component and resolution."""
+        from nas.networks.backbones.unet.cost import parts
+
+        return parts(self, latent_size, text_tokens)
 
     def blocks(self, latent_size: int, text_tokens: int) -> "Counter[Block]":
         """The blocks of one call on latents of side `latent_size`, and how often each runs."""

@@ -9,30 +9,24 @@ Throughout: n is a square image's side, i and o are input and output channels, c
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from nas.cost.traced import BYTES, Cost, Part, taps
+from nas.cost.count import (
+    BYTES,
+    Cost,
+    Count,
+    Part,
+    Pieces,
+    Term,
+    conv2d,
+    depthwise2d,
+    linear,
+    norm,
+    term,
+    times,
+    total,
+)
 from nas.networks.backbones.unet import Config
-
-
-class Count(NamedTuple):
-    """What one piece of the network costs for one image."""
-
-    params: int = 0
-    macs: int = 0  # attention included
-    attention: int = 0  # the part of macs in the two products of attention
-    padding: int = 0  # the part of macs spent on zero padding
-    activations: int = 0  # numbers that convolutions, linear layers and attention put out
-
-
-Pieces = list[tuple[str, int, Count]]  # component, side of the image it puts out, cost
-
-
-class Term(NamedTuple):
-    """A total and what it is made of."""
-
-    total: Count
-    pieces: Pieces
 
 
 def cost(config: Config, latent_size: int, text_tokens: int) -> Cost:
@@ -112,7 +106,7 @@ def convolutions(
         pieces.append(("downsample", side // 2, conv2d(side, channels, channels, 3, stride=2)))
     if not first:
         pieces.append(("upsample", side * 2, conv2d(side * 2, channels, channels, 3)))
-    return _term(pieces)
+    return term(pieces)
 
 
 def _conv_block(n: int, i: int, o: int, conv: str, kernel: int, expansion: int, time_width: int) -> Pieces:
@@ -153,25 +147,25 @@ def transformers(
     blocks = sum(depths)
     stacks = blocks if projections == "block" else sum(depth > 0 for depth in depths)
     if not blocks:
-        return _term([])
+        return term([])
     n, inner = side * side, ffn_ratio * c
     weights = 0 if head_dim == 1 else (heads or c // (head_dim or c)) * n
     pieces: Pieces = [
-        ("projections", side, _times(stacks, total([linear(n, c, c), linear(n, c, c)]))),
-        ("ffn", side, _times(blocks, total([linear(n, c, 2 * inner), linear(n, inner, c)]))),
+        ("projections", side, times(stacks, total([linear(n, c, c), linear(n, c, c)]))),
+        ("ffn", side, times(blocks, total([linear(n, c, 2 * inner), linear(n, inner, c)]))),
         ("norm", side, norm((stacks + blocks * (1 + self_attention + cross_attention)) * c)),
     ]
     if self_attention:
         keys = [linear(n, c, c, bias=False)] * (1 if shared_kv else 2)
         products = Count(0, 2 * n * n * c, 2 * n * n * c, 0, n * c + n * weights)
         parts_ = [linear(n, c, c, bias=False), *keys, products, linear(n, c, c)]
-        pieces.append(("self-attention", side, _times(blocks, total(parts_))))
+        pieces.append(("self-attention", side, times(blocks, total(parts_))))
     if cross_attention:
         keys = [linear(text_tokens, text_width, c, bias=False)] * 2
         products = Count(0, 2 * n * text_tokens * c, 2 * n * text_tokens * c, 0, n * c + text_tokens * weights)
         parts_ = [linear(n, c, c, bias=False), *keys, products, linear(n, c, c)]
-        pieces.append(("cross-attention", side, _times(blocks, total(parts_))))
-    return _term(pieces)
+        pieces.append(("cross-attention", side, times(blocks, total(parts_))))
+    return term(pieces)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -182,7 +176,7 @@ def ends(side: int, channels: int, latent_channels: int, time_width: int, pooled
         embedding += [linear(1, pooled_width, time_width), linear(1, time_width, time_width)]
     convs = [conv2d(side, latent_channels, channels, 3), conv2d(side, channels, latent_channels, 3)]
     pieces = [("embedding", side, total(embedding)), ("first and last conv", side, total(convs))]
-    return _term([*pieces, ("norm", side, norm(channels))])
+    return term([*pieces, ("norm", side, norm(channels))])
 
 
 COMPONENTS = [
@@ -199,39 +193,3 @@ COMPONENTS = [
     "upsample",
     "norm",
 ]
-
-
-def _term(pieces: Pieces) -> Term:
-    return Term(total([count for _, _, count in pieces]), pieces)
-
-
-def total(counts: list[Count]) -> Count:
-    """The sum of counts."""
-    return Count(*map(sum, zip(*counts, strict=True))) if counts else Count()
-
-
-def _times(number: int, count: Count) -> Count:
-    return Count(*(number * value for value in count))
-
-
-def linear(tokens: int, i: int, o: int, bias: bool = True) -> Count:
-    """A linear layer on a number of tokens."""
-    return Count(i * o + o * bias, i * o * tokens, 0, 0, o * tokens)
-
-
-def conv2d(n: int, i: int, o: int, kernel: int, stride: int = 1) -> Count:
-    """A convolution that puts out an image of side n / stride."""
-    out = n // stride
-    padded, valid = (kernel * out) ** 2, taps(n, kernel, stride, kernel // 2) ** 2
-    return Count(kernel**2 * i * o + o, padded * i * o, 0, (padded - valid) * i * o, o * out**2)
-
-
-def depthwise2d(n: int, c: int, kernel: int) -> Count:
-    """A depthwise convolution."""
-    padded, valid = (kernel * n) ** 2, taps(n, kernel, 1, kernel // 2) ** 2
-    return Count((kernel**2 + 1) * c, padded * c, 0, (padded - valid) * c, c * n**2)
-
-
-def norm(c: int) -> Count:
-    """A group or layer norm."""
-    return Count(params=2 * c)

@@ -117,6 +117,10 @@ class Attention(nn.Module):
         out: Tensor = self.to_out(weighted(q, k, v, self.attention).transpose(1, 2).flatten(2))
         return out
 
+    def linearise(self) -> None:
+        """Attend by softmax, which can be made uniform."""
+        self.attention = "softmax"
+
     def _keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         if self.shared_kv:
             kv = self.to_kv(context)
@@ -136,11 +140,16 @@ class FeedForward(nn.Module):
         self.expand = parts(nn.Linear(width, 2 * inner), outputs=(inner, inner))
         self.activate = nn.GELU() if activation == "gelu" else nn.SiLU()
         self.project = nn.Linear(inner, width)
+        self.averages = False
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.expand(x).chunk(2, dim=-1)
-        out: Tensor = self.project(value * self.activate(gate))
+        out: Tensor = self.project((value + gate) / 2 if self.averages else value * self.activate(gate))
         return out
+
+    def linearise(self) -> None:
+        """Average value and gate in place of gating."""
+        self.averages = True
 
 
 class TransformerBlock(nn.Module):

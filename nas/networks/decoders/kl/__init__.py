@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from nas.cost.traced import BYTES, Cost
+from nas.cost.count import BYTES, Cost, Count, Pieces, Term, conv2d, linear, norm, total
 from nas.networks.backbones import Proxy, strictly
-from nas.networks.backbones.unet.cost import Count, Pieces, Term, conv2d, linear, norm, total
 
 if TYPE_CHECKING:
     from nas.networks.decoders.kl.network import Decoder
@@ -78,6 +77,11 @@ class Config:
     def canonical(self) -> "Config":
         """The one spelling of this network: every field builds something, so its own."""
         return self
+
+    @property
+    def granularity(self) -> int:
+        """The side of the latents is a multiple of it: any will do."""
+        return 1
 
     @cached_property
     def key(self) -> str:
