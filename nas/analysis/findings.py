@@ -22,6 +22,7 @@ from nas.analysis.naming import said
 from nas.analysis.reference_lines import Line, Lines
 from nas.analysis.results import COSTS
 from nas.errors import InputError
+from nas.networks import backbones
 from nas.numbers import listed, number_of
 from nas.runs import description
 
@@ -223,7 +224,6 @@ def components(trials: Iterable[results.Record], latent_size: int, text_tokens: 
 
     Networks that cannot be taken apart are left out.
     """
-    from nas.networks import backbones
 
     rows = []
     for record in trials:

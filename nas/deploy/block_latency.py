@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas.cost.latency_table import Block, Clock, Table
+from nas.deploy.latency import EAGER
 from nas.errors import InputError
+from nas.machine import device
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,9 +64,6 @@ def measure(
     import time
 
     import torch
-
-    from nas.deploy.latency import EAGER
-    from nas.machine import device
 
     spent: dict[str, list[float]] = {block.name: [] for block in wanted}
     now = time.process_time if clock == "cpu" else time.perf_counter

@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import menu
+from nas.deploy import exporters, graphs, wiring
 from nas.deploy import folder as export_folder
 from nas.deploy.folder import MANIFEST as MANIFEST
+from nas.diffusion import solvers
+from nas.diffusion.plan import Plan
 from nas.documents.document import Document
 from nas.errors import InputError
+from nas.networks import conditioning
+from nas.networks.conditioning import Text
+from nas.runs.pictures import check_name, save_grid
+from nas.seeds import Noise
+from nas.settings.entries import Entry
+from nas.weights import checkpoints
 from nas.weights.checkpoints import PROXY, TRAINED
 
 if TYPE_CHECKING:
@@ -43,7 +52,6 @@ class Drawer:
 
     def encode(self, captions: Sequence[str]) -> Text:
         """Captions as the denoiser reads them, float32."""
-        from nas.networks.conditioning import Text
 
         return Text(*self.networks["text_encoder"](tuple(self.encoder.tokenise(captions).values())))
 
@@ -64,8 +72,6 @@ class Drawer:
         """
         import torch
 
-        from nas.seeds import Noise
-
         drawn = (Noise.of_picture(seed, index).draw(self.latents) for index in range(len(captions)))
         noise = torch.stack([torch.from_numpy(one) for one in drawn])
         plan = self.plan.changed(steps, guidance)
@@ -80,7 +86,6 @@ class Drawer:
 
     def sample(self, noise: Tensor, text: Text, plan: Plan | None = None) -> Tensor:
         """Latents from noise (B, C, H, W) under embedded captions."""
-        from nas.diffusion import solvers
 
         return solvers.sample(self.denoise, plan or self.plan, self.schedule, noise, text, self.encode([""]))
 
@@ -106,7 +111,6 @@ class Model:
 
     def drawer(self, networks: Mapping[str, Network] | None = None) -> Drawer:
         """It on its own runtime, or on another one that holds the networks."""
-        from nas.diffusion.plan import Plan
 
         own = {graph.name: graph.run for graph in self.graphs}
         plan = Plan(**self.pipeline["sampling"])
@@ -115,7 +119,6 @@ class Model:
 
 def schedule(pipeline: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration of the noise schedule that a denoiser was trained with."""
-    from nas.settings.entries import Entry
 
     entry = Entry(**pipeline["objective"])
     return dict(menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives")).config)
@@ -123,9 +126,6 @@ def schedule(pipeline: Mapping[str, Any]) -> dict[str, Any]:
 
 def model(network: nn.Module, pipeline: dict[str, Any]) -> Model:
     """A denoiser with the frozen models its pipeline names, for pictures of the size it was trained on (`image_size`)."""
-    from nas.deploy import graphs, wiring
-    from nas.networks import conditioning
-    from nas.settings.entries import Entry
 
     encoder = conditioning.load(conditioning.Settings(**pipeline["conditioning"]))
     entry = Entry(**pipeline["autoencoder"])
@@ -160,7 +160,6 @@ def examples(folder: Path) -> list[str]:
 
 def load_network(folder: Path) -> nn.Module:
     """The trained network of an exported folder, in eval mode. Raises InputError when its weights are another network's."""
-    from nas.weights import checkpoints
 
     read(folder)
     held = next((folder / name for name in (TRAINED, PROXY) if (folder / name / "config.yaml").exists()), None)
@@ -180,7 +179,6 @@ def runtimes(folder: Path) -> dict[str, str]:
 
 def choices(folder: Path) -> list[tuple[str, str]]:
     """(runtime, precision) of everything an export can be drawn with on this machine; PyTorch first."""
-    from nas.deploy import exporters
 
     held = read(folder)["formats"]
     here = {
@@ -220,9 +218,6 @@ def load(folder: Path, runtime: str = "auto", precision: str | None = None, thre
 
 
 def _on_runtime(folder: Path, form: str, precision: str, pipeline: dict[str, Any], threads: int | None) -> Drawer:
-    from nas.deploy import exporters
-    from nas.diffusion.plan import Plan
-    from nas.networks import conditioning
 
     manifest = read(folder)
     (module,) = exporters.require([form])
@@ -255,7 +250,6 @@ def sample(
     precision: str | None = None,
 ) -> list[str]:
     """Draw captions and save them as one picture, at most eight to a row. Returns notes for whoever asked."""
-    from nas.runs.pictures import check_name, save_grid
 
     check_name(out)
     check_captions(captions)

@@ -21,12 +21,16 @@ import yaml
 
 from nas import menu
 from nas.analysis import picking, results
-from nas.deploy import drawer, exporters, model_card, standalone, verify
+from nas.deploy import drawer, exporters, graphs, int8, model_card, standalone, verify
 from nas.deploy import folder as export_folder
 from nas.disk.files import write_yaml as write_yaml
 from nas.errors import InputError
+from nas.networks import backbones
 from nas.runs import description
 from nas.runs.directory import RunDirectory
+from nas.settings import design
+from nas.settings.study import Study
+from nas.trial.bench import Bench
 from nas.weights import checkpoints
 
 if TYPE_CHECKING:
@@ -64,7 +68,6 @@ class Picked:
 
     @property
     def study(self) -> Study:
-        from nas.settings.study import Study
 
         return Study.model_validate({name: value for name, value in self.resolved.items() if name != "provenance"})
 
@@ -89,8 +92,6 @@ def pick_trial(run: RunDirectory, pick: str) -> Picked:
 def _of_cell(resolved: dict[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     if not record.get("settings"):
         return resolved
-    from nas.settings import design
-    from nas.settings.study import Study
 
     study = Study.model_validate({name: value for name, value in resolved.items() if name != "provenance"})
     return {**resolved, **design.changed(study, record["settings"]).resolved()}
@@ -113,7 +114,6 @@ def export(
     Raises InputError when the pick or a format is not there, when the folder holds anything but an export, and when a
     format's networks differ from PyTorch's by more than TOLERANCE.
     """
-    from nas.deploy import int8
 
     modules = check_formats(formats, precisions)
     if quantised:
@@ -134,8 +134,6 @@ def export(
         captions = _captions(run) or model.encoder.examples[:TRIED_CAPTIONS]
         _add_graphs(manifest, model, modules, precisions, folder, captions, say)
         if quantised:
-            from nas.trial.bench import Bench
-
             say("int8: preparing the study's data and metrics")
             bench = Bench(picked.study, picked.run.cache)
             int8.add(manifest, model, modules, folder, bench, captions, say)
@@ -182,7 +180,6 @@ def add_formats(
 
     Raises InputError as `export` does, and for int8, whose loss is told in the scores of a study.
     """
-    from nas.deploy import model_card
 
     modules = check_formats(formats, precisions)
     if quantised:
@@ -217,8 +214,6 @@ def check_formats(formats: Sequence[str], precisions: Sequence[str]) -> dict[str
 
 
 def _network(picked: Picked) -> Any:
-    from nas.networks import backbones
-    from nas.weights import checkpoints
 
     network = backbones.from_dict(picked.record["proxy"]).build()
     checkpoints.load_weights(network, picked.weights, str(picked.run.path))
@@ -254,7 +249,6 @@ def _graphs(
     model: drawer.Model, module: ModuleType, folder: Path, name: str, precision: str, captions: Sequence[str], say: Say
 ) -> dict[str, Any]:
     """Write the three networks in one format, and compare each, and the pictures they draw together, with PyTorch."""
-    from nas.deploy import graphs
 
     networks: dict[str, Network] = {}
     entries: dict[str, Any] = {}
@@ -334,7 +328,6 @@ def _initialised_like(picked: Picked) -> dict[str, Any] | None:
     """Of an ablation's cell: the architecture whose initial weights it took where shapes agree."""
     if picked.study.ablation is None:
         return None
-    from nas.settings import design
 
     study = description.resolved(picked.run.path)
     plain = type(picked.study).model_validate({name: value for name, value in study.items() if name != "provenance"})

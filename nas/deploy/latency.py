@@ -19,8 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import menu
+from nas.deploy import drawer, exporters, graphs
+from nas.deploy import folder as export_folder
+from nas.deploy.graphs import as_tuple
+from nas.documents.document import Document
 from nas.errors import InputError
 from nas.machine import device
+from nas.networks import conditioning
+from nas.networks.conditioning import clip
+from nas.networks.decoders import kl
+from nas.space import published
 
 if TYPE_CHECKING:
     from nas.deploy.exporters import Network
@@ -118,7 +126,6 @@ def on_runtime(graph: Graph, runtime: str, threads: int, scratch: Path, written:
 
     Raises InputError for an unknown runtime or one that is not installed.
     """
-    from nas.deploy import exporters
 
     offered = runtimes()
     if runtime not in offered:
@@ -135,8 +142,6 @@ def on_runtime(graph: Graph, runtime: str, threads: int, scratch: Path, written:
 
 def _compiled(graph: Graph) -> Network:
     import torch
-
-    from nas.deploy.graphs import as_tuple
 
     compiled = torch.compile(graph.module, dynamic=False)
 
@@ -170,8 +175,6 @@ def subject(what: str, image_size: int, steps: int | None, decoder: str = DECODE
 
 
 def _of_export(folder: Path, steps: int | None) -> Subject:
-    from nas.deploy import drawer
-    from nas.deploy import folder as export_folder
 
     drawer.read(folder)
     pipeline = export_folder.pipeline(folder)
@@ -183,7 +186,6 @@ def _of_export(folder: Path, steps: int | None) -> Subject:
 
 
 def _files(folder: Path) -> dict[str, dict[str, Path]]:
-    from nas.deploy import drawer
 
     held = drawer.read(folder)["formats"]
     return {
@@ -196,8 +198,6 @@ def _files(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def _of_architecture(what: str, image_size: int, steps: int | None, decoder: str) -> Subject:
-    from nas.deploy import graphs
-    from nas.space import published
 
     config = published.architecture(what)
     side = published.latent_size(image_size)
@@ -219,9 +219,6 @@ def text_tower(width: int) -> Any:
     """CLIP's text encoder of this width with random weights. Raises InputError when no published one has it."""
     import open_clip
 
-    from nas.networks import conditioning
-    from nas.networks.conditioning import clip
-
     if width not in TOWERS:
         raise InputError(f"text_width {width}: no text encoder of this width; expected {', '.join(map(str, TOWERS))}")
     model = clip.build(open_clip.get_model_config(TOWERS[width]) | {"vision_cfg": TINY_VISION})
@@ -234,14 +231,11 @@ TINY_VISION = {"layers": 1, "width": 64, "head_width": 64, "patch_size": 32, "im
 def _decoder(name: str, latent_channels: int) -> Any:
     from dataclasses import replace
 
-    from nas.networks.decoders import kl
-
     known = kl.presets()
     if name in known:
         return replace(known[name], latent_channels=latent_channels).build()
     if not name.endswith((".yaml", ".yml")):
         raise InputError(f"--decoder: unknown decoder {name!r}{menu.nearest(name, list(known))} (or a YAML file)")
-    from nas.documents.document import Document
 
     document = Document.read(Path(name))
     location = ("architecture",) if "architecture" in document.content else ()

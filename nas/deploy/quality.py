@@ -11,6 +11,7 @@ import torch
 
 from nas import metrics
 from nas.networks.conditioning import Text
+from nas.trial.bench import SCORE_BATCH
 
 if TYPE_CHECKING:
     from nas.deploy.drawer import Drawer
@@ -30,7 +31,6 @@ def calibration_captions(bench: Bench) -> list[str]:
 @torch.no_grad()
 def scores(bench: Bench, drawer: Drawer) -> dict[str, float]:
     """The study's metrics by column: its evaluation captions and noise, every network on the drawer's runtime."""
-    from nas.trial.bench import SCORE_BATCH
 
     captions, _, noise = bench.drawn
     for metric in bench.metrics:

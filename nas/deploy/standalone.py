@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from nas import assets
 from nas.deploy import drawer, wiring
+from nas.diffusion import solvers
+from nas.diffusion.plan import Plan
 
 if TYPE_CHECKING:
     from nas.diffusion.plan import Plan
@@ -59,7 +61,6 @@ def about(
     encoder: TextEncoder, latents: tuple[int, int, int], pipeline: Mapping[str, Any], formats: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What draw.json holds, without the tokenizer's part."""
-    from nas.diffusion.plan import Plan
 
     plan, null = Plan(**pipeline["sampling"]), encoder.tokenise([UNCONDITIONAL])
     return {
@@ -79,7 +80,6 @@ def about(
 
 def _schedule(pipeline: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     """Constants of the noise, and the times the plan asks about."""
-    from nas.diffusion import solvers
 
     config = drawer.schedule(pipeline)
     kept = solvers.alphas_cumprod(plan, config)

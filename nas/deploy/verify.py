@@ -16,9 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from nas.analysis import fronts, results
+from nas.deploy import drawer
+from nas.deploy import folder as export_folder
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.search import racing
+from nas.settings.study import Study
+from nas.training import loop
+from nas.trial import rung
 
 CONFIDENCE = 0.95
 WITHOUT_NOISE = 0.01  # of the score: assumption
@@ -69,11 +74,6 @@ def verify(folder: Path, cache: Path) -> list[Check]:
 
     Raises InputError for another version, and when this training diverges.
     """
-    from nas.deploy import drawer
-    from nas.deploy import folder as export_folder
-    from nas.settings.study import Study
-    from nas.training import loop
-    from nas.trial import rung
 
     drawer.read(folder)
     origin = export_folder.origin(folder)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nas.diffusion.plan import ONE_STEP, Plan
+from nas.diffusion.schedule import clean
 from nas.networks.conditioning import Text
 from nas.seeds import Noise
 
@@ -58,8 +59,6 @@ def _guided(network: Denoiser, plan: Plan, text: Text, null: Text, size: int) ->
 def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
     """UFOGen's sampler: from t_i the clean latents, noised afresh to t_(i-1), i = k .. 1."""
     from diffusers import DDPMScheduler
-
-    from nas.diffusion.schedule import clean
 
     schedule: Any = DDPMScheduler.from_config(dict(schedule_config))
     fresh = _fresh_noise(noise, plan.steps - 1)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from nas import menu
 from nas.errors import brief, shown
 
 Location = tuple[int | str, ...]
+Decay = Annotated[float, Field(ge=0, lt=1)]  # one of AdamW's betas
 WORDS = {  # of kinds of errors that pydantic explains to whoever wrote the model
     "model_type": "a section of keys and values",
     "dict_type": "keys and values",

@@ -16,15 +16,12 @@ that a resumed training is the uninterrupted one.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from nas.networks.conditioning import Text
-
-Decay = Annotated[float, Field(ge=0, lt=1)]  # one of AdamW's betas
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nas.diffusion import schedule
 from nas.diffusion.schedule import clean, noise_schedule, signal_and_noise
+from nas.documents.strict import Decay
 from nas.errors import InputError
-from nas.objectives import CriticTraining, Decay, LatentBatch
+from nas.objectives import CriticTraining, LatentBatch
 
 __all__ = ["Objective", "Settings", "noise_schedule"]
 

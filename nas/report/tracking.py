@@ -26,7 +26,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
+from nas.analysis import ablation, findings, fronts, naming, results
+from nas.errors import InputError
 from nas.report import wandb_files
+from nas.runs import description
+from nas.runs.pictures import is_png
 from nas.settings.tracking import LONGEST, Tracking
 
 if TYPE_CHECKING:
@@ -116,14 +120,11 @@ class Tracker:
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        from nas.runs import description
 
         return description.resolved(self.run_dir)
 
     def _log_trial(self, record: Record, directory: Path, known_as: str | None = None) -> None:
         import wandb
-
-        from nas.runs.pictures import is_png
 
         config = _config(record, self.resolved)
         with self._start(TRIAL, trial_name(record), config, [record["state"]], known_as) as run:
@@ -137,7 +138,6 @@ class Tracker:
             run.finish(exit_code=int(record["state"] == "failed"))
 
     def _log_summary(self, table: pd.DataFrame, goals: Objectives) -> None:
-        from nas.analysis import findings, fronts
 
         kind, chosen = ("cells", table["state"] == "complete") if "cell" in table else ("front", table["on_front"])
         members = table[chosen].dropna(axis="columns", how="all").drop(columns=["on_front", "reason"], errors="ignore")
@@ -160,8 +160,6 @@ class Tracker:
         """What the best drew, one row each; the same captions and noise in every picture. {} without pictures."""
         import wandb
 
-        from nas.runs.pictures import is_png
-
         once = best.drop_duplicates("cell") if "cell" in best else best
         columns = [name for name in ("trial", "cell", *goals) if name in once]
         rows = []
@@ -173,8 +171,6 @@ class Tracker:
 
     def _effects(self) -> dict[str, Any]:
         """The tables of an ablation as one, as in effects.csv; {} while there is nothing to compare."""
-        from nas.analysis import ablation
-        from nas.errors import InputError
 
         try:
             return {EFFECTS: _table(ablation.together(ablation.of_run(self.run_dir)))}
@@ -301,8 +297,6 @@ def with_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> di
 
 def _row(record: Record, run_dir: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The trial's row of results.csv, what it does not have left out: numbers, costs, times, and the verdict on it."""
-    from nas.analysis import results
-    from nas.runs import description
 
     table = results.frame([record], description.conditions(run_dir), results.objectives(resolved))
     row = table.drop(columns="on_front").iloc[0]  # who is on the front is known at the end of the study
@@ -320,8 +314,6 @@ def _table(frame: pd.DataFrame) -> Any:
 def _charts(members: pd.DataFrame, goals: Objectives) -> dict[str, Any]:
     """The members in every pair of objectives."""
     import wandb
-
-    from nas.analysis import naming
 
     return {
         f"chart/{y} by {x}": wandb.plot.scatter(_table(members), x, y, title=f"Front: {y} by {x}")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from nas import numbers
-from nas.analysis import findings, importance, naming
+from nas.analysis import ablation, findings, importance, naming
 from nas.errors import InputError
 from nas.report import tracking, wandb_files
 from nas.runs.directory import RunDirectory
@@ -181,7 +181,6 @@ def report_of(aim: Target) -> Report:
 
 def told(run: findings.Run) -> list[str]:
     """What came of the study, in sentences, and what every score was measured with."""
-    from nas.analysis import ablation
 
     answer = [ablation.answer(run.effects)] if run.effects else []
     if not run.is_ablation:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
+from nas import machine
 from nas.disk import files, lock
 from nas.errors import InputError
 from nas.failures import DiskTrouble
@@ -168,7 +169,6 @@ def describe(directory: RunDirectory, resolved: Mapping[str, Any]) -> None:
 
 def provenance() -> dict[str, Any]:
     """Format of the run directory; commit, versions and device of this process."""
-    from nas import machine
 
     return {
         "format": description.FORMAT,

@@ -32,7 +32,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from nas import menu
 from nas.documents.strict import validated
 from nas.errors import InputError
+from nas.networks import backbones
 from nas.space import fields
+from nas.space.published import architecture
 from nas.space.search_space import SearchSpace
 
 if TYPE_CHECKING:
@@ -274,15 +276,12 @@ def changed(study: Study, overrides: Mapping[str, Any]) -> Study:
 
 def base_architecture(study: Study) -> Backbone:
     """The network that cells change: `architecture` (a preset, a YAML file or a mapping), else the base of the space."""
-    from nas.networks import backbones
 
     given = study.architecture
     if given is None:
         base: Backbone = SearchSpace.load(str(study.space)).base
         return base
     if isinstance(given, str):
-        from nas.space.published import architecture
-
         if given in backbones.presets() or given.endswith((".yaml", ".yml")):
             return architecture(given)
         raise InputError(

@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 from nas import menu
 from nas.cost.count import Cost, Part
+from nas.documents.document import Document
 from nas.errors import InputError
 from nas.networks import backbones
 from nas.networks.backbones import Backbone
+from nas.space import references
+from nas.space.references import REFERENCES
 
 Convention = Literal["macs", "macs_without_attention", "macs_padding_free"]
 DOWNSAMPLING = 8  # pixels per latent position of all these networks' autoencoders
@@ -69,7 +72,6 @@ class Row:
 
 def names() -> list[str]:
     """Every network with a name: presets of the searchable backbone, then the others."""
-    from nas.space.references import REFERENCES
 
     return [*backbones.presets(), *REFERENCES]
 
@@ -84,7 +86,6 @@ def cost_table(networks: Sequence[str], image_size: int = 512, text_tokens: int 
 
 def parts_table(network: str, image_size: int = 512, text_tokens: int | None = None) -> list[Part]:
     """One network's cost by component and resolution; for one that is not searchable, by its outermost modules."""
-    from nas.space import references
 
     size = latent_size(image_size)
     if network in references.REFERENCES:
@@ -108,7 +109,6 @@ def architecture(network: str, offered: Sequence[str] | None = None) -> Backbone
     if not network.endswith((".yaml", ".yml")):
         known = list(offered or backbones.presets())
         raise InputError(f"unknown network {network!r}{menu.nearest(network, known)} (or a YAML file)")
-    from nas.documents.document import Document
 
     document = Document.read(Path(network))
     location = ("architecture",) if "architecture" in document.content else ()
@@ -119,7 +119,6 @@ def architecture(network: str, offered: Sequence[str] | None = None) -> Backbone
 
 
 def _row(network: str, image_size: int, text_tokens: int | None) -> Row:
-    from nas.space import references
 
     size = latent_size(image_size)
     paper = PAPERS.get(network) if image_size == 512 and text_tokens is None else None

@@ -18,7 +18,7 @@ from nas.documents.quantities import count
 from nas.errors import InputError
 from nas.numbers import amount
 from nas.space.cost_tables import COSTS, Column, Columns, Tables, choices_at, draw, members
-from nas.space.fields import with_fields
+from nas.space.fields import concrete, with_fields
 from nas.space.search_space import Axis, Choices, SearchSpace
 
 if TYPE_CHECKING:
@@ -211,7 +211,6 @@ def _alike(space: SearchSpace, target: Backbone, choices: Choices, axes: tuple[A
 
 def _agrees(base: Backbone, target: Backbone, path: str, value: Any) -> bool:
     """Whether setting this field of the network changes nothing, in at least one place that `*` stands for."""
-    from nas.space.fields import concrete
 
     for place in concrete(base, path):
         try:

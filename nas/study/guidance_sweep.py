@@ -17,15 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nas import metrics
+from nas import menu, metrics
 from nas.analysis import naming, picking, results
 from nas.deploy import folder
 from nas.diffusion.plan import MOST_GUIDANCE, Plan
 from nas.disk import files
 from nas.errors import InputError
+from nas.networks import backbones
 from nas.report import stills
 from nas.runs import description
 from nas.runs.directory import RunDirectory
+from nas.settings.study import Study
+from nas.study import launch
+from nas.training import loop
+from nas.trial import base_model
+from nas.trial.bench import Bench
+from nas.weights import checkpoints
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,7 +106,6 @@ def sweep(
     cell of an ablation. Raises InputError when a pick is not there, was not trained or draws no numbers, or the run measured
     no FID or no CLIP score.
     """
-    from nas.training import loop
 
     x, y = axes(run)
     models = list(_models(run, picks, repeats))
@@ -129,7 +135,6 @@ def opened(path: Path, picks: Sequence[str]) -> tuple[RunDirectory, list[str]]:
 
     Raises InputError for what `nas train` wrote, which no study scored.
     """
-    from nas.study import launch
 
     if not (path / folder.DEPLOY).is_file():
         return launch.find_run(path), list(picks)
@@ -169,8 +174,6 @@ def curves(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 
 def _models(run: RunDirectory, picks: Sequence[str], repeats: int) -> Iterator[Model]:
     """The networks of a sweep, the base first."""
-    from nas.settings.study import Study
-    from nas.trial.bench import Bench
 
     settings = description.resolved(run.path)
     study = Study.model_validate({name: value for name, value in settings.items() if name != "provenance"})
@@ -193,8 +196,6 @@ def _drawn(record: Mapping[str, Any], repeats: int) -> bool:
 
 
 def _base(run: RunDirectory, bench: Bench) -> Model:
-    from nas.trial import base_model
-    from nas.weights import checkpoints
 
     if bench.study.base is None:
         raise InputError(f"{run.path}: --pick base: the study has no base section")
@@ -207,8 +208,6 @@ def _base(run: RunDirectory, bench: Bench) -> Model:
 
 
 def _trial(run: RunDirectory, bench: Bench, record: Mapping[str, Any]) -> Model:
-    from nas.networks import backbones
-    from nas.weights import checkpoints
 
     number = int(record["trial"])
     weights = run.trial(number) / "weights.safetensors"
@@ -230,7 +229,6 @@ def _trial(run: RunDirectory, bench: Bench, record: Mapping[str, Any]) -> Model:
 
 def schedule_of(bench: Bench) -> dict[str, Any]:
     """The noise schedule of the study's objective, which every plan is drawn by."""
-    from nas import menu
 
     entry = bench.study.objective
     made = menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives"))

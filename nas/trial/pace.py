@@ -10,6 +10,12 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from nas.diffusion import solvers
+from nas.networks.conditioning import Text
+from nas.numbers import duration, number_of
+from nas.training import loop
+from nas.trial import rung as trial
+
 if TYPE_CHECKING:
     from nas.settings.study import Study
     from nas.trial.bench import Bench
@@ -58,7 +64,6 @@ class Pace:
 
 def clock(settings: dict[str, Any], architecture: dict[str, Any]) -> Pace:
     """In a worker: the pace of a network under the study with these settings."""
-    from nas.trial import rung as trial
 
     return of_network(trial.bench().variant(settings), architecture)
 
@@ -66,10 +71,6 @@ def clock(settings: dict[str, Any], architecture: dict[str, Any]) -> Pace:
 def of_network(bench: Bench, architecture: dict[str, Any]) -> Pace:
     """Time a few updates, pictures and scores of a deploy-scale network's proxy. Raises training.Diverged."""
     import torch
-
-    from nas.diffusion import solvers
-    from nas.networks.conditioning import Text
-    from nas.training import loop
 
     bench.prepare()
     study = bench.study
@@ -124,7 +125,6 @@ class Estimate:
 
     def told(self) -> str:
         """In words, with how it was estimated."""
-        from nas.numbers import duration, number_of  # no business of a worker's
 
         less = f"; {STOPPED:.0%} of trials taken to be stopped" if self.stopped else ""
         return (

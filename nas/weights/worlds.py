@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from nas import assets, menu
 from nas.errors import InputError
 from nas.networks import conditioning
+from nas.weights import supernet
 
 RECORDED = "made_for_others"  # among the provenance of a run: `told`, as it was when the run began
 PARTS = {"autoencoder": "autoencoders", "metrics": "metrics"}  # section of a study -> menu folder
@@ -102,7 +103,6 @@ def _lie(module: Any, options: Mapping[str, Any]) -> Path | None:
 
 
 def _supernet(init: str, resolved: Mapping[str, Any]) -> Path | None:
-    from nas.weights import supernet
 
     try:
         return supernet.weights_path(init, resolved.get("space"), resolved["dataset"]["name"])

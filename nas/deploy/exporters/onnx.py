@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.deploy import onnx_int8
 from nas.deploy.exporters import Network, Unsupported, named, refusal
+from nas.deploy.graphs import Half
 from nas.errors import InputError, brief
 
 if TYPE_CHECKING:
@@ -73,13 +75,11 @@ def quantise(
     graph: Graph, plain: Path, target: Path, method: Method, calibration: Sequence[tuple[Tensor, ...]] = ()
 ) -> Path:
     """The float32 file `plain` in 8 bits at `target`. Raises InputError when onnxruntime cannot quantise it."""
-    from nas.deploy import onnx_int8
 
     return onnx_int8.write(plain, target, method, calibration)
 
 
 def _variadic(module: Any) -> bool:
-    from nas.deploy.graphs import Half
 
     return isinstance(module, Half)  # its forward takes *inputs: torch.export wants their shapes as one entry
 
