@@ -2,8 +2,7 @@
 
     python benchmarks/study_loop.py                 # 1,000 trials with the journal, then with PostgreSQL where it is installed
     python benchmarks/study_loop.py --rule halving  # the journal alone, three objectives and three rungs: trials are stopped
-    python benchmarks/study_loop.py --rate          # the storage alone, at 1, 4 and 16 clients: trials asked and told a
-                                                    # second, and looks of waiting workers into their letter boxes
+    python benchmarks/study_loop.py --rate          # the storage alone, at 1, 4 and 16 clients: trials asked and told a second, and looks of waiting workers into their letter boxes
 
 One process computes at once what it is given, so that what is measured is asking, costing, records, the journal and
 Optuna. Both are given: time on the clock, and CPU time of this process, which other users of the machine change less. The CPU
@@ -118,21 +117,6 @@ def client(url, journal, run, count, ready, out):
     out.put((began, time.perf_counter()))
 
 
-def waiting(url, journal, run, seconds, ready, out):
-    """Look for a job as `nas worker` does, but without a pause."""
-    from nas.joined import letter_boxes
-    from nas.joining import Box
-    from nas.runs.journal import open_storage
-
-    box = Box(letter_boxes(open_storage(url, journal, run), run))
-    ready.wait()
-    looks, until = 0, time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        box.look()
-        looks += 1
-    out.put(looks)
-
-
 def side_by_side(clients, work, url, run, size):
     """What each of the clients, all of them processes, puts out."""
     context = multiprocessing.get_context("fork")
@@ -145,15 +129,14 @@ def side_by_side(clients, work, url, run, size):
         return [out.get() for _ in processes]
 
 
-def rate(url, clients, total=200, seconds=4):
-    """Prints asks and tells a second, and looks a second, of all clients together."""
+def rate(url, clients, total=200):
+    """Prints asks and tells a second of all clients together."""
     share = max(1, total // clients)
     spans = side_by_side(clients, client, url, "rate", share)
     took = max(end for _, end in spans) - min(start for start, _ in spans)
-    looks = sum(side_by_side(clients, waiting, url, "look", seconds))
     print(
-        f"{'PostgreSQL' if url else 'journal':<10} {clients:>3} clients: {clients * share / took:.0f} trials asked and told "
-        f"a second, {looks / seconds:.0f} looks of waiting workers a second",
+        f"{'PostgreSQL' if url else 'journal':<10} {clients:>3} clients: {clients * share / took:.0f} trials asked and "
+        "told a second",
         flush=True,
     )
 

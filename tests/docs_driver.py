@@ -77,7 +77,6 @@ def stay_in_this_process():
 
     import nas.deploy.serve
     import nas.interruption
-    import nas.joining
     import nas.report.dashboard
     import nas.report.wandb_sync
     import nas.study.run
@@ -118,7 +117,6 @@ def stay_in_this_process():
     for module, name in ((clip, "load"), (conditioning, "load"), (fid, "EfficientNet")):
         setattr(module, name, cache(getattr(module, name)))  # the same frozen weights, study after study
     nas.workers.preload.start = nas.interruption.install_in_coordinator = lambda: None
-    nas.joining.work = lambda study, *rest: study_file.load(Path(study))
     nas.report.dashboard.serve = lambda run, port: description.find(run)
     nas.deploy.serve.serve = lambda folder, *rest: drawer.read(folder)
     nas.report.wandb_sync.target = lambda run, *rest: run  # runs of this test are not tracked
@@ -217,8 +215,6 @@ def run_nas(words):
     words += LATER.get(verb, [])
     if verb == "run":
         words += made_small(words)
-    if verb == "worker":
-        words = [word if word != "/shared/runs" else "runs" for word in words]
     try:
         app(words, standalone_mode=False)
     except SystemExit as left:

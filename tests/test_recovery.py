@@ -15,7 +15,6 @@ from rich.console import Console
 from test_study import STUDY as TEST_STUDY
 from test_study import Workers
 
-from nas import joining
 from nas.analysis import results
 from nas.errors import InputError
 from nas.report.progress import Progress
@@ -321,15 +320,6 @@ def test_a_run_that_another_process_holds_is_not_described_anew(opened):
     with rundir.RunDirectory(first).lock(), pytest.raises(InputError, match="another process is running this study"):
         opened("search.trials=9")
     assert (first / "resolved.yaml").read_text() == before
-
-
-def test_a_worker_joins_the_run_that_began_last(run, clock, tmp_path):
-    first = run()
-    clock.now_ -= timedelta(hours=1)
-    second = run("training.batch=32")
-    found = joining._latest("small", None, tmp_path / "runs")
-    assert second.directory.path != first.directory.path
-    assert found[0].user_attrs["directory"] == f"small/{second.directory.path.name}"
 
 
 # --- front/ ----------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_rate_and_members_change_where_the_recipe_says(folder, monkeypatch):
         seen.append((module.images_seen, module.settings.learning_rate, module.objective.members))
         module.step = module.settings.updates(images)
 
-    monkeypatch.setattr(supernet_training.training, "train", train)
+    monkeypatch.setattr(supernet_training.loop, "train", train)
     monkeypatch.setattr(supernet_training, "SAVE_EVERY", 300)
     monkeypatch.setattr(supernet_training, "measured", lambda *_: {})
     study = study_file.load(STUDY, [*SMALL, f"space={folder / 'small.yaml'}", "training.init=scratch"])

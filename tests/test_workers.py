@@ -1,9 +1,8 @@
-"""Worker processes and the workers that join: deaths, memory, leaks, SIGTERM, letter boxes, leases."""
+"""Worker processes: deaths, memory, leaks, SIGTERM; and the lease of who coordinates."""
 
 import os
 import signal
 import time
-from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +11,10 @@ import pytest
 import torch
 from worker_jobs import die, hold, raise_unpicklable, until_told
 
-from nas import failures, interruption, joined, joining
+from nas import failures, interruption
 from nas.errors import InputError
 from nas.runs import lease
 from nas.runs.journal import open_storage
-from nas.trial.rung import Job, run_rung
 from nas.workers import local as processes
 from nas.workers.local import Workers, resident_mib
 
@@ -142,137 +140,6 @@ def test_cores_that_idle_are_said(count, threads, cores, words, monkeypatch):
 def test_what_is_the_trials_fault(error, kind, words):
     found = failures.sorted_out(error)
     assert type(found) is kind and words in str(found)
-    again = joined.encoded_error(error)
-    assert joined.KINDS[again["kind"]] is kind
-
-
-# --- workers that join -----------------------------------------------------------------------------------------------
-
-
-class Fake:
-    """An engine whose jobs end when the test says so."""
-
-    def __init__(self):
-        self.jobs, self.done = [], []
-
-    free = True
-
-    @property
-    def busy(self):
-        return [tag for tag, *_ in self.jobs]
-
-    def submit(self, tag, function, *arguments):
-        self.jobs.append((tag, function, arguments))
-
-    def end(self, value=None, error=None):
-        tag, *_ = self.jobs.pop(0)
-        future = Future()
-        future.set_exception(error) if error else future.set_result(value)
-        self.done.append((tag, future))
-
-    def finished(self, timeout_s):
-        done, self.done = self.done, []
-        return done
-
-    def stop(self):
-        pass
-
-
-@pytest.fixture
-def pair(tmp_path, monkeypatch):
-    """A coordinator's engine and a worker's crew on one journal, without pauses."""
-    monkeypatch.setattr(joined, "POLL_S", 0.0)
-    monkeypatch.setattr(joining, "POLL_S", 0.0)
-    journal, theirs = tmp_path / "journal.log", tmp_path / "theirs"
-    engine = joined.Joined(open_storage(None, journal, "r"), "r", tmp_path / "ours")
-    fake = Fake()
-    crew = joining.Crew(joined.letter_boxes(open_storage(None, journal, "r"), "r"), theirs, fake, 1)
-    return engine, crew, fake
-
-
-def job(root, rung=0):
-    return Job(4, {"width": 1}, 7, rung, 64, False, root / "free" / "now" / "trials" / "0004")
-
-
-def test_a_job_goes_out_and_its_result_comes_back(pair, tmp_path):
-    engine, crew, fake = pair
-    assert not engine.free
-    crew.turn()
-    assert engine.finished(0) == [] and engine.free
-    engine.submit((4, 0), run_rung, job(tmp_path / "ours"))
-    assert engine.busy == [(4, 0)] and not engine.free
-    crew.turn()
-    ((_, function, (sent,)),) = fake.jobs
-    assert function is run_rung and sent.folder == tmp_path / "theirs" / "free" / "now" / "trials" / "0004"
-    assert sent.folder.is_dir() and sent.seed == 7 and sent.architecture == {"width": 1}
-    crew.turn()
-    assert len(fake.jobs) == 1  # not taken twice
-    fake.end({"rung": {"metrics": {"fid": 1.5}}})
-    crew._engine.jobs.append(((9, 9), None, ()))  # so that turn looks for what is done
-    crew.turn()
-    (((trial, rung), future),) = engine.finished(0)
-    assert (trial, rung) == (4, 0) and future.result() == {"rung": {"metrics": {"fid": 1.5}}}
-    assert engine.free and not engine.busy
-
-
-@pytest.mark.parametrize("folder", ["../elsewhere", "/tmp/elsewhere", "free/../../elsewhere"])
-def test_a_storage_cannot_send_a_worker_out_of_its_root(pair, tmp_path, folder):
-    _, crew, fake = pair
-    plain = {**vars(job(tmp_path / "ours")), "folder": folder}
-    with pytest.raises(InputError, match="names a folder that is not below --root"):
-        crew._decoded({"call": "run_rung", "job": plain})
-    assert not fake.jobs and not list(tmp_path.rglob("elsewhere"))
-
-
-def test_a_silent_worker_is_given_up_and_cannot_deliver_any_more(pair, tmp_path, monkeypatch):
-    engine, crew, fake = pair
-    crew.turn()
-    engine.finished(0)
-    engine.submit((4, 0), run_rung, job(tmp_path / "ours"))
-    crew.turn()
-    monkeypatch.setattr(joined, "LEASE_S", 0.5)
-    until = time.monotonic() + 30
-    while not (ended := engine.finished(0)) and time.monotonic() < until:
-        time.sleep(0.05)
-    ((tag, future),) = ended
-    assert tag == (4, 0) and isinstance(future.exception(), failures.Lost)
-    before = crew._boxes[0]._number
-    crew._boxes[0].hand_in(_done({"late": True}))
-    assert crew._boxes[0]._number != before  # it joined anew, as another
-    assert engine.finished(0) == []
-
-
-def _done(value):
-    future = Future()
-    future.set_result(value)
-    return future
-
-
-def test_a_worker_that_leaves_gives_its_job_back(pair, tmp_path):
-    engine, crew, fake = pair
-    crew.turn()
-    engine.finished(0)
-    engine.submit((4, 1), run_rung, job(tmp_path / "ours", 1))
-    crew.turn()
-    crew.leave()
-    ((tag, future),) = engine.finished(0)
-    assert tag == (4, 1) and isinstance(future.exception(), interruption.Interrupted)
-    assert not engine.free
-
-
-def test_a_new_coordinator_takes_up_what_its_predecessor_gave_out(pair, tmp_path):
-    engine, crew, fake = pair
-    crew.turn()
-    engine.finished(0)
-    engine.submit((4, 0), run_rung, job(tmp_path / "ours"))
-    crew.turn()
-    successor = joined.Joined(open_storage(None, tmp_path / "journal.log", "r"), "r", tmp_path / "ours")
-    assert successor.adopt([(4, 0), (5, 1)]) == [(4, 0)]
-    crew._boxes[0].hand_in(_done({"rung": {}}))
-    ((tag, future),) = successor.finished(0)
-    assert tag == (4, 0) and future.result() == {"rung": {}}
-    another = joined.Joined(open_storage(None, tmp_path / "journal.log", "r"), "r", tmp_path / "ours")
-    assert another.adopt([(4, 1)]) == []  # that rung is not wanted any more
 
 
 # --- leases ----------------------------------------------------------------------------------------------------------

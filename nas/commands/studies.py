@@ -25,9 +25,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and print the resolved settings; write nothing.")
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Trials side by side on this machine; 0: only on workers that join.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials side by side.")] = None,
     storage: Storage = None,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="Where trials are computed: on this machine, or on a Ray cluster.")
@@ -58,32 +56,6 @@ def run(
     if dry_run:
         return launch.show(study, overrides)
     launch.run(study, overrides, root, new, launch.Where(storage, engine, address))
-
-
-@app.command(rich_help_panel=PANEL)
-def worker(
-    study: Annotated[Path, typer.Argument(help="The study file, or its folder, that nas run was given.")],
-    storage: Storage = None,
-    root: Annotated[
-        Path,
-        typer.Option(help="Where run directories are. Share the coordinator's, or trials start over when they move."),
-    ] = Path("runs"),
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Trials side by side; default one per GPU or core.")
-    ] = None,
-) -> None:
-    """Compute trials for a run that nas run leads from another process or machine, until it ends.
-
-    Example: nas worker studies/quickstart --storage postgresql://me@host/nas --root /shared/runs
-    """
-    from nas import interruption
-    from nas.workers import preload
-
-    interruption.install_in_coordinator()
-    preload.start()
-    from nas import joining
-
-    joining.work(study, storage, root, workers, typer.echo)
 
 
 @app.command(rich_help_panel=PANEL)

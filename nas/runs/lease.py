@@ -37,7 +37,7 @@ class Lease:
         if held and not held["released"] and not died_here(held):
             say(f"waiting up to {LEASE_S:.0f} s for a sign of life of the process that ran this study ({_who(held)})")
             if beats(self._study, held):
-                raise InputError(f"{self._study.study_name}: {_who(held)} is running this study; join with nas worker")
+                raise InputError(f"{self._study.study_name}: {_who(held)} is running this study")
         self._write()
         if contested:
             time.sleep(0.5)

@@ -191,8 +191,8 @@ class Study(Section):
     """Repeats after the search, of architectures whose place on the front is undecided."""
     tracking: Tracking = Tracking()
     """Logging to Weights & Biases."""
-    workers: int | None = Field(None, ge=0, le=1024)
-    """Trials that run side by side on this machine. None: one per core, or one per GPU. 0: only on workers that join."""
+    workers: int | None = Field(None, ge=1, le=1024)
+    """Trials that run side by side on this machine. None: one per core, or one per GPU."""
     worker_memory: Annotated[float, BeforeValidator(count), Field(ge=256e6)] | None = None
     """Bytes a worker process may hold, for example 8G; a trial that needs more fails. None: no bound but the machine's."""
     worker_threads: int = Field(1, ge=1, le=1024)

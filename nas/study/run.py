@@ -23,8 +23,6 @@ from nas.analysis import reference_lines
 from nas.cost.budget import constraints
 from nas.errors import InputError
 from nas.interruption import Interrupted
-from nas.joined import Fleet, Joined
-from nas.joining import ENDED, SETTINGS
 from nas.networks.backbones import Backbone
 from nas.report.progress import Progress
 from nas.report.tracking import Tracker
@@ -80,7 +78,6 @@ class Run(ABC):
         self.optuna = self.ledger.open(self.sampler(), self.suggested)
         self._lease = Lease(self.ledger.stored)
         self._lease.take(progress.say, contested=shared)
-        self._publish()
 
     @property
     def records(self) -> dict[int, Record]:
@@ -221,28 +218,17 @@ class Run(ABC):
         self.resume()
         self.tracker.catch_up(self.records.values())
         count = default_count() if self.study.workers is None else self.study.workers
-        own = (self._engine or Workers)(count or 1, self.study, self.directory.cache)
-        if count and self._engine is None and (said := idle(count, self.study.worker_threads)):
+        workers = (self._engine or Workers)(count, self.study, self.directory.cache)
+        if self._engine is None and (said := idle(count, self.study.worker_threads)):
             self.progress.say(said)
-        workers = Fleet(own, Joined(self.ledger.storage, self.ledger.name, self.directory.root), alone=count > 0)
         try:
             with self.progress.live(self.records, self.study, self.directory.trial):
                 self._prepare(workers)
-                if count:
-                    self._estimate(own, count)
-                for job in workers.adopt(self._continuations):
-                    self._continuations.remove(job)
+                self._estimate(workers, count)
                 self._loop(workers)
-            self.ledger.stored.set_user_attr(ENDED, True)
         finally:
             workers.stop()
             self._lease.release()
-
-    def _publish(self) -> None:
-        """What workers that join need to know."""
-        self.ledger.stored.set_user_attr(SETTINGS, self.study.resolved())
-        self.ledger.stored.set_user_attr("directory", str(self.directory.path.relative_to(self.directory.root)))
-        self.ledger.stored.set_user_attr(ENDED, False)
 
     def _prepare(self, workers: Engine) -> None:
         """Make the caches every trial shares, and check the objectives against the columns that exist."""
@@ -261,17 +247,17 @@ class Run(ABC):
         except InputError:
             return False
 
-    def _estimate(self, own: Engine, count: int) -> None:
+    def _estimate(self, workers: Engine, count: int) -> None:
         """Say how long the study will take, from what is timed in all workers at once."""
         asked = list(enumerate(self.typical(count)))
         if not asked:
             return
         found: list[Pace | None] = [None] * len(asked)
-        while asked or own.busy:
-            while asked and own.free:
+        while asked or workers.busy:
+            while asked and workers.free:
                 place, (settings, config) = asked.pop(0)
-                own.submit((TIMING, place), pace.clock, settings, config.to_dict())
-            for (_, place), future in own.finished(1.0):
+                workers.submit((TIMING, place), pace.clock, settings, config.to_dict())
+            for (_, place), future in workers.finished(1.0):
                 error = future.exception()
                 if error is None:
                     found[place] = future.result()

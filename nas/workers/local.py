@@ -31,7 +31,7 @@ GROWTH_MIB, GROWTH = 512, 1.5  # a process that grew by both since its first job
 
 
 class Engine(Protocol):
-    """Whatever computes jobs: this machine's processes, workers that joined, a cluster. It holds no state of the study."""
+    """Whatever computes jobs: this machine's processes, or a cluster. It holds no state of the study."""
 
     @property
     def free(self) -> bool:
