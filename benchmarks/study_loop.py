@@ -2,7 +2,7 @@
 
     python benchmarks/study_loop.py                 # 1,000 trials with the journal, then with PostgreSQL where it is installed
     python benchmarks/study_loop.py --rule halving  # the journal alone, three objectives and three rungs: trials are stopped
-    python benchmarks/study_loop.py --rate          # the storage alone, at 1, 4 and 16 clients: trials asked and told a second, and looks of waiting workers into their letter boxes
+    python benchmarks/study_loop.py --rate          # the storage alone, at 1, 4 and 16 clients: trials asked and told a second
 
 One process computes at once what it is given, so that what is measured is asking, costing, records, the journal and
 Optuna. Both are given: time on the clock, and CPU time of this process, which other users of the machine change less. The CPU
