@@ -212,7 +212,10 @@ def run_nas(words):
 
     words = ["journal.log" if word.startswith("postgresql://") else word for word in words]
     verb = " ".join(words[:2]) if words[0] in ("supernet", "wandb") else words[0]
-    words += LATER.get(verb, [])
+    later = LATER.get(verb, [])
+    if "studies/scenes" in words:
+        later = [word.replace("emoji, limit: 32", "scenes, pictures: 64, held_out_pictures: 32") for word in later]
+    words += later
     if verb == "run":
         words += made_small(words)
     try:

@@ -1,4 +1,4 @@
-"""What the rest relies on in every backbone; a new file in nas/backbones is tested without being asked."""
+"""What the rest relies on in every backbone; a new file in nas/networks/backbones is tested without being asked."""
 
 import pytest
 import torch

@@ -1,6 +1,7 @@
-"""The README's map is true: every file it names exists, and every module of the package is on it."""
+"""The map of the code is true: every module is on it, in the order that import-linter proves. So are the README's commands."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import typer
@@ -10,14 +11,33 @@ from nas.cli import app
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_map_names_what_is_on_disk():
-    text = (ROOT / "README.md").read_text()
-    block = text[text.index("## Map of the code") : text.index("## Where a change goes")]
-    named = set(re.findall(r"\b([a-z_0-9]+\.(?:py|html))\b", block))
-    on_disk = {path.name for pattern in ("*.py", "*.html") for path in (ROOT / "nas").glob(pattern)} - {"__init__.py"}
-    assert named == on_disk
-    folders = {path.name for path in (ROOT / "nas").iterdir() if (path / "__init__.py").exists()}
-    assert folders <= set(re.findall(r"\b([a-z]+)/", block))
+def page():
+    return (ROOT / "docs" / "how-it-is-built.md").read_text()
+
+
+def layers():
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    return [name.removeprefix("nas.") for layer in contract["layers"] for name in layer.split(" | ")]
+
+
+def test_the_map_names_every_file_where_it_is():
+    rows = dict(re.findall(r"^\| `([a-z_]+)/` \| (.*) \|$", page(), re.M))
+    for package, told in rows.items():
+        if "a menu" in told or package == "assets":
+            continue
+        inside = (ROOT / "nas" / package).iterdir()
+        names = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()} - {"__init__"}
+        named = set(re.findall(r"`([a-z_0-9]+)/?`", told))
+        assert named - {"pages"} == names, package
+    assert set(rows) == {path.parent.name for path in (ROOT / "nas").glob("*/__init__.py")} - {"commands"}
+
+
+def test_the_map_has_the_order_that_is_proved():
+    column = re.findall(r"^\| (`[^|]*) \|", page(), re.M)
+    order = [name for row in column for name in re.findall(r"`([a-z_]+)/?`", row)]
+    assert order == [name for name in layers()]
+    alone = {path.stem for path in (ROOT / "nas").glob("*.py")} - {"__init__"}
+    assert alone | {path.parent.name for path in (ROOT / "nas").glob("*/__init__.py")} == set(layers())
 
 
 def test_the_commands_it_shows_exist():

@@ -14,10 +14,11 @@ from nas.datasets import Captioned, Pictures
 from nas.errors import InputError
 from nas.networks.conditioning import Text
 from nas.objectives import CriticTraining, LatentBatch
+from nas.settings.training import Training
 from nas.training import loop, streaming
 from nas.training.batches import Batches
 from nas.training.encoded import encode
-from nas.training.loop import DenoiserTraining, Settings
+from nas.training.loop import DenoiserTraining
 from nas.training.streaming import Frozen, Place, Reading, Stream
 
 
@@ -97,7 +98,7 @@ def test_passes_without_the_beginning(size, skip):
 def test_a_set_that_fits_is_what_trials_see_and_is_encoded_once():
     made = stream(10, 0, 9, window=12)
     data = encode(pictures(10), Autoencoder(), Encoder())
-    expected = list(Batches(data, Settings(batch=4, caption_dropout=0.25), 5, 0, 9))
+    expected = list(Batches(data, Training(batch=4, caption_dropout=0.25), 5, 0, 9))
     found = list(made)
     assert len(found) == 9 and all(map(same, found, expected))
     assert made.frozen.autoencoder.seen == 10
@@ -175,7 +176,7 @@ class Mean(nn.Module):
 def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
     made = []
     for pieces in (1, parts):
-        module = DenoiserTraining(Mean(), Settings(batch=8, warmup_images=0, learning_rate=0.1), parts=pieces)
+        module = DenoiserTraining(Mean(), Training(batch=8, warmup_images=0, learning_rate=0.1), parts=pieces)
         loop.fit(module, stream(20, 0, 3, batch=8, window=8), 3)
         made.append(module)
     for one, other in zip(*(m.objective.parameters() for m in made), strict=True):

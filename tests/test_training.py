@@ -12,10 +12,11 @@ from nas.networks.conditioning import Text
 from nas.objectives import CriticTraining, denoising, ufogen
 from nas.seeds import stream_seed
 from nas.settings import training
+from nas.settings.training import Training
 from nas.training import loop
 from nas.training.batches import Batches
 from nas.training.encoded import EncodedSet
-from nas.training.loop import DenoiserTraining, Diverged, Settings, train
+from nas.training.loop import DenoiserTraining, Diverged, train
 from nas.weights import lora
 
 SHAPE = (2, 4, 4)
@@ -51,11 +52,11 @@ class Denoiser(nn.Module):
         return self.last(torch.tanh(self.first(latents) + given[:, :, None, None]))
 
 
-QUICK = Settings(images_seen=96, batch=8, warmup_images=32, learning_rate=0.01)
+QUICK = Training(images_seen=96, batch=8, warmup_images=32, learning_rate=0.01)
 
 
 def module_of(settings=QUICK, objective=None):
-    return DenoiserTraining(objective or denoising.Objective(Denoiser(), None, schedule.Settings()), settings)
+    return DenoiserTraining(objective or denoising.Objective(Denoiser(), None, schedule.Training()), settings)
 
 
 def weights(module):
@@ -87,7 +88,7 @@ def rows_of(data, batches):
 @pytest.mark.parametrize(("count", "batch"), [(40, 8), (40, 7), (5, 8), (3, 8), (1, 2)])
 def test_every_epoch_has_every_row_once(count, batch):
     data = encoded(count)
-    rows = rows_of(data, Batches(data, Settings(batch=batch), 0, 0, 60))
+    rows = rows_of(data, Batches(data, Training(batch=batch), 0, 0, 60))
     assert len(rows) == 60 * batch
     epochs = [rows[i : i + count] for i in range(0, len(rows) - count + 1, count)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
@@ -96,7 +97,7 @@ def test_every_epoch_has_every_row_once(count, batch):
 
 
 def test_an_update_is_a_function_of_seed_and_number():
-    data, settings = encoded(), Settings(batch=8)
+    data, settings = encoded(), Training(batch=8)
     whole = list(Batches(data, settings, 3, 0, 12))
     later = list(Batches(data, settings, 3, 7, 12))
     for one, other in zip(whole[7:], later, strict=True):
@@ -109,7 +110,7 @@ def test_an_update_is_a_function_of_seed_and_number():
 
 def test_captions_go_with_their_images_and_the_asked_share_is_dropped():
     data = encoded(200, captions=50)
-    settings = Settings(batch=20, caption_dropout=0.3)
+    settings = Training(batch=20, caption_dropout=0.3)
     dropped = 0
     for batch in Batches(data, settings, 0, 0, 200):
         for row, tokens, pooled in zip(rows_of(data, [batch]), batch.text.tokens, batch.text.pooled, strict=True):
@@ -119,7 +120,7 @@ def test_captions_go_with_their_images_and_the_asked_share_is_dropped():
             assert torch.equal(pooled, data.pooled[caption].float())
             dropped += empty
     assert dropped / 4000 == pytest.approx(0.3, abs=0.025)  # 3.5 standard deviations
-    kept = Batches(data, Settings(batch=20, caption_dropout=0), 0, 0, 20)
+    kept = Batches(data, Training(batch=20, caption_dropout=0), 0, 0, 20)
     assert not any(torch.equal(t, data.null.tokens[0]) for batch in kept for t in batch.text.tokens)
 
 
@@ -150,7 +151,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path):
     half = module_of()
     train(half, encoded(), 5, 40)
     half.save(tmp_path / "half.safetensors", {"note": "rung 0"})
-    resumed = module_of(objective=denoising.Objective(Denoiser(seed=9), None, schedule.Settings()))
+    resumed = module_of(objective=denoising.Objective(Denoiser(seed=9), None, schedule.Training()))
     resumed.restore(tmp_path / "half.safetensors")
     assert resumed.images_seen == 40
     assert_identical(weights(resumed), weights(half))
@@ -183,13 +184,13 @@ def test_a_saved_file_tells_its_metadata_and_leaves_no_other_file(tmp_path):
 
 def test_training_is_adamw_with_warm_up_clipping_and_average_by_hand():
     """The same updates in a plain loop; after six of them the settings ask for half the learning rate."""
-    settings = Settings(images_seen=80, batch=8, warmup_images=32, learning_rate=0.02, gradient_clip=0.1, ema_decay=0.4)
+    settings = Training(images_seen=80, batch=8, warmup_images=32, learning_rate=0.02, gradient_clip=0.1, ema_decay=0.4)
     module, data = module_of(settings), encoded()
     train(module, data, 5, 48)
     module.settings = settings.model_copy(update={"learning_rate": 0.01})
     train(module, data, 5, 80)
 
-    objective = denoising.Objective(Denoiser(), None, schedule.Settings())
+    objective = denoising.Objective(Denoiser(), None, schedule.Training())
     network = objective.generator
     adam = torch.optim.AdamW(network.parameters(), betas=settings.betas, weight_decay=settings.weight_decay)
     average = [parameter.detach().clone() for parameter in network.parameters()]
@@ -238,7 +239,7 @@ def test_the_average_follows_the_network_to_another_device():
 
 @pytest.mark.parametrize(("images", "batch", "updates"), [(64, 64, 1), (65, 64, 2), (1, 64, 1), (0, 64, 0)])
 def test_lengths_are_in_images(images, batch, updates):
-    assert Settings(batch=batch).updates(images) == updates
+    assert Training(batch=batch).updates(images) == updates
 
 
 def test_bf16_trains_and_keeps_its_weights_in_fp32():
@@ -362,7 +363,7 @@ def adversarial(options, rank=None, settings=QUICK):
     network, teacher = Last(), Last().requires_grad_(False)
     if rank:
         lora.adapt(network, training.Lora(rank=rank), seed=1)
-    return module_of(settings, ufogen.Objective(network, teacher, ufogen.Settings(**options)))
+    return module_of(settings, ufogen.Objective(network, teacher, ufogen.Training(**options)))
 
 
 @pytest.mark.parametrize("rank", [None, 2])
@@ -424,7 +425,7 @@ class Broken(Denoiser):
 
 @pytest.mark.parametrize("good_calls", [0, 3, 25])
 def test_a_loss_that_is_no_number_ends_the_training(good_calls):
-    module = module_of(objective=denoising.Objective(Broken(good_calls), None, schedule.Settings()))
+    module = module_of(objective=denoising.Objective(Broken(good_calls), None, schedule.Training()))
     with pytest.raises(Diverged, match=r"the loss is nan after [\d,]+ images"):
         train(module, encoded(), 5, 30 * 8)
     assert module.step <= math.ceil((good_calls + 1) / loop.FINITE_CHECK_EVERY) * loop.FINITE_CHECK_EVERY
@@ -443,7 +444,7 @@ def test_an_empty_split_is_named():
 )
 def test_impossible_settings_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        Settings(**options)
+        Training(**options)
 
 
 def test_text_of_dropped_rows_is_the_empty_captions():

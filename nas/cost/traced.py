@@ -11,7 +11,7 @@ Papers count in three ways, and one network's numbers differ by up to a sixth be
 
 Norms, activations, softmax and elementwise operations count nothing in all three.
 
-Closed forms live beside the networks they describe (`nas/backbones/`). Here any torch module is counted by tracing it:
+Closed forms live beside the networks they describe (`nas/networks/backbones/`). Here any torch module is counted by tracing it:
 `traced` (fvcore) and `second_opinion` (torch's own counter). Both run on the meta device, so a network of any size is
 counted without its memory. An operator that no rule covers is an UncountedOperator, never a silent zero.
 """

@@ -166,7 +166,7 @@ class Study(Section):
     dataset: Entry
     """The captioned pictures: a name in nas/datasets, with its settings."""
     autoencoder: Entry = Entry(name="kl")
-    """Between pictures and latents: a name in nas/autoencoders."""
+    """Between pictures and latents: a name in nas/networks/autoencoders."""
     conditioning: Conditioning = Conditioning()
     """The frozen text encoder."""
     proxy: Proxy = Proxy()

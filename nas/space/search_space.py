@@ -1,6 +1,6 @@
 """Search spaces: a YAML file names fields of an architecture and the values each may take.
 
-    backbone: unet                # a name in nas/backbones; or `decoder:` and a name in nas/decoders
+    backbone: unet                # a name in nas/networks/backbones; or `decoder:` and a name in nas/networks/decoders
     base: mobilediffusion         # fields no axis names keep this preset's values; or a mapping, a whole architecture
     hold:                         # optional: held at other values than the base's
       levels.0.down: [1]

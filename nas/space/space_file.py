@@ -79,9 +79,9 @@ class SpaceFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     backbone: str | None = None
-    """The family of denoisers: a name in nas/backbones."""
+    """The family of denoisers: a name in nas/networks/backbones."""
     decoder: str | None = None
-    """Or the family of image decoders: a name in nas/decoders."""
+    """Or the family of image decoders: a name in nas/networks/decoders."""
     base: str | dict[str, Any]
     """Where the other fields come from: the name of a preset, or a whole architecture."""
     hold: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """Which pictures a part was made for, so that a study of other pictures says so.
 
 Weights name their data set under `made_for` in their metadata; `assets/made_for.json` says it of those that ship and do not. A
-module that brings weights (nas/autoencoders, nas/metrics, nas.networks.conditioning) tells where they lie by
+module that brings weights (nas/networks/autoencoders, nas/metrics, nas.networks.conditioning) tells where they lie by
 `weights(settings)`, and what to use with other pictures by `OTHERWISE`.
 """
 
