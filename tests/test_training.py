@@ -56,7 +56,7 @@ QUICK = Training(images_seen=96, batch=8, warmup_images=32, learning_rate=0.01)
 
 
 def module_of(settings=QUICK, objective=None):
-    return DenoiserTraining(objective or denoising.Objective(Denoiser(), None, schedule.Training()), settings)
+    return DenoiserTraining(objective or denoising.Objective(Denoiser(), None, schedule.Settings()), settings)
 
 
 def weights(module):
@@ -151,7 +151,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path):
     half = module_of()
     train(half, encoded(), 5, 40)
     half.save(tmp_path / "half.safetensors", {"note": "rung 0"})
-    resumed = module_of(objective=denoising.Objective(Denoiser(seed=9), None, schedule.Training()))
+    resumed = module_of(objective=denoising.Objective(Denoiser(seed=9), None, schedule.Settings()))
     resumed.restore(tmp_path / "half.safetensors")
     assert resumed.images_seen == 40
     assert_identical(weights(resumed), weights(half))
@@ -190,7 +190,7 @@ def test_training_is_adamw_with_warm_up_clipping_and_average_by_hand():
     module.settings = settings.model_copy(update={"learning_rate": 0.01})
     train(module, data, 5, 80)
 
-    objective = denoising.Objective(Denoiser(), None, schedule.Training())
+    objective = denoising.Objective(Denoiser(), None, schedule.Settings())
     network = objective.generator
     adam = torch.optim.AdamW(network.parameters(), betas=settings.betas, weight_decay=settings.weight_decay)
     average = [parameter.detach().clone() for parameter in network.parameters()]
@@ -363,7 +363,7 @@ def adversarial(options, rank=None, settings=QUICK):
     network, teacher = Last(), Last().requires_grad_(False)
     if rank:
         lora.adapt(network, training.Lora(rank=rank), seed=1)
-    return module_of(settings, ufogen.Objective(network, teacher, ufogen.Training(**options)))
+    return module_of(settings, ufogen.Objective(network, teacher, ufogen.Settings(**options)))
 
 
 @pytest.mark.parametrize("rank", [None, 2])
@@ -425,7 +425,7 @@ class Broken(Denoiser):
 
 @pytest.mark.parametrize("good_calls", [0, 3, 25])
 def test_a_loss_that_is_no_number_ends_the_training(good_calls):
-    module = module_of(objective=denoising.Objective(Broken(good_calls), None, schedule.Training()))
+    module = module_of(objective=denoising.Objective(Broken(good_calls), None, schedule.Settings()))
     with pytest.raises(Diverged, match=r"the loss is nan after [\d,]+ images"):
         train(module, encoded(), 5, 30 * 8)
     assert module.step <= math.ceil((good_calls + 1) / loop.FINITE_CHECK_EVERY) * loop.FINITE_CHECK_EVERY

@@ -164,7 +164,7 @@ class _Loader:
     def _base(self) -> Backbone:
         if isinstance(self.file.base, dict):
             try:
-                config: Backbone = self.menu.backbones.from_dict(self.file.base)
+                config: Backbone = self.menu.Config.from_dict(self.file.base)
                 return config
             except ValueError as error:
                 raise InputError(f"base: {error}") from None
