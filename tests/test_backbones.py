@@ -5,6 +5,8 @@ import torch
 
 from nas import menu
 from nas.cost.traced import second_opinion, traced
+from nas.deploy import graphs
+from nas.networks import backbones
 from nas.networks.backbones import Proxy
 from nas.networks.conditioning import Text
 
@@ -52,6 +54,46 @@ def test_prediction_has_the_shape_of_latents_and_the_same_seed_builds_the_same_n
     assert prediction.shape == latents.shape
     assert torch.equal(prediction, second(latents, time, text))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("family", menu.names("backbones"))
+def test_it_leaves_pytorch_with_any_batch(family):
+    presets = menu.pick("backbones", family).presets().values()
+    config = min(presets, key=lambda config: config.cost(64, 77).params).scaled(PROXY)
+    graph = graphs.denoiser(config.build(), (4, 8, 8), (7, config.text_width), config.pooled_width or 1)
+    batch = [{0: torch.export.Dim("batch")}] * 4
+    traced = torch.export.export(graph.module, graph.random_inputs(2), dynamic_shapes=tuple(batch), strict=False)
+    inputs = graph.random_inputs(3)
+    assert torch.allclose(traced.module()(*inputs), graph.module(*inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(("backbone", "name"), CASES)
+def test_its_blocks_are_the_whole_network(backbone, name):
+    config = backbone.presets()[name].scaled(PROXY)
+    found = config.blocks(8, 7)
+    built = {block: backbone.build_block(block) for block in found}
+    assert (
+        sum(times * sum(p.numel() for p in built[b][0].parameters()) for b, times in found.items())
+        == config.cost(8, 7).params
+    )
+    for module, given in built.values():
+        assert module(*given).isfinite().all()
+
+
+@pytest.mark.parametrize(("backbone", "name"), CASES)
+def test_parts_add_up(backbone, name):
+    config = backbone.presets()[name]
+    for column, total in vars(config.cost(64, 77)).items():
+        assert sum(getattr(part.cost, column) for part in config.parts(64, 77)) == total
+
+
+def test_an_architecture_is_read_by_its_family():
+    every = backbones.presets()
+    assert {type(config).__module__ for config in every.values()} == {module.values[0].__name__ for module in CASES}
+    for config in every.values():
+        assert backbones.from_dict(config.to_dict()) == config
+    with pytest.raises(ValueError, match="backbone: backbones: unknown name 'dti'; did you mean 'dit'"):
+        backbones.from_dict({"backbone": "dti"})
 
 
 def test_proxy_refuses_sizes_below_one():

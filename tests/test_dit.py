@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nas.cost import traced
+from nas.deploy import graphs
 from nas.networks.backbones import Proxy, from_dict
 from nas.networks.backbones.dit import Config, build_block, presets
 from nas.networks.backbones.dit.cost import COMPONENTS
@@ -244,6 +245,16 @@ def test_a_new_dit_block_is_the_identity_and_new_cross_attention_adds_nothing():
     x, text, time = torch.randn(2, 16, 24), torch.randn(2, 5, 24), torch.randn(2, 24)
     assert torch.equal(block(x, text, time), x)
     assert torch.equal(block.attend_cross(x, text), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize(("text", "modulation"), [("cross", "block"), ("sequence", "shared"), ("sequence", "token")])
+def test_every_branch_leaves_pytorch_with_any_batch(text, modulation):
+    config = Config(2, 24, 2, text=text, modulation=modulation, skips=True, text_width=6)
+    graph = graphs.denoiser(woken(config.build()), (4, 8, 8), (5, 6), 1)
+    batch = tuple({0: torch.export.Dim("batch")} for _ in range(4))
+    traced = torch.export.export(graph.module, graph.random_inputs(2), dynamic_shapes=batch, strict=False)
+    given = graph.random_inputs(3)
+    assert torch.allclose(traced.module()(*given), graph.module(*given), atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -87,9 +87,10 @@ def _variadic(module: Any) -> bool:
 def _converted(graph: Graph, traced: ExportedProgram) -> Any:
     import torch
 
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         return torch.onnx.export(
             traced, dynamo=True, verbose=False, input_names=list(graph.inputs), output_names=list(graph.outputs)
@@ -98,7 +99,8 @@ def _converted(graph: Graph, traced: ExportedProgram) -> Any:
         node = named(traced, r"Error when translating node %(\w+)", error)
         raise Unsupported(refusal("onnx", "ONNX", graph.name, node, error)) from None
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _clean(model: Any) -> None:

@@ -203,9 +203,9 @@ class Transformer(nn.Module):
 
     def _image(self, patches: Tensor, side: torch.Size) -> Tensor:
         """Patches back to latents (B, C, n, n)."""
-        p, (rows, columns) = self.config.patch, side
-        grid = patches.view(len(patches), rows, columns, p, p, -1)
-        image = grid.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, rows * p, columns * p)
+        p = self.config.patch
+        grid = patches.unflatten(1, tuple(side)).unflatten(3, (p, p, -1))  # (B, rows, columns, p, p, C)
+        image = grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         return cast(Tensor, self.smooth(image)) if self.config.modulation == "token" else image
 
 
