@@ -91,7 +91,7 @@ def test_counts_of_the_published_networks():
     positions, variance = 256 * 1152, 16 * (1152 + 1)  # a fixed table of positions, and the channels of a variance
     assert count["dit-xl"] + positions + variance + 1001 * 1152 == 675_129_632
     with torch.device("meta"):
-        theirs = diffusers.PixArtTransformer2DModel(caption_channels=4096)
+        theirs = diffusers.PixArtTransformer2DModel(caption_channels=4096, sample_size=32)
     assert count["pixart"] + variance == sum(p.numel() for p in theirs.parameters()) == 610_856_096
     # DiT's paper prints 118.6 "Gflops", which are multiply-adds with attention; ECAD 142.84 for PixArt without it
     assert presets()["dit-xl"].cost(32, 1).macs / 1e9 == pytest.approx(118.6, abs=0.1)
