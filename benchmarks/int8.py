@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from nas import machine
-from nas.deploy import exporters, graphs, int8, latency, quantise
+from nas.deploy import exporters, graphs, latency
+from nas.deploy.int8 import export, methods
 from nas.space import published
 
 
@@ -30,7 +31,7 @@ def spent(network, inputs) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", help="a preset or a YAML file")
-    parser.add_argument("--format", default="onnx", choices=int8.formats())
+    parser.add_argument("--format", default="onnx", choices=export.formats())
     parser.add_argument("--image-size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -43,8 +44,8 @@ def main() -> None:
     inputs = graph.random_inputs(1)
     with tempfile.TemporaryDirectory() as folder:
         plain = module.write(graph, Path(folder) / graph.name, "fp32")
-        target = plain.with_name(f"{graph.name}.{quantise.PRECISION}{plain.suffix}")
-        small = module.quantise(graph, plain, target, quantise.METHODS[graph.name], [inputs])
+        target = plain.with_name(f"{graph.name}.{methods.PRECISION}{plain.suffix}")
+        small = module.quantise(graph, plain, target, methods.METHODS[graph.name], [inputs])
         sizes = [sum(file.stat().st_size for file in Path(folder).glob(f"{path.name}*")) for path in (plain, small)]
         networks = [module.load(path, given.threads) for path in (plain, small)]
         rounds = [[spent(network, inputs) for network in networks] for _ in range(given.rounds + 1)][1:]

@@ -19,6 +19,10 @@ class Failed(Exception):
     """A job that failed by its own fault; the text is the reason for the record."""
 
 
+class Diverged(Exception):
+    """The loss, a score or what is drawn stopped being finite numbers."""
+
+
 class DiskTrouble(Exception):
     """Nothing can be written; the study stops, and the same command goes on when there is room."""
 
@@ -43,7 +47,7 @@ def reason(error: BaseException) -> str:
     """Why a trial failed, on one line."""
     if is_out_of_memory(error):
         return f"out of memory: {brief(error)}"
-    return brief(error) if type(error).__name__ == "Diverged" else f"{type(error).__name__}: {brief(error)}"
+    return brief(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {brief(error)}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -78,7 +78,7 @@ def stay_in_this_process():
     import nas.deploy.serve
     import nas.interruption
     import nas.report.dashboard
-    import nas.report.wandb_sync
+    import nas.report.wandb.sync
     import nas.study.run
     import nas.trial.check
     import nas.trust.anchors
@@ -119,8 +119,8 @@ def stay_in_this_process():
     nas.workers.preload.start = nas.interruption.install_in_coordinator = lambda: None
     nas.report.dashboard.serve = lambda run, port: description.find(run)
     nas.deploy.serve.serve = lambda folder, *rest: drawer.read(folder)
-    nas.report.wandb_sync.target = lambda run, *rest: run  # runs of this test are not tracked
-    nas.report.wandb_sync.specification = lambda run: {"run": str(run)}
+    nas.report.wandb.sync.target = lambda run, *rest: run  # runs of this test are not tracked
+    nas.report.wandb.sync.specification = lambda run: {"run": str(run)}
     every, subject = block_latency.of_space, latency.subject
     block_latency.of_space = lambda *given: every(*given)[:2]
 

@@ -11,12 +11,12 @@ import synthetic_run
 import yaml
 
 import nas
-from nas.analysis import ablation, committed, results
+from nas.analysis import ablation, results
 from nas.errors import InputError
 
 STUDIES = Path(__file__).parents[1] / "studies"
 OWN_TABLE = {"plug_in_transfer"}  # a script of the study wrote its results.csv
-COMMITTED = sorted(path for path in STUDIES.iterdir() if committed.is_committed(path) and path.name not in OWN_TABLE)
+COMMITTED = sorted(path for path in STUDIES.iterdir() if results.is_committed(path) and path.name not in OWN_TABLE)
 
 
 def committed_copy(run_dir, folder):
@@ -63,7 +63,7 @@ def test_every_column_is_documented(folder):
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
 def test_conditions_are_those_of_the_study_file(folder):
     """Every score of the table has its conditions, and those that the study file spells out are the same."""
-    study, table = committed.settings(folder), nas.load(folder)
+    study, table = results.settings(folder), nas.load(folder)
     conditions = table.attrs["conditions"]
     place = list(table.columns)
     scores = place[place.index("on_front") + 1 : place.index("params")]

@@ -9,7 +9,7 @@ from torch import nn
 from nas import menu
 from nas.diffusion import schedule
 from nas.networks.conditioning import Text
-from nas.objectives import LatentBatch, denoising
+from nas.objectives import INPUTS, LatentBatch, denoising
 
 SHAPE = (3, 4, 4)
 
@@ -69,9 +69,13 @@ def gradients(network):
 
 def test_the_contract(made):
     assert isinstance(made, nn.Module) and isinstance(made.requires, frozenset)
-    assert made.requires <= {"teacher", "prompts", "pairs"}
-    assert isinstance(made.generator, Denoiser) and made.critic is not made.generator
-    assert (made.critic is None) == (made.critic_training.updates == 0)
+    assert made.requires <= set(INPUTS)
+    assert isinstance(made.generator, Denoiser)
+    children = dict(made.named_children())
+    assert all(
+        critic.network is children[name] and critic.network is not made.generator
+        for name, critic in made.critics.items()
+    )
     assert list(inspect.signature(type(made)).parameters) == ["generator", "teacher", "settings"]
     assert made.schedule_config["num_train_timesteps"] == 1000
     assert made.logged == {}
@@ -94,27 +98,29 @@ def test_the_generators_loss_is_a_finite_scalar_that_trains_all_of_it(made):
 
 
 def undecided_no_more(made):
-    """One update of the critic, whose last layer may start at zero and let no gradient through."""
-    adam = torch.optim.Adam(made.critic.parameters(), lr=1e-2)
-    made.critic_loss(batch_of()).backward()
-    adam.step()
-    adam.zero_grad()
+    """One update of each critic, whose last layer may start at zero and let no gradient through."""
+    for critic in made.critics.values():
+        adam = torch.optim.Adam(critic.network.parameters(), lr=1e-2)
+        critic.loss(batch_of()).backward()
+        adam.step()
+        adam.zero_grad()
 
 
-@pytest.mark.parametrize("phase", ["generator", "critic"])
 @pytest.mark.parametrize("update", [0, 1])
-def test_only_the_network_whose_turn_it_is_receives_gradients(made, phase, update):
+def test_only_the_network_whose_turn_it_is_receives_gradients(made, update):
     """The gradient-flow matrix: rows are phases, columns are the objective's networks and the teacher it was given."""
-    if made.critic is None and phase == "critic":
-        with pytest.raises(TypeError, match="no critic"):
-            made.critic_loss(batch_of())
-        return
-    if made.critic is not None:
-        undecided_no_more(made)
+    undecided_no_more(made)
+    losses = {"generator": made.generator_loss, **{name: critic.loss for name, critic in made.critics.items()}}
+    for phase, loss_of in losses.items():
+        made.zero_grad()
+        only_one_learns(made, phase, loss_of, update)
+
+
+def only_one_learns(made, phase, loss_of, update):
     flags = [parameter.requires_grad for parameter in made.parameters()]
     weights = copy.deepcopy(made.state_dict())
     batch = batch_of()
-    loss = getattr(made, f"{phase}_loss")(LatentBatch(batch.latents, batch.text, batch.generator, update))
+    loss = loss_of(LatentBatch(batch.latents, batch.text, batch.generator, update))
     assert loss.shape == () and loss.isfinite()
     loss.backward()
     networks = dict(made.named_children())
@@ -129,13 +135,14 @@ def test_only_the_network_whose_turn_it_is_receives_gradients(made, phase, updat
 
 def test_the_critic_is_not_the_teacher(made):
     (teacher,) = made.given_teacher
-    if made.critic is not None and teacher is not None:
-        assert not {id(p) for p in teacher.parameters()} & {id(p) for p in made.critic.parameters()}
-        assert not {id(p) for p in made.generator.parameters()} & {id(p) for p in made.critic.parameters()}
+    for critic in made.critics.values():
+        own = {id(p) for p in critic.network.parameters()}
+        assert not own & {id(p) for p in made.generator.parameters()}
+        assert teacher is None or not own & {id(p) for p in teacher.parameters()}
 
 
 def test_what_is_logged_is_a_detached_scalar(made):
-    for loss in (made.critic_loss, made.generator_loss) if made.critic is not None else (made.generator_loss,):
+    for loss in (*(critic.loss for critic in made.critics.values()), made.generator_loss):
         loss(batch_of())
     assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in made.logged.values())
 

@@ -10,16 +10,19 @@ from torch import nn
 
 from nas import machine
 from nas.deploy import drawer as drawing
-from nas.deploy import export, folder, graphs, latency, quality
+from nas.deploy import export, folder, graphs, latency
+from nas.deploy.int8 import quality
 from nas.errors import InputError
 from nas.trial.bench import Bench
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
-from nas.deploy import int8, onnx_int8, quantise  # noqa: E402
 from nas.deploy.exporters import coreml  # noqa: E402
 from nas.deploy.exporters import onnx as format_onnx  # noqa: E402
+from nas.deploy.int8 import export as int8  # noqa: E402
+from nas.deploy.int8 import methods  # noqa: E402
+from nas.deploy.int8 import onnx as onnx_int8  # noqa: E402
 
 
 class Network(nn.Module):
@@ -237,7 +240,7 @@ def test_errors_of_int8_are_against_pytorch(model, bench):
     held = drawing.read(model)["formats"]["onnx"]["int8"]
     plain, small = drawing.load(model, "pytorch"), drawing.load(model, "onnxruntime", "int8")
     assert export.compare_pictures(plain, small, exported.CAPTIONS) == held["pictures"]
-    seen = quantise.recorded(plain, quality.calibration_captions(bench), seed=1)
+    seen = methods.recorded(plain, quality.calibration_captions(bench), seed=1)
     for name, calls in seen.items():
         pairs = [zip(small.networks[name](call), plain.networks[name](call), strict=True) for call in calls]
         worst = max(float((a - b).abs().max() / b.abs().max()) for call in pairs for a, b in call)
@@ -274,7 +277,7 @@ def test_latency_is_that_of_the_files_an_export_has(model, monkeypatch):
 def test_calibration_inputs_are_what_drawing_asks_for(model):
     drawer = drawing.load(model, "pytorch")
     captions = [f"heart {i}" for i in range(20)]
-    seen = quantise.recorded(drawer, captions, seed=1)
+    seen = methods.recorded(drawer, captions, seed=1)
     steps = drawer.plan.steps
     assert {name: len(calls) for name, calls in seen.items()} == {
         "text_encoder": 2 * 2,
@@ -282,10 +285,10 @@ def test_calibration_inputs_are_what_drawing_asks_for(model):
         "decoder": 2,
     }
     latents, time, tokens, _ = seen["denoiser"][1]  # the end of a guided batch has the captions
-    assert latents.shape == (quantise.BATCH, 8, 8, 8) and time.unique().numel() == 1
-    expected = drawer.encode(captions).tokens[-quantise.BATCH :]
+    assert latents.shape == (methods.BATCH, 8, 8, 8) and time.unique().numel() == 1
+    expected = drawer.encode(captions).tokens[-methods.BATCH :]
     assert torch.allclose(tokens, expected, atol=1e-5)
-    assert torch.allclose(seen["denoiser"][0][2], drawer.encode([""]).tokens.expand(quantise.BATCH, -1, -1), atol=1e-5)
+    assert torch.allclose(seen["denoiser"][0][2], drawer.encode([""]).tokens.expand(methods.BATCH, -1, -1), atol=1e-5)
 
 
 def test_calibration_captions_are_spread_over_the_split(bench):

@@ -13,7 +13,7 @@ from nas import interruption
 from nas.datasets import Captioned, Pictures
 from nas.errors import InputError
 from nas.networks.conditioning import Text
-from nas.objectives import CriticTraining, LatentBatch
+from nas.objectives import LatentBatch
 from nas.settings.training import Training
 from nas.training import loop, streaming
 from nas.training.batches import Batches
@@ -155,7 +155,7 @@ def test_unreadable_pictures_are_left_out_and_none_is_an_error():
 class Mean(nn.Module):
     """A loss without randomness."""
 
-    requires, critic, critic_training, schedule_config = frozenset(), None, CriticTraining(updates=0), {}
+    requires, critics, schedule_config = frozenset(), {}, {}
 
     def __init__(self):
         super().__init__()

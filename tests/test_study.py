@@ -14,7 +14,7 @@ from rich.console import Console
 
 from nas.analysis import reference_lines
 from nas.errors import InputError
-from nas.failures import Lost
+from nas.failures import Diverged, Lost
 from nas.report.progress import Progress
 from nas.runs.directory import RunDirectory, open_run
 from nas.seeds import trial_seed
@@ -22,7 +22,6 @@ from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 from nas.study import run as study
 from nas.study import search_run
-from nas.training.loop import Diverged
 from nas.trial import check, line_scores, pace
 from nas.trial import rung as trial
 from nas.trial.pace import Pace

@@ -12,8 +12,8 @@ from offline_runs import chunks, pictures_of, read_back, runs_of, tables_of
 from pydantic import ValidationError
 
 from nas.analysis import ablation, findings, fronts, results
-from nas.report import tracking, wandb_files
-from nas.report.tracking import Tracker
+from nas.report.wandb import files, tracking
+from nas.report.wandb.tracking import Tracker
 from nas.runs import description
 from nas.settings.tracking import Tracking
 
@@ -198,7 +198,7 @@ def test_what_was_not_written_is_written_from_the_records(run_dir, caplog):
     over = next(record["trial"] for record in results.records(run_dir) if record["state"] == "over_budget")
     with caplog.at_level(logging.WARNING):
         caught_up(run_dir, [2, 3, over, 9])
-    assert [record.getMessage() for record in caplog.records if record.name == "nas.report.tracking"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "nas.report.wandb.tracking"] == [
         "W&B lacks trials 3, 9, which ended before: written now from the records"
     ]
     runs, after = runs_of(run_dir), files_of(run_dir)
@@ -215,11 +215,11 @@ def test_what_was_not_written_is_written_from_the_records(run_dir, caplog):
 
 def test_a_killed_process_loses_no_run(run_dir):
     code = (
-        "import os, time; from pathlib import Path; from nas.analysis import results; from nas.report import wandb_files\n"
-        "from nas.report.tracking import Tracker; from nas.settings.tracking import Tracking\n"
+        "import os, time; from pathlib import Path; from nas.analysis import results; from nas.report.wandb import files\n"
+        "from nas.report.wandb.tracking import Tracker; from nas.settings.tracking import Tracking\n"
         f"run = Path({str(run_dir)!r}); tracker = Tracker(Tracking(mode='offline'), run, 'synthetic')\n"
         "for number in (2, 3, 9): tracker.trial(results.records(run)[number], run / 'trials' / f'{number:04d}')\n"
-        "while not wandb_files.runs(run): time.sleep(0.01)\n"
+        "while not files.runs(run): time.sleep(0.01)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False)
@@ -235,14 +235,14 @@ def test_a_file_is_read_as_far_as_it_is_whole(run_dir):
     runs_of(run_dir)
     for path in files_of(run_dir).values():
         data, expected = path.read_bytes(), read_back(path)
-        found = wandb_files.read(path)
+        found = files.read(path)
         assert (found.name, found.job, found.ended) == (expected["name"], expected["job"], True)
-        assert list(wandb_files.messages(data)) == list(chunks(data))
+        assert list(files.messages(data)) == list(chunks(data))
         for length in {0, 3, 7, 10, len(data) // 2, len(data) - 1}:
             path.write_bytes(data[:length])
-            assert not wandb_files.read(path).ended
+            assert not files.read(path).ended
         path.write_bytes(data)
-    assert {run.name for run in wandb_files.runs(run_dir) if run.offline} == {"trial 0002", "front"}
+    assert {run.name for run in files.runs(run_dir) if run.offline} == {"trial 0002", "front"}
 
 
 @pytest.mark.parametrize("study", ["it's", 'a "b"', "a:b=c", "a<b", "1+1", "smile \U0001f600", "x" * 300])
@@ -272,7 +272,7 @@ def test_a_run_without_a_front_is_tracked(tmp_path):
 def test_tracking_is_quiet(run_dir):
     code = (
         "from pathlib import Path; from nas.analysis import results; from nas.runs import description\n"
-        "from nas.report.tracking import Tracker; from nas.settings.tracking import Tracking\n"
+        "from nas.report.wandb.tracking import Tracker; from nas.settings.tracking import Tracking\n"
         f"run = Path({str(run_dir)!r}); tracker = Tracker(Tracking(mode='offline'), run, 'quiet')\n"
         "tracker.trial(results.records(run)[2], run / 'trials' / '0002')\n"
         "tracker.finish(results.load(run), results.objectives(description.resolved(run)))\n"
@@ -284,7 +284,7 @@ def test_tracking_is_quiet(run_dir):
 
 def test_off_writes_nothing_and_imports_nothing(run_dir):
     code = (
-        "import sys; from pathlib import Path; from nas.report.tracking import Tracker\n"
+        "import sys; from pathlib import Path; from nas.report.wandb.tracking import Tracker\n"
         "from nas.settings.tracking import Tracking\n"
         f"tracker = Tracker(Tracking(mode='off'), Path({str(run_dir)!r}), 'x')\n"
         "tracker.trial({'trial': 0}, Path('.')); tracker.finish(None, {})\n"

@@ -7,16 +7,17 @@ from torch import nn
 
 from nas.diffusion import schedule
 from nas.errors import InputError
+from nas.failures import Diverged
 from nas.networks.averages import Ema
 from nas.networks.conditioning import Text
-from nas.objectives import CriticTraining, denoising, ufogen
+from nas.objectives import Critic, denoising, ufogen
 from nas.seeds import stream_seed
 from nas.settings import training
 from nas.settings.training import Training
 from nas.training import loop
 from nas.training.batches import Batches
 from nas.training.encoded import EncodedSet
-from nas.training.loop import DenoiserTraining, Diverged, train
+from nas.training.loop import DenoiserTraining, train
 from nas.weights import lora
 
 SHAPE = (2, 4, 4)
@@ -258,14 +259,18 @@ class Duel(nn.Module):
     requires = frozenset()
     schedule_config = {}
 
-    def __init__(self, critic_training=None):
+    def __init__(self, **pace):
         super().__init__()
-        self.critic_training, self.logged = critic_training or CriticTraining(updates=2), {}
+        self.pace, self.logged = pace or {"updates": 2}, {}
         with torch.random.fork_rng():
             torch.manual_seed(1)
             self.critic = nn.Sequential(nn.Flatten(), nn.Linear(32, 1))
         self.generator = Denoiser()
         self.calls = []
+
+    @property
+    def critics(self):
+        return {"critic": Critic(self.critic, self.critic_loss, **self.pace)}
 
     def made(self, batch):
         time, noise = batch.draw(1000)
@@ -299,17 +304,18 @@ def test_critic_and_generator_take_turns_and_both_learn():
 @pytest.mark.parametrize(
     "pace",
     [
-        CriticTraining(updates=2),
-        CriticTraining(every=2, learning_rate=0.5, betas=(0.0, 0.9)),
-        CriticTraining(updates=3, every=3, learning_rate=4),
+        {"updates": 2},
+        {"every": 2, "learning_rate": 0.5, "betas": (0.0, 0.9)},
+        {"updates": 3, "every": 3, "learning_rate": 4},
     ],
 )
 def test_the_critics_update_leaves_the_generator_and_the_other_way_round(pace):
     """Against a plain loop with two optimisers."""
-    module, data = module_of(objective=Duel(pace)), encoded()
+    module, data = module_of(objective=Duel(**pace)), encoded()
     train(module, data, 5, 16)  # in two parts: the critic's turns are counted from the beginning
     train(module, data, 5, 40)
-    duel, sums = Duel(pace), {}
+    duel, sums = Duel(**pace), {}
+    pace = duel.critics["critic"]
     optimizers = {
         "critic": torch.optim.AdamW(duel.critic.parameters(), betas=pace.betas or QUICK.betas, weight_decay=0.01),
         "generator": torch.optim.AdamW(duel.generator.parameters(), betas=QUICK.betas, weight_decay=0.01),
@@ -332,6 +338,43 @@ def test_the_critics_update_leaves_the_generator_and_the_other_way_round(pace):
     assert module.logged() == {}  # the next ones are of the next updates
     for mine, theirs in zip(module.objective.parameters(), duel.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+class Trio(Duel):
+    """A second critic, slower than the first, of the same kind."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            self.fake_score = nn.Sequential(nn.Flatten(), nn.Linear(32, 32))
+
+    @property
+    def critics(self):
+        return {
+            "critic": Critic(self.critic, self.critic_loss),
+            "fake_score": Critic(self.fake_score, self.score, every=2),
+        }
+
+    def score(self, batch):
+        self.calls.append("fake_score")
+        return (self.fake_score(self.made(batch).detach()) - batch.latents.flatten(1)).square().mean()
+
+
+def test_three_networks_learn_each_in_its_turn_and_go_on_where_they_were(tmp_path):
+    whole, half, resumed = (module_of(objective=Trio()) for _ in range(3))
+    before = weights(whole)
+    train(whole, encoded(), 5, 32)
+    turn = ["critic", "fake_score", "generator", "after", "critic", "generator", "after"]
+    assert whole.objective.calls == turn * 2
+    names = ("network.generator.first.weight", "network.critic.1.weight", "network.fake_score.1.weight")
+    assert not any(torch.equal(before[name], weights(whole)[name]) for name in names)
+    assert {"critic_loss", "fake_score_loss", "generator_loss"} <= set(whole.logged())
+    train(half, encoded(), 5, 16)
+    half.save(tmp_path / "half.safetensors", {})
+    resumed.restore(tmp_path / "half.safetensors")
+    train(resumed, encoded(), 5, 32)
+    assert_identical(weights(resumed), weights(whole))
 
 
 def test_a_resumed_duel_is_the_uninterrupted_one(tmp_path):

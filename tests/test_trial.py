@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from nas import failures, machine
+from nas.failures import Diverged
 from nas.networks.backbones.unet import Config, presets
 from nas.settings import study_file
 from nas.training.encoded import EncodedSet
-from nas.training.loop import Diverged
 from nas.trial.bench import Bench
 from nas.trial.rung import Job, run_on
 from nas.weights import lora

@@ -11,6 +11,7 @@ from torch import nn
 from nas.diffusion.plan import Plan
 from nas.diffusion.schedule import Settings, noise_schedule
 from nas.diffusion.solvers import sample
+from nas.networks import averages
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, ufogen
 
@@ -85,7 +86,7 @@ def distilled(teacher, updates, **options):
         torch.optim.Adam(network.parameters(), lr=5e-4, betas=betas, fused=True)
         for network, betas in ((objective.generator, (0.9, 0.999)), (objective.critic, settings.critic_betas))
     )
-    average = ufogen.Average(objective.generator, 0.99)
+    average = averages.Average(objective.generator, 0.99)
     for update in range(updates):
         batch = points(10**6 + update, update)
         for adam, loss_of in ((critic, objective.critic_loss), (generator, objective.generator_loss)):

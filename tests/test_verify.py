@@ -10,11 +10,11 @@ import synthetic_run
 import yaml
 from scipy.stats import t
 
+from nas import failures
 from nas.analysis import results
 from nas.cli import app
 from nas.deploy import export, verify
 from nas.errors import InputError
-from nas.training import loop
 from nas.trial import rung
 
 TRAINING = ["training.init=scratch", "training.images_seen=32", "training.batch=16", "metrics=[clip_score]"]
@@ -69,7 +69,7 @@ def test_a_base_that_is_not_in_the_cache_is_trained_first(tmp_path, monkeypatch)
     assert math.isfinite(check.found) and len(list((cache / "base").iterdir())) == 1
 
     def diverging(*given):
-        raise loop.Diverged("the loss is nan after 32 images")
+        raise failures.Diverged("the loss is nan after 32 images")
 
     monkeypatch.setattr(rung, "run_alone", diverging)
     with pytest.raises(InputError, match="model: trained again, it diverges: the loss is nan after 32 images"):

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from nas.analysis import fronts, results
 from nas.cli import app
 from nas.errors import InputError
-from nas.report import wandb_files, wandb_sync
-from nas.report.tracking import Tracker
+from nas.report.wandb import files, sync
+from nas.report.wandb.tracking import Tracker
 from nas.runs import description
 from nas.runs.directory import RunDirectory
 from nas.settings.tracking import Tracking
@@ -122,7 +122,7 @@ def logged(run_dir):
 @pytest.mark.parametrize("kind", ["search", "cells"])
 def test_every_field_is_one_that_is_logged(kind, request):
     run_dir = request.getfixturevalue(kind)
-    spec = wandb_sync.specification(wandb_sync.target(run_dir))
+    spec = sync.specification(sync.target(run_dir))
     workspace, report = panels_of(spec)
     known = logged(run_dir)
     for shown in (workspace, report):
@@ -138,8 +138,8 @@ def test_every_field_is_one_that_is_logged(kind, request):
 
 
 def test_a_searchs_parts(search):
-    aim = wandb_sync.target(search, "team", "architectures")
-    spec = wandb_sync.specification(aim)
+    aim = sync.target(search, "team", "architectures")
+    spec = sync.specification(aim)
     workspace, report = panels_of(spec)
     order = ["Front", "Samples of the best", "Samples of every trial", "Decisions against objectives", "Hypervolume"]
     assert list(workspace) == list(report) == [*order, "Learning curves", "Every trial"]
@@ -173,7 +173,7 @@ def test_a_searchs_parts(search):
 
 
 def test_an_ablation_shows_its_effects(cells):
-    workspace, _ = panels_of(wandb_sync.specification(wandb_sync.target(cells)))
+    workspace, _ = panels_of(sync.specification(sync.target(cells)))
     assert [table_of(panel) for panel in workspace["Effects"]] == ["effects", "cells"]
     assert "Front" not in workspace and "Hypervolume" not in workspace
     columns = workspace["Decisions against objectives"][0]["config"]["columns"]
@@ -196,13 +196,13 @@ def test_a_dry_run_prints_the_specification(search):
 
 def test_a_run_without_a_front_or_pictures_has_a_specification(tmp_path):
     run_dir = tracked(synthetic_run.write(tmp_path / "synthetic" / "run", trials=1, states=["failed"], pictures=False))
-    workspace, _ = panels_of(wandb_sync.specification(wandb_sync.target(run_dir)))
+    workspace, _ = panels_of(sync.specification(sync.target(run_dir)))
     assert not {"Hypervolume", "Samples of the best", "Samples of every trial", "Learning curves"} & set(workspace)
 
 
 def refused(run_dir):
     with pytest.raises(InputError) as caught:
-        wandb_sync.sync(wandb_sync.target(run_dir), print)
+        sync.sync(sync.target(run_dir), print)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -224,7 +224,7 @@ def test_what_cannot_be_sent_is_one_line(search, run_dir, monkeypatch):
 
 
 def test_who_is_on_the_front_is_written_into_the_summaries(search):
-    aim = wandb_sync.target(search, "team", "p")
+    aim = sync.target(search, "team", "p")
     table = results.load(search)
     runs = [SimpleNamespace(config={"trial": int(trial)}, summary={}) for trial in table["trial"]]
     asked = []
@@ -233,7 +233,7 @@ def test_who_is_on_the_front_is_written_into_the_summaries(search):
         asked.append((path, filters["group"]))
         return runs
 
-    wandb_sync.mark(aim, SimpleNamespace(runs=find))
+    sync.mark(aim, SimpleNamespace(runs=find))
     assert asked == [("team/p", "synthetic/2025-03-01")]
     assert [run.summary["on_front"] for run in runs] == table["on_front"].tolist()
     assert [run.config["trial"] for run in runs if run.summary["knee"]] == [fronts.knee(table, aim.run.goals)]
@@ -247,7 +247,7 @@ def test_a_run_without_trials_that_ended_has_nothing_to_send(tmp_path):
 @pytest.mark.parametrize("given", [{"project": "a:b"}, {"entity": "it's"}])
 def test_names_that_are_none_for_wandb_are_one_line(search, given):
     with pytest.raises(InputError, match=rf"tracking.{next(iter(given))}: .*none of them a quote") as caught:
-        wandb_sync.target(search, **given)
+        sync.target(search, **given)
     assert "\n" not in str(caught.value)
 
 
@@ -257,8 +257,8 @@ def test_a_study_of_any_name_has_a_specification(tmp_path, name):
     settings = yaml.safe_load((run_dir / "resolved.yaml").read_text())
     (run_dir / "resolved.yaml").write_text(yaml.safe_dump(settings | {"name": name}))
     tracked(run_dir, name)
-    aim = wandb_sync.target(run_dir)
-    spec = wandb_sync.specification(aim)
+    aim = sync.target(run_dir)
+    spec = sync.specification(aim)
     groups = {found["value"] for found in filtered(spec) if found["key"]["name"] == "group"}
     assert groups == {aim.group} == {run["group"] for run in runs_of(run_dir).values()}
     assert spec["workspace"]["displayName"] == aim.group
@@ -271,19 +271,19 @@ def test_what_the_study_did_not_log_is_written_first(tmp_path):
     tracker.trial(results.records(run_dir)[3], run_dir / "trials" / "0003")
     tracker._thread.shutdown(wait=True)
     assert set(runs_of(run_dir)) == {"trial 0003"}
-    aim, said = wandb_sync.target(run_dir), []
-    assert wandb_sync.specification(aim)["missing"] == ["trial 0000", "trial 0002", "front"]
+    aim, said = sync.target(run_dir), []
+    assert sync.specification(aim)["missing"] == ["trial 0000", "trial 0002", "front"]
     with RunDirectory(run_dir).lock():
-        wandb_sync.write_missing(aim, said.append)
+        sync.write_missing(aim, said.append)
     assert set(runs_of(run_dir)) == {"trial 0003"}
-    wandb_sync.write_missing(aim, said.append)
-    wandb_sync.write_missing(aim, said.append)
+    sync.write_missing(aim, said.append)
+    sync.write_missing(aim, said.append)
     names = "trial 0000, trial 0002, front"
     assert said == [
         f"not logged yet, which is left to the process that runs the study: {names}",
         f"written from the records: {names}",
     ]
-    runs = {run.name: run for run in wandb_files.runs(run_dir)}  # whole at once: the upload comes next
+    runs = {run.name: run for run in files.runs(run_dir)}  # whole at once: the upload comes next
     assert set(runs) == {"trial 0000", "trial 0002", "trial 0003", "front"} and all(run.ended for run in runs.values())
     assert runs_of(run_dir)["trial 0000"]["summary"]["state"] == "complete"
 
@@ -293,24 +293,24 @@ def test_only_new_runs_are_uploaded(run_dir, monkeypatch):
     for number in (2, 3):
         tracker.trial(results.records(run_dir)[number], run_dir / "trials" / f"{number:04d}")
     tracker._thread.shutdown(wait=True)
-    first, second = wandb_sync.offline_runs(run_dir)
+    first, second = sync.offline_runs(run_dir)
     calls, said = [], []
 
     def wandb_would(command, **_):
         calls.append(command)
         for folder in command[command.index("nas") + 1 :]:
-            next(wandb_sync.Path(folder).glob("*.wandb")).with_suffix(".wandb.synced").touch()
+            next(sync.Path(folder).glob("*.wandb")).with_suffix(".wandb.synced").touch()
         return SimpleNamespace(returncode=0, stdout="", stderr="")
 
-    monkeypatch.setattr(wandb_sync.subprocess, "run", wandb_would)
+    monkeypatch.setattr(sync.subprocess, "run", wandb_would)
     first.with_suffix(".wandb.synced").touch()
-    aim = wandb_sync.target(run_dir)
-    wandb_sync.upload(aim, said.append)
+    aim = sync.target(run_dir)
+    sync.upload(aim, said.append)
     assert calls == [[sys.executable, "-m", "wandb", "sync", "--project", "nas", str(second.parent)]]
-    wandb_sync.upload(aim, said.append)
+    sync.upload(aim, said.append)
     assert said == ["uploaded 1 run", "every offline run was uploaded before"] and len(calls) == 1
     second.with_suffix(".wandb.synced").unlink()
     silent = SimpleNamespace(returncode=0, stdout="", stderr="wandb: ERROR server says no\n")
-    monkeypatch.setattr(wandb_sync.subprocess, "run", lambda *_, **__: silent)
+    monkeypatch.setattr(sync.subprocess, "run", lambda *_, **__: silent)
     with pytest.raises(InputError, match="1 of 1 runs were not uploaded: wandb: ERROR server says no"):
-        wandb_sync.upload(aim, said.append)
+        sync.upload(aim, said.append)

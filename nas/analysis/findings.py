@@ -222,15 +222,16 @@ def _trade(row: Mapping[Any, Any], other: pd.Series, knee: pd.Series, cost: str)
 def components(trials: Iterable[results.Record], latent_size: int, text_tokens: int) -> pd.DataFrame:
     """Deploy-scale costs by part of the network: trial, component, params, macs.
 
-    Networks that cannot be taken apart are left out.
+    Raises InputError for an architecture of a family, or with a field, that this version does not know.
     """
 
     rows = []
     for record in trials:
         try:
-            found = backbones.from_dict(record["architecture"]).parts(latent_size, text_tokens)
-        except (KeyError, TypeError, ValueError):
-            continue  # another family of networks, or a record of an older one
+            config = backbones.from_dict(record["architecture"])
+        except ValueError as error:
+            raise InputError(f"trial {record['trial']}: architecture: {error}") from None
+        found = config.parts(latent_size, text_tokens)
         rows += [(record["trial"], part.component, part.cost.params, part.cost.macs) for part in found]
     table = pd.DataFrame(rows, columns=["trial", "component", "params", "macs"])
     return table.groupby(["trial", "component"], sort=False, as_index=False)[["params", "macs"]].sum()

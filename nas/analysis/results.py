@@ -15,6 +15,7 @@ import pandas as pd
 from nas.analysis import reference_lines
 from nas.analysis.fronts import Objectives, front
 from nas.disk import files
+from nas.documents.document import Document
 from nas.errors import InputError
 from nas.runs.description import conditions, find, resolved
 from nas.runs.records import STATES as STATES
@@ -71,10 +72,8 @@ def load_finished(runs: Sequence[str | Path]) -> pd.DataFrame:
 
 
 def _finished(path: Path) -> pd.DataFrame:
-    from nas.analysis import committed
-
-    if committed.is_committed(path) and not (path / "resolved.yaml").exists():
-        return committed.load(path)
+    if is_committed(path) and not (path / "resolved.yaml").exists():
+        return load_committed(path)
     run_dir = find(path)
     table = load(run_dir)
     if not (table["state"] == "complete").any():
@@ -203,3 +202,58 @@ def _require_same(column: str, first: Mapping[str, Any], other: Mapping[str, Any
         if first.get(condition) != other.get(condition):
             values = f"{first.get(condition)!r} and {other.get(condition)!r}"
             raise InputError(f"results: {column} cannot be compared between these runs: {condition} is {values}")
+
+
+def is_committed(folder: Path) -> bool:
+    """Whether the folder holds a study and its results, and no run."""
+    return all((Path(folder) / name).is_file() for name in ("study.yaml", "results.csv"))
+
+
+def load_committed(folder: Path) -> pd.DataFrame:
+    """A study as it is committed, results.csv beside study.yaml: the frame that `load` gave when that was written; `.attrs`
+    as `nas.load` has them.
+
+    `on_front` is as it was written. InputError for a results.csv that holds something else than trials.
+    """
+    folder = Path(folder)
+    path = folder / "results.csv"
+    table = pd.read_csv(path, dtype={"key": object, "reason": object}, float_precision="round_trip")
+    missing = [name for name in ("trial", "key", "state", "on_front") if name not in table]
+    if missing:
+        raise InputError(
+            f"{path}: not a table of trials (no column {missing[0]!r}): a script of this study wrote it; use pandas.read_csv"
+        )
+    study = settings(folder)
+    for name in table:
+        table[name] = _typed(table[name])
+    table.attrs["conditions"] = conditions(folder)
+    table.attrs["reference"] = dict((study.get("ablation") or {}).get("reference") or {})
+    table.attrs["lines"] = scored_lines(folder)
+    table.attrs["objectives"] = dict(objectives(study))
+    return table
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """The study file as it is written, without defaults; objectives and budgets can be read from it."""
+    return Document.read(Path(folder) / "study.yaml").content
+
+
+def _typed(column: pd.Series) -> pd.Series:
+    """As `results.frame` has it: whole numbers as Int64, other numbers as float64, choices and text as objects.
+
+    A CSV does not tell whether a choice of 4.0 was 4; whole ones come back as int.
+    """
+    name = str(column.name)
+    if name in INTEGERS:
+        return column.astype("Int64")
+    if name.startswith(("arch.", "factor.")) or name == "cell":
+        return pd.Series([_choice(value) for value in column], index=column.index, name=name, dtype="object")
+    if name in TEXT:
+        return column.astype("object").where(column.notna(), "" if name == "reason" else None)
+    return column if name == "on_front" else column.astype("float64")
+
+
+def _choice(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value.item() if hasattr(value, "item") else value

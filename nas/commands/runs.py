@@ -120,7 +120,7 @@ def wandb_sync(
     import json
 
     from nas.disk import scratch
-    from nas.report import wandb_sync as syncing
+    from nas.report.wandb import sync as syncing
     from nas.runs import description
 
     scratch.hold()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas import failures
 from nas.analysis import fronts, results
 from nas.deploy import drawer
 from nas.deploy import folder as export_folder
@@ -22,7 +23,6 @@ from nas.documents.document import Document
 from nas.errors import InputError
 from nas.search import racing
 from nas.settings.study import Study
-from nas.training import loop
 from nas.trial import rung
 
 CONFIDENCE = 0.95
@@ -97,7 +97,7 @@ def verify(folder: Path, cache: Path) -> list[Check]:
         )
         try:
             found = rung.run_alone(study, cache, job)["rung"]["metrics"]
-        except loop.Diverged as error:
+        except failures.Diverged as error:
             raise InputError(f"{folder}: trained again, it diverges: {error}") from None
     return [
         Check(column, deploy["scores"][column], interval["low"], interval["high"], found[column])

@@ -16,6 +16,7 @@ from nas.errors import InputError
 from nas.full_training.recipe import Recipe
 from nas.networks import conditioning
 from nas.networks.backbones import Backbone
+from nas.objectives import INPUTS
 from nas.settings.entries import Entry
 from nas.space import published
 from nas.training.loop import Hardware
@@ -90,9 +91,9 @@ def _check(made: Job) -> None:
         if stage.batch % hardware.devices:
             raise InputError(f"stages.{number}.batch: {stage.batch} does not divide by --devices {hardware.devices}")
     requires = menu.pick("objectives", given.objective.name).Objective.requires
-    if requires - {"teacher"}:
+    if strange := sorted(requires - set(INPUTS)):
         raise InputError(
-            f"objective: {given.objective.name} needs {', '.join(requires)}, which nas train does not have"
+            f"objective: {given.objective.name} needs {' and '.join(strange)}, which nas train does not have"
         )
     if requires and given.start is None:
         raise InputError(f"start: required by objective {given.objective.name}, which learns from a trained network")

@@ -22,7 +22,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from nas import interruption, menu
+from nas import failures, interruption, menu
 from nas.deploy import drawer, export, standalone
 from nas.deploy.folder import LOG, SETTINGS
 from nas.deploy.model_card import write_card
@@ -164,7 +164,7 @@ def _module(made: Job, network: nn.Module, stage: int) -> DenoiserTraining:
     objective = menu.pick("objectives", entry.name).Objective
     teacher = copy.deepcopy(network).eval().requires_grad_(False) if "teacher" in objective.requires else None
     module = DenoiserTraining(objective(network, teacher, entry.settings("objectives")), made.recipe.training(stage))
-    if module.objective.critic is not None and made.hardware.devices > 1:
+    if module.objective.critics and made.hardware.devices > 1:
         raise InputError(f"--devices {made.hardware.devices}: objective {entry.name} has a critic; expected 1 device")
     return module
 
@@ -198,7 +198,7 @@ def _train_stage(made: Job, module: DenoiserTraining, frozen: Frozen, stage: int
             f"told to end: saved at {module.images_seen:,} images of stage {stage + 1}; the same command goes on from there"
         )
         raise
-    except loop.Diverged as error:
+    except failures.Diverged as error:
         raise InputError(
             f"{made.out}: {error} of stage {stage + 1}; try a lower learning_rate in another folder (--out)"
         ) from None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
 
 class Ema:
@@ -33,3 +36,28 @@ class Ema:
         self.follow()
         for name, parameter in self._trained():
             parameter.data, self.average[name] = self.average[name], parameter.data
+
+
+class Average(nn.Module):
+    """The moving average of a network's trained parameters, as buffers, called through the network itself."""
+
+    def __init__(self, network: nn.Module, decay: float):
+        super().__init__()
+        self.decay = decay
+        for name, parameter in _trained(network).items():
+            self.register_buffer(name.replace(".", "/"), parameter.detach().clone())  # a dot is not allowed in a name
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module) -> None:
+        for name, parameter in _trained(network).items():
+            self.get_buffer(name.replace(".", "/")).lerp_(parameter, 1 - self.decay)
+
+    def call(self, network: nn.Module, *inputs: Any) -> Tensor:
+        """The network's prediction with the averaged weights."""
+        averaged = {name.replace("/", "."): buffer for name, buffer in self.named_buffers()}
+        prediction: Tensor = functional_call(network, averaged, inputs)
+        return prediction
+
+
+def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}

@@ -4,17 +4,17 @@ A file provides
 
 - `Settings`: a frozen pydantic model;
 - `noise_schedule(settings)`: the diffusers scheduler whose configuration a sampler must use;
-- `Objective(generator, teacher, settings)`: an `nn.Module` with `requires` (a frozenset of what a study must supply:
-  "teacher", "prompts", "pairs"), `schedule_config` (that scheduler's configuration), and `generator_loss(batch) ->
-  scalar`. Optional: `critic` (a second network, or None), `critic_loss(batch)`, `critic_training` (how often and how fast
-  the critic learns), `logged` (detached scalars of the last losses, by name), and `after_step()`.
+- `Objective(generator, teacher, settings)`: an `nn.Module` with `requires` (a frozenset of `INPUTS` that a study must
+  supply; what is not among them is refused before anything is trained), `schedule_config` (that scheduler's
+  configuration), `generator_loss(batch) -> scalar`, `critics` (the other networks that learn, by name: a discriminator, a
+  fake score; {} for none), `logged` (detached scalars of the last losses, by name), and `after_step()`.
 
 What an objective trains or moves is a submodule, and is saved with a checkpoint; only `teacher`, which never changes, is
 not. Randomness comes from the batch's generator, and what depends on the update's number from the batch's `update`, so
 that a resumed training is the uninterrupted one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,12 +58,17 @@ class LatentBatch:
         return torch.randn(self.latents.shape, generator=self.generator).to(self.latents.device)
 
 
-@dataclass(frozen=True)
-class CriticTraining:
-    """How a critic learns beside its generator."""
+INPUTS = {"teacher": "the trained network that a `base` section names"}  # what a study can supply
 
-    updates: int = 1  # critic updates in a row, each before a generator update
-    every: int = 1  # generator updates from one turn of the critic to the next
+
+@dataclass(frozen=True)
+class Critic:
+    """A network that learns beside the generator, and how. It is a submodule of the objective."""
+
+    network: nn.Module
+    loss: Callable[[LatentBatch], Tensor]
+    updates: int = 1  # its updates in a row, each before a generator update
+    every: int = 1  # generator updates from one turn of its to the next
     learning_rate: float = 1.0  # times the generator's
     betas: tuple[float, float] | None = None  # AdamW's; None: the generator's
 
@@ -72,21 +77,18 @@ class Objective(Protocol):
     """What the training loop relies on (see the module docstring)."""
 
     requires: frozenset[str]
-    critic_training: CriticTraining
     logged: dict[str, Tensor]
 
     @property
     def generator(self) -> nn.Module: ...
 
     @property
-    def critic(self) -> nn.Module | None: ...
+    def critics(self) -> Mapping[str, Critic]: ...
 
     @property
     def schedule_config(self) -> dict[str, Any]: ...
 
     def generator_loss(self, batch: LatentBatch) -> Tensor: ...
-
-    def critic_loss(self, batch: LatentBatch) -> Tensor: ...
 
     def after_step(self) -> None: ...
 

@@ -10,21 +10,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas.diffusion.schedule import Settings, denoising_error, noise_schedule
-from nas.objectives import CriticTraining, LatentBatch
+from nas.objectives import Critic, LatentBatch
 
 
 class Objective(nn.Module):
     """The denoising loss over one network; no critic, no teacher."""
 
     requires: frozenset[str] = frozenset()
-    critic_training = CriticTraining(updates=0)
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
         super().__init__()
         self.generator = generator
-        self.critic: nn.Module | None = None
         self.logged: dict[str, Tensor] = {}
         self.schedule = noise_schedule(settings)
+
+    @property
+    def critics(self) -> dict[str, Critic]:
+        return {}
 
     @property
     def schedule_config(self) -> dict[str, Any]:
@@ -34,9 +36,6 @@ class Objective(nn.Module):
         """Mean squared error over the batch and all elements, at uniform random times."""
         time, noise = batch.draw(self.schedule.config["num_train_timesteps"])
         return denoising_error(self.generator, self.schedule, batch.latents, batch.text, time, noise).mean()
-
-    def critic_loss(self, batch: LatentBatch) -> Tensor:
-        raise TypeError("the denoising objective has no critic")
 
     def after_step(self) -> None:
         """Nothing moves besides the generator."""

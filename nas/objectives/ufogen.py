@@ -25,14 +25,14 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nas.diffusion import schedule
 from nas.diffusion.schedule import clean, noise_schedule, signal_and_noise
 from nas.documents.strict import Decay
 from nas.errors import InputError
-from nas.objectives import CriticTraining, LatentBatch
+from nas.networks.averages import Average
+from nas.objectives import Critic, LatentBatch
 
 __all__ = ["Objective", "Settings", "noise_schedule"]
 
@@ -82,14 +82,16 @@ class Objective(nn.Module):
             raise InputError("objective: ufogen needs a teacher, the trained network it starts from, and got none")
         self.settings = settings
         self.generator = generator
-        self.critic: nn.Module | None = discriminator(teacher)
+        self.critic = discriminator(teacher)
         self.teacher = teacher if settings.reconstruction == "distill" else None
         self.average = Average(generator, settings.ema_decay) if settings.reconstruction == "ema_distill" else None
         self.schedule = noise_schedule(settings)
-        self.critic_training = CriticTraining(
-            every=settings.critic_every, learning_rate=settings.critic_learning_rate, betas=settings.critic_betas
-        )
         self.logged: dict[str, Tensor] = {}
+
+    @property
+    def critics(self) -> dict[str, Critic]:
+        every, rate, betas = self.settings.critic_every, self.settings.critic_learning_rate, self.settings.critic_betas
+        return {"critic": Critic(self.critic, self.critic_loss, every=every, learning_rate=rate, betas=betas)}
 
     @property
     def schedule_config(self) -> dict[str, Any]:
@@ -100,7 +102,7 @@ class Objective(nn.Module):
         time, noisy = self._noised(batch)
         clean_prediction = self._clean(self.generator, noisy, time, batch)
         rebuilt = self._reconstruction(clean_prediction, noisy, time, batch)
-        with frozen(self._critic):
+        with frozen(self.critic):
             logits = self._logits(clean_prediction, time, batch)
         fooled = F.softplus(-_at_most(logits, self.settings.logit_clamp)).mean()
         self.logged |= {"adversarial_loss": fooled.detach(), "reconstruction_loss": rebuilt.detach()}
@@ -129,11 +131,6 @@ class Objective(nn.Module):
         """The target of `ema_distill` follows the generator."""
         if self.average is not None:
             self.average.follow(self.generator)
-
-    @property
-    def _critic(self) -> nn.Module:
-        assert self.critic is not None
-        return self.critic
 
     def _noised(self, batch: LatentBatch) -> tuple[Tensor, Tensor]:
         """Times (B,), uniform in 1 .. T - 1 but for the share at T - 1, and the latents noised to them."""
@@ -181,7 +178,7 @@ class Objective(nn.Module):
         return noisy
 
     def _judged(self, noisy: Tensor, time: Tensor, batch: LatentBatch) -> Tensor:
-        logits: Tensor = self._critic(noisy, self._u(time), batch.text)
+        logits: Tensor = self.critic(noisy, self._u(time), batch.text)
         return logits.float()
 
     def _penalised(self, update: int) -> bool:
@@ -197,31 +194,6 @@ class Objective(nn.Module):
         (slope,) = torch.autograd.grad(real.sum(), noisy, create_graph=True)
         weight = self.settings.gradient_penalty / 2 * self.settings.gradient_penalty_every
         return real, weight * slope.square().flatten(1).sum(1).mean()
-
-
-class Average(nn.Module):
-    """The moving average of a network's trained parameters, as buffers, called through the network itself."""
-
-    def __init__(self, network: nn.Module, decay: float):
-        super().__init__()
-        self.decay = decay
-        for name, parameter in _trained(network).items():
-            self.register_buffer(name.replace(".", "/"), parameter.detach().clone())  # a dot is not allowed in a name
-
-    @torch.no_grad()
-    def follow(self, network: nn.Module) -> None:
-        for name, parameter in _trained(network).items():
-            self.get_buffer(name.replace(".", "/")).lerp_(parameter, 1 - self.decay)
-
-    def call(self, network: nn.Module, *inputs: Any) -> Tensor:
-        """The network's prediction with the averaged weights."""
-        averaged = {name.replace("/", "."): buffer for name, buffer in self.named_buffers()}
-        prediction: Tensor = functional_call(network, averaged, inputs)
-        return prediction
-
-
-def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
 def discriminator(teacher: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nas import menu, metrics
+from nas import failures, menu, metrics
 from nas.analysis import naming, picking, results
 from nas.deploy import folder
 from nas.diffusion.plan import MOST_GUIDANCE, Plan
@@ -29,7 +29,6 @@ from nas.runs import description
 from nas.runs.directory import RunDirectory
 from nas.settings.study import Study
 from nas.study import launch
-from nas.training import loop
 from nas.trial import base_model
 from nas.trial.bench import Bench
 from nas.weights import checkpoints
@@ -121,7 +120,7 @@ def sweep(
             what = f"{named['model']}, {plan.solver} {plan.steps}, scale {plan.guidance:g}"
             try:
                 found = scores(model.bench, network, schedule, plan)
-            except loop.Diverged as error:
+            except failures.Diverged as error:
                 raise InputError(f"{run.path}: {what}: {error}") from None
             table = pd.concat([table, pd.DataFrame([named | found])], ignore_index=True).astype(WHOLE)
             _write(table, run.path / TABLE)

@@ -25,7 +25,7 @@ from nas.errors import InputError
 from nas.interruption import Interrupted
 from nas.networks.backbones import Backbone
 from nas.report.progress import Progress
-from nas.report.tracking import Tracker
+from nas.report.wandb.tracking import Tracker
 from nas.runs import records
 from nas.runs.directory import RunDirectory, now
 from nas.runs.journal import is_database, open_storage

@@ -23,6 +23,7 @@ from nas import interruption
 from nas.disk import files
 from nas.disk import weight_files as weight_files
 from nas.errors import InputError
+from nas.failures import Diverged
 from nas.networks.averages import Ema
 from nas.objectives import LatentBatch, Objective
 from nas.settings.training import Training
@@ -33,12 +34,8 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 FINITE_CHECK_EVERY = 20  # updates; reading the loss waits for the device
 
 
-class Diverged(Exception):
-    """The loss, a score or what is drawn stopped being finite numbers."""
-
-
 class DenoiserTraining(L.LightningModule):
-    """Alternates the objective's critic and generator updates; optimisation is manual because critics need it."""
+    """Alternates updates of the objective's critics and its generator; optimisation is manual because critics need it."""
 
     def __init__(self, objective: Objective, settings: Training, images_seen: int = 0, parts: int = 1):
         """`parts`: pieces of a batch whose gradients are added up before an update."""
@@ -50,9 +47,8 @@ class DenoiserTraining(L.LightningModule):
         self.step = settings.updates(images_seen)
         self.ema = Ema(objective.generator, settings.ema_decay, warmup=settings.init == "scratch")
         self.adam = {"generator": self._adamw(objective.generator, 1.0, settings.betas)}
-        if objective.critic is not None:
-            how = objective.critic_training
-            self.adam["critic"] = self._adamw(objective.critic, how.learning_rate, how.betas or settings.betas)
+        for name, critic in objective.critics.items():
+            self.adam[name] = self._adamw(critic.network, critic.learning_rate, critic.betas or settings.betas)
         self.loss = torch.tensor(math.nan)
         self.heard: Callable[[int], None] = ignored  # told the number of updates after each
         self.log_sums: dict[str, tuple[int, Tensor]] = {}
@@ -72,10 +68,9 @@ class DenoiserTraining(L.LightningModule):
     def training_step(self, batch: LatentBatch, batch_index: int) -> None:
         optimizers = self.optimizers()
         generator, *critics = optimizers if isinstance(optimizers, list) else [optimizers]
-        for optimizer in critics:
-            turn = self.step % self.objective.critic_training.every == 0
-            for _ in range(self.objective.critic_training.updates if turn else 0):
-                self._update("critic", optimizer, self.objective.critic_loss, batch)
+        for (name, critic), optimizer in zip(self.objective.critics.items(), critics, strict=True):
+            for _ in range(critic.updates if self.step % critic.every == 0 else 0):
+                self._update(name, optimizer, critic.loss, batch)
         self.loss = self._update("generator", generator, self.objective.generator_loss, batch)
         self.objective.after_step()
         self._log(self.objective.logged)

@@ -19,7 +19,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from nas import interruption, menu, seeds
+from nas import failures, interruption, menu, seeds
 from nas.datasets import BATCH
 from nas.diffusion import solvers
 from nas.diffusion.schedule import denoising_error
@@ -275,7 +275,7 @@ class Bench:
             )
             pictures = self.autoencoder.decode(latents)
             if not pictures.isfinite().all():
-                raise loop.Diverged("the drawn pictures are not finite numbers")
+                raise failures.Diverged("the drawn pictures are not finite numbers")
             yield pictures
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from nas.documents.document import Placed
 from nas.errors import InputError, shown
 from nas.networks.backbones import Backbone, Proxy
 from nas.numbers import amount
+from nas.objectives import INPUTS
 from nas.settings import design, design_check, plausible
 from nas.settings.entries import Entry
 from nas.settings.study import Study
@@ -130,20 +131,21 @@ def _check_base(study: Study) -> None:
 
 
 def _check_start(study: Study) -> None:
-    """Whether what asks for a base model has one."""
+    """Whether what asks for a base model has one, and an objective what it needs."""
     entry = study.objective
+    needs = menu.pick("objectives", entry.name).Objective.requires
+    if strange := sorted(needs - set(INPUTS)):
+        raise InputError(
+            f"objective: {entry.name} needs {' and '.join(strange)}, which no study supplies; supplied are: {', '.join(INPUTS)}"
+        )
     if study.base is None and study.training.init == "base":
         raise InputError("training.init: base: the study has no base section")
-    if (
-        study.base is None
-        and study.training.init == "scratch"
-        and "teacher" in menu.pick("objectives", entry.name).Objective.requires
-    ):
+    if study.base is None and study.training.init == "scratch" and "teacher" in needs:
         raise InputError(
             f"objective: {entry.name} starts from a trained network, but training.init is scratch and the study has no "
             "base section; expected base, supernet or a path to supernet weights"
         )
-    if study.base is not None and "teacher" in menu.pick("objectives", entry.name).Objective.requires:
+    if study.base is not None and "teacher" in needs:
         _check_prediction(entry, study.base.objective)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas import seeds
+from nas import failures, seeds
 from nas.datasets import Batch
 from nas.disk import files
 from nas.networks import backbones
@@ -19,7 +19,7 @@ from nas.networks.backbones import Backbone
 from nas.runs import pictures
 from nas.runs.pictures import save_grid
 from nas.seeds import trial_seed
-from nas.training import encoded, loop
+from nas.training import encoded
 from nas.trial import base_model, rung
 from nas.trial.bench import GRID_COLUMNS, SHOWN, Bench, Captioned, fresh
 
@@ -67,7 +67,7 @@ def _kept(folder: Path, make: Callable[[Path], Found]) -> Found:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             line = make(folder)
-        except loop.Diverged as error:
+        except failures.Diverged as error:
             line = {"told": f"no scores: {error}", "scores": {}}
         finite = {column: value for column, value in line.get("scores", {}).items() if math.isfinite(value)}
         files.write_json(path, {**line, "scores": finite} if line else {})

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from nas import interruption, machine
+from nas import failures, interruption, machine
 from nas.runs.headway import Headway
 from nas.settings.study import Study
 from nas.training import loop
@@ -129,7 +129,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
     shutil.copyfile(job.folder / "samples.png", job.folder / f"samples_{job.rung}.png")
     bad = [name for name, value in scores.metrics.items() if not math.isfinite(value)]
     if bad:
-        raise loop.Diverged(f"{', '.join(bad)} is not a finite number after {job.images_seen:,} images")
+        raise failures.Diverged(f"{', '.join(bad)} is not a finite number after {job.images_seen:,} images")
     with timings.phase("save_s"):
         weights = {name: value.detach().cpu().contiguous() for name, value in plain.state_dict().items()}
         save_file(weights, job.folder / "weights.safetensors", {"images_seen": str(module.images_seen)})

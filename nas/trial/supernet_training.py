@@ -28,7 +28,7 @@ from nas.disk import weight_files
 from nas.errors import InputError
 from nas.networks.backbones import Backbone
 from nas.numbers import amount, number_of
-from nas.objectives import CriticTraining, LatentBatch
+from nas.objectives import Critic, LatentBatch
 from nas.runs.pictures import save_grid
 from nas.settings import study_file, training
 from nas.settings.design import ENCODED
@@ -103,18 +103,20 @@ class Sandwich(nn.Module):
     """
 
     requires: frozenset[str] = frozenset()
-    critic_training = CriticTraining(updates=0)
 
     def __init__(self, supernet: Supernet, pool: Sequence[Backbone], members: Drawn = 1):
         super().__init__()
         self.generator = supernet
-        self.critic: nn.Module | None = None
         self.logged: dict[str, Tensor] = {}
         self.members = members
         self.schedule = noise_schedule(DenoisingSettings())
         skeletons = [skeleton(config) for config in pool]
         skeletons.sort(key=lambda network: sum(p.numel() for p in network.parameters()))
         self._pool = tuple(skeletons)  # a tuple, so that the meta networks are not registered as submodules
+
+    @property
+    def critics(self) -> dict[str, Critic]:
+        return {}
 
     @property
     def schedule_config(self) -> dict[str, Any]:
@@ -133,9 +135,6 @@ class Sandwich(nn.Module):
             else:
                 teacher = prediction.detach()
         return torch.stack(losses).mean()
-
-    def critic_loss(self, batch: LatentBatch) -> Tensor:
-        raise TypeError("a supernet has no critic")
 
     def after_step(self) -> None:
         """Nothing moves besides the weights."""

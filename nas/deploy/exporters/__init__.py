@@ -11,7 +11,7 @@ A file imports without its packages, and provides
   batch size. Raises `Unsupported` when the runtime lacks an operator, and `NoRuntime` when it cannot run on this machine;
 - if only some systems run it, `SYSTEMS`, as `platform.system()` names them;
 - if it has 8-bit integers, `quantise(graph, plain, target, method, calibration) -> Path`: the same network as `plain`, which
-  `write` gave in fp32, at `target` (`nas.deploy.quantise`). Raises `InputError` when it cannot; and `INT8`, what is known
+  `write` gave in fp32, at `target` (`nas.deploy.int8.methods`). Raises `InputError` when it cannot; and `INT8`, what is known
   of them on other processors than the one at hand, for the model card.
 
 The graph's own numbers decide: `nas.deploy.export` compares what `load` gives with PyTorch before an export counts as done. What

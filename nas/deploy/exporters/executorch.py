@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.deploy.exporters import Network, Unsupported, block_of, refusal
-from nas.deploy.quantise import kept
+from nas.deploy.int8.methods import kept
 from nas.errors import InputError, brief
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from nas.deploy.graphs import Graph
-    from nas.deploy.quantise import Method
+    from nas.deploy.int8.methods import Method
 
 RUNTIME = "executorch"
 EXTRA = "executorch"

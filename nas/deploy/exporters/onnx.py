@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.deploy import onnx_int8
 from nas.deploy.exporters import Network, Unsupported, named, refusal
 from nas.deploy.graphs import Half
+from nas.deploy.int8 import onnx as onnx_int8
 from nas.errors import InputError, brief
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from nas.deploy.graphs import Graph
-    from nas.deploy.quantise import Method
+    from nas.deploy.int8.methods import Method
 
 RUNTIME = "onnxruntime"
 EXTRA = "onnx"

@@ -204,7 +204,7 @@ class Transformer(nn.Module):
     def _image(self, patches: Tensor, side: torch.Size) -> Tensor:
         """Patches back to latents (B, C, n, n)."""
         p = self.config.patch
-        grid = patches.unflatten(1, tuple(side)).unflatten(3, (p, p, -1))  # (B, rows, columns, p, p, C)
+        grid = patches.reshape(-1, side[0], side[1], p, p, self.config.latent_channels)
         image = grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         return cast(Tensor, self.smooth(image)) if self.config.modulation == "token" else image
 

@@ -3,7 +3,7 @@
 A trial's config is what it was (choices, costs, architecture, settings and system, every leaf a scalar, so that each is a
 column), its summary the trial's row of results.csv under the same names, its history metrics by images seen and its
 samples. The study's run holds the tables `trials`, `front` or `cells`, `samples` and, of an ablation, `effects`; charts of
-the front; and the hypervolume over the images trained. `nas.report.wandb_sync` lays out what is named here.
+the front; and the hypervolume over the images trained. `nas.report.wandb.sync` lays out what is named here.
 
 One background thread writes the runs, after the record is on disk; whatever goes wrong there is one warning line and
 the study goes on. What a process was killed before it wrote is written from the records when the run goes on, and by
@@ -28,7 +28,7 @@ from urllib.parse import urlparse
 
 from nas.analysis import ablation, findings, fronts, naming, results
 from nas.errors import InputError
-from nas.report import wandb_files
+from nas.report.wandb import files
 from nas.runs import description
 from nas.runs.pictures import is_png
 from nas.settings.tracking import LONGEST, Tracking
@@ -84,7 +84,7 @@ class Tracker:
             self._queue(partial(self._catch_up, ended))
 
     def _catch_up(self, records: Sequence[Record]) -> None:
-        found = wandb_files.runs(self.run_dir)
+        found = files.runs(self.run_dir)
         begun = {run.name: run.identity for run in found if run.job == TRIAL and not run.ended}
         for run in found:
             if run.offline and not run.ended:
@@ -253,7 +253,7 @@ def trial_name(record: Mapping[str, Any]) -> str:
     return f"trial {record['trial']:04d}"
 
 
-def unwritten(found: Iterable[wandb_files.Written], records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def unwritten(found: Iterable[files.Written], records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The trials that have ended, but are not among the runs that W&B has whole on disk."""
     whole = {run.name for run in found if run.job == TRIAL and run.ended}
     return [record for record in records if record["state"] in LOGGED and trial_name(record) not in whole]

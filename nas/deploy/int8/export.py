@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from nas import machine, menu
-from nas.deploy import export, graphs, quality, quantise
+from nas.deploy import export, graphs
+from nas.deploy.int8 import methods, quality
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from nas.deploy.export import Say
     from nas.deploy.exporters import Network
     from nas.deploy.graphs import Graph, Tensors
-    from nas.deploy.quantise import Calibration
+    from nas.deploy.int8.methods import Calibration
     from nas.trial.bench import Bench
 
 
@@ -49,12 +50,12 @@ def add(
     """
     calibrating = quality.calibration_captions(bench)
     say(f"int8: {len(calibrating)} captions, drawn to see the ranges of activations")
-    calibration = quantise.recorded(model.drawer(), calibrating, seed=1)
+    calibration = methods.recorded(model.drawer(), calibrating, seed=1)
     for name, module in chosen.items():
         if name in formats():
             held = manifest["formats"][name]
             plain = held["fp32"]["networks"]
-            held[quantise.PRECISION] = _quantised(model, module, plain, folder, bench, calibration, captions, say)
+            held[methods.PRECISION] = _quantised(model, module, plain, folder, bench, calibration, captions, say)
         else:
             manifest.setdefault("notes", []).append(f"{name} has no int8 here; it holds {', '.join(module.PRECISIONS)}")
 
@@ -74,11 +75,11 @@ def _quantised(
     before = model.drawer({part: module.load(path) for part, path in files.items()})
     networks: dict[str, Network] = {}
     entries: dict[str, Any] = {}
-    name = f"{module.RUNTIME} {quantise.PRECISION}"
+    name = f"{module.RUNTIME} {methods.PRECISION}"
     for graph in model.graphs:
         say(f"{name}: {graph.name.replace('_', ' ')}, quantised, compared and timed")
-        path, method, inputs = files[graph.name], quantise.METHODS[graph.name], calibration[graph.name]
-        target = path.with_name(f"{graph.name}.{quantise.PRECISION}{path.suffix}")
+        path, method, inputs = files[graph.name], methods.METHODS[graph.name], calibration[graph.name]
+        target = path.with_name(f"{graph.name}.{methods.PRECISION}{path.suffix}")
         small = module.quantise(graph, path, target, method, inputs)
         network = networks[graph.name] = module.load(small)
         entry = export.entry_of(folder, small)
@@ -90,7 +91,7 @@ def _quantised(
         }
     after = model.drawer(networks)
     say(f"{name}: {len(bench.drawn[2])} pictures, drawn and scored in fp32 and in int8")
-    scores = {"fp32": quality.scores(bench, before), quantise.PRECISION: quality.scores(bench, after)}
+    scores = {"fp32": quality.scores(bench, before), methods.PRECISION: quality.scores(bench, after)}
     device = machine.device()[0]
     told = quality.told(scores, entries, module.RUNTIME, device)
     return {

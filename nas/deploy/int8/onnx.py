@@ -1,4 +1,4 @@
-"""ONNX graphs in 8-bit integers, by onnxruntime's quantiser: weights int8, activations uint8 (`nas.deploy.quantise`).
+"""ONNX graphs in 8-bit integers, by onnxruntime's quantiser: weights int8, activations uint8 (`nas.deploy.int8.methods`).
 
 x86 processors without VNNI add two products of an unsigned and a signed byte in 16 bits, and what does not fit is cut off. So
 weights use 7 of their 8 bits: 2 x 255 x 64 = 32,640 fits, and a file gives the same numbers everywhere. It costs neither size
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.deploy.exporters import onnx as exporter
-from nas.deploy.quantise import Method, kept
+from nas.deploy.int8.methods import Method, kept
 from nas.errors import InputError, brief
 
 if TYPE_CHECKING:

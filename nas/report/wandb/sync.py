@@ -2,8 +2,8 @@
 
 What the study itself did not come to log is first written from its records. Uploading is `wandb sync`; the workspace and the
 report are built with the package `wandb-workspaces` and hold the front, decisions against objectives, samples, the
-hypervolume, learning curves and, of an ablation, its effects. They name only what `nas.report.tracking` logs. `specification` is
-what would be sent, as plain values, without a key or a connection.
+hypervolume, learning curves and, of an ablation, its effects. They name only what `nas.report.wandb.tracking` logs.
+`specification` is what would be sent, as plain values, without a key or a connection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from nas import numbers
 from nas.analysis import ablation, findings, importance, naming
 from nas.errors import InputError
-from nas.report import tracking, wandb_files
+from nas.report.wandb import files, tracking
 from nas.runs.directory import RunDirectory
 from nas.settings.tracking import Tracking
 
@@ -89,7 +89,7 @@ def offline_runs(run_dir: Path) -> list[Path]:
 
 def missing(aim: Target) -> list[str]:
     """Names of the runs that the study did not come to log, its own last one among them."""
-    found = wandb_files.runs(aim.run.path)
+    found = files.runs(aim.run.path)
     trials = [tracking.trial_name(record) for record in tracking.unwritten(found, aim.run.trials)]
     summed = any(run.job == tracking.SUMMARY and run.ended for run in found)
     return trials if summed and not trials else [*trials, "cells" if aim.run.is_ablation else "front"]

@@ -1,6 +1,6 @@
 """Post-training quantisation to 8-bit integers: which network how, and on which inputs; each format does it for its runtime.
 
-Weights become int8, one scale a channel (for onnxruntime of 7 bits, see `nas.deploy.onnx_int8`). `static` takes the ranges of
+Weights become int8, one scale a channel (for onnxruntime of 7 bits, see `nas.deploy.int8.onnx`). `static` takes the ranges of
 activations from calibration inputs, which an export records while it draws captions of its own study; `dynamic` measures them
 anew in every call.
 """
