@@ -13,6 +13,7 @@ from nas.networks.backbones import Proxy, from_dict
 from nas.networks.backbones.dit import Config, build_block, presets
 from nas.networks.backbones.dit.cost import COMPONENTS
 from nas.networks.conditioning import Text
+from nas.space import references
 from nas.space.search_space import SearchSpace
 from nas.weights.supernet import Supernet, skeleton
 
@@ -96,7 +97,8 @@ def test_counts_of_the_published_networks():
     # DiT's paper prints 118.6 "Gflops", which are multiply-adds with attention; ECAD 142.84 for PixArt without it
     assert presets()["dit-xl"].cost(32, 1).macs / 1e9 == pytest.approx(118.6, abs=0.1)
     assert presets()["pixart"].cost(32, 120).macs_without_attention / 1e9 == pytest.approx(142.84, abs=0.05)
-    assert count["u-vit-h"] / 1e6 == pytest.approx(501, rel=0.01)
+    with_text = presets()["u-vit-h"].cost(32, 77).params
+    assert with_text + (1 + 77 + 256) * 1152 == references.count("uvit-h-2", 32, 77).params  # its table of positions
 
 
 # --- the same function as diffusers' ---------------------------------------------------------------------------------

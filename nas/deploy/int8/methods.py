@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PRECISION = "int8"
 Method = Literal["static", "dynamic"]
 METHODS: dict[str, Method] = {"text_encoder": "dynamic", "denoiser": "static", "decoder": "static"}
-KEPT = ("conv_in", "conv_out", "embedding")  # blocks
+KEPT = ("conv_in", "conv_out", "embedding", "patches", "unpatch", "smooth", "time")  # blocks
 BATCH = 8  # rows of one calibration input
 Calibration = dict[str, list["tuple[Tensor, ...]"]]  # inputs of each network, by the names of `nas.deploy.graphs`
 

@@ -61,9 +61,11 @@ def ends(
 ) -> Term:
     """What comes before the blocks and after them."""
     n = (side // patch) ** 2
-    embedding = [linear(n, patch * patch * channels, d), linear(1, FREQUENCIES, d), linear(1, d, d)]
+    embedding = [linear(n, patch * patch * channels, d)]
+    embedding += [linear(1, FREQUENCIES, d), linear(1, d, d)] if modulation != "token" else []
     embedding += [linear(1, pooled_width, d)] if pooled_width else []
-    embedding += [linear(text_tokens, text_width, d), linear(text_tokens, d, d)] if text != "none" else []
+    embedding += [linear(text_tokens, text_width, d)] if text != "none" else []
+    embedding += [linear(text_tokens, d, d)] if text == "cross" else []
     output = [linear(n, d, patch * patch * channels)]
     output += [conv2d(side, channels, channels, 3)] if modulation == "token" else []
     pieces: Pieces = [("embedding", side, total(embedding)), ("output", side, total(output))]

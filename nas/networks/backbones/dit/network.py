@@ -126,11 +126,14 @@ class Transformer(nn.Module):
         self.config = config = config.canonical()
         width, channels, patch = config.width, config.latent_channels, config.patch
         self.patches = nn.ModuleDict({str(patch): nn.Conv2d(channels, width, patch, stride=patch)})
-        self.time = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        if config.modulation != "token":
+            self.time = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.pooled = nn.Linear(config.pooled_width, width) if config.pooled_width else None
-        if config.text != "none":
+        if config.text == "cross":
             gelu: nn.Module = nn.GELU(approximate="tanh")
             self.text = nn.Sequential(nn.Linear(config.text_width, width), gelu, nn.Linear(width, width))
+        elif config.text == "sequence":
+            self.text = nn.Sequential(nn.Linear(config.text_width, width))
         if config.modulation == "shared":
             self.modulation = nn.Linear(width, 6 * width)
             vars(self.modulation)["out_parts"] = (width,) * 6
@@ -157,7 +160,7 @@ class Transformer(nn.Module):
         x = self._of_patch(self.patches)(latents)  # (B, D, n / patch, n / patch)
         side = x.shape[2:]
         x = x.flatten(2).transpose(1, 2) + positions(side[0], side[1], self.config.width, x.device).to(x.dtype)
-        embedded = self.time(waves(time, FREQUENCIES).to(x.dtype))  # (B, D)
+        embedded = self._time(time).to(x.dtype)
         if self.pooled is not None:
             embedded = embedded + self.pooled(text.pooled)
         tokens = self.text(text.tokens) if self.config.text != "none" else x[:, :0]
@@ -172,6 +175,13 @@ class Transformer(nn.Module):
     def _of_patch(self, layers: nn.ModuleDict) -> nn.Linear:
         """Layers of other patches have other names: networks of one space do not share them."""
         return cast(nn.Linear, layers[str(self.config.patch)])
+
+    def _time(self, time: Tensor) -> Tensor:
+        """Times (B,) embedded, (B, D): as a token they are plain waves."""
+        if self.config.modulation == "token":
+            return waves(time, self.config.width)
+        embedded: Tensor = self.time(waves(time, FREQUENCIES).to(next(self.parameters()).dtype))
+        return embedded
 
     def _through(self, x: Tensor, tokens: Tensor, embedded: Tensor) -> Tensor:
         """All blocks; what the first half puts out waits for the second."""
