@@ -198,6 +198,13 @@ def test_a_dry_run_prints_a_recipe_and_writes_nothing(network, tmp_path):
     assert again.seed == 3 and again.stages == recipe.PAPER and again.dataset.name == "emoji" and not out.exists()
 
 
+def test_pictures_that_are_made_as_they_are_asked_for_are_refused(network, tmp_path):
+    given = (str(network), None, ["autoencoder={name: kl, shipped: scenes}", "conditioning={encoder: scenes}"])
+    with pytest.raises(InputError, match="dataset: scenes makes its pictures .* expected folder, webdataset or coco"):
+        loop.start(*given, "scenes", tmp_path / "out", Hardware(), True, print)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_data_means(tmp_path, monkeypatch):
     (tmp_path / "metadata.jsonl").write_text("")
     assert recipe.dataset_of(str(tmp_path)) == {"name": "folder", "path": str(tmp_path)}

@@ -227,6 +227,8 @@ def components(trials: Iterable[results.Record], latent_size: int, text_tokens: 
 
     rows = []
     for record in trials:
+        if "architecture" not in record:
+            continue  # nothing was decided yet
         try:
             config = backbones.from_dict(record["architecture"])
         except ValueError as error:

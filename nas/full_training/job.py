@@ -114,5 +114,10 @@ def _check_files(given: Recipe) -> None:
                 "the autoencoder's factor"
             )
     pictures = getattr(given.data(0), "items", None)
-    if pictures is not None and next(iter(pictures), None) is None:
+    if pictures is None:
+        raise InputError(
+            f"dataset: {given.dataset.name} makes its pictures as they are asked for, and nas train reads files; expected "
+            "folder, webdataset or coco"
+        )
+    if next(iter(pictures), None) is None:
         raise InputError("dataset: no picture to train with")
