@@ -11,8 +11,7 @@ from torch import nn
 
 from nas import menu
 from nas.errors import InputError
-from nas.networks.backbones import Proxy
-from nas.networks.backbones.unet import presets
+from nas.networks.backbones import Proxy, dit, unet
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, ufogen
 
@@ -279,26 +278,28 @@ def test_the_asked_share_is_at_the_last_time(share):
     assert ((time == 999).float().mean() - share).abs() < 0.03
 
 
-# --- on a UNet -------------------------------------------------------------------------------------------------------
+# --- on every backbone -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def unet():
-    proxy = Proxy(width_divisor=32, latent_channels=3, text_width=5, pooled_width=5)
+SMALL = {  # a network of each family
+    "unet": unet.presets()["mobilediffusion"].scaled(
+        Proxy(width_divisor=32, latent_channels=3, text_width=5, pooled_width=5)
+    ),
+    "dit": dit.Config(2, 24, 2, latent_channels=3, text_width=5, skips=True),
+}
+
+
+@pytest.mark.parametrize("family", menu.names("backbones"))
+def test_every_backbone_can_be_a_discriminator_and_be_penalised(family):
+    """Attention must differentiate twice."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = presets()["mobilediffusion"].scaled(proxy).build()
+        network = SMALL[family].build()
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter += 0.02 * torch.randn_like(parameter)
-    return network
-
-
-def test_every_backbone_can_be_a_discriminator_and_be_penalised(unet):
-    """Attention must differentiate twice."""
-    assert menu.names("backbones") == ["unet"]  # another one is another case here
     settings = ufogen.Settings(gradient_penalty=1.0, gradient_penalty_every=1)
-    objective = ufogen.Objective(copy.deepcopy(unet), unet.requires_grad_(False), settings)
+    objective = ufogen.Objective(copy.deepcopy(network), network.requires_grad_(False), settings)
     generator = torch.Generator().manual_seed(0)
     text = Text(torch.randn(2, 4, 5, generator=generator), torch.randn(2, 5, generator=generator))
     batch = LatentBatch(torch.randn(2, 3, 8, 8, generator=generator), text, generator)

@@ -167,7 +167,7 @@ def supernet_train(
 
         nas supernet train mobilediffusion --images 900000
 
-        nas supernet train mobilediffusion --study studies/scenes --images 400000 --largest-until 0.6
+        nas supernet train mobilediffusion --study studies/scenes --largest-until 0.6 --out runs/scenes.safetensors
 
         nas run studies/quickstart --set training.init=runs/supernets/mobilediffusion.safetensors
     """
