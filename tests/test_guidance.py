@@ -87,7 +87,7 @@ class Small(Bench):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """An ablation of two cells and two repeats, and a base, all with random weights."""
-    monkeypatch.setattr("nas.trial.bench.Bench", Small)
+    monkeypatch.setattr(guidance_sweep, "Bench", Small)
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace("CHECKPOINT", str(tmp_path / "base.safetensors")))
     study = study_file.load(path)

@@ -26,6 +26,9 @@ NAMES = [
     "kandinsky22",
     "kandinsky-prior",
     "uvit-h-2",
+    "dit-xl",
+    "pixart",
+    "u-vit-h",
 ]
 
 

@@ -23,13 +23,15 @@ class Held(NamedTuple):
 
 
 def read(path: Path, setting: str) -> Held:
-    """A safetensors file. Raises InputError, beginning with `setting`, for anything else."""
+    """A safetensors file, unpacked. Raises InputError, beginning with `setting`, for anything else."""
     from safetensors import safe_open
+
+    from nas.disk.packed import unpack
 
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return Held(tensors, file.metadata() or {})
+            return Held(unpack(tensors), file.metadata() or {})
     except Exception as error:  # safetensors raises its own class, and OSError
         raise unreadable(path, setting, error) from None
 

@@ -36,7 +36,6 @@ from nas.weights import checkpoints
 if TYPE_CHECKING:
     from torch import nn
 
-    from nas.trial.bench import Bench
 
 SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
 IDENTITY = ["model", "trial", "repeat", "images_seen", "solver", "steps", "guidance"]  # what makes a point another one

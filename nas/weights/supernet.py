@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nas import assets
+from nas.disk.packed import unpack
 from nas.errors import InputError, brief
 from nas.networks.backbones import Backbone, Proxy, strictly
 from nas.networks.conditioning import Text
@@ -94,7 +95,8 @@ class Supernet(nn.Module):
                 metadata = dict(file.metadata() or {})
                 shapes: dict[str, Shape] = _told(metadata, "shapes", dict[str, Shape])
                 del metadata["shapes"]
-                weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+                stored = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+                weights = {name: value.float() for name, value in stored.items()}
             for name, shape in shapes.items():
                 held = weights.get(f"weights.{_flat(name)}", torch.empty(0)).shape
                 if tuple(held) != tuple(map(sum, shape)):
