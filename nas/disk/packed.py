@@ -38,6 +38,6 @@ def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     rows = [len(whole[name]) for name in stored]
     if sum(rows) != len(tensors[SCALES]):
         raise ValueError(f"{len(tensors[SCALES])} scales for {sum(rows)} rows in 8 bits")
-    for name, scale in zip(stored, tensors[SCALES].float().split(rows), strict=True):
+    for name, scale in zip(stored, torch.split(tensors[SCALES].float(), rows), strict=True):
         whole[name] = (whole[name].flatten(1).float() * scale[:, None]).view(whole[name].shape)
     return whole

@@ -115,6 +115,7 @@ def _check_files(given: Recipe) -> None:
             )
     pictures = getattr(given.data(0), "items", None)
     if pictures is None:
+        assert given.dataset is not None
         raise InputError(
             f"dataset: {given.dataset.name} makes its pictures as they are asked for, and nas train reads files; expected "
             "folder, webdataset or coco"
