@@ -1,6 +1,8 @@
 """The map of the code is true: every module is on it, in the order that import-linter proves. So are the README's commands."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -44,3 +46,14 @@ def test_the_commands_it_shows_exist():
     text = (ROOT / "README.md").read_text()
     verbs = set(re.findall(r"^    nas ([a-z-]+)", text, re.M))
     assert verbs and verbs <= set(typer.main.get_command(app).commands)
+
+
+def test_what_is_on_paper_needs_no_torch():
+    """Sections, spaces and costs are read in a fraction of the time that torch takes to load."""
+    code = (
+        "import sys, nas.settings.study_file, nas.settings.design_check, nas.settings.plausible, nas.space.screen\n"
+        "from nas.networks import backbones\n"
+        "assert all(config.cost(64, 77).params for config in backbones.presets().values())\n"
+        "assert not {'torch', 'optuna', 'diffusers', 'lightning'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
