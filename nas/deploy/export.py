@@ -24,7 +24,7 @@ from nas.analysis import picking, results
 from nas.deploy import drawer, exporters, graphs, model_card, standalone, verify
 from nas.deploy import folder as export_folder
 from nas.deploy.int8 import export as int8
-from nas.disk.files import write_yaml as write_yaml
+from nas.disk.files import write_yaml
 from nas.errors import InputError
 from nas.networks import backbones
 from nas.runs import description

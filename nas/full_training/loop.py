@@ -26,7 +26,7 @@ from nas import failures, interruption, menu
 from nas.deploy import drawer, export, standalone
 from nas.deploy.folder import LOG, SETTINGS
 from nas.deploy.model_card import write_card
-from nas.disk import lock, weight_files
+from nas.disk import files, lock, weight_files
 from nas.documents import yaml_text
 from nas.errors import InputError
 from nas.full_training import job, recipe
@@ -110,7 +110,7 @@ def _recorded(made: Job) -> AbstractContextManager[Any]:
     made.out.mkdir(parents=True, exist_ok=True)
     held = lock.hold(made.out, "another process is training in it; wait for it or choose another folder with --out")
     _check_folder(made)  # again: the process that held it may have left a checkpoint
-    export.write_yaml(made.out / SETTINGS, made.settings())
+    files.write_yaml(made.out / SETTINGS, made.settings())
     return held
 
 
@@ -232,9 +232,9 @@ def write(made: Job, network: nn.Module, frozen: Frozen, stage: int) -> None:
     images = sum(one.images for one in made.recipe.stages[: stage + 1])
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     save_file(weights, folder / "weights.safetensors", {"images_seen": str(images)})
-    export.write_yaml(folder / "config.yaml", config.to_dict())
+    files.write_yaml(folder / "config.yaml", config.to_dict())
     pipeline = {**{section: made.settings()[section] for section in PIPELINE}, "image_size": size}
-    export.write_yaml(made.out / "pipeline.yaml", pipeline)
+    files.write_yaml(made.out / "pipeline.yaml", pipeline)
     side = size // frozen.autoencoder.factor
     deploy = {
         "from": {"trained": made.name},
@@ -245,13 +245,13 @@ def write(made: Job, network: nn.Module, frozen: Frozen, stage: int) -> None:
         "stages": stage + 1,
         "seed": made.recipe.seed,
     }
-    export.write_yaml(made.out / "deploy.yaml", deploy)
+    files.write_yaml(made.out / "deploy.yaml", deploy)
     latents = (frozen.autoencoder.channels, side, side)
     held = {"denoiser": export.entry_of(made.out, folder / "weights.safetensors")}
     formats = {"safetensors": {"fp32": {"networks": held}}}
     standalone.write(made.out, frozen.encoder, latents, pipeline, formats)
     manifest = {"version": drawer.VERSION, "formats": formats, "latents": list(latents)}
-    export.write_yaml(made.out / drawer.MANIFEST, manifest)
+    files.write_yaml(made.out / drawer.MANIFEST, manifest)
     write_card(made.out)
 
 

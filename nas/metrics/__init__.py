@@ -16,8 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from nas.datasets import Batch
-from nas.disk import files
-from nas.disk import weight_files as weight_files
+from nas.disk import files, weight_files
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nas.disk import weight_files as weight_files
+from nas.disk import weight_files
 from nas.errors import InputError
 
 NAME = "tf_efficientnet_lite0"

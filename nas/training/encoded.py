@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nas.datasets import Batch
-from nas.disk import files
-from nas.disk import weight_files as weight_files
+from nas.disk import files, weight_files
 from nas.networks.autoencoders import Autoencoder
 from nas.networks.conditioning import Text, TextEncoder
 

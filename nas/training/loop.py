@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from nas import interruption
-from nas.disk import files
-from nas.disk import weight_files as weight_files
+from nas.disk import files, weight_files
 from nas.errors import InputError
 from nas.failures import Diverged
 from nas.networks.averages import Ema

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nas.disk import files
-from nas.disk import weight_files as weight_files
 from nas.errors import InputError
 from nas.networks import conditioning
 from nas.networks.backbones import Backbone
