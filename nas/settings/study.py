@@ -157,9 +157,9 @@ class Study(Section):
     """Names the folder of its runs: letters, digits, spaces and `. _ + -`; the study's folder unless given."""
     question: str = ""
     """What the study asks, in one sentence."""
-    space: str | None = None
-    """A search space: a name in search_spaces/ or a path to a YAML file. An ablation needs one only to start from the
-    supernet of that space."""
+    space: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """A search space: a name in search_spaces/ or a path to a YAML file; a list of them is searched as one space, so that
+    families of networks stand on one front. An ablation needs one only to start from the supernet of that space."""
     architecture: str | dict[str, Any] | None = None
     """For an ablation, the network its cells change: a preset (`nas cost` takes the same names), a YAML file such as a
     run's best.yaml, or a mapping; the base of `space` unless given."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import combinations, product
@@ -76,9 +76,28 @@ def _with_others(space: SearchSpace, decided: Choices) -> Columns:
 # -- costs -----------------------------------------------------------------------------------------------------------
 
 
+def costs(space: SearchSpace, columns: Columns, latent_size: int, text_tokens: int) -> dict[str, Column]:
+    """For each name in `COSTS` an array over the candidates, at one image size and text length."""
+    found = {name: np.zeros(len(next(iter(columns.values()))), dtype=np.int64) for name in COSTS}
+    for part, rows in _parts(space, columns):
+        own = {name: column[rows] for name, column in space.own(part, columns).items()}
+        for name, column in Tables(part, latent_size, text_tokens).costs(own).items():
+            found[name][rows] = column
+    return found
+
+
+def _parts(space: SearchSpace, columns: Columns) -> Iterator[tuple[SearchSpace, NDArray[np.int64]]]:
+    """The spaces that candidates are from, and their rows."""
+    which = columns[space.axes[0].name] if len(space.parts) > 1 else np.zeros_like(next(iter(columns.values())))
+    for index, part in enumerate(space.parts):
+        rows = np.flatnonzero(which == index)
+        if len(rows):
+            yield part, rows
+
+
 @dataclass(frozen=True)
 class Tables:
-    """The cost of any member of a space at one image size and text length, by look-up."""
+    """The cost of any member of a space that joins no others, at one image size and text length, by look-up."""
 
     space: SearchSpace
     latent_size: int

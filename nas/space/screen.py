@@ -17,7 +17,7 @@ from nas.cost.count import Cost
 from nas.documents.quantities import count
 from nas.errors import InputError
 from nas.numbers import amount
-from nas.space.cost_tables import COSTS, Column, Columns, Tables, choices_at, draw, members
+from nas.space.cost_tables import COSTS, Column, Columns, choices_at, costs, draw, members
 from nas.space.fields import concrete, with_fields
 from nas.space.search_space import Axis, Choices, SearchSpace
 
@@ -82,10 +82,10 @@ def survey(
     size = space.size()
     exhaustive = size <= ENUMERABLE
     columns = members(space) if exhaustive else draw(space, SAMPLE, seed)
-    costs = Tables(space, latent_size, text_tokens).costs(columns)
+    found = costs(space, columns, latent_size, text_tokens)
     inside = {name: config for name, config in space.presets().items() if position(space, config) is not None}
     presets = {name: config.cost(latent_size, text_tokens) for name, config in inside.items()}
-    return Survey(space, size, columns, costs, exhaustive, budget, presets)
+    return Survey(space, size, columns, found, exhaustive, budget, presets)
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,10 @@ def _check_cost(name: str, what: str) -> None:
 def position(space: SearchSpace, config: Backbone, tries: int = 10_000) -> Choices | None:
     """The member that is this network, or None."""
     target = config.canonical()
-    for _, choices in zip(range(tries), _alike(space, target, {}, space.axes), strict=False):
-        if space.built(choices).canonical() == target:
-            return choices
+    for part in (part for part in space.parts if isinstance(config, type(part.base))):
+        for _, choices in zip(range(tries), _alike(part, target, {}, part.axes), strict=False):
+            if part.built(choices).canonical() == target:
+                return space.joined(part, choices)
     return None
 
 

@@ -90,14 +90,42 @@ class SearchSpace:
     axes: tuple[Axis, ...]
 
     @classmethod
-    def load(cls, name_or_path: str | Path) -> SearchSpace:
-        """The space in search_spaces/<name>.yaml (in the current directory, or shipped) or at a path to a YAML file.
+    def load(cls, given: str | Path | Sequence[str]) -> SearchSpace:
+        """The space in search_spaces/<name>.yaml (in the current directory, or shipped) or at a path to a YAML file; of
+        several, one space that has the members of all.
 
-        Raises InputError naming file, axis, value and rule for whatever the space cannot be.
+        Raises InputError naming file, axis, value and rule for whatever a space cannot be.
         """
-        from nas.space import space_file
+        from nas.space import joint, space_file
 
-        return space_file.load(name_or_path)
+        if isinstance(given, str | Path):
+            return space_file.load(given)
+        spaces = [space_file.load(one, f"space.{place}") for place, one in enumerate(given)]
+        return spaces[0] if len(spaces) == 1 else joint.join(spaces)
+
+    # -- spaces made of several ----------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> tuple[SearchSpace, ...]:
+        """The spaces that this one joins; itself where it joins none."""
+        return (self,)
+
+    def part_of(self, choices: Mapping[str, Any]) -> SearchSpace:
+        """The part that a member is from."""
+        return self
+
+    def own(self, part: SearchSpace, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those values that belong to a part's axes, by the names that the axes have there."""
+        return dict(values)
+
+    def joined(self, part: SearchSpace, choices: Choices) -> Choices:
+        """A member of a part as one of this space: the reverse of `own`."""
+        return choices
+
+    @property
+    def granularity(self) -> int:
+        """The side of the latents is a multiple of it."""
+        return self.base.granularity
 
     # -- members -------------------------------------------------------------------------------------------------
 
@@ -236,16 +264,16 @@ class SearchSpace:
     def _greedy(self, pick: Any, given: Mapping[str, Any] = MappingProxyType({})) -> Choices:
         """A member: choices are those given, and picked by parameters and MACs in the other axes."""
 
-        def weight(choices: Choices) -> tuple[int, int]:
-            cost = self.architecture(choices).cost(8 * self.base.granularity, 77)
-            return cost.params, cost.macs
-
         chosen: Choices = {}
         for axis in self.axes:
             if axis.active(chosen):
                 offered = (given[axis.name],) if axis.name in given else axis.choices
-                chosen = pick(({**chosen, axis.name: choice} for choice in offered), key=weight)
+                chosen = pick(({**chosen, axis.name: choice} for choice in offered), key=self._weight)
         return chosen
+
+    def _weight(self, choices: Choices) -> tuple[int, int]:
+        cost = self.architecture(choices).cost(8 * self.granularity, 77)
+        return cost.params, cost.macs
 
 
 def spelled(choices: Mapping[str, Any]) -> str:

@@ -114,8 +114,8 @@ def schema() -> dict[str, Any]:
     return SpaceFile.model_json_schema()
 
 
-def find(name_or_path: str | Path) -> Path:
-    """The file of a space. Raises InputError that lists the spaces there are."""
+def find(name_or_path: str | Path, setting: str = "space") -> Path:
+    """The file of a space. Raises InputError, about this setting, that names the nearest space there is."""
     given = Path(name_or_path)
     folders = [Path("search_spaces"), SHIPPED]
     candidates = [given] if given.suffix else [folder / f"{name_or_path}.yaml" for folder in folders]
@@ -123,15 +123,15 @@ def find(name_or_path: str | Path) -> Path:
     if found is not None:
         return found
     offered = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    raise InputError(f"space: no file {candidates[0]}{menu.nearest(given.stem, offered)}")
+    raise InputError(f"{setting}: no file {candidates[0]}{menu.nearest(given.stem, offered)}")
 
 
-def load(name_or_path: str | Path) -> SearchSpace:
+def load(name_or_path: str | Path, setting: str = "space") -> SearchSpace:
     """The space in search_spaces/<name>.yaml (in the current directory, or shipped) or at a path to a YAML file.
 
     Raises InputError naming file, axis, value and rule for whatever the space cannot be.
     """
-    path = find(name_or_path)
+    path = find(name_or_path, setting)
     document = Document.read(path)
     file: SpaceFile = document.validate(SpaceFile, document.content)
     with document.placing(SpaceFile.model_fields):

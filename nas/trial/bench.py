@@ -235,7 +235,7 @@ class Bench:
         if init == "base":
             checkpoints.load_weights(network, base_model.weights_path(self), "training.init: base")
         elif init != "scratch":
-            supernet.initialise(network, self._supernet(), space or "", self.proxy)
+            supernet.initialise(network, self._supernet(), str(space), self.proxy)
         elif like is not None and like != proxy:
             checkpoints.copy_agreeing(fresh(like, seed), network)
         return network

@@ -46,11 +46,12 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     _meetable(study, space, costs)
     _check_proxy(study, space, members)
     _check_start(study)
-    largest = space.architecture(space.largest())
-    if study.training.lora is not None:
-        _check_adapters(study, largest)
     if study.training.init not in ("scratch", "base"):
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
+    largest = [part.architecture(part.largest()) for part in space.parts]
+    if study.training.lora is not None:
+        for network in largest:
+            _check_adapters(study, network)
     data_check.check(study, largest)
 
 
@@ -81,7 +82,7 @@ def check_cells(study: Study) -> None:
                 _check_adapters(variant, network)
             data = json.dumps([variant.model_dump(mode="json")[name] for name in design.ENCODED], default=str)
             if data not in seen:
-                data_check.check(variant, network)
+                data_check.check(variant, [network])
             seen.add(data)
 
 

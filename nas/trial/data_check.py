@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,9 +14,10 @@ from nas.networks.backbones import Backbone
 from nas.settings.study import Study
 
 
-def check(study: Study, network: Backbone) -> None:
-    """Raises InputError for pictures and models that are not there or do not go together; `network` is one of the study's."""
-    _check_size(study, network)
+def check(study: Study, networks: Sequence[Backbone]) -> None:
+    """Raises InputError for pictures and models that are not there or do not go together; `networks` are one of each kind in
+    the study."""
+    _check_size(study, networks)
     _check_pictures(study)
     captions = _some_captions(study)
     conditioning.check(study.conditioning, captions)
@@ -28,8 +30,8 @@ def check(study: Study, network: Backbone) -> None:
                 raise InputError(f"metrics.{index}.{error}") from None
 
 
-def _check_size(study: Study, network: Backbone) -> None:
-    """Whether the autoencoder can be read and takes the pictures, and the network the latents."""
+def _check_size(study: Study, networks: Sequence[Backbone]) -> None:
+    """Whether the autoencoder can be read and takes the pictures, and the networks the latents."""
     autoencoder = menu.pick("autoencoders", study.autoencoder.name).load(study.autoencoder.settings("autoencoders"))
     size = getattr(study.dataset.settings("datasets"), "image_size", None)
     if size is None:
@@ -38,7 +40,8 @@ def _check_size(study: Study, network: Backbone) -> None:
     if rest:
         raise InputError(f"dataset.image_size: {size} is not divisible by the autoencoder's {autoencoder.factor}")
     try:
-        network.cost(side, 1)
+        for network in networks:
+            network.cost(side, 1)
     except ValueError as error:
         raise InputError(f"dataset.image_size: {size}: {error}") from None
 

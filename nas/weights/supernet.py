@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -112,13 +112,17 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     return InputError(f"{path}: cannot be read as supernet weights: {brief(error)}")
 
 
-def weights_path(init: str, space: str | None, dataset: str) -> Path:
+def weights_path(init: str, space: str | Sequence[str] | None, dataset: str) -> Path:
     """Where `training.init` points: `supernet` is the weights shipped for the space, made for the data set if some were.
 
     Raises InputError if there is no such file.
     """
     if space is None:
         raise InputError(f"training.init: {init}: supernet weights belong to a search space; name it under `space`")
+    if not isinstance(space, str):
+        raise InputError(
+            f"training.init: {init}: supernet weights belong to one search space, not to {len(space)}; expected scratch"
+        )
     path = _shipped(Path(space).stem, dataset) if init == "supernet" else Path(init)
     if not os.path.isfile(path):
         shipped = sorted(p.stem.removeprefix("supernet_") for p in assets.FOLDER.glob("supernet_*.safetensors"))
