@@ -2,6 +2,8 @@
 PYTHON ?= python3
 STUDY ?= studies/quickstart/study.yaml
 export OMP_WAIT_POLICY = PASSIVE
+# Packages that uv installs are compiled when they are first imported: let that be kept, or every process takes twice as long to start.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: run test check notebooks docs setup clean
 

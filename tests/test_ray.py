@@ -31,6 +31,7 @@ def cluster():
         patch.setenv(free_study.SECONDS, str(SECONDS))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))  # what nodes import
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # 15 unless given: tests beside these would leave it no time
         size = {"num_cpus": 1, "object_store_memory": 80_000_000}
         made = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
         made.more = lambda: made.add_node(**size)

@@ -14,7 +14,7 @@ from nas.runs.pictures import picture, read_grid
 from nas.seeds import trial_seed
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
-from nas.trial import line_scores, pace, rung
+from nas.trial import line_scores, rung, timing
 from nas.trial.bench import fresh
 
 STUDY = """
@@ -95,7 +95,7 @@ def test_a_rung_tells_how_far_it_is(measured, tmp_path, monkeypatch):
 
 def test_the_pace_of_a_network_is_timed(measured):
     bench, base, _ = measured
-    found = pace.clock({"sampling.steps": 1}, base.to_dict())
+    found = timing.clock({"sampling.steps": 1}, base.to_dict())
     assert all(value > 0 for value in vars(found).values()) and found.passes == 8 * 24
     assert found.rung_s(bench.study, 0) > found.update_s + 24 * found.call_s
 

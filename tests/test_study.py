@@ -22,7 +22,7 @@ from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 from nas.study import run as study
 from nas.study import search_run
-from nas.trial import check, line_scores, pace
+from nas.trial import check, line_scores, pace, timing
 from nas.trial import rung as trial
 from nas.trial.pace import Pace
 
@@ -56,7 +56,7 @@ class Workers(AtOnce):
             raise self.fail[tag[0]].pop(0)
         if function is line_scores.measure:
             return LINES
-        if function is pace.clock:
+        if function is timing.clock:
             return PACE
         self.ran.append(tag)
         return rung_of(arguments[0])

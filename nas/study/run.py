@@ -34,7 +34,7 @@ from nas.runs.ledger import Ledger
 from nas.runs.records import UNTRAINED, Damaged, Record, State
 from nas.search import stopping
 from nas.settings.study import Study
-from nas.trial import line_scores, pace
+from nas.trial import line_scores, pace, timing
 from nas.trial import rung as trial
 from nas.trial.pace import Pace
 from nas.workers.local import Engine, Workers, default_count, idle
@@ -256,7 +256,7 @@ class Run(ABC):
         while asked or workers.busy:
             while asked and workers.free:
                 place, (settings, config) = asked.pop(0)
-                workers.submit((TIMING, place), pace.clock, settings, config.to_dict())
+                workers.submit((TIMING, place), timing.clock, settings, config.to_dict())
             for (_, place), future in workers.finished(1.0):
                 error = future.exception()
                 if error is None:
