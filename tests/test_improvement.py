@@ -110,5 +110,9 @@ def test_an_impossible_gain_is_refused(gain):
         Settings(rule="improvement", gain=gain)
 
 
-def test_the_reason_names_the_gain():
-    assert "less than 0.50%" in stopping.reason(Settings(rule="improvement", gain=0.005), 0)
+def test_the_reason_names_the_share_and_the_gain():
+    curves = [np.array(curve) for curve in FINISHED]
+    point, settings = np.array([[10.5, 5.0]]), Settings(rule="improvement", gain=0.005, rungs=(0.5, 1.0))
+    share = improvement.of_curves(point, Peers.of(curves), 2)
+    told = stopping.reason(point, curves, settings, {"fid": "minimise", "macs": "minimise"})
+    assert told == f"at rung 0 expected to add {share:.2%} to the hypervolume, not more than 0.50%"

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -198,6 +200,37 @@ def test_a_share_that_the_rule_ignores_is_refused(options, expected):
     )  # what a run writes down is read again
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_stopped_trial_is_told_why(rule):
-    assert "rung 2" in stopping.reason(Settings(rule=rule), 2) and "50%" in stopping.reason(Settings(rule=rule), 2)
+WAYS = {"fid": "minimise", "clip": "maximise"}
+
+
+@given(curve_sets(least=3), st.floats(0.01, 0.99))
+@effort(max_examples=100, deadline=None)
+def test_the_place_that_is_told_is_the_one_that_decides(curves, keep):
+    *others, curve = [one[:1] for one in curves]
+    settings = Settings(rule="halving", keep=keep, min_peers=1)
+    told = stopping.reason(curve, others, settings, WAYS)
+    place, of, best = map(int, re.findall(r"place (\d+) of (\d+); the best (\d+)", told)[0])
+    assert of == len(curves) and (place <= best) == stopping.goes_on(curve, others, settings)
+
+
+def test_a_stopped_trial_is_told_the_numbers_that_were_compared():
+    others = [[[10.0, -3.0], [8.0, -5.0]], [[10.0, -3.0], [6.0, -7.0]]]
+    behind = [[10.0, -3.0], [9.5, -3.5]]
+    median = Settings(rule="median", min_peers=1)
+    assert not stopping.goes_on(behind, others, median)
+    assert stopping.reason(behind, others, median, WAYS) == (
+        "at rung 1 worse than the best 50% in every objective: fid 9.5 > 7, clip 3.5 < 6"
+    )
+    slope = Settings(rule="slope", min_peers=1)
+    assert not stopping.goes_on(behind, others, slope)
+    assert stopping.reason(behind, others, slope, WAYS) == (
+        "at rung 1 improving more slowly than the best 50% in every score: by fid -0.5 > -3, clip 0.5 < 3"
+    )
+
+
+def test_a_cost_has_no_slope():
+    others = [[[10.0, 3.0], [8.0, 3.0]], [[10.0, 4.0], [6.0, 4.0]]]
+    told = stopping.reason(
+        [[10.0, 5.0], [9.5, 5.0]], others, Settings(rule="slope"), {"fid": "minimise", "macs": "minimise"}
+    )
+    assert told.endswith("by fid -0.5 > -3")

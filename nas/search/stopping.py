@@ -20,15 +20,19 @@ one trial with those of the trials that were there before it; nothing waits, and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from nas.numbers import amount
 from nas.search import improvement
 from nas.search.dominance import Points, contributions, nondominated_ranks, normalised
 from nas.search.peers import Curve, Curves, Peers
+
+Objectives = Mapping[str, str]  # column -> minimise or maximise
 
 
 class Settings(BaseModel):
@@ -74,31 +78,50 @@ def goes_on(curve: Curve, others: Peers | Sequence[Curve], settings: Settings) -
     """
     if settings.rule == "none":
         return True
-    peers = others if isinstance(others, Peers) else Peers.of(others)
-    own = np.asarray(curve, dtype=np.float64)
+    own, peers = _arrays(curve, others)
     if settings.rule == "improvement":
-        return _improves(own, peers, settings)
+        few = (peers.reached == len(settings.rungs)).sum() < settings.min_peers
+        return bool(few) or improvement.of_curves(own, peers, len(settings.rungs)) > settings.gain
     earlier = peers.at(len(own))
     few = len(earlier) + 1 < max(2, settings.min_peers)
     return settings.keep == 1 or few or RULES[settings.rule](np.concatenate([earlier, own[None]]), settings.keep)
 
 
-def _improves(curve: Points, peers: Peers, settings: Settings) -> bool:
-    rungs = len(settings.rungs)
-    if (peers.reached == rungs).sum() < settings.min_peers:
-        return True
-    return improvement.of_curves(curve, peers, rungs) > settings.gain
+def reason(curve: Curve, others: Peers | Sequence[Curve], settings: Settings, objectives: Objectives) -> str:
+    """Why this trial was stopped here, with the numbers that were compared, for its record.
+
+    `objectives`: column -> minimise or maximise, in the order of the curves' last axis.
+    """
+    own, peers = _arrays(curve, others)
+    rung = len(own) - 1
+    if settings.rule == "improvement":
+        share = improvement.of_curves(own, peers, len(settings.rungs))
+        return f"at rung {rung} expected to add {share:.2%} to the hypervolume, not more than {settings.gain:.2%}"
+    curves = np.concatenate([peers.at(len(own)), own[None]])
+    if settings.rule == "halving":
+        best, place = math.ceil(settings.keep * len(curves)), place_of_last(curves)
+        return f"at rung {rung} in place {place} of {len(curves)}; the best {best} go on"
+    if settings.rule == "median":
+        wanted, reached = np.quantile(curves[:-1, -1], settings.keep, axis=0), own[-1]
+        told = _beside(reached, wanted, objectives)
+        return f"at rung {rung} worse than the best {settings.keep:.0%} in every objective: {told}"
+    gained = curves[:, -2] - curves[:, -1]
+    told = _beside(-gained[-1], -np.quantile(gained[:-1], 1 - settings.keep, axis=0), objectives, _learnt(curves))
+    return f"at rung {rung} improving more slowly than the best {settings.keep:.0%} in every score: by {told}"
 
 
-def reason(settings: Settings, rung: int) -> str:
-    """Why a trial was stopped at a rung, for its record."""
-    told = {
-        "halving": f"not among the best {settings.keep:.0%}",
-        "improvement": f"expected to add less than {settings.gain:.2%} to the hypervolume",
-        "slope": f"improved more slowly than the best {settings.keep:.0%}, in every score",
-        "median": f"worse than the best {settings.keep:.0%}, in every objective",
-    }
-    return f"{told[settings.rule]} at rung {rung}"
+def _arrays(curve: Curve, others: Peers | Sequence[Curve]) -> tuple[Points, Peers]:
+    return np.asarray(curve, dtype=np.float64), others if isinstance(others, Peers) else Peers.of(others)
+
+
+def _beside(own: Points, others: Points, objectives: Objectives, shown: NDArray[np.bool_] | None = None) -> str:
+    """What a trial has beside what it would have needed, by objective, each with its own sign again."""
+    told = []
+    for place, (name, way) in enumerate(objectives.items()):
+        if shown is None or shown[place]:
+            sign, beyond = (1, ">") if way == "minimise" else (-1, "<")
+            told.append(f"{name} {amount(sign * float(own[place]))} {beyond} {amount(sign * float(others[place]))}")
+    return ", ".join(told)
 
 
 # --- the rules: may the last of these curves go on? ------------------------------------------------------------------
@@ -106,18 +129,28 @@ def reason(settings: Settings, rung: int) -> str:
 
 def halving(curves: Curves, keep: float) -> bool:
     """Whether the last trial is among the best `keep` of all, by rank and then by contributed hypervolume."""
-    points = curves[:, -1]
-    beaten = (points >= points[-1]).all(axis=1) & (points > points[-1]).any(
-        axis=1
-    )  # they rank behind it, and move nobody
-    ranks = np.full(len(points), len(points))
-    ranks[~beaten] = nondominated_ranks(points[~beaten])
-    share = math.ceil(keep * len(points))
-    better, level = int((ranks < ranks[-1]).sum()), np.flatnonzero(ranks == ranks[-1])
+    better, level = _ranks_before(curves[:, -1])
+    share = math.ceil(keep * len(curves))
     if better >= share or better + len(level) <= share:  # the hypervolume cannot change it
         return better < share
-    added = contributions(normalised(points)[level])
-    return better + int((added[:-1] >= added[-1]).sum()) < share
+    return place_of_last(curves) <= share
+
+
+def place_of_last(curves: Curves) -> int:
+    """The place of the last trial among all, from 1, by rank and then by contributed hypervolume."""
+    better, level = _ranks_before(curves[:, -1])
+    added = contributions(normalised(curves[:, -1])[level])
+    return 1 + better + int((added[:-1] >= added[-1]).sum())
+
+
+def _ranks_before(points: Points) -> tuple[int, NDArray[np.int64]]:
+    """How many points are of a better rank than the last, and which are of its own."""
+    beaten = (points >= points[-1]).all(axis=1) & (points > points[-1]).any(
+        axis=1
+    )  # they are behind it, and move nobody
+    ranks = np.full(len(points), len(points))
+    ranks[~beaten] = nondominated_ranks(points[~beaten])
+    return int((ranks < ranks[-1]).sum()), np.flatnonzero(ranks == ranks[-1])
 
 
 def slope(curves: Curves, keep: float) -> bool:
@@ -125,11 +158,16 @@ def slope(curves: Curves, keep: float) -> bool:
 
     At a first rung nothing has improved yet: every trial goes on. So it does where no score moves.
     """
-    learnt = (curves != curves[:, :1]).any(axis=(0, 1))
+    learnt = _learnt(curves)
     if curves.shape[1] < 2 or not learnt.any():
         return True
     gained = (curves[:, -2] - curves[:, -1])[:, learnt]
     return bool((gained[-1] >= np.quantile(gained[:-1], 1 - keep, axis=0)).any())
+
+
+def _learnt(curves: Curves) -> NDArray[np.bool_]:
+    """Which objectives change in training; costs do not."""
+    return np.asarray((curves != curves[:, :1]).any(axis=(0, 1)))
 
 
 def median(curves: Curves, keep: float) -> bool:

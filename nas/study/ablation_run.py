@@ -133,8 +133,8 @@ class CellRun(Run):
             like=self.architectures[self.reference_cell].to_dict(),
         )
 
-    def goes_on(self, record: Record) -> bool:
-        return True
+    def why_stopped(self, record: Record) -> None:
+        return None
 
     def conditions(self, conditions: Conditions) -> Conditions:
         return conditions_of(design.varied(self.design), conditions)

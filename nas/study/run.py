@@ -32,7 +32,6 @@ from nas.runs.journal import is_database, open_storage
 from nas.runs.lease import Lease
 from nas.runs.ledger import Ledger
 from nas.runs.records import UNTRAINED, Damaged, Record, State
-from nas.search import stopping
 from nas.settings.study import Study
 from nas.trial import line_scores, pace, timing
 from nas.trial import rung as trial
@@ -50,7 +49,7 @@ MakeEngine = Callable[[int, Study, Path], Engine]  # (processes, study, cache fo
 class Run(ABC):
     """One study in one run directory, from the first ask to the last tell.
 
-    A kind of run provides `sampler`, `ask`, `suggested`, `reference` and `goes_on`, and where it differs `conditions`, `job`,
+    A kind of run provides `sampler`, `ask`, `suggested`, `reference` and `why_stopped`, and where it differs `conditions`, `job`,
     `next_rung`, `scored`, `resume`, `retell` and `conclude`. What it may use besides is public here.
     """
 
@@ -104,8 +103,8 @@ class Run(ABC):
         does not know what it was."""
 
     @abstractmethod
-    def goes_on(self, record: Record) -> bool:
-        """Whether a trial that was just scored, not at the last rung, is trained further."""
+    def why_stopped(self, record: Record) -> str | None:
+        """Why a trial that was just scored, not at the last rung, is trained no further; None when it goes on."""
 
     @abstractmethod
     def reference(self) -> tuple[dict[str, Any], Backbone, bool]:
@@ -121,7 +120,7 @@ class Run(ABC):
         """Seconds of every trial that is left, from the paces of what is typical; None where one could not be timed."""
 
     def scored(self, record: Record) -> None:  # noqa: B027 (a kind that never stops a trial needs nothing)
-        """A trial has a new score; called before `goes_on`, and at the last rung as well."""
+        """A trial has a new score; called before `why_stopped`, and at the last rung as well."""
 
     def conditions(self, conditions: Conditions) -> Conditions:
         """What each score depends on, by column."""
@@ -349,11 +348,11 @@ class Run(ABC):
         self.scored(record)
         if rung == len(self.study.stopping.rungs) - 1:
             self.conclude(record, "complete", "")
-        elif self.goes_on(record):
+        elif why := self.why_stopped(record):
+            self.conclude(record, "stopped", why)
+        else:
             self.ledger.save(record)
             self._continuations.append((number, rung + 1))
-        else:
-            self.conclude(record, "stopped", stopping.reason(self.study.stopping, rung))
 
     def _retry(self, record: Record, rung: int, death: failures.Lost) -> None:
         """A worker process died under a trial: again from the last checkpoint, and at last give it up."""

@@ -245,9 +245,11 @@ class SearchRun(Run):
         if not record.get("race"):
             self._scoreboard.add(record["trial"], self._values(record, rung))
 
-    def goes_on(self, record: Record) -> bool:
-        number = record["trial"]
-        return stopping.goes_on(self._scoreboard.curve(number), self._scoreboard.others(number), self.study.stopping)
+    def why_stopped(self, record: Record) -> str | None:
+        curve, others = self._scoreboard.curve(record["trial"]), self._scoreboard.others(record["trial"])
+        if stopping.goes_on(curve, others, self.study.stopping):
+            return None
+        return stopping.reason(curve, others, self.study.stopping, self.study.objectives)
 
     def _values(self, record: Record, rung: int) -> list[float]:
         """The objectives at a rung, all to be minimised."""
