@@ -75,14 +75,14 @@ def _resumed(module: loop.DenoiserTraining, state: Path, table: Path) -> float:
 
 
 def _scores(bench: Bench, module: loop.DenoiserTraining, out: Path) -> dict[str, float]:
-    module.ema.swap()
+    module.swap_average()
     network, schedule = module.objective.generator.eval(), module.objective.schedule_config
     found = bench.score(network, schedule).metrics
     one = bench.variant({"sampling": {**bench.study.sampling.model_dump(mode="json"), "steps": 1, "guidance": 1.0}})
     once = one.score(network, schedule).metrics
     save_grid(torch.cat(list(bench.draw(network, schedule, 48))), out / "samples.png", 8)
     save_file(network.state_dict(), out / "weights.safetensors")
-    module.ema.swap()
+    module.swap_average()
     network.train()
     return {**found, **{f"one_step_{column}": value for column, value in once.items() if "accuracy" in column}}
 

@@ -8,7 +8,7 @@ from torch import nn
 from nas.diffusion import schedule
 from nas.errors import InputError
 from nas.failures import Diverged
-from nas.networks.averages import Ema
+from nas.networks.averages import Average
 from nas.networks.conditioning import Text
 from nas.objectives import denoising
 from nas.seeds import stream_seed
@@ -61,7 +61,7 @@ def module_of(settings=QUICK, objective=None):
 def weights(module):
     """Everything a trial is continued from."""
     tensors = {f"network.{name}": value for name, value in module.objective.state_dict().items()}
-    tensors |= {f"ema.{name}": value for name, value in module.ema.average.items()}
+    tensors |= {f"ema.{name}": value for name, value in module.ema.weights.items()}
     for index, adam in enumerate(module.adam.values()):
         for row, state in adam.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{row}.{name}": torch.as_tensor(value) for name, value in state.items()}
@@ -204,36 +204,35 @@ def test_training_is_adamw_with_warm_up_clipping_and_average_by_hand():
         average = [decay * a + (1 - decay) * p.detach() for a, p in zip(average, network.parameters(), strict=True)]
     for mine, theirs in zip(module.objective.generator.parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)
-    for mine, theirs in zip(module.ema.average.values(), average, strict=True):
+    for mine, theirs in zip(module.ema.weights.values(), average, strict=True):
         torch.testing.assert_close(mine, theirs)
 
 
 def test_swapping_the_average_twice_changes_nothing():
     network = Denoiser()
-    ema = Ema(network, 0.9)
+    ema = Average(network, 0.9, warmup=True)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 1
-    ema.update(5)
-    trained, averaged = [p.clone() for p in network.parameters()], [a.clone() for a in ema.average.values()]
-    ema.swap()
+    ema.update(network, 5)
+    trained, averaged = [p.clone() for p in network.parameters()], [a.clone() for a in ema.weights.values()]
+    ema.swap(network)
     assert all(map(torch.equal, network.parameters(), averaged)) and all(
-        map(torch.equal, ema.average.values(), trained)
+        map(torch.equal, ema.weights.values(), trained)
     )
-    ema.swap()
+    ema.swap(network)
     assert all(map(torch.equal, network.parameters(), trained)) and all(
-        map(torch.equal, ema.average.values(), averaged)
+        map(torch.equal, ema.weights.values(), averaged)
     )
 
 
 def test_the_average_follows_the_network_to_another_device():
     """As the Trainer moves it: parameters stay the same objects. The meta device stands for a GPU."""
     network = Denoiser()
-    ema = Ema(network, 0.9)
-    network.to("meta")
-    ema.follow()
-    ema.update(1)
-    assert {value.device.type for value in ema.average.values()} == {"meta"}
+    ema = Average(network, 0.9, warmup=True)
+    nn.ModuleList([network, ema]).to("meta")
+    ema.update(network, 1)
+    assert {value.device.type for value in ema.weights.values()} == {"meta"}
 
 
 @pytest.mark.parametrize(("images", "batch", "updates"), [(64, 64, 1), (65, 64, 2), (1, 64, 1), (0, 64, 0)])

@@ -95,9 +95,8 @@ def distilled(teacher, updates, **options):
             loss.backward()
             adam.step()
         objective.after_step()
-        average.follow(objective.generator)
-    state = {name.replace("/", "."): value for name, value in average.named_buffers()}
-    objective.generator.load_state_dict(state)
+        average.update(objective.generator)
+    objective.generator.load_state_dict(average.weights)
     return objective.generator
 
 

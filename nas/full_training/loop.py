@@ -211,9 +211,9 @@ def _finish_stage(
 ) -> None:
     """Write the export, then the checkpoint that the next stage begins with."""
     if deploy_watch.is_first():
-        module.ema.swap()
+        module.swap_average()
         write(made, network, frozen, stage)
-        module.ema.swap()
+        module.swap_average()
     module.step = 0
     deploy_watch.save(made, module, stage + 1)
     size = made.recipe.stages[stage].image_size

@@ -7,7 +7,7 @@ Optional: `check(settings, captions)` raises an InputError that begins with a se
 there, or for captions that it does not take; it loads nothing either.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +42,11 @@ class Reference:
         return weight_files.read(path, "cache").tensors["value"]
 
 
-def scores(metrics: Iterable[Metric]) -> dict[str, float]:
-    """What the metrics found, by column."""
+def scores(metrics: Sequence[Metric], pictures: Iterable[tuple[Tensor, list[str]]]) -> dict[str, float]:
+    """What the metrics find in batches of pictures with their captions, by column."""
+    for metric in metrics:
+        metric.reset()
+    for images, captions in pictures:
+        for metric in metrics:
+            metric.update(images, captions)
     return {column: float(value) for metric in metrics for column, value in metric.compute().items()}

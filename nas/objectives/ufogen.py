@@ -130,7 +130,7 @@ class Objective(nn.Module):
     def after_step(self) -> None:
         """The target of `ema_distill` follows the generator."""
         if self.average is not None:
-            self.average.follow(self.generator)
+            self.average.update(self.generator)
 
     def _noised(self, batch: LatentBatch) -> tuple[Tensor, Tensor]:
         """Times (B,), uniform in 1 .. T - 1 but for the share at T - 1, and the latents noised to them."""

@@ -236,14 +236,7 @@ def schedule_of(bench: Bench) -> dict[str, Any]:
 def scores(bench: Bench, network: nn.Module, schedule: dict[str, Any], plan: Plan) -> dict[str, float]:
     """The study's metrics of its evaluation captions drawn by the plan. Raises training.Diverged as `Bench.draw`."""
     drawn = bench.variant({"sampling": plan.model_dump()})
-    captions, done = drawn.drawn[0], 0
-    for metric in drawn.metrics:
-        metric.reset()
-    for images in drawn.draw(network, schedule):
-        for metric in drawn.metrics:
-            metric.update(images, captions[done : done + len(images)])
-        done += len(images)
-    return metrics.scores(drawn.metrics)
+    return metrics.scores(drawn.metrics, drawn.captioned(drawn.draw(network, schedule)))
 
 
 def _has(table: pd.DataFrame, named: Mapping[str, Any]) -> bool:

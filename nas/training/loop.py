@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -23,7 +24,7 @@ from nas import interruption
 from nas.disk import files, weight_files
 from nas.errors import InputError
 from nas.failures import Diverged
-from nas.networks.averages import Ema
+from nas.networks.averages import Average
 from nas.objectives import LatentBatch, Objective
 from nas.settings.training import Training
 from nas.training.batches import Batches
@@ -44,7 +45,7 @@ class DenoiserTraining(L.LightningModule):
         self.objective = objective
         self.settings = settings
         self.step = settings.updates(images_seen)
-        self.ema = Ema(objective.generator, settings.ema_decay, warmup=settings.init == "scratch")
+        self.ema = Average(objective.generator, settings.ema_decay, warmup=settings.init == "scratch")
         self.adam = {"generator": self._adamw(objective.generator, 1.0, settings.betas)}
         for name, critic in objective.critics.items():
             self.adam[name] = self._adamw(critic.network, critic.learning_rate, critic.betas or settings.betas)
@@ -61,9 +62,6 @@ class DenoiserTraining(L.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return list(self.adam.values())
 
-    def on_train_start(self) -> None:
-        self.ema.follow()
-
     def training_step(self, batch: LatentBatch, batch_index: int) -> None:
         optimizers = self.optimizers()
         generator, *critics = optimizers if isinstance(optimizers, list) else [optimizers]
@@ -75,7 +73,7 @@ class DenoiserTraining(L.LightningModule):
         self._log(self.objective.logged)
         self.objective.logged.clear()
         self.step += 1
-        self.ema.update(self.step)
+        self.ema.update(self.objective.generator, self.step)
         self.heard(self.step)
         if self.step % FINITE_CHECK_EVERY == 0 and not math.isfinite(self.loss):
             raise Diverged(f"the loss is {self.loss.item()} after {self.step * self.settings.batch:,} images")
@@ -120,6 +118,10 @@ class DenoiserTraining(L.LightningModule):
         warmup = self.settings.updates(self.settings.warmup_images)
         return min(1.0, (self.step + 1) / warmup) if warmup else 1.0
 
+    def swap_average(self) -> None:
+        """Exchange the generator's weights with their moving average; a second call undoes it."""
+        self.ema.swap(self.objective.generator)
+
     @property
     def images_seen(self) -> int:
         return self.step * self.settings.batch
@@ -127,7 +129,7 @@ class DenoiserTraining(L.LightningModule):
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """All that moves in one safetensors file, replaced atomically: weights that are trained, averaged weights and
         optimiser moments."""
-        tensors = {f"ema.{name}": value for name, value in self.ema.average.items()}
+        tensors = {f"ema.{name}": value for name, value in self.ema.weights.items()}
         for role, network in self._moving().items():
             tensors |= {f"{role}.{name}": value for name, value in _state(network, frozen=False).items()}
         for role, adam in self.adam.items():
@@ -141,7 +143,7 @@ class DenoiserTraining(L.LightningModule):
         """Continue from `save`'s file, in a module made as the saved one was."""
         tensors, metadata = weight_files.read(path, "checkpoint")
         self.step = self.settings.updates(int(metadata["images_seen"]))
-        self.ema.average = {name: tensors[f"ema.{name}"] for name in self.ema.average}
+        self.ema.restore(_below(tensors, "ema."))
         for role, network in self._moving().items():
             network.load_state_dict(_state(network, frozen=True) | _below(tensors, f"{role}."))
         for role, adam in self.adam.items():
@@ -203,6 +205,11 @@ def train(module: DenoiserTraining, data: EncodedSet, seed: int, images_seen: in
     return Pace((stop - start) * module.settings.batch, time.perf_counter() - began)
 
 
+def _strategy(hardware: Hardware) -> str | Strategy:
+    """Several devices do not send round the averages, which move alike on all of them."""
+    return DDPStrategy(broadcast_buffers=False) if hardware.devices > 1 else hardware.strategy
+
+
 def fit(
     module: DenoiserTraining,
     batches: IterableDataset[LatentBatch],
@@ -217,7 +224,7 @@ def fit(
             max_epochs=1,
             accelerator=hardware.accelerator,
             devices=hardware.devices,
-            strategy=hardware.strategy,
+            strategy=_strategy(hardware),
             precision="bf16-mixed" if module.settings.precision == "bf16" else "32-true",
             callbacks=list(callbacks),
             logger=False,

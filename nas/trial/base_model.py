@@ -104,7 +104,7 @@ def _train(bench: Bench, proxy: Backbone, path: Path) -> None:
     for part in range(1, PARTS + 1):
         loop.train(module, bench.train_data, seed, round(settings.images_seen * part / PARTS))
         module.save(checkpoint, {})
-    module.ema.swap()
+    module.swap_average()
     weights = {name: value.detach().cpu().contiguous() for name, value in trained.state_dict().items()}
     with files.replacing(path) as partial:
         save_file(weights, partial, {"images_seen": str(module.images_seen)})

@@ -64,7 +64,11 @@ class Timings:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            self.add(name, time.perf_counter() - began)
+
+    def add(self, name: str, seconds: float) -> None:
+        """So much more of a phase."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 @dataclass(frozen=True)
@@ -333,26 +337,35 @@ class Bench:
         heard: Callable[[int], None] = loop.ignored,
     ) -> dict[str, float]:
         """Every metric of the study for these pictures, by column; the first of them as a grid at `picture`."""
-        timings, count = timings or Timings(), 0
-        for metric in self.metrics:
-            metric.reset()
-        shown: list[Tensor] = []
-        while True:
-            interruption.check()
-            with timings.phase("sample_s"):
-                batch = next(pictures, None)
-            if batch is None:
-                break
-            with timings.phase("score_s"):
-                for metric in self.metrics:
-                    metric.update(*batch)
-            shown.append(batch[0][: max(0, SHOWN - sum(map(len, shown)))])
-            count += len(batch[0])
-            heard(count)
+        timings, shown = timings or Timings(), list[Tensor]()
+        began, drawing = time.perf_counter(), timings.seconds.get("sample_s", 0.0)
+        found = scores(self.metrics, _shown(_timed(pictures, timings), shown, heard))
+        drawing = timings.seconds.get("sample_s", 0.0) - drawing
+        timings.add("score_s", time.perf_counter() - began - drawing)
         if picture:
             save_grid(torch.cat(shown), picture, GRID_COLUMNS)
-        with timings.phase("score_s"):
-            return scores(self.metrics)
+        return found
+
+
+def _timed(pictures: Iterator[Captioned], timings: Timings) -> Iterator[Captioned]:
+    """The batches, the time that each takes to come noted."""
+    while True:
+        interruption.check()
+        with timings.phase("sample_s"):
+            batch = next(pictures, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _shown(pictures: Iterator[Captioned], shown: list[Tensor], heard: Callable[[int], None]) -> Iterator[Captioned]:
+    """The batches, the first SHOWN pictures put aside; `heard` is told how many there were after each is scored."""
+    count = 0
+    for images, captions in pictures:
+        yield images, captions
+        shown.append(images[: max(0, SHOWN - count)])
+        count += len(images)
+        heard(count)
 
 
 def loss_times(steps: int) -> list[int]:

@@ -122,7 +122,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
             raise
     with timings.phase("save_s"):
         module.save(checkpoint, {"trial": str(job.trial)})  # what comes now may be interrupted without loss
-    module.ema.swap()
+    module.swap_average()
     network.eval()
     plain = lora.merged(network) if bench.study.training.lora is not None else network
     scores = bench.score(plain, objective.schedule_config, timings, job.folder / "samples.png", headway.drawn)

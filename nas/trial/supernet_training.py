@@ -162,7 +162,7 @@ def train(
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Partial(out.with_suffix(".partial"), _identity(recipe, study, objective.generator, members))
     _run(module, objective, recipe, bench, partial, say)
-    module.ema.swap()
+    module.swap_average()
     largest = max(members, key=lambda config: config.cost(study.deploy.latent_size, study.deploy.text_tokens).params)
     quality = {"images_seen": module.images_seen, **asdict(recipe), "seed": SEED, "pool": POOL, "member": largest.key}
     metadata = {

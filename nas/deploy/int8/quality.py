@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,17 +31,14 @@ def calibration_captions(bench: Bench) -> list[str]:
 @torch.no_grad()
 def scores(bench: Bench, drawer: Drawer) -> dict[str, float]:
     """The study's metrics by column: its evaluation captions and noise, every network on the drawer's runtime."""
+    return metrics.scores(bench.metrics, bench.captioned(_drawn(bench, drawer)))
 
+
+def _drawn(bench: Bench, drawer: Drawer) -> Iterator[torch.Tensor]:
     captions, _, noise = bench.drawn
-    for metric in bench.metrics:
-        metric.reset()
     for start in range(0, len(noise), SCORE_BATCH):
-        some = captions[start : start + SCORE_BATCH]
-        latents = drawer.sample(noise[start : start + SCORE_BATCH], Text(*drawer.encode(some)))
-        images = drawer.decode(latents)
-        for metric in bench.metrics:
-            metric.update(images, some)
-    return metrics.scores(bench.metrics)
+        text = Text(*drawer.encode(captions[start : start + SCORE_BATCH]))
+        yield drawer.decode(drawer.sample(noise[start : start + SCORE_BATCH], text))
 
 
 def speed_ratio(before: Network, after: Network, inputs: tuple[torch.Tensor, ...]) -> float:
