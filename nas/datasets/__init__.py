@@ -13,11 +13,12 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from nas.disk.decoding import UnreadablePicture, decode
 from nas.disk.reading import writable
+from nas.documents.section import Section
 from nas.errors import InputError, shown
 
 Split = Literal["train", "held_out"]
@@ -37,10 +38,8 @@ class Batch:
 Given = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # `~` is the user's folder
 
 
-class ByPath(BaseModel):
+class ByPath(Section):
     """What every image set outside the package has in common."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     path: Given
     """Where it lies."""

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nas import assets
 from nas.datasets import Captioned, Pictures
 from nas.disk.shards import samples
+from nas.documents.section import Section
 
 LICENCE = (
     "Noto Emoji: Apache License 2.0. Twemoji: CC-BY 4.0, so whoever shows its pictures names Twitter, Inc and other "
@@ -21,10 +22,8 @@ Style = Literal["noto", "twemoji", "fluent"]
 CaptionField = Literal["name", "keywords", "category", "style"]
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """Which pictures, and how their captions are put together."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     image_size: int = Field(64, ge=8, le=4096)
     """Pixels along one side."""

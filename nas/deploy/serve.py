@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from nas import loopback
 from nas.deploy import drawer as drawing
 from nas.diffusion.plan import MOST_GUIDANCE, MOST_STEPS
+from nas.documents.section import Section
 from nas.errors import InputError
 from nas.report import page
 
@@ -44,10 +45,8 @@ SPARE = 4  # threads beyond those, for the page
 KEPT = 2  # runtimes that stay loaded
 
 
-class Asked(BaseModel):
+class Asked(Section):
     """What is to be drawn. None: as the export was trained, or as the command said."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     caption: str = Field(max_length=LONGEST)
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)

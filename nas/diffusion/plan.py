@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from nas.documents.section import Section
 from nas.errors import InputError
 
 ONE_STEP = ("one_step", "renoise")  # solvers of generators that predict clean latents from noise
@@ -13,10 +14,8 @@ ONE_STEP = ("one_step", "renoise")  # solvers of generators that predict clean l
 MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
 
 
-class Plan(BaseModel):
+class Plan(Section):
     """One way to draw from a denoiser. Its cost: network MACs x steps x guidance branches."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     solver: Literal["ddim", "dpm++", "one_step", "renoise"] = "ddim"
     """DDIM (Song et al. 2021) or second-order multistep DPM-Solver++ (Lu et al. 2022). For one-step generators: `one_step`,

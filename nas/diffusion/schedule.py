@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal, Self
 
 from diffusers import DDPMScheduler
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
+from nas.documents.section import Section
 from nas.networks.conditioning import Text
 
 pass
@@ -61,9 +62,7 @@ def clean(schedule: DDPMScheduler, noisy: Tensor, time: Tensor, prediction: Tens
     return (noisy.float() - s * prediction.float()) / a
 
 
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
+class Settings(Section):
     prediction: Literal["v", "epsilon"] = "v"
     """What the network predicts."""
     zero_terminal_snr: bool = False

@@ -20,11 +20,12 @@ from nas import menu
 from nas.diffusion.plan import Plan
 from nas.documents import yaml_text
 from nas.documents.document import Document
+from nas.documents.section import Section
 from nas.documents.strict import Decay, validated
 from nas.documents.yaml_text import NotRead
 from nas.errors import InputError, bounded
 from nas.networks.conditioning import Settings as Conditioning
-from nas.settings.entries import Entry, Section
+from nas.settings.entries import Entry
 from nas.settings.training import MOST_IMAGES, MOST_IN_BATCH, Training
 
 

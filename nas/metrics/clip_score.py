@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torchmetrics import Metric
 
 from nas import assets
+from nas.documents.section import Section
 from nas.errors import InputError, about
 from nas.metrics import Reference
 from nas.metrics.fid import resized
@@ -19,10 +19,8 @@ from nas.networks.conditioning import clip
 SHIPPED = assets.FOLDER / "judge"
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """Which judge. Never the text encoder that conditions the model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     judge: str = "shipped"
     """`shipped` (a small open_clip model trained on the emoji set), a folder, or an open_clip name such as ViT-g-14."""

@@ -15,11 +15,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from nas.disk import weight_files
+from nas.documents.section import Section
 from nas.errors import InputError, brief
 from nas.metrics import Reference
 from nas.networks import efficientnet
@@ -30,10 +30,8 @@ WHERE = (
 )
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """Which features."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     features: Literal["efficientnet_lite0", "efficientnet_lite0_112", "inception"] = "efficientnet_lite0"
     """`efficientnet_lite0` (1,280 at 64 px) needs no download; `efficientnet_lite0_112` are those of its stage at stride 16,

@@ -9,23 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torchmetrics import Metric
 
 from nas.datasets.scenes import grammar
 from nas.datasets.scenes.judge import ATOMS, judged, look
 from nas.datasets.scenes.world import RADII, RADII_ALONE, Scene
+from nas.documents.section import Section
 from nas.errors import InputError
 from nas.metrics import Reference
 
 PROMPT, UNSEEN = "prompt_accuracy", "unseen_prompt_accuracy"
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """The rules have no settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def columns(settings: Settings) -> tuple[str, ...]:

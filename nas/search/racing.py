@@ -19,8 +19,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from nas.documents.section import Section
 from nas.search.dominance import hypervolume, nondominated
 
 Values = Mapping[str, ArrayLike]  # architecture -> (repeats, objectives), all to be minimised
@@ -31,10 +32,8 @@ DRAWS = 2000  # the standard error of a probability is then at most 0.011
 HYPERVOLUME_DRAWS = 500  # a hypervolume takes longer than a front
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """What may be spent on certainty after the search."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     trials: int = Field(0, ge=0, le=1_000_000)
     """Extra trials that repeat architectures whose place on the front is undecided; 0 repeats none."""

@@ -25,8 +25,9 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from nas.documents.section import Section
 from nas.numbers import amount
 from nas.search import improvement
 from nas.search.dominance import Points, contributions, nondominated_ranks, normalised
@@ -35,10 +36,8 @@ from nas.search.peers import Curve, Curves, Peers
 Objectives = Mapping[str, str]  # column -> minimise or maximise
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """When a trial is looked at, and which go on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     rule: Literal["improvement", "halving", "slope", "median", "none"] = "improvement"
     """`improvement` by expected hypervolume, `halving` by non-dominated rank, `slope` as in the MobileDiffusion paper,

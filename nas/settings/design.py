@@ -27,9 +27,10 @@ from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from nas import menu
+from nas.documents.section import Section
 from nas.documents.strict import validated
 from nas.errors import InputError
 from nas.networks import backbones
@@ -47,10 +48,8 @@ ARCHITECTURE = SECTIONS[0]
 ENCODED = ("dataset", "conditioning", "autoencoder")  # sections that decide what the cached data is
 
 
-class Factor(BaseModel):
+class Factor(Section):
     """One thing that is varied."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     field: str | None = None
     """The field whose values the levels are, for example objective.prediction or architecture.levels.*.ffn_ratio."""
@@ -87,10 +86,8 @@ class Factor(BaseModel):
         return {str(self.field): self.values[name]}
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """The `ablation` section of a study file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     design: Literal["factorial", "one_factor", "leave_one_out"]
     """factorial: every combination of levels. one_factor: the reference, and every other level alone. leave_one_out: every

@@ -10,12 +10,6 @@ from nas import menu
 from nas.documents.strict import validated
 
 
-class Section(BaseModel):
-    """Base of every part of a study file: unknown keys are errors, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
 class Entry(BaseModel):
     """A choice from a menu folder: its name, and the settings its file defines."""
 

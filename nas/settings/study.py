@@ -13,6 +13,7 @@ from nas.cost import latency_table
 from nas.diffusion.plan import Plan
 from nas.documents import study_name
 from nas.documents.quantities import count
+from nas.documents.section import Section
 from nas.documents.strict import Location
 from nas.errors import InputError, about
 from nas.networks.backbones import Backbone
@@ -20,7 +21,7 @@ from nas.networks.conditioning import Settings as Conditioning
 from nas.search.racing import Settings as Racing
 from nas.search.stopping import Settings as Stopping
 from nas.settings import design
-from nas.settings.entries import Entry, Section
+from nas.settings.entries import Entry
 from nas.settings.tracking import Tracking
 from nas.settings.training import Training
 

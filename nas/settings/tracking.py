@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator
+
+from nas.documents.section import Section
 
 LONGEST = 128  # letters of a name on W&B
 
@@ -22,10 +24,8 @@ def _name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 
 
-class Tracking(BaseModel):
+class Tracking(Section):
     """The `tracking` section of a study file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     mode: Literal["auto", "offline", "online", "off"] = "auto"
     """auto: online when logged in to W&B, else offline. A connection that fails turns the rest of the run offline."""

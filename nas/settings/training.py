@@ -6,17 +6,16 @@ import math
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from nas.documents.section import Section
 from nas.documents.strict import Decay
 
 MOST_IMAGES, MOST_IN_BATCH = 10**11, 2**20  # a hundred times what anybody trains with
 
 
-class Training(BaseModel):
+class Training(Section):
     """How a proxy network is trained. Lengths are in images seen, so that batch sizes compare."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     images_seen: int = Field(16_384, ge=1, le=MOST_IMAGES)
     """Images of the last rung."""
@@ -50,10 +49,8 @@ class Training(BaseModel):
         return math.ceil(images / self.batch)
 
 
-class Lora(BaseModel):
+class Lora(Section):
     """Which layers get an adapter, and how large it is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     rank: int = Field(8, ge=1, le=8192)
     """Rows of A. LCM-LoRA takes 64 at 320 channels and more; a proxy's widths are a sixteenth of that (assumption)."""

@@ -11,10 +11,11 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nas import menu
 from nas.documents.document import Document
+from nas.documents.section import Section
 from nas.errors import InputError, shown
 from nas.space.fields import NoField, changed, concrete, with_fields
 from nas.space.search_space import Axis, Condition, SearchSpace, spelled
@@ -28,10 +29,8 @@ MOST_DECIDED = 10_000  # ways in which axes that others depend on may be chosen
 Clause = dict[str, Any]
 
 
-class Range(BaseModel):
+class Range(Section):
     """Integers from low to high, both included."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     low: int
     high: int
@@ -48,10 +47,8 @@ class Range(BaseModel):
         return self
 
 
-class AxisFile(BaseModel):
+class AxisFile(Section):
     """One axis as a space file spells it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     fields: str | list[str] = []
     """Path of the field, or several tied paths that take the same value; `*` stands for every level or entry."""
@@ -73,10 +70,8 @@ class AxisFile(BaseModel):
         return self
 
 
-class SpaceFile(BaseModel):
+class SpaceFile(Section):
     """A search space file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     backbone: str | None = None
     """The family of denoisers: a name in nas/networks/backbones."""

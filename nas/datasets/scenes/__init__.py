@@ -15,7 +15,7 @@ from typing import Literal, Self, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from nas.datasets import BATCH, Batch
 from nas.datasets.scenes import grammar
@@ -38,6 +38,7 @@ from nas.datasets.scenes.world import (
     Size,
     Thing,
 )
+from nas.documents.section import Section
 from nas.menu import nearest
 
 LICENCE = "Made by nas; whoever draws them owns them."
@@ -48,10 +49,8 @@ SHAPES: tuple[Shape, ...] = get_args(Shape)
 Ints = NDArray[np.int64]
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """Which scenes. The default rung has one object; `objects: [1, 2]` adds relations, `counts: true` groups of one kind."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     image_size: int = Field(32, le=1024)
     """Pixels along one side."""

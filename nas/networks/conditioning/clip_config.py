@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas.documents import strict
+from nas.documents.section import Section
 from nas.errors import InputError, brief
 
 FILE = "open_clip_config.json"
@@ -23,30 +24,26 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Colour = tuple[Number, Number, Number]
 
 
-class _Named(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Activation(_Named):
+class Activation(Section):
     """Of GELU."""
 
     approximate: Literal["none", "tanh"] | None = None
 
 
-class Norm(_Named):
+class Norm(Section):
     """Of a layer norm."""
 
     eps: float | None = Field(None, gt=0, lt=1)
 
 
-class Tokenising(_Named):
+class Tokenising(Section):
     """How captions are cleaned, and what becomes of BERT's separator."""
 
     clean: Literal["canonicalize", "lower", "whitespace"] | None = None
     strip_sep_token: bool | None = None
 
 
-class _Tower(_Named):
+class _Tower(Section):
     """What both towers have; a key that is not given has open_clip's own default."""
 
     layers: Layers | tuple[Layers, Layers, Layers, Layers] | None = None
@@ -115,7 +112,7 @@ class Text(_Tower):
     tokenizer_kwargs: Tokenising | None = None
 
 
-class Model(_Named):
+class Model(Section):
     """`model_cfg`."""
 
     embed_dim: Size
