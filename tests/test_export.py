@@ -139,7 +139,7 @@ def test_the_manifest_says_what_is_on_disk(model):
 
 
 def test_half_precision_is_half_the_size_and_close(tmp_path):
-    graph = graphs.text_encoder(conditioning.load(conditioning.Settings()))
+    graph = graphs.text_encoder(conditioning.load(conditioning.Conditioning()))
     path = format_onnx.write(graph, tmp_path / "text", "fp16")
     inputs = graph.random_inputs(3)
     assert 1e-6 < graphs.relative_error(format_onnx.load(path)(inputs), graph.run(inputs)) < export.TOLERANCE["fp16"]
@@ -281,8 +281,8 @@ def test_captions_that_are_empty_or_too_long(model, tmp_path):
     long = "a small red house beside a very wide blue sea under a large white cloud, painted in oil, twemoji"
     notes = drawing.sample(model, ["sun", long], 0, tmp_path / "x.png", runtime="onnxruntime")
     assert len(notes) == 1 and "the first 20 are read" in notes[0] and long in notes[0]
-    encoder = conditioning.load(conditioning.Settings())
-    (ids,) = conditioning.load(conditioning.Settings(length=32)).tokenise([long]).values()
+    encoder = conditioning.load(conditioning.Conditioning())
+    (ids,) = conditioning.load(conditioning.Conditioning(length=32)).tokenise([long]).values()
     assert encoder.token_count("sun") == int((encoder.tokenise(["sun"])["input_ids"] != 0).sum())
     assert encoder.token_count(long) > 20 and int((ids != 0).sum()) > 20
     assert (tmp_path / "x.png").stat().st_size > 0

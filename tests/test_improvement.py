@@ -9,7 +9,7 @@ from point_sets import area_of_union
 
 from nas.search import improvement, stopping
 from nas.search.peers import Peers
-from nas.search.stopping import Settings
+from nas.search.stopping import Stopping
 
 POINT = st.lists(st.floats(-3, 3).map(lambda value: round(value, 2)), min_size=2, max_size=2)
 CURVE = st.lists(POINT, min_size=2, max_size=2)  # of two rungs
@@ -65,7 +65,7 @@ FINISHED = [
 
 
 def goes_on(point, others=FINISHED, **given):
-    return stopping.goes_on([point], others, Settings(**{"rule": "improvement", "rungs": (0.0, 1.0)} | given))
+    return stopping.goes_on([point], others, Stopping(**{"rule": "improvement", "rungs": (0.0, 1.0)} | given))
 
 
 def test_what_no_gain_on_record_would_bring_to_the_front_is_stopped():
@@ -107,12 +107,12 @@ def test_of_very_many_recorded_gains_a_part_is_enough():
 @pytest.mark.parametrize("gain", [-0.1, 1.0, "much"])
 def test_an_impossible_gain_is_refused(gain):
     with pytest.raises(ValueError, match="gain"):
-        Settings(rule="improvement", gain=gain)
+        Stopping(rule="improvement", gain=gain)
 
 
 def test_the_reason_names_the_share_and_the_gain():
     curves = [np.array(curve) for curve in FINISHED]
-    point, settings = np.array([[10.5, 5.0]]), Settings(rule="improvement", gain=0.005, rungs=(0.5, 1.0))
+    point, settings = np.array([[10.5, 5.0]]), Stopping(rule="improvement", gain=0.005, rungs=(0.5, 1.0))
     share = improvement.of_curves(point, Peers.of(curves), 2)
     told = stopping.reason(point, curves, settings, {"fid": "minimise", "macs": "minimise"})
     assert told == f"at rung 0 expected to add {share:.2%} to the hypervolume, not more than 0.50%"

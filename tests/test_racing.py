@@ -11,7 +11,7 @@ from scipy import stats
 
 from nas.search import racing
 from nas.search.dominance import hypervolume, nondominated
-from nas.search.racing import Settings, hypervolume_interval, membership, next_repeats, noise, verdicts
+from nas.search.racing import Racing, hypervolume_interval, membership, next_repeats, noise, verdicts
 
 SEPARATED = {"a": [[0.0, 10.0], [0.1, 10.1]], "b": [[5.0, 5.0], [5.1, 4.9]], "c": [[10.0, 0.1], [9.9, 0.0]]}
 DOMINATED = {"d": [[9.0, 9.0], [9.1, 9.1]]}
@@ -333,7 +333,7 @@ def test_draws_are_positive():
 
 
 def test_settings():
-    assert Settings() == Settings(trials=0, confidence=0.95)
+    assert Racing() == Racing(trials=0, confidence=0.95)
     for wrong in ({"trials": -1}, {"confidence": 0.5}, {"confidence": 1.0}, {"repeats": 2}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            Settings.model_validate(wrong)
+            Racing.model_validate(wrong)

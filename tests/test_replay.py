@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 
 from nas.errors import InputError
-from nas.search.stopping import Settings
+from nas.search.stopping import Stopping
 from nas.settings import study
 from nas.space.search_space import SearchSpace
 from nas.trust import chooser, curves, multi_metric, replay, simulation
@@ -48,7 +48,7 @@ def table():
 
 def simulate(table, order, name="halving", workers=1, **options):
     options = {"rule": name, "rungs": table.rungs, "min_peers": 2} | options
-    rule = replay.rule_of(name, Settings(**options))
+    rule = replay.rule_of(name, Stopping(**options))
     return simulation.Simulation(table, simulation.Shuffled(order), rule, workers).run()
 
 
@@ -146,7 +146,7 @@ def test_hypervolume_by_hand(table):
 
 def test_a_verdict_by_hand(table):
     # the 24 orders, each by the loop above, whose own cases are computed by hand
-    study = Settings(rule="halving", rungs=(0.25, 1.0), min_peers=2)
+    study = Stopping(rule="halving", rungs=(0.25, 1.0), min_peers=2)
     told = replay.judge(table, "halving", study, shuffles=60)
     volume = simulation.volume_of(table)
     images, lost = [], []
@@ -262,7 +262,7 @@ def test_choices_survive_the_file(folder):
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "optuna"])
 def test_every_sampler_takes_every_architecture_once(folder, sampler):
     table, about = curves.load(folder)
-    settings_ = Settings(rungs=(0.25, 0.5, 1.0), min_peers=2)
+    settings_ = Stopping(rungs=(0.25, 0.5, 1.0), min_peers=2)
     (whole,) = replay.explore(table, about, sampler, "none", settings_, 1)
     assert sorted(whole.finished) == list(range(16))
     (stopped,) = replay.explore(table, about, sampler, "halving", settings_, 1, 2)
@@ -277,13 +277,13 @@ def test_every_sampler_takes_every_architecture_once(folder, sampler):
 
 def test_a_gaussian_process_does_too(folder):
     table, about = curves.load(folder)
-    (ended,) = replay.explore(table.rows(range(8)), about, "gp", "none", Settings(rungs=(0.5, 1.0)), 1)
+    (ended,) = replay.explore(table.rows(range(8)), about, "gp", "none", Stopping(rungs=(0.5, 1.0)), 1)
     assert sorted(ended.finished) == list(range(8))
 
 
 def test_a_charged_sampler_pays_for_what_is_over_budget(folder):
     table, about = curves.load(folder)
-    (ended,) = replay.explore(table, about, "optuna_charged", "none", Settings(), 1)
+    (ended,) = replay.explore(table, about, "optuna_charged", "none", Stopping(), 1)
     vain = ended.started - len(ended.finished)
     assert vain > 0 and ended.total_images == 1000 * ended.started
 

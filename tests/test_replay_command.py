@@ -13,7 +13,7 @@ from nas import cli
 from nas.analysis import results
 from nas.errors import InputError
 from nas.search import stopping
-from nas.search.stopping import Settings
+from nas.search.stopping import Stopping
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 from nas.trust import curves, replay
@@ -36,7 +36,7 @@ def test_the_command_writes_tables_and_a_picture(folder):
     samplers = pd.read_csv(folder / "samplers.csv")
     assert set(samplers["trainings"]) == {1, 2, 4, 8, 16} and samplers["hypervolume"].between(0, 1 + 1e-9).all()
     assert "a quarter of the compute" in told.output
-    assert replay.settings_of([], (0.0, 0.5, 1.0)) == Settings(rungs=(0, 0.5, 1))
+    assert replay.settings_of([], (0.0, 0.5, 1.0)) == Stopping(rungs=(0, 0.5, 1))
     assert (folder / "replay.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -134,7 +134,7 @@ def test_a_recorded_run_with_repeats_and_latency_can_be_read(tmp_path):
 
 
 def test_the_default_rule_is_the_one_that_is_replayed():
-    assert asdict(replay.Plan())["rules"][0] == stopping.Settings().rule == "improvement"
+    assert asdict(replay.Plan())["rules"][0] == stopping.Stopping().rule == "improvement"
 
 
 def test_the_shipped_table_is_whole():

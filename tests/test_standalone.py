@@ -35,7 +35,7 @@ CAPTIONS = [
 
 @pytest.fixture(scope="module")
 def encoder():
-    return conditioning.load(conditioning.Settings())
+    return conditioning.load(conditioning.Conditioning())
 
 
 def pipeline(objective=None, **plan):
@@ -102,7 +102,7 @@ def test_another_encoders_tokenizer_is_read_by_the_package_tokenizers(tmp_path, 
 
 
 def test_a_closed_vocabulary_is_read_alone_and_refuses_other_words(tmp_path):
-    encoder = conditioning.load(conditioning.Settings(encoder="scenes"))
+    encoder = conditioning.load(conditioning.Conditioning(encoder="scenes"))
     carried = encoder.tokenizer_file()
     read = read_alone(tmp_path, carried)
     captions = ["", "A red circle, above a large blue square", "three rings " * 30, *encoder.examples]

@@ -125,7 +125,7 @@ def judged(metric, **settings):
 
 
 def encoder(**settings):
-    return conditioning.load(conditioning.Settings(**settings))
+    return conditioning.load(conditioning.Conditioning(**settings))
 
 
 def objective():

@@ -54,7 +54,7 @@ class Certainty:
 
 def confidence(settings: Mapping[str, Any]) -> float:
     """The probability from which a study's resolved settings call a place sure."""
-    return float((settings.get("racing") or {}).get("confidence", racing.Settings().confidence))
+    return float((settings.get("racing") or {}).get("confidence", racing.Racing().confidence))
 
 
 def of_front(table: pd.DataFrame, goals: Objectives, confidence: float = 0.95) -> Certainty:

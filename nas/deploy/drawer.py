@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import menu
-from nas.deploy import exporters, graphs, wiring
-from nas.deploy import folder as export_folder
-from nas.deploy.folder import MANIFEST as MANIFEST
+from nas.deploy import export_folder, exporters, graphs, wiring
+from nas.deploy.export_folder import MANIFEST as MANIFEST
 from nas.diffusion import solvers
 from nas.diffusion.plan import Plan
 from nas.documents.document import Document
@@ -127,7 +126,7 @@ def schedule(pipeline: Mapping[str, Any]) -> dict[str, Any]:
 def model(network: nn.Module, pipeline: dict[str, Any]) -> Model:
     """A denoiser with the frozen models its pipeline names, for pictures of the size it was trained on (`image_size`)."""
 
-    encoder = conditioning.load(conditioning.Settings(**pipeline["conditioning"]))
+    encoder = conditioning.load(conditioning.Conditioning(**pipeline["conditioning"]))
     entry = Entry(**pipeline["autoencoder"])
     autoencoder = menu.pick("autoencoders", entry.name).load(entry.settings("autoencoders"))
     side = pipeline["image_size"] // autoencoder.factor
@@ -225,7 +224,7 @@ def _on_runtime(folder: Path, form: str, precision: str, pipeline: dict[str, Any
     files = {part: folder / entry["file"] for part, entry in held.items()}
     return Drawer(
         {part: module.load(path, threads) for part, path in files.items()},
-        conditioning.load(conditioning.Settings(**pipeline["conditioning"])),
+        conditioning.load(conditioning.Conditioning(**pipeline["conditioning"])),
         tuple(manifest["latents"]),
         Plan(**pipeline["sampling"]),
         schedule(pipeline),

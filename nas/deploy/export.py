@@ -21,8 +21,7 @@ import yaml
 
 from nas import menu
 from nas.analysis import picking, results
-from nas.deploy import drawer, exporters, graphs, model_card, standalone, verify
-from nas.deploy import folder as export_folder
+from nas.deploy import drawer, export_folder, exporters, graphs, model_card, standalone, verify
 from nas.deploy.int8 import export as int8
 from nas.disk.files import write_yaml
 from nas.errors import InputError

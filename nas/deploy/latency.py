@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import menu
-from nas.deploy import drawer, exporters, graphs
-from nas.deploy import folder as export_folder
+from nas.deploy import drawer, export_folder, exporters, graphs
 from nas.deploy.graphs import as_tuple
 from nas.documents.document import Document
 from nas.errors import InputError

@@ -13,7 +13,7 @@ import yaml
 
 from nas import menu
 from nas.deploy import drawer, standalone
-from nas.deploy.folder import LOG, SETTINGS
+from nas.deploy.export_folder import LOG, SETTINGS
 from nas.weights import worlds
 
 PREDICTED = {

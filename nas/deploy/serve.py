@@ -22,7 +22,7 @@ import jinja2
 from pydantic import Field, ValidationError
 
 from nas import loopback
-from nas.deploy import drawer as drawing
+from nas.deploy import drawer
 from nas.diffusion.plan import MOST_GUIDANCE, MOST_STEPS
 from nas.documents.section import Section
 from nas.errors import InputError
@@ -69,8 +69,8 @@ class Artist:
 
     def __init__(self, folder: Path, runtime: str = "auto", precision: str | None = None):
         """`runtime`, `precision`: for requests that name none. Raises InputError when the export cannot be drawn from."""
-        self.folder, self.choice = folder, drawing.chosen(folder, runtime, precision)
-        self._drawer = functools.lru_cache(KEPT)(functools.partial(drawing.load, folder))
+        self.folder, self.choice = folder, drawer.chosen(folder, runtime, precision)
+        self._drawer = functools.lru_cache(KEPT)(functools.partial(drawer.load, folder))
         self._places = threading.BoundedSemaphore(WAITING)
         self._hand = ThreadPoolExecutor(1, "draw")  # one thread, so that PyTorch and the runtimes start theirs once
         self.plan = self._drawer(*self.choice).plan
@@ -80,10 +80,10 @@ class Artist:
 
         `left` tells whether the client has gone. Raises InputError, Left and Busy.
         """
-        drawing.check_captions([asked.caption])
+        drawer.check_captions([asked.caption])
         choice = self.choice
         if asked.runtime or asked.precision:
-            choice = drawing.chosen(self.folder, asked.runtime or "auto", asked.precision)
+            choice = drawer.chosen(self.folder, asked.runtime or "auto", asked.precision)
         if not self._places.acquire(blocking=False):
             raise Busy(f"{WAITING} draws are under way or waiting; ask again when some are done")
         try:
@@ -156,11 +156,11 @@ def page_of(folder: Path, artist: Artist) -> bytes:
     facts = {
         "name": folder.resolve().name,
         "folder": str(folder),
-        "choices": drawing.choices(folder),
+        "choices": drawer.choices(folder),
         "first": artist.choice,
         "plan": artist.plan,
         "longest": LONGEST,
-        "example": drawing.examples(folder)[0],
+        "example": drawer.examples(folder)[0],
         "most_steps": MOST_STEPS,
         "most_guidance": MOST_GUIDANCE,
         "style": (page.PAGES / "page.css").read_text(encoding="utf-8"),

@@ -17,8 +17,7 @@ from typing import Any
 
 from nas import failures
 from nas.analysis import fronts, results
-from nas.deploy import drawer
-from nas.deploy import folder as export_folder
+from nas.deploy import drawer, export_folder
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.search import racing

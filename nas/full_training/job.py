@@ -9,9 +9,8 @@ from typing import Any
 import yaml
 
 from nas import menu
-from nas.deploy import drawer
-from nas.deploy import folder as export_folder
-from nas.deploy.folder import CHECKPOINT
+from nas.deploy import drawer, export_folder
+from nas.deploy.export_folder import CHECKPOINT
 from nas.errors import InputError
 from nas.full_training.recipe import Recipe
 from nas.networks import conditioning
@@ -59,7 +58,7 @@ def load(what: str, given: Recipe, out: Path | None, hardware: Hardware) -> Job:
     architecture = found.get("architecture") or published.architecture(what)
     filled = given.model_copy(
         update={
-            "conditioning": given.conditioning or found.get("conditioning") or conditioning.Settings(),
+            "conditioning": given.conditioning or found.get("conditioning") or conditioning.Conditioning(),
             "autoencoder": given.autoencoder or found.get("autoencoder") or Entry(name="kl"),
         }
     )
@@ -74,7 +73,7 @@ def _of_export(folder: Path) -> dict[str, Any]:
     pipeline = export_folder.pipeline(folder)
     return {
         "architecture": export_folder.architecture(folder / export_folder.DEPLOY, "architecture"),
-        "conditioning": conditioning.Settings(**pipeline["conditioning"]),
+        "conditioning": conditioning.Conditioning(**pipeline["conditioning"]),
         "autoencoder": Entry(**pipeline["autoencoder"]),
     }
 

@@ -24,16 +24,15 @@ from torch import nn
 
 from nas import failures, interruption, menu
 from nas.deploy import drawer, export, standalone
-from nas.deploy.folder import LOG, SETTINGS
+from nas.deploy.export_folder import LOG, SETTINGS
 from nas.deploy.model_card import write_card
 from nas.disk import files, lock, weight_files
 from nas.documents import yaml_text
 from nas.errors import InputError
 from nas.full_training import job, recipe
-from nas.full_training import watch as deploy_watch
 from nas.full_training.job import Job
 from nas.full_training.recipe import Recipe
-from nas.full_training.watch import Say, Watch
+from nas.full_training.watch import Say, Watch, is_first, save
 from nas.networks import autoencoders, conditioning
 from nas.networks.backbones import Backbone, Proxy
 from nas.seeds import stream_seed
@@ -48,7 +47,7 @@ PIPELINE = ("conditioning", "autoencoder", "objective", "sampling")
 
 def run(made: Job, say: Say) -> Path:
     """Train, or go on with it, and return the folder. Raises InputError, and Interrupted once a checkpoint is saved."""
-    say = say if deploy_watch.is_first() else _silent
+    say = say if is_first() else _silent
     _check_folder(made)
     interruption.install_in_trainer()
     frozen = _frozen(made.recipe)
@@ -58,7 +57,7 @@ def run(made: Job, say: Say) -> Path:
         with _recorded(made):
             _train(made, network, frozen, say)
     except InputError:
-        if new and deploy_watch.is_first() and not (made.checkpoint.exists() or (made.out / LOG).exists()):
+        if new and is_first() and not (made.checkpoint.exists() or (made.out / LOG).exists()):
             shutil.rmtree(made.out, ignore_errors=True)  # found while reading the data: leave nothing behind
         raise
     return made.out
@@ -105,7 +104,7 @@ def _check_folder(made: Job) -> None:
 
 def _recorded(made: Job) -> AbstractContextManager[Any]:
     """The folder with its settings, held by rank 0. Raises InputError when another process trains in it."""
-    if not deploy_watch.is_first():
+    if not is_first():
         return nullcontext()
     made.out.mkdir(parents=True, exist_ok=True)
     held = lock.hold(made.out, "another process is training in it; wait for it or choose another folder with --out")
@@ -193,7 +192,7 @@ def _train_stage(made: Job, module: DenoiserTraining, frozen: Frozen, stage: int
             loop.fit(module, stream, stop, made.hardware, [watch])
     except interruption.Interrupted:
         watch.report(module)
-        deploy_watch.save(made, module, stage)
+        save(made, module, stage)
         say(
             f"told to end: saved at {module.images_seen:,} images of stage {stage + 1}; the same command goes on from there"
         )
@@ -203,19 +202,19 @@ def _train_stage(made: Job, module: DenoiserTraining, frozen: Frozen, stage: int
             f"{made.out}: {error} of stage {stage + 1}; try a lower learning_rate in another folder (--out)"
         ) from None
     watch.report(module)
-    deploy_watch.save(made, module, stage)  # before the export: a folder without a checkpoint is not nas train's
+    save(made, module, stage)  # before the export: a folder without a checkpoint is not nas train's
 
 
 def _finish_stage(
     made: Job, module: DenoiserTraining, network: nn.Module, frozen: Frozen, stage: int, say: Say
 ) -> None:
     """Write the export, then the checkpoint that the next stage begins with."""
-    if deploy_watch.is_first():
+    if is_first():
         module.swap_average()
         write(made, network, frozen, stage)
         module.swap_average()
     module.step = 0
-    deploy_watch.save(made, module, stage + 1)
+    save(made, module, stage + 1)
     size = made.recipe.stages[stage].image_size
     say(f"stage {stage + 1} ({size} px) is done; draw with: nas sample {made.out} 'a caption'")
 

@@ -24,7 +24,7 @@ from nas.documents.section import Section
 from nas.documents.strict import Decay, validated
 from nas.documents.yaml_text import NotRead
 from nas.errors import InputError, bounded
-from nas.networks.conditioning import Settings as Conditioning
+from nas.networks.conditioning import Conditioning
 from nas.settings.entries import Entry
 from nas.settings.training import MOST_IMAGES, MOST_IN_BATCH, Training
 

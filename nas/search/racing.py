@@ -32,7 +32,7 @@ DRAWS = 2000  # the standard error of a probability is then at most 0.011
 HYPERVOLUME_DRAWS = 500  # a hypervolume takes longer than a front
 
 
-class Settings(Section):
+class Racing(Section):
     """What may be spent on certainty after the search."""
 
     trials: int = Field(0, ge=0, le=1_000_000)

@@ -36,7 +36,7 @@ from nas.search.peers import Curve, Curves, Peers
 Objectives = Mapping[str, str]  # column -> minimise or maximise
 
 
-class Settings(Section):
+class Stopping(Section):
     """When a trial is looked at, and which go on."""
 
     rule: Literal["improvement", "halving", "slope", "median", "none"] = "improvement"
@@ -70,7 +70,7 @@ class Settings(Section):
         return rungs
 
 
-def goes_on(curve: Curve, others: Peers | Sequence[Curve], settings: Settings) -> bool:
+def goes_on(curve: Curve, others: Peers | Sequence[Curve], settings: Stopping) -> bool:
     """Whether a trial continues, given its objectives at every rung so far, (rungs, objectives), all minimised.
 
     `others` are the curves of all other trials, as far as each got.
@@ -86,7 +86,7 @@ def goes_on(curve: Curve, others: Peers | Sequence[Curve], settings: Settings) -
     return settings.keep == 1 or few or RULES[settings.rule](np.concatenate([earlier, own[None]]), settings.keep)
 
 
-def reason(curve: Curve, others: Peers | Sequence[Curve], settings: Settings, objectives: Objectives) -> str:
+def reason(curve: Curve, others: Peers | Sequence[Curve], settings: Stopping, objectives: Objectives) -> str:
     """Why this trial was stopped here, with the numbers that were compared, for its record.
 
     `objectives`: column -> minimise or maximise, in the order of the curves' last axis.

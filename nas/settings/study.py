@@ -17,9 +17,9 @@ from nas.documents.section import Section
 from nas.documents.strict import Location
 from nas.errors import InputError, about
 from nas.networks.backbones import Backbone
-from nas.networks.conditioning import Settings as Conditioning
-from nas.search.racing import Settings as Racing
-from nas.search.stopping import Settings as Stopping
+from nas.networks.conditioning import Conditioning
+from nas.search.racing import Racing
+from nas.search.stopping import Stopping
 from nas.settings import design
 from nas.settings.entries import Entry
 from nas.settings.tracking import Tracking

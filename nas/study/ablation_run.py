@@ -21,8 +21,8 @@ from nas.seeds import trial_seed
 from nas.settings import design
 from nas.settings.study import Study
 from nas.study.run import Conditions, MakeEngine, Run
-from nas.trial import rung as trial
 from nas.trial.pace import Pace
+from nas.trial.rung import Job
 
 MOST_TIMED = 8  # cells, before an ablation starts
 
@@ -123,7 +123,7 @@ class CellRun(Run):
         self.start(record)
         return record
 
-    def job(self, number: int, rung: int) -> trial.Job:
+    def job(self, number: int, rung: int) -> Job:
         record = self.records[number]
         variant = self.variants[record["cell"]]
         return dataclasses.replace(

@@ -19,7 +19,7 @@ import pandas as pd
 
 from nas import failures, menu, metrics
 from nas.analysis import naming, picking, results
-from nas.deploy import folder
+from nas.deploy import export_folder
 from nas.diffusion.plan import MOST_GUIDANCE, Plan
 from nas.disk import files
 from nas.errors import InputError
@@ -134,9 +134,9 @@ def opened(path: Path, picks: Sequence[str]) -> tuple[RunDirectory, list[str]]:
     Raises InputError for what `nas train` wrote, which no study scored.
     """
 
-    if not (path / folder.DEPLOY).is_file():
+    if not (path / export_folder.DEPLOY).is_file():
         return launch.find_run(path), list(picks)
-    made = folder.origin(path)
+    made = export_folder.origin(path)
     if "run" not in made:
         raise InputError(
             f"{path}: holds no trial of a study, whose captions and metrics a sweep needs; nas train wrote it"

@@ -19,7 +19,7 @@ from nas.documents import yaml_text
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.numbers import amount
-from nas.report import page as report
+from nas.report import page
 from nas.report.progress import Progress
 from nas.runs import description, records
 from nas.runs.directory import RunDirectory, open_run
@@ -139,8 +139,7 @@ def summarise(directory: RunDirectory) -> Any:
         if nothing := findings.nothing_learnt(frame, objectives, lines):
             print(nothing)
         _print_certainty(directory, resolved, frame, objectives)
-    page = report.write(directory.path)
-    print(f"report: {page}")
+    print(f"report: {page.write(directory.path)}")
     return frame
 
 
@@ -153,10 +152,10 @@ def report_runs(paths: Sequence[Path], together: Path, suffixes: Sequence[str]) 
     for directory in runs:
         summarise(directory)
         for suffix in suffixes:
-            drawn = report.write_figures(directory.path, suffix)
+            drawn = page.write_figures(directory.path, suffix)
             print(f"{len(drawn)} figures: {drawn[0].parent}/*.{suffix}")
     if len(runs) > 1:
-        print(f"together: {report.write_together([directory.path for directory in runs], together)}")
+        print(f"together: {page.write_together([directory.path for directory in runs], together)}")
 
 
 def find_run(path: Path) -> RunDirectory:

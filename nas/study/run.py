@@ -34,8 +34,8 @@ from nas.runs.ledger import Ledger
 from nas.runs.records import UNTRAINED, Damaged, Record, State
 from nas.settings.study import Study
 from nas.trial import line_scores, pace, timing
-from nas.trial import rung as trial
 from nas.trial.pace import Pace
+from nas.trial.rung import Job, prepare, prepare_base, run_rung
 from nas.workers.local import Engine, Workers, default_count, idle
 
 ATTEMPTS = 3  # times a rung is tried when its worker process dies
@@ -126,11 +126,11 @@ class Run(ABC):
         """What each score depends on, by column."""
         return conditions
 
-    def job(self, number: int, rung: int) -> trial.Job:
+    def job(self, number: int, rung: int) -> Job:
         """What a worker is given to train a trial up to a rung."""
         record = self.records[number]
         rungs = self.study.stopping.rungs
-        return trial.Job(
+        return Job(
             trial=number,
             architecture=record["architecture"],
             seed=record["seed"],
@@ -232,12 +232,12 @@ class Run(ABC):
     def _prepare(self, workers: Engine) -> None:
         """Make the caches every trial shares, and check the objectives against the columns that exist."""
         self.progress.say("preparing latents, text embeddings and metric references (cached after the first time)")
-        conditions, captions = self._wait_for(workers, trial.prepare)
+        conditions, captions = self._wait_for(workers, prepare)
         self.directory.write_json("conditions.json", self.conditions(conditions))
         self.directory.write_json("captions.json", captions)
         if self.study.base is not None and not self._has_base():
             self.progress.say("training the base model (cached after the first time)")
-            self.directory.write_json("base.json", self._wait_for(workers, trial.prepare_base, self.directory.path))
+            self.directory.write_json("base.json", self._wait_for(workers, prepare_base, self.directory.path))
 
     def _has_base(self) -> bool:
         """Whether the base model's record is there; one that is damaged is made again."""
@@ -299,7 +299,7 @@ class Run(ABC):
                 job = self._continuations.popleft() if self._continuations else self.ask()
                 asking = job is not None
                 if job is not None:
-                    workers.submit(job, trial.run_rung, self.job(*job))
+                    workers.submit(job, run_rung, self.job(*job))
             if not (workers.busy or self._continuations or asking):
                 return
             for tag, future in workers.finished(1.0):

@@ -11,16 +11,16 @@ import torch
 from nas.diffusion import solvers
 from nas.networks.conditioning import Text
 from nas.training import loop
-from nas.trial import rung as trial
 from nas.trial.bench import Bench
 from nas.trial.pace import Pace
+from nas.trial.rung import bench
 
 UPDATES, PICTURES = 4, 16  # timed, at most; one more before, which is slow
 
 
 def clock(settings: dict[str, Any], architecture: dict[str, Any]) -> Pace:
     """In a worker: the pace of a network under the study with these settings."""
-    return of_network(trial.bench().variant(settings), architecture)
+    return of_network(bench().variant(settings), architecture)
 
 
 def of_network(bench: Bench, architecture: dict[str, Any]) -> Pace:

@@ -34,9 +34,10 @@ from nas.settings import study_file, training
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.training.batches import Batches
-from nas.trial import rung as trial
 from nas.trial.bench import Bench, loss_times
 from nas.trial.check import check
+from nas.trial.rung import Job, prepare, run_rung
+from nas.trial.rung import bench as bench_of_process
 from nas.trust import zero_cost
 from nas.trust.anchor_table import AnchorTable
 from nas.workers.local import Workers, default_count
@@ -119,7 +120,7 @@ def _prepared(study: Study) -> dict[str, bool]:
     """Make the caches all trials share and check what they start from; the study's scores, and whether higher is better."""
     slots = Workers(1, study, CACHE)
     try:
-        slots.submit((-1, 0), trial.prepare)
+        slots.submit((-1, 0), prepare)
         while not (ended := slots.finished(1.0)):
             pass
         conditions, _ = ended[0][1].result()
@@ -217,9 +218,7 @@ def _measure_kind(
                     number, (config, seed) = waiting.popleft()
                     place = Path(folder) / f"{number}-{lost[number]}"
                     place.mkdir()
-                    job = trial.Job(
-                        number, config.to_dict(), trial_seed(study.seed, config.key, seed), 0, 0, True, place
-                    )
+                    job = Job(number, config.to_dict(), trial_seed(study.seed, config.key, seed), 0, 0, True, place)
                     slots.submit((number, 0), run_anchor, kind, study.training.images_seen, job)
                 for (number, _), future in slots.finished(5.0):
                     config, seed = todo[number]
@@ -253,20 +252,20 @@ def _study_of(kind: str, study: Study, plan: Plan) -> Study:
     return study.model_copy(update={"training": scratch})
 
 
-def run_anchor(kind: str, brief: int, job: trial.Job) -> dict[str, dict[str, Any]]:
+def run_anchor(kind: str, brief: int, job: Job) -> dict[str, dict[str, Any]]:
     """In a worker: the rows of one anchor, by kind."""
-    bench = trial.bench()
+    bench = bench_of_process()
     if kind == "zero_cost":
         return {kind: zero_cost_scores(bench, job)}
     if kind == "long":
-        first = trial.run_rung(_rung(job, 0, brief, last=False))
-        second = trial.run_rung(_rung(job, 1, bench.study.training.images_seen, last=True))
+        first = run_rung(_rung(job, 0, brief, last=False))
+        second = run_rung(_rung(job, 1, bench.study.training.images_seen, last=True))
         return {"scratch": _scores(first), "long": _scores(second)}
-    return {kind: _scores(trial.run_rung(_rung(job, 0, 0 if kind == "slice" else brief, last=True)))}
+    return {kind: _scores(run_rung(_rung(job, 0, 0 if kind == "slice" else brief, last=True)))}
 
 
-def _rung(job: trial.Job, rung: int, images: int, last: bool) -> trial.Job:
-    return trial.Job(job.trial, job.architecture, job.seed, rung, images, last, job.folder)
+def _rung(job: Job, rung: int, images: int, last: bool) -> Job:
+    return Job(job.trial, job.architecture, job.seed, rung, images, last, job.folder)
 
 
 def _scores(result: dict[str, Any]) -> dict[str, Any]:
@@ -278,7 +277,7 @@ def _scores(result: dict[str, Any]) -> dict[str, Any]:
     return {"images_seen": rung["images_seen"], **rung["metrics"], **levels, **seconds}
 
 
-def zero_cost_scores(bench: Bench, job: trial.Job) -> dict[str, Any]:
+def zero_cost_scores(bench: Bench, job: Job) -> dict[str, Any]:
     """The scores of the network as it is initialised from scratch, its zeroed layers woken."""
     network = bench.scaled(job.architecture)
     built = bench.network(network, job.seed)

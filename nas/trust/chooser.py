@@ -12,7 +12,7 @@ from optuna.trial import Trial, TrialState
 
 from nas.cost.budget import constraints, over_budget
 from nas.errors import InputError
-from nas.search.samplers import sampler as study_sampler
+from nas.search import samplers
 from nas.settings.study import Study
 from nas.space.search_space import Choices, SearchSpace
 from nas.study.search_run import PATIENCE
@@ -117,4 +117,4 @@ def sampler_of(name: str, about: Study, trials: int, seed: int) -> BaseSampler:
     if name.startswith("optuna"):
         return TPESampler(seed=seed)
     assert about.search is not None
-    return study_sampler(name, trials, seed, 0)
+    return samplers.sampler(name, trials, seed, 0)

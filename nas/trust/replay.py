@@ -24,12 +24,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nas import menu
-from nas.analysis import agreement as trust
+from nas.analysis.agreement import tau
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.report import stills
 from nas.search import stopping
-from nas.search.stopping import Settings
+from nas.search.stopping import Stopping
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.trust import curves, multi_metric
@@ -43,7 +43,7 @@ GP_REPEATS = 5  # a Gaussian process takes a quarter of a second to ask, so it i
 ROUNDING = 1e-9  # of sums of seconds
 
 
-def rule_of(name: str, settings: Settings) -> Rule:
+def rule_of(name: str, settings: Stopping) -> Rule:
     """The rule behind a name of RULES; the settings' own rule is ignored."""
     if name == "multi_metric":
         return multi_metric.goes_on
@@ -85,7 +85,7 @@ class Verdict:
     """Of the architectures."""
 
 
-def judge(table: Table, name: str, settings: Settings, shuffles: int, workers: int = 1, seed: int = 0) -> Verdict:
+def judge(table: Table, name: str, settings: Stopping, shuffles: int, workers: int = 1, seed: int = 0) -> Verdict:
     """A rule over shuffles of the table, with the settings' rungs (of which `none` scores only the last)."""
     seen = table.at(settings.rungs[-1:] if name == "none" else settings.rungs)
     rule, volume = rule_of(name, settings), volume_of(table)
@@ -109,7 +109,7 @@ def orders(count: int, shuffles: int, seed: int) -> Iterator[NDArray[np.int64]]:
 class Tuning:
     """One choice of settings, on the half of the architectures where it may be chosen and on the other."""
 
-    settings: Settings
+    settings: Stopping
     chosen_on: Verdict
     other: Verdict
 
@@ -126,13 +126,13 @@ TRIED: dict[str, tuple[str, tuple[float, ...]]] = {  # rule -> what is tuned, an
 }
 
 
-def grid(rungs: Sequence[float]) -> Iterator[Settings]:
+def grid(rungs: Sequence[float]) -> Iterator[Stopping]:
     """The settings that are tried: rules, every subset of the recorded rungs, shares, and peers."""
     *early, last = rungs
     for count in range(1, len(early) + 1):
         for some, (rule, (share, values)) in itertools.product(itertools.combinations(early, count), TRIED.items()):
             for value, peers in itertools.product(values, (3, 4, 6)):
-                yield Settings.model_validate({"rule": rule, "rungs": (*some, last), share: value, "min_peers": peers})
+                yield Stopping.model_validate({"rule": rule, "rungs": (*some, last), share: value, "min_peers": peers})
 
 
 def tune(table: Table, lost: float, shuffles: int, workers: int = 1) -> list[Tuning]:
@@ -156,9 +156,7 @@ def agreement(table: Table, columns: Sequence[str]) -> pd.DataFrame:
     values = table.values
     moved = [place for place in range(len(columns)) if (values[:, :, place] != values[:, :1, place]).any()]
     taus = {
-        columns[place]: [
-            trust.tau(values[:, rung, place], values[:, -1, place]) for rung in range(len(table.rungs) - 1)
-        ]
+        columns[place]: [tau(values[:, rung, place], values[:, -1, place]) for rung in range(len(table.rungs) - 1)]
         for place in moved
     }
     return pd.DataFrame(taus, index=pd.Index(table.rungs[:-1], name="rung")).round(2)
@@ -168,7 +166,7 @@ def agreement(table: Table, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def explore(
-    table: Table, about: Study, sampler: str, name: str, settings: Settings, repeats: int, workers: int = 1
+    table: Table, about: Study, sampler: str, name: str, settings: Stopping, repeats: int, workers: int = 1
 ) -> list[History]:
     """Histories of a sampler with a rule, until the table has no architecture left."""
     assert about.space is not None
@@ -276,7 +274,7 @@ def _check_tuning(table: Table, plan: Plan) -> None:
         raise InputError(f"{table.source}: --tune: holds 1 architecture; expected 2 or more, for each half has some")
 
 
-def settings_of(overrides: Sequence[str], rungs: Sequence[float], rule: str = RULES[0]) -> Settings:
+def settings_of(overrides: Sequence[str], rungs: Sequence[float], rule: str = RULES[0]) -> Stopping:
     """The stopping settings of a rule at these rungs, with `key=value` overrides.
 
     Raises InputError naming the key and the nearest valid one, or the rule that does not read it.
@@ -285,11 +283,11 @@ def settings_of(overrides: Sequence[str], rungs: Sequence[float], rule: str = RU
     document = Document("--set", {"rule": own, "rungs": list(rungs)}, {})
     for override in overrides:
         document.override(override)
-    settings: Settings = document.validate(Settings, document.content)
+    settings: Stopping = document.validate(Stopping, document.content)
     return settings
 
 
-def _tune(table: Table, plan: Plan, folder: Path) -> tuple[Settings, Table]:
+def _tune(table: Table, plan: Plan, folder: Path) -> tuple[Stopping, Table]:
     """The settings chosen on one half of the architectures, and the other half, the only one they may be judged on."""
     found = tune(table, plan.lost, max(1, plan.shuffles // 10), plan.workers)
     rows = [
@@ -309,7 +307,7 @@ def _tune(table: Table, plan: Plan, folder: Path) -> tuple[Settings, Table]:
     return best, second
 
 
-def _explore(table: Table, about: Study, plan: Plan, settings: Settings, folder: Path) -> pd.DataFrame:
+def _explore(table: Table, about: Study, plan: Plan, settings: Stopping, folder: Path) -> pd.DataFrame:
     rows = []
     for sampler in plan.samplers:
         for name in ("none",) if sampler.startswith("optuna") else ("none", settings.rule):
@@ -331,14 +329,14 @@ def _explore(table: Table, about: Study, plan: Plan, settings: Settings, folder:
     return frame
 
 
-def _of(settings: Settings, rule: str) -> dict[str, Any]:
+def _of(settings: Stopping, rule: str) -> dict[str, Any]:
     """The settings that a rule reads, as columns."""
     share = {"multi_metric": {}, "improvement": {"gain": settings.gain}}.get(rule, {"keep": settings.keep})
     peers = {} if rule == "multi_metric" else {"min_peers": settings.min_peers}
     return {"rungs": " ".join(f"{rung:g}" for rung in settings.rungs), **share, **peers}
 
 
-def _spelt(settings: Settings) -> str:
+def _spelt(settings: Stopping) -> str:
     return ", ".join(f"{name} {value}" for name, value in _of(settings, settings.rule).items())
 
 
@@ -349,7 +347,7 @@ def _told(prefix: str, verdict: Verdict) -> dict[str, float]:
     }
 
 
-def _row(verdict: Verdict, settings: Settings, table: Table, plan: Plan) -> dict[str, Any]:
+def _row(verdict: Verdict, settings: Stopping, table: Table, plan: Plan) -> dict[str, Any]:
     row: dict[str, Any] = {"rule": verdict.rule}
     for name in ("images_saved", "seconds_saved", "hypervolume_lost", "stopped"):
         spread: Spread = getattr(verdict, name)

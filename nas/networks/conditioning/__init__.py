@@ -35,7 +35,7 @@ class Text(NamedTuple):
     pooled: Tensor  # (B, P)
 
 
-class Settings(Section):
+class Conditioning(Section):
     """Which encoder."""
 
     encoder: Literal["open_clip", "minilm", "scenes"] = "open_clip"
@@ -53,7 +53,7 @@ class Settings(Section):
 OTHERWISE = "conditioning: {encoder: minilm}, or a model of open_clip"
 
 
-def weights(settings: Settings) -> Path | None:
+def weights(settings: Conditioning) -> Path | None:
     """Where those that ship lie, if they are used."""
     return SHIPPED if settings.encoder == "open_clip" and settings.model == "shipped" else None
 
@@ -92,7 +92,7 @@ class TextEncoder(Protocol):
         ...
 
 
-def load(settings: Settings) -> TextEncoder:
+def load(settings: Conditioning) -> TextEncoder:
     """The encoder. Raises InputError when its weights are not there."""
     if settings.encoder == "scenes":
         from nas.datasets.scenes import grammar
@@ -102,7 +102,7 @@ def load(settings: Settings) -> TextEncoder:
     return MiniLm(settings.length) if settings.encoder == "minilm" else OpenClip(settings)
 
 
-def check(settings: Settings, captions: Sequence[str]) -> None:
+def check(settings: Conditioning, captions: Sequence[str]) -> None:
     """Raises InputError for an encoder that is known not to be there, or not to take such captions; loads no weights."""
     if settings.encoder == "scenes":
         with about("conditioning.encoder"):
@@ -116,7 +116,7 @@ def check(settings: Settings, captions: Sequence[str]) -> None:
             clip.check(settings.model, settings.pretrained)
 
 
-def identity(settings: Settings) -> dict[str, Any]:
+def identity(settings: Conditioning) -> dict[str, Any]:
     """What embeddings depend on: the settings, and the activation where it is not the usual GELU."""
     from nas.networks.conditioning import clip
 
@@ -202,7 +202,7 @@ class OpenClip:
 
     examples: Sequence[str] = EXAMPLES
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Conditioning):
         from nas.networks.conditioning import clip
 
         self._hold(

@@ -16,7 +16,7 @@ from nas.documents.document import Document
 from nas.errors import InputError
 from nas.networks import backbones
 from nas.networks.backbones import Backbone
-from nas.networks.conditioning import Settings as Conditioning
+from nas.networks.conditioning import Conditioning
 from nas.settings.entries import Entry
 
 MANIFEST, PIPELINE, DEPLOY = "export.yaml", "pipeline.yaml", "deploy.yaml"
