@@ -11,7 +11,6 @@ from test_unet import CONFIGS, PRESETS
 
 from nas.cost import traced
 from nas.cost.count import taps
-from nas.networks.backbones.unet.cost import parts
 from nas.networks.conditioning import Text
 
 
@@ -54,7 +53,7 @@ def test_closed_form_of_any_network(config):
 
 def test_parts_add_up():
     config = PRESETS["mobilediffusion"]
-    pieces, total = parts(config, 64, 77), config.cost(64, 77)
+    pieces, total = config.parts(64, 77), config.cost(64, 77)
     for name in vars(total):
         assert sum(getattr(part.cost, name) for part in pieces) == getattr(total, name)
     ffn = next(part.cost for part in pieces if (part.component, part.side) == ("ffn", 16))
@@ -66,7 +65,7 @@ def test_parts_are_what_modules_count():
     modules = traced.traced_by_module(network, *inputs)
     assert modules[""] == PRESETS["mobilediffusion"].cost(64, 77)
     ffn = [count for name, count in modules.items() if name.startswith("levels.2.") and name.endswith(".ffn")]
-    part = next(p.cost for p in parts(PRESETS["mobilediffusion"], 64, 77) if (p.component, p.side) == ("ffn", 16))
+    part = next(p.cost for p in PRESETS["mobilediffusion"].parts(64, 77) if (p.component, p.side) == ("ffn", 16))
     assert len(ffn) == 15
     assert sum(count.macs for count in ffn) == part.macs
     assert sum(count.params for count in ffn) == part.params

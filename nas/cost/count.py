@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BYTES = 4  # of one float32 activation
 
@@ -65,6 +66,30 @@ class Term(NamedTuple):
 
 def term(pieces: Pieces) -> Term:
     return Term(total([count for _, _, count in pieces]), pieces)
+
+
+Call = tuple[Callable[..., Term], tuple[Any, ...]]
+"""A term that is still to be computed: a function and its arguments."""
+
+
+def cost_of(terms: Iterable[Call]) -> Cost:
+    """The cost of what is a sum of terms."""
+    columns = zip(*(function(*arguments).total for function, arguments in terms), strict=True)
+    return _cost(Count(*map(sum, columns)))
+
+
+def parts_of(terms: Iterable[Call], components: Sequence[str]) -> list[Part]:
+    """The same by component, in this order, and resolution, the largest image first."""
+    sums: dict[tuple[str, int], Count] = {}
+    for function, arguments in terms:
+        for component, side, count in function(*arguments).pieces:
+            sums[component, side] = total([sums.get((component, side), Count()), count])
+    ordered = sorted(sums.items(), key=lambda item: (components.index(item[0][0]), -item[0][1]))
+    return [Part(component, side, _cost(count)) for (component, side), count in ordered]
+
+
+def _cost(c: Count) -> Cost:
+    return Cost(c.params, c.macs, c.macs - c.attention, c.macs - c.padding, BYTES * c.activations)
 
 
 def total(counts: list[Count]) -> Count:

@@ -12,7 +12,7 @@ Each provides
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from torch import nn
 
-    from nas.cost.count import Cost, Part
+    from nas.cost.count import Call, Cost, Part
     from nas.cost.latency_table import Block
 
 FAMILY = "backbone"  # the key under which an architecture of plain values names its family
@@ -99,7 +99,7 @@ class Backbone(Protocol):
     def cost(self, latent_size: int, text_tokens: int) -> Cost:
         """Closed-form cost of one call on one image. Raises ValueError for latents that the network cannot take."""
 
-    def cost_terms(self, latent_size: int, text_tokens: int) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
+    def cost_terms(self, latent_size: int, text_tokens: int) -> Iterator[Call]:
         """The terms that `cost` sums: functions and arguments, each argument a field as it stands
         (see `nas.space.cost_tables`)."""
 

@@ -8,11 +8,12 @@ half of the row takes over what the first half put out.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from nas.cost.count import cost_of, parts_of
 from nas.networks.backbones import FAMILY, Proxy, strictly
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from nas.cost.count import Cost, Part
+    from nas.cost.count import Call, Cost, Part
     from nas.cost.latency_table import Block
     from nas.networks.backbones.dit.network import Transformer
 
@@ -124,11 +125,9 @@ class Config:
 
     def cost(self, latent_size: int, text_tokens: int) -> "Cost":
         """Closed-form cost of one call on one image: latents latent_size x latent_size, text_tokens tokens."""
-        from nas.networks.backbones.dit.cost import cost
+        return cost_of(self.cost_terms(latent_size, text_tokens))
 
-        return cost(self, latent_size, text_tokens)
-
-    def cost_terms(self, latent_size: int, text_tokens: int) -> "Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]":
+    def cost_terms(self, latent_size: int, text_tokens: int) -> "Iterator[Call]":
         """The terms that `cost` sums: functions and arguments, each argument a field as it stands."""
         from nas.networks.backbones.dit.cost import terms
 
@@ -136,9 +135,9 @@ class Config:
 
     def parts(self, latent_size: int, text_tokens: int) -> "list[Part]":
         """The same cost by component."""
-        from nas.networks.backbones.dit.cost import parts
+        from nas.networks.backbones.dit.cost import COMPONENTS
 
-        return parts(self, latent_size, text_tokens)
+        return parts_of(self.cost_terms(latent_size, text_tokens), COMPONENTS)
 
     def blocks(self, latent_size: int, text_tokens: int) -> "Counter[Block]":
         """The blocks of one call on latents of side `latent_size`, and how often each runs."""

@@ -3,37 +3,16 @@
 d is the width, n the number of image tokens, m the length of the whole row of tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
-from nas.cost.count import BYTES, Cost, Count, Part, Pieces, Term, conv2d, linear, term, times, total
+from nas.cost.count import Call, Count, Pieces, Term, conv2d, linear, term, times, total
 from nas.networks.backbones.dit import FREQUENCIES, Config
 
 COMPONENTS = ["embedding", "self-attention", "cross-attention", "mlp", "modulation", "skips", "norm", "output"]
 
 
-def cost(config: Config, latent_size: int, text_tokens: int) -> Cost:
-    """Cost of one call on one image. Raises ValueError if patches do not fill latents of side `latent_size`."""
-    counts = total([function(*arguments).total for function, arguments in terms(config, latent_size, text_tokens)])
-    return _cost(counts)
-
-
-def parts(config: Config, latent_size: int, text_tokens: int) -> list[Part]:
-    """The same cost by component, in the order of `COMPONENTS`; `side` is that of the tokens."""
-    sums: dict[str, Count] = {}
-    for function, arguments in terms(config, latent_size, text_tokens):
-        for component, _, count in function(*arguments).pieces:
-            sums[component] = total([sums.get(component, Count()), count])
-    side = latent_size // config.patch
-    return [Part(name, side, _cost(sums[name])) for name in COMPONENTS if name in sums]
-
-
-def _cost(c: Count) -> Cost:
-    return Cost(c.params, c.macs, c.macs - c.attention, c.macs - c.padding, BYTES * c.activations)
-
-
-def terms(config: Config, latent_size: int, text_tokens: int) -> Iterator[tuple[Callable[..., Term], tuple[Any, ...]]]:
+def terms(config: Config, latent_size: int, text_tokens: int) -> Iterator[Call]:
     """The terms of the sum: a function and its arguments, which are fields of the config as they stand."""
     if latent_size % config.patch or latent_size < config.patch:
         raise ValueError(f"latents of side {latent_size} are not filled by patches of side {config.patch}")
@@ -68,12 +47,12 @@ def ends(
     embedding += [linear(text_tokens, d, d)] if text == "cross" else []
     output = [linear(n, d, patch * patch * channels)]
     output += [conv2d(side, channels, channels, 3)] if modulation == "token" else []
-    pieces: Pieces = [("embedding", side, total(embedding)), ("output", side, total(output))]
+    pieces: Pieces = [("embedding", side // patch, total(embedding)), ("output", side // patch, total(output))]
     if modulation == "block":
-        pieces.append(("modulation", side, linear(1, d, 2 * d)))
+        pieces.append(("modulation", side // patch, linear(1, d, 2 * d)))
     elif modulation == "shared":
-        pieces.append(("modulation", side, total([linear(1, d, 6 * d), Count(params=2 * d)])))
-    return term([*pieces, ("norm", side, _norm(norm, d, modulation))])
+        pieces.append(("modulation", side // patch, total([linear(1, d, 6 * d), Count(params=2 * d)])))
+    return term([*pieces, ("norm", side // patch, _norm(norm, d, modulation))])
 
 
 @lru_cache(maxsize=1 << 14)
@@ -97,19 +76,23 @@ def row(
     bias = modulation != "token"
     heads_ = Count(params=2 * (d // heads) * qk_norm)
     pieces: Pieces = [
-        ("self-attention", side, times(depth, total([_attention(m, m, d, bias, shared_kv), heads_]))),
-        ("mlp", side, times(depth, total([linear(m, d, mlp_ratio * d), linear(m, mlp_ratio * d, d)]))),
-        ("norm", side, times(2 * depth, _norm(norm, d, modulation))),
+        ("self-attention", side // patch, times(depth, total([_attention(m, m, d, bias, shared_kv), heads_]))),
+        ("mlp", side // patch, times(depth, total([linear(m, d, mlp_ratio * d), linear(m, mlp_ratio * d, d)]))),
+        ("norm", side // patch, times(2 * depth, _norm(norm, d, modulation))),
     ]
     if text == "cross":
         pieces.append(
-            ("cross-attention", side, times(depth, total([_attention(m, text_tokens, d, bias, False), heads_])))
+            (
+                "cross-attention",
+                side // patch,
+                times(depth, total([_attention(m, text_tokens, d, bias, False), heads_])),
+            )
         )
     if modulation != "token":
         own = linear(1, d, 6 * d) if modulation == "block" else Count(params=6 * d)
-        pieces.append(("modulation", side, times(depth, own)))
+        pieces.append(("modulation", side // patch, times(depth, own)))
     if skips:
-        pieces.append(("skips", side, times(depth // 2, linear(m, 2 * d, d))))
+        pieces.append(("skips", side // patch, times(depth // 2, linear(m, 2 * d, d))))
     return term(pieces)
 
 

@@ -10,11 +10,12 @@ input. `levels[0]` is the outermost (64x64 for 512 px images), `levels[-1]` the 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from nas.cost.count import cost_of, parts_of
 from nas.networks.backbones import Proxy, strictly
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from nas.cost.count import Cost, Part
+    from nas.cost.count import Call, Cost, Part
     from nas.cost.latency_table import Block
     from nas.networks.backbones.unet.network import UNet
 
@@ -264,11 +265,9 @@ class Config:
 
     def cost(self, latent_size: int, text_tokens: int) -> "Cost":
         """Closed-form cost of one call on one image: latents latent_size x latent_size, text_tokens tokens."""
-        from nas.networks.backbones.unet.cost import cost
+        return cost_of(self.cost_terms(latent_size, text_tokens))
 
-        return cost(self, latent_size, text_tokens)
-
-    def cost_terms(self, latent_size: int, text_tokens: int) -> "Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]":
+    def cost_terms(self, latent_size: int, text_tokens: int) -> "Iterator[Call]":
         """The terms that `cost` sums: functions and arguments, each argument a field as it stands (see
         `nas.space.cost_tables`)."""
         from nas.networks.backbones.unet.cost import terms
@@ -277,9 +276,9 @@ class Config:
 
     def parts(self, latent_size: int, text_tokens: int) -> "list[Part]":
         """The same cost by component and resolution."""
-        from nas.networks.backbones.unet.cost import parts
+        from nas.networks.backbones.unet.cost import COMPONENTS
 
-        return parts(self, latent_size, text_tokens)
+        return parts_of(self.cost_terms(latent_size, text_tokens), COMPONENTS)
 
     def blocks(self, latent_size: int, text_tokens: int) -> "Counter[Block]":
         """The blocks of one call on latents of side `latent_size`, and how often each runs."""

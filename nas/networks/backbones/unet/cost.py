@@ -7,51 +7,15 @@ tables (`nas.space.cost_tables`).
 Throughout: n is a square image's side, i and o are input and output channels, c a width, T text tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
-from nas.cost.count import (
-    BYTES,
-    Cost,
-    Count,
-    Part,
-    Pieces,
-    Term,
-    conv2d,
-    depthwise2d,
-    linear,
-    norm,
-    term,
-    times,
-    total,
-)
+from nas.cost.count import Call, Count, Pieces, Term, conv2d, depthwise2d, linear, norm, term, times, total
 from nas.networks.backbones.unet import Config
 
 
-def cost(config: Config, latent_size: int, text_tokens: int) -> Cost:
-    """Cost of one call on one image. Raises ValueError if the levels cannot halve latent_size."""
-    columns = zip(
-        *(function(*fields).total for function, fields in terms(config, latent_size, text_tokens)), strict=True
-    )
-    params, macs, attention, padding, activations = map(sum, columns)
-    return Cost(params, macs, macs - attention, macs - padding, BYTES * activations)
-
-
-def parts(config: Config, latent_size: int, text_tokens: int) -> list[Part]:
-    """The same cost by component and resolution, in the order of `COMPONENTS`, largest image first."""
-    sums: dict[tuple[str, int], Count] = {}
-    for function, fields in terms(config, latent_size, text_tokens):
-        for component, side, count in function(*fields).pieces:
-            sums[component, side] = total([sums.get((component, side), Count()), count])
-    ordered = sorted(sums.items(), key=lambda item: (COMPONENTS.index(item[0][0]), -item[0][1]))
-    return [
-        Part(component, side, Cost(c.params, c.macs, c.macs - c.attention, c.macs - c.padding, BYTES * c.activations))
-        for (component, side), c in ordered
-    ]
-
-
-def terms(config: Config, latent_size: int, text_tokens: int) -> Iterator[tuple[Callable[..., Term], tuple[Any, ...]]]:
+def terms(config: Config, latent_size: int, text_tokens: int) -> Iterator[Call]:
     """The terms of the sum: a function and its arguments, which are fields of the config as they stand.
 
     Arguments must not be derived from several fields: `nas.space.cost_tables` finds out which fields a term reads by changing one

@@ -6,12 +6,12 @@ latents.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from nas.cost.count import BYTES, Cost, Count, Pieces, Term, conv2d, linear, norm, total
+from nas.cost.count import Call, Cost, Count, Pieces, Term, conv2d, cost_of, linear, norm, total
 from nas.networks.backbones import Proxy, strictly
 
 if TYPE_CHECKING:
@@ -110,13 +110,9 @@ class Config:
 
     def cost(self, latent_size: int, text_tokens: int = 0) -> Cost:
         """Closed-form cost of decoding one image from latents latent_size x latent_size; no text is read."""
-        counts = [function(*fields).total for function, fields in self.cost_terms(latent_size, text_tokens)]
-        params, macs, attention, padding, activations = total(counts)
-        return Cost(params, macs, macs - attention, macs - padding, BYTES * activations)
+        return cost_of(self.cost_terms(latent_size, text_tokens))
 
-    def cost_terms(
-        self, latent_size: int, text_tokens: int = 0
-    ) -> Iterator[tuple[Callable[..., Term], tuple[Any, ...]]]:
+    def cost_terms(self, latent_size: int, text_tokens: int = 0) -> Iterator[Call]:
         """The terms that `cost` sums: functions and arguments, each argument a field as it stands (see
         `nas.space.cost_tables`)."""
         levels, last = self.levels, len(self.levels) - 1
