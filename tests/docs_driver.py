@@ -246,7 +246,8 @@ def made_small(words):
     small = list(SMALL)
     if study.search:
         small += [f"search.trials={2 if study.name in SEVERAL else 1}"]
-        if study.space == "mobilediffusion":  # of full size, and not what a page is about
+        spaces = [study.space] if isinstance(study.space, str) else study.space
+        if "mobilediffusion" in spaces:  # of full size, and not what a page is about
             small += ["training.init=scratch"]
             small += ["stopping.rungs=[0.0, 1.0]"] if study.name in WHOLE else ["space=tiny.yaml"]
     else:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from nas import assets, menu
 from nas.errors import InputError
@@ -80,9 +80,9 @@ def _weights(resolved: Mapping[str, Any]) -> Iterator[tuple[str, Path, str]]:
             module = menu.pick(folder, entry["name"])
             if hasattr(module, "weights"):
                 options = {key: value for key, value in entry.items() if key != "name"}
-                if (path := _lie(module, options)) is not None:
+                if (path := _lie(module.weights, module.Settings, options)) is not None:
                     yield "judge" if section == "metrics" else section, path, module.OTHERWISE
-    if (path := _lie(conditioning, resolved.get("conditioning") or {})) is not None:
+    if (path := _lie(conditioning.weights, conditioning.Conditioning, resolved.get("conditioning") or {})) is not None:
         yield "text encoder", path, conditioning.OTHERWISE
     for section in ("training", "base"):
         training = resolved.get(section) or {}
@@ -93,13 +93,12 @@ def _weights(resolved: Mapping[str, Any]) -> Iterator[tuple[str, Path, str]]:
                 yield "supernet", path, "training.init: scratch, or one from nas supernet train"
 
 
-def _lie(module: Any, options: Mapping[str, Any]) -> Path | None:
-    """Where a module's weights lie; None where it uses none, or a run of another version has settings it does not know."""
+def _lie(weights: Callable[[Any], Path | None], settings: type[BaseModel], options: Mapping[str, Any]) -> Path | None:
+    """Where weights lie; None where there are none, or a run of another version has settings that are not known here."""
     try:
-        path: Path | None = module.weights(module.Settings.model_validate(options))
+        return weights(settings.model_validate(options))
     except ValidationError:
         return None
-    return path
 
 
 def _supernet(init: str, resolved: Mapping[str, Any]) -> Path | None:
