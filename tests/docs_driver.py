@@ -8,7 +8,6 @@ minutes is made small by further options at the end of the command, after the co
 import io
 import json
 import os
-import pickle
 import re
 import shlex
 import shutil
@@ -19,8 +18,7 @@ import time
 import traceback
 from collections import defaultdict
 from contextlib import redirect_stdout
-from functools import cache, partial
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 
 TIME = "2026-01-01_10-00-00"  # the run that pages speak of
@@ -59,7 +57,6 @@ axes:
   attention: { fields: attention, choices: [softmax, relu] }
 """  # what is trained in place of members of mobilediffusion
 WHOLE = ("my_curves",)  # studies whose run is replayed, which wants members of their own space
-QUICKER = {"gp": "nsga2"}  # samplers, when curves are replayed
 SEVERAL = ("quickstart", "first", "first_random", "my_curves")  # studies of which a front is wanted
 RUN: set[str] = set()  # names of the studies that were run
 
@@ -68,119 +65,7 @@ class Failed(Exception):
     """A block that does not do what its page says."""
 
 
-# --- processes and servers, which a test has no time for ---------------------------------------------------------------
-
-
-def stay_in_this_process():
-    """Trials are computed here, by the functions that a worker process would run."""
-    from at_once import AtOnce
-
-    import nas.deploy.serve
-    import nas.interruption
-    import nas.report.dashboard
-    import nas.report.wandb.sync
-    import nas.study.run
-    import nas.trial.check
-    import nas.trust.anchors
-    import nas.workers.preload
-    from nas.analysis import agreement
-    from nas.deploy import block_latency, drawer, latency
-    from nas.deploy.exporters import onnx
-    from nas.metrics import fid
-    from nas.networks import conditioning
-    from nas.networks.conditioning import clip
-    from nas.runs import description
-    from nas.settings import study_file
-    from nas.space import published
-    from nas.study import guidance_sweep
-    from nas.trial import rung, supernet_training
-    from nas.trust import replay
-
-    class InProcess(AtOnce):
-        slots = 1
-
-        def __init__(self, count, study, cache):
-            super().__init__(count, study, cache)
-            rung.start_worker(study, cache)
-
-        def compute(self, tag, function, *arguments):
-            return function(*pickle.loads(pickle.dumps(arguments)))
-
-    nas.study.run.Workers = nas.trust.anchors.Workers = InProcess
-    nas.trial.check.PROBES, supernet_training.POOL, agreement.RESAMPLES = 100, 4, 50
-    onnx.write = converted_once(onnx.write)
-    supernet_training.train = trained_small(supernet_training.train)
-    nas.trust.anchors.run = once(nas.trust.anchors.run, lambda study, overrides, *_: study_file.load(study, overrides))
-    guidance_sweep.sweep = once(guidance_sweep.sweep, lambda *_: None)
-    explore = replay.explore
-    replay.explore = lambda table, about, sampler, *rest: explore(table, about, QUICKER.get(sampler, sampler), *rest)
-    for module, name in ((clip, "load"), (conditioning, "load"), (fid, "EfficientNet")):
-        setattr(module, name, cache(getattr(module, name)))  # the same frozen weights, study after study
-    nas.workers.preload.start = nas.interruption.install_in_coordinator = lambda: None
-    nas.report.dashboard.serve = lambda run, port: description.find(run)
-    nas.deploy.serve.serve = lambda folder, *rest: drawer.read(folder)
-    nas.report.wandb.sync.target = lambda run, *rest: run  # runs of this test are not tracked
-    nas.report.wandb.sync.specification = lambda run: {"run": str(run)}
-    every, subject = block_latency.of_space, latency.subject
-    block_latency.of_space = lambda *given: every(*given)[:2]
-
-    def small_subject(what, *how):
-        if not Path(what).is_dir():
-            published.architecture(what)
-            what = EXPORT
-        return subject(what, *how)
-
-    latency.subject = small_subject
-
-
 # --- commands ----------------------------------------------------------------------------------------------------------
-
-
-def converted_once(write):
-    """`nas.deploy.exporters.onnx.write`, which takes seconds even of the shipped text encoder: a graph again is a copy."""
-    made = {}
-
-    def again(graph, path, precision="fp32"):
-        shapes = [tuple(given.shape) for given in graph.random_inputs(2)]
-        weights = sha256(repr([graph.name, precision, graph.inputs, shapes]).encode())
-        for name, value in sorted(graph.module.state_dict().items()):
-            weights.update(name.encode() + value.contiguous().view(-1).numpy().tobytes())
-        key = weights.hexdigest()
-        target = path.with_name(f"{path.name}.onnx")
-        if key not in made:
-            made[key] = write(graph, path, precision).read_bytes()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(made[key])
-        return target
-
-    return again
-
-
-def trained_small(train):
-    """`nas.trial.supernet_training.train` of a tiny space; the file of a shipped space is the shipped one."""
-
-    def small(study, space, recipe, out, *rest):
-        from nas.space.search_space import SearchSpace
-
-        quality = train(study, SearchSpace.load("tiny.yaml"), recipe, out.with_name(f"tiny_{out.name}"), *rest)
-        shutil.copy(f"nas/assets/supernet_{space.name}.safetensors", out)
-        return quality
-
-    return small
-
-
-def once(function, check):
-    """What is dear is done for the first command that asks for it; of further ones `check` gets what they gave."""
-    found = []
-
-    def again(*given):
-        if found:
-            check(*given)
-        else:
-            found.append(function(*given))
-        return found[0]
-
-    return again
 
 
 def run_command(line):
@@ -415,7 +300,9 @@ def main():
         if block.title or block.language == "diff":
             attempt(block.name, write, block)
     write_file("tiny.yaml", TINY)
-    stay_in_this_process()
+    from docs_quick import stay_in_this_process
+
+    stay_in_this_process(EXPORT)
     if not attempt("prepare", prepare):
         return
     names = defaultdict(lambda: {"__name__": "__main__"})
