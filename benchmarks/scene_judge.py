@@ -56,9 +56,8 @@ def main() -> None:
 def judged(batches: list[Batch], captions: list[str], spoil: Callable[[Tensor], Tensor]) -> dict[str, float]:
     drawn = [grammar.parse(caption) for caption in captions]
     metric = scene_accuracy.SceneAccuracy(drawn, drawn)
-    for number, batch in enumerate(batches):
-        metric.update(spoil(batch.images), captions[number * BATCH : (number + 1) * BATCH])
-    return scores([metric])
+    shown = ((spoil(one.images), captions[at * BATCH : (at + 1) * BATCH]) for at, one in enumerate(batches))
+    return scores([metric], shown)
 
 
 def _pace(batches: list[Batch], captions: list[str]) -> float:

@@ -137,10 +137,7 @@ def captions(module):
 
 
 def scored(metric, *batches):
-    metric.reset()
-    for images, captions in batches:
-        metric.update(images, captions)
-    return scores([metric])
+    return scores([metric], batches)
 
 
 def only(found):

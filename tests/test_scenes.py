@@ -156,8 +156,7 @@ def measured(settings, captions, images):
     metric = scene_accuracy.SceneAccuracy(
         [grammar.parse(c) for c in batch(settings, 600).captions], map(grammar.parse, captions)
     )
-    metric.update(images, captions)
-    return scores([metric])
+    return scores([metric], [(images, captions)])
 
 
 @pytest.mark.parametrize("seen_through", [lambda images: images, blurred, noisy], ids=["clean", "blurred", "noisy"])
@@ -270,13 +269,11 @@ def test_unseen_combinations_have_a_column_of_their_own():
     settings = RUNGS["one"]
     trained, drawn = batch(settings, 2_000).captions, batch(settings, 64, "held_out")
     metric = scene_accuracy.build(scene_accuracy.Settings(), Reference(lambda: [], trained, drawn=drawn.captions))
-    metric.update(drawn.images, drawn.captions)
-    assert scores([metric])["unseen_prompt_accuracy"] == 1.0 and "relation_accuracy" not in metric.columns
+    real = scores([metric], [(drawn.images, drawn.captions)])
+    assert real["unseen_prompt_accuracy"] == 1.0 and "relation_accuracy" not in metric.columns
     novel = [bool(kinds([grammar.parse(caption)]) & set(settings.unseen)) for caption in drawn.captions]
     spoilt = torch.where(torch.tensor(novel)[:, None, None, None], -drawn.images, drawn.images)
-    metric.reset()
-    metric.update(spoilt, drawn.captions)
-    found = scores([metric])
+    found = scores([metric], [(spoilt, drawn.captions)])
     assert found["unseen_prompt_accuracy"] == 0 and found["prompt_accuracy"] == 1
 
 

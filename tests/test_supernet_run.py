@@ -1,6 +1,7 @@
 """From a space to a trusted study: train a small supernet, start a study from it, measure the trust, race the front."""
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from test_run import SMALL, nas
 from nas import failures
 from nas.analysis import agreement
 from nas.errors import InputError
+from nas.networks.conditioning import Text
+from nas.objectives import LatentBatch
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 from nas.trial import supernet_training
@@ -134,8 +137,15 @@ def test_told_to_end_it_saves_and_goes_on_from_there(folder, weights, monkeypatc
 
 
 def test_a_recipe_that_cannot_be_trained_is_refused():
-    for wrong in ({"images": 0}, {"learning_rate": 0.0}, {"sandwich_from": 1.5}, {"largest_until": -1}, {"members": 1}):
-        with pytest.raises(InputError, match="supernet: expected images >= 1"):
+    for wrong in (
+        {"images": 0},
+        {"learning_rate": 0.0},
+        {"sandwich_from": 1.5},
+        {"largest_until": -1},
+        {"members": 1},
+        {"ends_every": 0},
+    ):
+        with pytest.raises(InputError, match="supernet: expected images and ends_every >= 1"):
             supernet_training.Recipe(**{"images": 1, **wrong})
 
 
@@ -148,8 +158,49 @@ def test_the_largest_member_is_trained_first_if_asked():
     objective = supernet_training.Sandwich(
         supernet.Supernet.of(small, proxy), [config.scaled(proxy) for config in pool], "largest"
     )
-    sizes = {sum(p.numel() for p in member.parameters()) for _ in range(20) for member in objective._drawn(None)}
+    sizes = {sum(p.numel() for p in member.parameters()) for _ in range(20) for member in objective._drawn(None, 0)}
     assert sizes == {sum(p.numel() for p in pool[0].scaled(proxy).build().parameters())}
+
+
+def test_between_updates_of_the_ends_the_largest_only_teaches(monkeypatch):
+    space, rng = SearchSpace.load("mobilediffusion"), random.Random(0)
+    proxy = supernet.Proxy(width_divisor=32, latent_channels=4, text_width=8, pooled_width=8)
+    pool = [
+        space.architecture(choices).scaled(proxy) for choices in (space.largest(), space.smallest(), space.sample(rng))
+    ]
+    objective = supernet_training.Sandwich(supernet.Supernet.of(space, proxy), pool, members=3, ends_every=2)
+    called = []
+
+    def noted(member, noisy, *_):
+        called.append((sum(p.numel() for p in member.parameters()), torch.is_grad_enabled()))
+        return noisy * objective.generator.weights[next(iter(objective.generator.weights))].sum()
+
+    monkeypatch.setattr(objective.generator, "call", noted)
+    text = Text(torch.zeros(2, 3, 8), torch.zeros(2, 8))
+    for update in range(2):
+        batch = LatentBatch(torch.ones(2, 4, 8, 8), text, torch.Generator().manual_seed(update), update)
+        objective.generator_loss(batch).backward()
+    sizes = [sum(p.numel() for p in config.build().parameters()) for config in pool]
+    ends, between = called[:3], called[3:]
+    assert ends[:2] == [(sizes[0], True), (sizes[1], True)] and ends[2][1]
+    assert between[0] == (sizes[0], False) and [trained for _, trained in between[1:]] == [True, True]
+
+
+def test_it_goes_on_from_weights_of_the_same_space_alone(folder, weights, monkeypatch):
+    monkeypatch.setattr(supernet_training, "measured", lambda *_: {})
+    study = study_file.load(STUDY, [*SMALL, f"space={folder / 'small.yaml'}", "training.init=scratch"])
+    space, out = SearchSpace.load(folder / "small.yaml"), folder / "further.safetensors"
+    recipe, cache = supernet_training.Recipe(64, learning_rate=1e-6), Path("runs/.cache")
+    supernet_training.train(study, space, recipe, out, cache, print, start=weights)
+    before, after = (load_file(path) for path in (weights, out))
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=2e-3, rtol=0)
+    with safe_open(out, "pt") as file:
+        assert "--start small.safetensors" in file.metadata()["made_by"]
+    with pytest.raises(InputError, match="holds weights for space 'small', not 'mobilediffusion'"):
+        supernet_training.train(study, SearchSpace.load("mobilediffusion"), recipe, out, cache, print, start=weights)
+    with pytest.raises(InputError, match="nothing.safetensors: cannot be read"):
+        supernet_training.train(study, space, recipe, out, cache, print, start=folder / "nothing.safetensors")
 
 
 def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_on(folder, weights, capsys):

@@ -158,6 +158,13 @@ def supernet_train(
         float, typer.Option(help="Share of the images after which each update trains several members; before, one.")
     ] = 0.0,
     members: Annotated[int, typer.Option(help="How many, the largest and the smallest among them.")] = 4,
+    ends_every: Annotated[
+        int,
+        typer.Option(
+            help="The largest and the smallest are trained in every so many updates; between them one teaches only."
+        ),
+    ] = 1,
+    start: Annotated[Path | None, typer.Option(help="A supernet of the same space to go on from.")] = None,
     out: Annotated[Path | None, typer.Option(help="Default runs/supernets/SPACE.safetensors.")] = None,
     set_: Overrides = [],  # noqa: B006 (typer reads the default)
 ) -> None:
@@ -173,5 +180,5 @@ def supernet_train(
     """
     from nas.trial import supernet_training
 
-    recipe = supernet_training.Recipe(images, learning_rate, largest_until, sandwich_from, members)
-    supernet_training.run(space, study, set_, recipe, out)
+    recipe = supernet_training.Recipe(images, learning_rate, largest_until, sandwich_from, members, ends_every)
+    supernet_training.run(space, study, set_, recipe, out, start)

@@ -26,7 +26,7 @@ from nas.diffusion.schedule import Settings as DenoisingSettings
 from nas.diffusion.schedule import corrupted, noise_schedule
 from nas.disk import weight_files
 from nas.errors import InputError
-from nas.networks.backbones import Backbone
+from nas.networks.backbones import Backbone, Proxy
 from nas.numbers import amount, number_of
 from nas.objectives import Critic, LatentBatch
 from nas.runs.pictures import save_grid
@@ -37,7 +37,7 @@ from nas.space.search_space import SearchSpace
 from nas.training import loop
 from nas.trial.bench import Bench
 from nas.trial.check import check
-from nas.weights.supernet import Supernet, skeleton
+from nas.weights.supernet import Supernet, require_covers, skeleton
 
 POOL = 400  # members that are trained, drawn once
 STAGES = ((0.7, 1.0), (0.9, 0.3), (1.0, 0.1))  # (share of the images, factor on the learning rate)
@@ -61,13 +61,16 @@ class Recipe:
     cost)."""
     members: int = 4
     """Members an update trains under the sandwich rule: the largest, the smallest, and others at random."""
+    ends_every: int = 1
+    """Updates from one that trains the largest and the smallest to the next; in those between the largest teaches only, and
+    all that are trained are drawn at random."""
 
     def __post_init__(self) -> None:
         shares = 0 <= self.largest_until <= 1 and 0 <= self.sandwich_from <= 1
-        if self.images < 1 or self.learning_rate <= 0 or not shares or self.members < 2:
+        if self.images < 1 or self.learning_rate <= 0 or not shares or self.members < 2 or self.ends_every < 1:
             raise InputError(
-                "supernet: expected images >= 1, a learning rate above 0, largest_until and sandwich_from from 0 to 1 and "
-                f"members >= 2, got {self}"
+                "supernet: expected images and ends_every >= 1, a learning rate above 0, largest_until and sandwich_from from "
+                f"0 to 1 and members >= 2, got {self}"
             )
 
     def members_at(self, images_seen: int) -> Drawn:
@@ -77,15 +80,20 @@ class Recipe:
         return self.members if images_seen >= round(self.sandwich_from * self.images) else 1
 
 
-def run(space: str, path: Path, overrides: Sequence[str], recipe: Recipe, out: Path | None) -> None:
-    """Train a supernet of a space with a study's data and proxy, and say what its largest member reaches."""
+def run(
+    space: str, path: Path, overrides: Sequence[str], recipe: Recipe, out: Path | None, start: Path | None = None
+) -> None:
+    """Train a supernet of a space with a study's data and proxy, and say what its largest member reaches.
+
+    `start`: weights of the same space and proxy to go on from.
+    """
     torch.set_num_threads(1)
     interruption.install_in_trainer()
     with study_file.opened(path, [f"space={space}", *overrides, "training.init=scratch"]) as (study, _):
         loaded = SearchSpace.load(space)
         check(study, loaded)
     to = out or Path("runs/supernets") / f"{loaded.name}.safetensors"
-    quality = train(study, loaded, recipe, to, Path("runs/.cache"), print)
+    quality = train(study, loaded, recipe, to, Path("runs/.cache"), print, start)
     for split, scores in quality["largest_member"].items():
         shown = ", ".join(f"{name} {amount(value)}" for name, value in scores.items())
         print(f"largest member, {split} captions: {shown}")
@@ -99,16 +107,17 @@ class Sandwich(nn.Module):
     `pool` are the architectures to draw from, at proxy scale; its largest and smallest (by parameters) are the ends. With
     `members="largest"` an update trains the largest; with 1 one member: the largest (15 %), the smallest (5 %) or any. With
     more it is the sandwich rule (Yu & Huang 2019): both ends and `members - 2` others, all but the largest also distilled
-    from the largest's prediction.
+    from the largest's prediction. The ends are trained in every `ends_every`-th update; in the others the largest only
+    teaches `members - 1` drawn at random, at about the same cost.
     """
 
     requires: frozenset[str] = frozenset()
 
-    def __init__(self, supernet: Supernet, pool: Sequence[Backbone], members: Drawn = 1):
+    def __init__(self, supernet: Supernet, pool: Sequence[Backbone], members: Drawn = 1, ends_every: int = 1):
         super().__init__()
         self.generator = supernet
         self.logged: dict[str, Tensor] = {}
-        self.members = members
+        self.members, self.ends_every = members, ends_every
         self.schedule = noise_schedule(DenoisingSettings())
         skeletons = [skeleton(config) for config in pool]
         skeletons.sort(key=lambda network: sum(p.numel() for p in network.parameters()))
@@ -127,7 +136,11 @@ class Sandwich(nn.Module):
         noisy, target = corrupted(self.schedule, batch.latents, time, noise)
         losses: list[Tensor] = []
         teacher: Tensor | None = None
-        for member in self._drawn(batch.generator):
+        drawn = self._drawn(batch.generator, batch.update)
+        if self._teaches_only(batch.update):
+            with torch.no_grad():
+                teacher = self.generator.call(drawn.pop(0), noisy, time, batch.text)
+        for member in drawn:
             prediction = self.generator.call(member, noisy, time, batch.text)
             losses.append(F.mse_loss(prediction, target))
             if teacher is not None:
@@ -139,28 +152,45 @@ class Sandwich(nn.Module):
     def after_step(self) -> None:
         """Nothing moves besides the weights."""
 
-    def _drawn(self, generator: torch.Generator) -> list[nn.Module]:
+    def _teaches_only(self, update: int) -> bool:
+        """Whether the largest member is not trained in this update of several members."""
+        return self.members != "largest" and self.members > 1 and update % self.ends_every != 0
+
+    def _drawn(self, generator: torch.Generator, update: int) -> list[nn.Module]:
         """This update's members, the largest first if it is one of them."""
         smallest, *_, largest = self._pool
         if self.members == "largest":
             return [largest]
         index = int(torch.randint(len(self._pool), (), generator=generator))
         if self.members > 1:
-            others = torch.randint(len(self._pool), (self.members - 2,), generator=generator)
-            return [largest, smallest, *(self._pool[int(other)] for other in others)]
+            ends = [largest] if self._teaches_only(update) else [largest, smallest]
+            others = torch.randint(len(self._pool), (self.members - len(ends),), generator=generator)
+            return [*ends, *(self._pool[int(other)] for other in others)]
         which = float(torch.rand((), generator=generator))
         return [largest if which < 0.15 else smallest if which < 0.2 else self._pool[index]]
 
 
 def train(
-    study: Study, space: SearchSpace, recipe: Recipe, out: Path, cache: Path, say: Callable[[str], None]
+    study: Study,
+    space: SearchSpace,
+    recipe: Recipe,
+    out: Path,
+    cache: Path,
+    say: Callable[[str], None],
+    start: Path | None = None,
 ) -> dict[str, Any]:
-    """Train (or continue) a supernet of `space` and save it at `out`; returns its quality, which is in its metadata too."""
+    """Train (or continue) a supernet of `space` and save it at `out`; returns its quality, which is in its metadata too.
+
+    Raises InputError when the weights at `start` are of another space or proxy.
+    """
     bench = Bench(study, cache)
     members = pool(study, space)
-    module, objective = _module(recipe, Supernet.of(space, bench.proxy, SEED), bench, members)
+    supernet = Supernet.of(space, bench.proxy, SEED)
+    if start is not None:
+        supernet.load_state_dict(_started(start, space, bench.proxy))
+    module, objective = _module(recipe, supernet, bench, members, warm=start is not None)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Partial(out.with_suffix(".partial"), _identity(recipe, study, objective.generator, members))
+    partial = Partial(out.with_suffix(".partial"), _identity(recipe, study, objective.generator, members, start))
     _run(module, objective, recipe, bench, partial, say)
     module.swap_average()
     largest = max(members, key=lambda config: config.cost(study.deploy.latent_size, study.deploy.text_tokens).params)
@@ -169,7 +199,7 @@ def train(
         "space": space.name,
         "made_for": study.dataset.name,
         "proxy": json.dumps(asdict(bench.proxy)),
-        "made_by": _command(study, recipe),
+        "made_by": _command(study, recipe, start),
         "licence": "Apache-2.0; trained on the pictures named in NOTICE",
     }
     weights = dict(objective.generator.named_parameters())
@@ -179,7 +209,13 @@ def train(
     return quality
 
 
-def _command(study: Study, recipe: Recipe) -> str:
+def _started(start: Path, space: SearchSpace, proxy: Proxy) -> dict[str, Tensor]:
+    """Weights to go on from."""
+    require_covers(start, space, proxy)
+    return Supernet.load(start)[0].state_dict()
+
+
+def _command(study: Study, recipe: Recipe, start: Path | None) -> str:
     """What makes these weights again, but for the study's file."""
     plain = asdict(Recipe(recipe.images))
     options = {name: value for name, value in asdict(recipe).items() if name == "images" or value != plain[name]}
@@ -187,6 +223,7 @@ def _command(study: Study, recipe: Recipe) -> str:
         [
             f"nas supernet train {study.space}",
             *(f"--{name.replace('_', '-')} {value}" for name, value in options.items()),
+            *([f"--start {start.name}"] if start is not None else []),
         ]
     )
 
@@ -229,14 +266,16 @@ def measured(
 
 
 def _module(
-    recipe: Recipe, supernet: Supernet, bench: Bench, members: Sequence[Backbone]
+    recipe: Recipe, supernet: Supernet, bench: Bench, members: Sequence[Backbone], warm: bool
 ) -> tuple[loop.DenoiserTraining, Sandwich]:
-    objective = Sandwich(supernet, [config.scaled(bench.proxy) for config in members])
+    """`warm`: the weights were trained before, and their average does not forget them."""
+    objective = Sandwich(supernet, [config.scaled(bench.proxy) for config in members], ends_every=recipe.ends_every)
     plain = training.Training(
         images_seen=recipe.images,
         learning_rate=recipe.learning_rate,
         warmup_images=12_800,
         ema_decay=0.9995,
+        init="supernet" if warm else "scratch",
     )
     return loop.DenoiserTraining(objective, plain), objective
 
@@ -258,13 +297,16 @@ class Partial:
                 )
 
 
-def _identity(recipe: Recipe, study: Study, supernet: Supernet, members: Sequence[Backbone]) -> dict[str, str]:
+def _identity(
+    recipe: Recipe, study: Study, supernet: Supernet, members: Sequence[Backbone], start: Path | None
+) -> dict[str, str]:
     """All that decides the weights but how long they are trained."""
     resolved = study.resolved()
     layers = json.dumps([supernet.shapes, [config.key for config in members]])
     told = {"space": study.space, "layers and members": hashlib.sha256(layers.encode()).hexdigest()[:8]}
     told |= {name: resolved[name] for name in (*ENCODED, "proxy")}
     told |= {name: value for name, value in asdict(recipe).items() if name != "images"}
+    told["start"] = hashlib.sha256(start.read_bytes()).hexdigest()[:8] if start is not None else None
     return {name: json.dumps(value, sort_keys=True) for name, value in told.items()}
 
 
