@@ -25,7 +25,6 @@ from nas.trial import supernet_training
 from nas.trust import anchors
 from nas.trust.anchor_table import AnchorTable
 from nas.weights import supernet
-from nas.workers import preload
 
 SPACE = {
     "backbone": "unet",
@@ -203,8 +202,9 @@ def test_it_goes_on_from_weights_of_the_same_space_alone(folder, weights, monkey
         supernet_training.train(study, space, recipe, out, cache, print, start=folder / "nothing.safetensors")
 
 
-def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_on(folder, weights, capsys):
-    preload.start()
+def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_on(
+    folder, weights, capsys, torch_in_workers
+):
     options, out = overrides(folder, weights), folder / "trust"
     anchors.run(STUDY, options, anchors.Plan(anchors=8, seeds=1, long=2), out, folder / "store", workers=2)
     rows = pd.read_csv(out / "anchors.csv")
