@@ -46,7 +46,7 @@ def test_closed_form_of_presets(name, size):
 
 
 @given(CONFIGS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_closed_form_of_any_network(config):
     assert_closed_form_is_what_tracing_counts(config, 16, 5)
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import os, sys, tempfile
 from multiprocessing import util
-from nas import scratch
+from nas.disk import scratch
 print(scratch.hold())
 print(util.get_temp_dir())                            # pymp-*
 print(tempfile.TemporaryDirectory("wandb-media").name)  # as W&B makes its own when it is imported

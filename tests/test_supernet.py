@@ -1,5 +1,6 @@
 """Slices: a member read off the supernet is the stand-alone network with the sliced weights."""
 
+import copy
 import json
 import random
 from dataclasses import asdict
@@ -28,8 +29,14 @@ def space():
 
 
 @pytest.fixture(scope="module")
-def whole(space):
-    net = supernet.Supernet.of(space, PROXY, seed=0)
+def fresh(space):
+    """Untouched: tests train copies of it."""
+    return supernet.Supernet.of(space, PROXY, seed=0)
+
+
+@pytest.fixture(scope="module")
+def whole(fresh):
+    net = copy.deepcopy(fresh)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in net.parameters():
@@ -46,7 +53,7 @@ def inputs(seed=0):
 def test_a_member_gives_the_outputs_of_the_network_with_its_sliced_weights(space, whole):
     """To rounding: slices lie otherwise in memory, and a processor's libraries may add in another order."""
     rng = random.Random(0)
-    for _ in range(100):
+    for _ in range(30):
         config = space.architecture(space.sample(rng)).scaled(PROXY)
         member = supernet.skeleton(config)
         alone = config.build().eval()
@@ -59,7 +66,7 @@ def test_a_member_gives_the_outputs_of_the_network_with_its_sliced_weights(space
 
 def test_a_members_parameters_are_the_closed_forms(space, whole):
     rng = random.Random(1)
-    for _ in range(50):
+    for _ in range(25):
         config = space.architecture(space.sample(rng)).scaled(PROXY)
         sliced = whole.weights_of(supernet.skeleton(config))
         assert sum(weight.numel() for weight in sliced.values()) == config.cost(8, 5).params
@@ -80,7 +87,7 @@ def test_every_member_is_covered_where_axes_depend_on_others(name, tmp_path):
     (tmp_path / "outer.yaml").write_text(OUTER)
     space = SearchSpace.load(name if name != "outer" else tmp_path / "outer.yaml")
     whole, rng = supernet.Supernet.of(space, PROXY), random.Random(1)
-    for _ in range(30):
+    for _ in range(12):
         config = space.architecture(space.sample(rng)).scaled(PROXY)
         sliced = whole.weights_of(supernet.skeleton(config))
         assert sum(weight.numel() for weight in sliced.values()) == config.cost(8, 5).params
@@ -218,7 +225,7 @@ def test_a_network_the_supernet_does_not_cover_is_named(whole):
 
 
 @pytest.mark.parametrize("members", [1, 4])
-def test_sandwich_updates_are_reproducible_and_lower_the_loss(space, members):
+def test_sandwich_updates_are_reproducible_and_lower_the_loss(space, fresh, members):
     data = EncodedSet(
         latents=torch.ones(8, 4, 8, 8),
         caption_of=torch.zeros(8, dtype=torch.int64),
@@ -230,7 +237,7 @@ def test_sandwich_updates_are_reproducible_and_lower_the_loss(space, members):
     settings = training.Training(batch=8, warmup_images=0, ema_decay=0.5)
 
     def loss_after(images):
-        objective = supernet_training.Sandwich(supernet.Supernet.of(space, PROXY, 0), pool, members)
+        objective = supernet_training.Sandwich(copy.deepcopy(fresh), pool, members)
         module = loop.DenoiserTraining(objective, settings)
         loop.train(module, data, 0, images)
         batches = Batches(data, settings, 1, 0, 8)
