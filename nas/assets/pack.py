@@ -1,6 +1,6 @@
 """Stores a file of weights in 8 bits, with its metadata: half the size of half precision.
 
-python -m nas.assets.pack runs/supernets/mobilediffusion.safetensors nas/assets/supernet_mobilediffusion_scenes.safetensors
+python -m nas.assets.pack runs/supernets/mobilediffusion_scenes.safetensors nas/assets/supernet_mobilediffusion_scenes.safetensors
 """
 
 import argparse

@@ -165,7 +165,7 @@ def supernet_train(
         ),
     ] = 1,
     start: Annotated[Path | None, typer.Option(help="A supernet of the same space to go on from.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Default runs/supernets/SPACE.safetensors.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default runs/supernets/SPACE_DATASET.safetensors.")] = None,
     set_: Overrides = [],  # noqa: B006 (typer reads the default)
 ) -> None:
     """Train one set of weights whose slices are the members of a space. The same command continues an interrupted one.
@@ -176,7 +176,7 @@ def supernet_train(
 
         nas supernet train mobilediffusion --study studies/scenes --largest-until 0.6 --out runs/scenes.safetensors
 
-        nas run studies/quickstart --set training.init=runs/supernets/mobilediffusion.safetensors
+        nas run studies/quickstart --set training.init=runs/supernets/mobilediffusion_emoji.safetensors
     """
     from nas.trial import supernet_training
 

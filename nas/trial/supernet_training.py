@@ -92,7 +92,7 @@ def run(
     with study_file.opened(path, [f"space={space}", *overrides, "training.init=scratch"]) as (study, _):
         loaded = SearchSpace.load(space)
         check(study, loaded)
-    to = out or Path("runs/supernets") / f"{loaded.name}.safetensors"
+    to = out or Path("runs/supernets") / f"{loaded.name}_{study.dataset.name}.safetensors"
     quality = train(study, loaded, recipe, to, Path("runs/.cache"), print, start)
     for split, scores in quality["largest_member"].items():
         shown = ", ".join(f"{name} {amount(value)}" for name, value in scores.items())
