@@ -26,7 +26,7 @@ notebooks: .venv/tools
 
 # The pages of docs/ and what is generated from the code, as a site that opens from the disk: site/index.html.
 docs: .venv/docs
-	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 	@echo "site/index.html"
 
 setup: .venv/ready
