@@ -1,6 +1,5 @@
 """What a test of the documentation has no time for, made quick: worker processes, servers, conversions, trainings."""
 
-import pickle
 import shutil
 from functools import cache
 from hashlib import sha256
@@ -11,7 +10,7 @@ QUICKER = {"gp": "nsga2"}  # samplers, when curves are replayed
 
 def stay_in_this_process(export):
     """Trials are computed here, by the functions that a worker process would run."""
-    from at_once import AtOnce
+    from at_once import InProcess
 
     import nas.deploy.serve
     import nas.interruption
@@ -31,18 +30,8 @@ def stay_in_this_process(export):
     from nas.settings import study_file
     from nas.space import published
     from nas.study import guidance_sweep
-    from nas.trial import rung, supernet_training
+    from nas.trial import supernet_training
     from nas.trust import replay
-
-    class InProcess(AtOnce):
-        slots = 1
-
-        def __init__(self, count, study, cache):
-            super().__init__(count, study, cache)
-            rung.start_worker(study, cache)
-
-        def compute(self, tag, function, *arguments):
-            return function(*pickle.loads(pickle.dumps(arguments)))
 
     nas.study.run.Workers = nas.trust.anchors.Workers = InProcess
     nas.trial.check.PROBES, supernet_training.POOL, agreement.RESAMPLES = 100, 4, 50

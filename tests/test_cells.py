@@ -1,7 +1,6 @@
 """An ablation as a run: one tiny real one, and the base its cells start from."""
 
 import json
-import pickle
 from itertools import product
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 import yaml
 from ablation_study import STUDY, loaded
-from at_once import AtOnce
+from at_once import InProcess
 from safetensors.torch import load_file
 
 import nas.study.run
@@ -27,22 +26,9 @@ from nas.space import fields
 from nas.space.search_space import SearchSpace
 from nas.study import ablation_run, launch
 from nas.study.search_run import SearchRun
-from nas.trial import base_model, check, rung
+from nas.trial import base_model, check
 from nas.trial.bench import Bench, fresh
 from nas.weights import checkpoints
-
-
-class InProcess(AtOnce):
-    """The real functions, without the seconds a process takes to start."""
-
-    slots = 1
-
-    def __init__(self, count, study, cache):
-        super().__init__(count, study, cache)
-        rung.start_worker(study, cache)
-
-    def compute(self, tag, function, *arguments):
-        return function(*pickle.loads(pickle.dumps(arguments)))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from nas import cli, interruption
 from nas.deploy import drawer as drawing
 from nas.deploy import export, verify
+from nas.deploy.export_folder import MANIFEST
 from nas.disk import lock
 from nas.errors import InputError
 from nas.full_training import job as deploy_job
@@ -119,13 +120,13 @@ def test_killed_in_the_export_it_goes_on_without_training_again(network, whole, 
         patched.setattr(loop, "write_card", killed)  # the manifest is written by then
         with pytest.raises(KeyboardInterrupt):
             loop.run(job(network, out), lambda line: None)
-    assert (out / drawing.MANIFEST).exists()
+    assert (out / MANIFEST).exists()
     loop.run(job(network, out), said.append)
     assert any("going on from 40 images of stage 1" in line for line in said)
     assert not any(line.startswith("stage 1 (32 px)  ") for line in said)
     for name in ("network/weights.safetensors", "checkpoint.safetensors"):
         assert_same_weights(whole[0] / name, out / name)
-    for name in ("deploy.yaml", "pipeline.yaml", "training.yaml", drawing.MANIFEST):
+    for name in ("deploy.yaml", "pipeline.yaml", "training.yaml", MANIFEST):
         assert (out / name).read_text() == (whole[0] / name).read_text()
     assert {path.name for path in out.iterdir()} == {path.name for path in whole[0].iterdir()}
 

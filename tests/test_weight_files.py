@@ -14,6 +14,7 @@ from torch import nn
 
 from nas import menu
 from nas.deploy import drawer
+from nas.deploy.export_folder import MANIFEST
 from nas.disk import weight_files
 from nas.errors import InputError
 from nas.metrics import Reference, caption_accuracy, clip_score, fid
@@ -96,7 +97,7 @@ def export_folder(folder, plant, name=checkpoints.PROXY):
     (folder / name / "config.yaml").write_text(yaml.safe_dump(SMALL.to_dict()))
     held = {"fp32": {"networks": {"denoiser": {"file": f"{name}/weights.safetensors", "bytes": 1}}}}
     manifest = {"version": drawer.VERSION, "formats": {"safetensors": held}, "latents": [4, 8, 8]}
-    (folder / drawer.MANIFEST).write_text(yaml.safe_dump(manifest))
+    (folder / MANIFEST).write_text(yaml.safe_dump(manifest))
     return folder
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from nas import menu
 from nas.deploy import export_folder, exporters, graphs, wiring
-from nas.deploy.export_folder import MANIFEST as MANIFEST
 from nas.diffusion import solvers
 from nas.diffusion.plan import Plan
 from nas.documents.document import Document
@@ -138,9 +137,11 @@ def model(network: nn.Module, pipeline: dict[str, Any]) -> Model:
 
 def read(folder: Path) -> dict[str, Any]:
     """What an exported folder says of itself. Raises InputError for anything else, and for another version's."""
-    path = folder / MANIFEST
+    path = folder / export_folder.MANIFEST
     if not path.is_file():
-        raise InputError(f"{folder}: not an exported model (no {MANIFEST}); make one with: nas export RUN")
+        raise InputError(
+            f"{folder}: not an exported model (no {export_folder.MANIFEST}); make one with: nas export RUN"
+        )
     manifest = export_folder.manifest(folder)
     if manifest["version"] not in READ:
         raise InputError(

@@ -138,7 +138,7 @@ def export(
             bench = Bench(picked.study, picked.run.cache)
             int8.add(manifest, model, modules, folder, bench, captions, say)
         standalone.write(folder, model.encoder, model.latents, model.pipeline, manifest["formats"])
-    write_yaml(folder / drawer.MANIFEST, manifest)
+    write_yaml(folder / export_folder.MANIFEST, manifest)
     write_card(folder, picked)
     return folder
 
@@ -160,12 +160,12 @@ def _emptied(folder: Path) -> None:
             *standalone.FILES,
             *menu.names("exporters"),
         }
-    strange = held & {checkpoints.TRAINED} if drawer.MANIFEST in held else held
+    strange = held & {checkpoints.TRAINED} if export_folder.MANIFEST in held else held
     if strange:
         raise InputError(
             f"--to {folder}: holds {min(strange)!r} and is no trial's export; expected a new folder, or such a one"
         )
-    for name in (drawer.MANIFEST, CARD, *standalone.FILES):
+    for name in (export_folder.MANIFEST, CARD, *standalone.FILES):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -191,7 +191,7 @@ def add_formats(
     _add_graphs(manifest, model, modules, precisions, folder, model.encoder.examples[:2], say)
     standalone.write(folder, model.encoder, model.latents, pipeline, manifest["formats"])
     manifest["version"] = drawer.VERSION
-    write_yaml(folder / drawer.MANIFEST, manifest)
+    write_yaml(folder / export_folder.MANIFEST, manifest)
     model_card.write_card(folder)
     return folder
 

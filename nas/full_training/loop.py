@@ -24,7 +24,7 @@ from torch import nn
 
 from nas import failures, interruption, menu
 from nas.deploy import drawer, export, standalone
-from nas.deploy.export_folder import LOG, SETTINGS
+from nas.deploy.export_folder import LOG, MANIFEST, SETTINGS
 from nas.deploy.model_card import write_card
 from nas.disk import files, lock, weight_files
 from nas.documents import yaml_text
@@ -88,7 +88,7 @@ def _silent(line: str) -> None:
 def _check_folder(made: Job) -> None:
     """Raises InputError when the folder holds something else than a part of this training."""
     if not made.checkpoint.exists():
-        if (made.out / drawer.MANIFEST).exists():
+        if (made.out / MANIFEST).exists():
             raise InputError(
                 f"{made.out}: holds an export that nas train did not write; choose another folder with --out"
             )
@@ -250,7 +250,7 @@ def write(made: Job, network: nn.Module, frozen: Frozen, stage: int) -> None:
     formats = {"safetensors": {"fp32": {"networks": held}}}
     standalone.write(made.out, frozen.encoder, latents, pipeline, formats)
     manifest = {"version": drawer.VERSION, "formats": formats, "latents": list(latents)}
-    files.write_yaml(made.out / drawer.MANIFEST, manifest)
+    files.write_yaml(made.out / MANIFEST, manifest)
     write_card(made.out)
 
 

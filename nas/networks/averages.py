@@ -13,7 +13,7 @@ from torch.func import functional_call
 class Average(nn.Module):
     """Exponential moving average of a network's trained parameters, in buffers: it goes from device to device as they do.
 
-    With `warmup` its decay rises from 0.1 to `decay`, so that fresh weights are soon forgotten.
+    With `warmup` its decay rises from 0.2 to `decay`, so that fresh weights are soon forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float, warmup: bool = False):

@@ -132,12 +132,15 @@ def halving(curves: Curves, keep: float) -> bool:
     share = math.ceil(keep * len(curves))
     if better >= share or better + len(level) <= share:  # the hypervolume cannot change it
         return better < share
-    return place_of_last(curves) <= share
+    return _place(curves, better, level) <= share
 
 
 def place_of_last(curves: Curves) -> int:
     """The place of the last trial among all, from 1, by rank and then by contributed hypervolume."""
-    better, level = _ranks_before(curves[:, -1])
+    return _place(curves, *_ranks_before(curves[:, -1]))
+
+
+def _place(curves: Curves, better: int, level: NDArray[np.int64]) -> int:
     added = contributions(normalised(curves[:, -1])[level])
     return 1 + better + int((added[:-1] >= added[-1]).sum())
 

@@ -54,21 +54,18 @@ MADE_FROM = {  # what a bench holds that is made from a section of the study
 
 @dataclass
 class Timings:
-    """Seconds by phase; what no phase claims is overhead."""
+    """Seconds by phase, those of a phase inside another not counted twice; what no phase claims is overhead."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
+        began, known = time.perf_counter(), sum(self.seconds.values())
         try:
             yield
         finally:
-            self.add(name, time.perf_counter() - began)
-
-    def add(self, name: str, seconds: float) -> None:
-        """So much more of a phase."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            inside = sum(self.seconds.values()) - known
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began - inside
 
 
 @dataclass(frozen=True)
@@ -338,10 +335,8 @@ class Bench:
     ) -> dict[str, float]:
         """Every metric of the study for these pictures, by column; the first of them as a grid at `picture`."""
         timings, shown = timings or Timings(), list[Tensor]()
-        began, drawing = time.perf_counter(), timings.seconds.get("sample_s", 0.0)
-        found = scores(self.metrics, _shown(_timed(pictures, timings), shown, heard))
-        drawing = timings.seconds.get("sample_s", 0.0) - drawing
-        timings.add("score_s", time.perf_counter() - began - drawing)
+        with timings.phase("score_s"):
+            found = scores(self.metrics, _shown(_timed(pictures, timings), shown, heard))
         if picture:
             save_grid(torch.cat(shown), picture, GRID_COLUMNS)
         return found
