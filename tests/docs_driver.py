@@ -33,7 +33,9 @@ SMALL = (
     "tracking.mode='off'",
     "workers=1",
 )
-FEW = ["--set", "dataset={name: emoji, limit: 32}", "--set", "evaluation.images=8", "--set", "sampling.steps=1"]
+PICTURES = {"emoji": {"limit": 32}, "scenes": {"pictures": 64, "held_out_pictures": 32}}  # settings of few pictures
+FEW = ["--set", "evaluation.images=8", "--set", "sampling.steps=1"]
+FEW += ["--set", "dataset=" + json.dumps({"name": "scenes", **PICTURES["scenes"]})]
 LATER = {  # options that make a verb small; the last one given counts
     "watch": ["--once"],
     "latency": ["--repeats", "1"],
@@ -97,10 +99,7 @@ def run_nas(words):
 
     words = ["journal.log" if word.startswith("postgresql://") else word for word in words]
     verb = " ".join(words[:2]) if words[0] in ("supernet", "wandb") else words[0]
-    later = LATER.get(verb, [])
-    if "studies/scenes" in words:
-        later = [word.replace("emoji, limit: 32", "scenes, pictures: 64, held_out_pictures: 32") for word in later]
-    words += later
+    words += LATER.get(verb, [])
     if verb == "run":
         words += made_small(words)
     try:
@@ -138,8 +137,8 @@ def made_small(words):
     else:
         network = json.dumps(yaml.safe_load(TINY)["base"])
         small += ["ablation.repeats=2", f"architecture={network}", "training.init=scratch"]
-    if study.dataset.name == "emoji":
-        small.append("dataset=" + json.dumps({"name": "emoji", **study.dataset.options, "limit": 32}))
+    if few := PICTURES.get(study.dataset.name):
+        small.append("dataset=" + json.dumps({"name": study.dataset.name, **study.dataset.options, **few}))
     return [part for setting in small for part in ("--set", setting)]
 
 
@@ -160,13 +159,13 @@ def write_file(title, code):
 
 
 def load_fragment(code):
-    """Keys of a study file that a page shows without the rest: on top of the quickstart's, they must load. Or a recipe."""
+    """Keys of a study file that a page shows without the rest: on top of a committed study's, they must load. Or a recipe."""
     import yaml
 
     from nas.full_training import recipe
     from nas.settings import study_file
 
-    study = yaml.safe_load(Path("studies/quickstart/study.yaml").read_text())
+    study = yaml.safe_load(Path("studies/emoji/study.yaml").read_text())
     fragment = yaml.safe_load(code)
     if not isinstance(fragment, dict):
         raise Failed(f"expected keys of a study file, got {code!r}")
@@ -264,8 +263,8 @@ def prepare():
     run_nas(["export", "runs/quickstart"])
     pretrained_autoencoder("sd-vae-folder")
     write_file("recipe.yaml", "stages: [{image_size: 64, images: 8, batch: 8}]\n")
-    app(["train", EXPORT, "--data", "emoji", "--recipe", "recipe.yaml"], standalone_mode=False)
-    shutil.copytree("studies/proxy_trust", "runs/trust")
+    app(["train", EXPORT, "--data", "scenes", "--recipe", "recipe.yaml"], standalone_mode=False)
+    shutil.copytree("studies/scenes_trust", "runs/trust")
     table = AnchorTable(Path("runs/trust"))  # as if measured with few pictures
     few = study_file.load(Path("studies/quickstart"), FEW[1::2])
     table.begin(agreement.proxy_settings(few.resolved()), table.architectures())

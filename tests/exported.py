@@ -61,8 +61,8 @@ class HasOdd(nn.Module):
 
 
 def run_directory(path, deploy=DEPLOY, overrides=()):
-    """A run of the quickstart study whose only trial, 0, is `deploy`."""
-    study = study_file.load(settings.Path("studies/quickstart/study.yaml"), [*STUDY, *overrides])
+    """A run of studies/emoji whose only trial, 0, is `deploy`."""
+    study = study_file.load(settings.Path("studies/emoji/study.yaml"), [*STUDY, *overrides])
     encoder = conditioning.load(study.conditioning)
     proxy = deploy.scaled(Proxy(16, 8, encoder.width, encoder.pooled_width))
     scores = {"fid_efficientnet_lite0": 2000.0, "clip_score": 30.0, "denoising_loss": 0.9}

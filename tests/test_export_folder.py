@@ -18,7 +18,7 @@ SMALL = Config(levels=(Level(8, (0,), (0,)), Level(8, (1,), (1,))), groups=4)
 
 @pytest.fixture(scope="module")
 def pipeline():
-    resolved = study_file.load(study.Path("studies/quickstart/study.yaml"), []).resolved()
+    resolved = study_file.load(study.Path("studies/emoji/study.yaml"), []).resolved()
     return {name: resolved[name] for name in export.PIPELINE} | {"image_size": 64}
 
 

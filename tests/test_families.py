@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     settings = [f"space={root / 'small.yaml'}", "training.init=scratch", "budget={params: 900M}"]
     result = study(root / "runs", *settings)
     assert result.returncode == 0, result.stderr
-    (folder,) = (root / "runs" / "quickstart").iterdir()
+    (folder,) = (root / "runs" / "emoji").iterdir()
     return folder, result.stdout
 
 

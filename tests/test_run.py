@@ -34,7 +34,7 @@ def nas(*arguments, cwd=ROOT):
 
 def study(root, *overrides):
     options = [part for setting in (*SMALL, *overrides) for part in ("--set", setting)]
-    return nas("run", "studies/quickstart", "--root", str(root), *options)
+    return nas("run", "studies/emoji", "--root", str(root), *options)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     result = study(root)
     assert result.returncode == 0, result.stderr
-    (folder,) = (root / "quickstart").iterdir()
+    (folder,) = (root / "emoji").iterdir()
     return root, folder, result.stdout
 
 
@@ -119,7 +119,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, overrides, words):
     assert result.returncode == 2, result.stdout + result.stderr
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert all(word in result.stderr for word in words), result.stderr
-    assert not list((tmp_path / "runs").glob("quickstart/*"))
+    assert not list((tmp_path / "runs").glob("emoji/*"))
 
 
 def test_help_is_fast_to_import():

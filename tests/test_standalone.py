@@ -39,8 +39,8 @@ def encoder():
 
 
 def pipeline(objective=None, **plan):
-    """What pipeline.yaml of the quickstart's export holds, with another plan."""
-    study = study_file.load(settings.Path("studies/quickstart/study.yaml")).resolved()
+    """What pipeline.yaml of an export of studies/emoji holds, with another plan."""
+    study = study_file.load(settings.Path("studies/emoji/study.yaml")).resolved()
     return {"sampling": plan or study["sampling"], "objective": objective or study["objective"], "image_size": 64}
 
 

@@ -34,7 +34,7 @@ SPACE = {
         "ffn": {"fields": "levels.*.ffn_ratio", "choices": [2, 3]},
     },
 }
-STUDY = Path("studies/quickstart/study.yaml")
+STUDY = Path("studies/emoji/study.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_weights_that_lack_a_choice_are_refused_by_the_axis_that_asks_for_it(fol
         "run", str(STUDY), "--root", str(folder / "runs"), *_set([*SMALL, f"space={wider}", f"training.init={weights}"])
     )
     assert result.returncode == 2 and "does not cover axis 'ffn'" in result.stderr
-    assert not list((folder / "runs" / "quickstart").glob("*"))
+    assert not list((folder / "runs" / "emoji").glob("*"))
 
 
 def _proxy(weights):
@@ -286,7 +286,7 @@ def test_the_front_is_raced_with_new_seeds_after_the_search(folder, weights):
     root = folder / "raced"
     result = nas("run", str(STUDY), "--root", str(root), *_set([*overrides(folder, weights), "racing.trials=2"]))
     assert result.returncode == 0, result.stderr
-    (run,) = (root / "quickstart").iterdir()
+    (run,) = (root / "emoji").iterdir()
     records = [json.loads(path.read_text()) for path in sorted(run.glob("trials/*/record.json"))]
     raced = [record for record in records if record.get("race")]
     assert len(raced) == 2 and all(record["state"] == "complete" and len(record["rungs"]) == 1 for record in raced)

@@ -115,7 +115,7 @@ def test_a_database_that_restarts_in_the_middle_costs_nothing(database_server, s
 def nas(log, verb, root, url, *options):
     """A command in a process of its own, which writes to the file `log`: pipes stay open for as long as its children."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from nas.cli import main; main()", verb, "studies/quickstart"]
+        [sys.executable, "-c", "from nas.cli import main; main()", verb, "studies/emoji"]
         + ["--root", str(root), "--storage", url, *options],
         cwd=ROOT,
         stdout=log.open("w"),
@@ -167,6 +167,6 @@ def test_sigterm_in_training_saves_it_and_the_same_command_goes_on(database_serv
 
 
 def images_seen(root):
-    (checkpoint,) = root.glob("quickstart/*/trials/0000/checkpoint.safetensors")
+    (checkpoint,) = root.glob("emoji/*/trials/0000/checkpoint.safetensors")
     with safe_open(checkpoint, "pt") as file:
         return int(file.metadata()["images_seen"])

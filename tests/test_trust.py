@@ -127,11 +127,11 @@ def test_a_study_from_scratch_is_measured_under_its_own_training():
 
     from nas.settings import study_file
 
-    study = study_file.load(Path("studies/quickstart/study.yaml"), ["training.init=scratch"])
+    study = study_file.load(Path("studies/emoji/study.yaml"), ["training.init=scratch"])
     own = study.training
     made = anchors._study_of("long", study, anchors.Plan(8, 2, 5)).training
     assert made == own.model_copy(update={"images_seen": 5 * own.images_seen})
-    warm = study_file.load(Path("studies/quickstart/study.yaml"))
+    warm = study_file.load(Path("studies/emoji/study.yaml"))
     made = anchors._study_of("long", warm, anchors.Plan(8, 2, 5)).training
     assert (made.init, made.images_seen, made.learning_rate) == ("scratch", 5 * own.images_seen, 1e-3)
 
@@ -143,7 +143,7 @@ def test_anchors_are_spread_over_the_costs():
     from nas.settings import study_file
     from nas.space.search_space import SearchSpace
 
-    study = study_file.load(Path("studies/quickstart/study.yaml"))
+    study = study_file.load(Path("studies/emoji/study.yaml"))
     space = SearchSpace.load(study.space)
     chosen = anchors.choose(study, space, 8)
     macs = [config.cost(64, 77).macs for config in chosen]
@@ -157,9 +157,9 @@ def test_anchors_are_spread_over_the_costs():
     assert anchors.choose(study, space, 8, kept=more) == more  # none is dropped
 
 
-def test_what_ships_is_of_the_quickstart_as_it_is(tmp_path):
+def test_what_ships_is_of_studies_emoji_as_it_is(tmp_path):
     """A new setting with a default changes what the table is looked up by."""
     from nas.settings.study_file import load
 
-    found = agreement.find(load(Path(__file__).parents[1] / "studies" / "quickstart").resolved(), tmp_path)
+    found = agreement.find(load(Path(__file__).parents[1] / "studies" / "emoji").resolved(), tmp_path)
     assert found is not None and found.anchors >= 16

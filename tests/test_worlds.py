@@ -20,7 +20,7 @@ SHIPPED = [
 
 
 def told(*overrides):
-    return worlds.told(study_file.load(Path("studies/quickstart"), overrides).resolved())
+    return worlds.told(study_file.load(Path("studies/emoji"), overrides).resolved())
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)

@@ -90,9 +90,9 @@ def sample(
 
     Examples:
 
-        nas sample runs/quickstart/2026-01-01_10-00-00/export/knee "red heart, noto" "pizza, twemoji"
+        nas sample runs/quickstart/2026-01-01_10-00-00/export/knee "a large red circle on white" "a small blue cross on grey"
 
-        nas sample small-model "red heart, noto" --runtime onnxruntime --steps 5
+        nas sample small-model "a large red circle on white" --runtime onnxruntime --steps 5
     """
     from nas.deploy import drawer
 
