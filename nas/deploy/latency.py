@@ -112,11 +112,16 @@ def runtimes() -> list[str]:
     return [EAGER, COMPILE, *(menu.pick("exporters", name).RUNTIME for name in menu.names("exporters"))]
 
 
+def _format(runtime: str) -> str:
+    """The format whose files it runs."""
+    return next(name for name in menu.names("exporters") if runtime == menu.pick("exporters", name).RUNTIME)
+
+
 def version(runtime: str) -> str:
     """The version of the package that runs it."""
     from importlib import metadata
 
-    package = "torch" if runtime in (EAGER, COMPILE) else "coremltools" if runtime == "coreml" else runtime
+    package = "torch" if runtime in (EAGER, COMPILE) else menu.pick("exporters", _format(runtime)).PACKAGES[-1]
     return f"{package} {metadata.version(package)}"
 
 
@@ -133,8 +138,7 @@ def on_runtime(graph: Graph, runtime: str, threads: int, scratch: Path, written:
         return graph.run
     if runtime == COMPILE:
         return _compiled(graph)
-    name = next(n for n in menu.names("exporters") if runtime == menu.pick("exporters", n).RUNTIME)
-    (module,) = exporters.require([name])
+    (module,) = exporters.require([_format(runtime)])
     network: Network = module.load(written or module.write(graph, scratch / graph.name, "fp32"), threads)
     return network
 

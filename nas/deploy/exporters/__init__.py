@@ -3,7 +3,7 @@
 A file imports without its packages, and provides
 
 - `RUNTIME`: what runs the format, as `nas sample --runtime` names it;
-- `EXTRA` and `PACKAGES`: the optional dependencies (`pip install 'nas[EXTRA]'`) and the modules they bring;
+- `EXTRA` and `PACKAGES`: the optional dependencies (`pip install 'nas[EXTRA]'`) and the modules they bring, the runtime's last;
 - `PRECISIONS`: what it can compute in; the first is the default;
 - `write(graph, path, precision) -> Path`: the file, whose suffix is the format's own, with the graph's notes where it has room
   for them. Raises `Unsupported`;
