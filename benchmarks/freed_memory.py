@@ -2,7 +2,7 @@
 
     python benchmarks/freed_memory.py [--repeats 3]
 
-One warm trial of the quickstart's proxy, 1,024 images and 256 pictures scored, in processes that differ in their environment
+One warm trial of the proxy of studies/emoji, 1,024 images and 256 pictures scored, in processes that differ in their environment
 alone and take turns. CPU seconds (user and system) and page faults, medians.
 """
 
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-STUDY = Path(__file__).parents[1] / "studies" / "quickstart" / "study.yaml"
+STUDY = Path(__file__).parents[1] / "studies" / "emoji" / "study.yaml"
 KEPT = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 

@@ -25,7 +25,7 @@ from nas.space import published
 from nas.training import loop
 from nas.trial.bench import Bench, fresh
 
-STUDY = Path(__file__).parents[1] / "studies" / "scenes" / "study.yaml"
+STUDY = Path(__file__).parents[1] / "studies" / "quickstart" / "study.yaml"
 RATE = 1e-3
 STAGES = ((0.7, 1.0), (0.9, 0.3), (1.0, 0.1))  # (share of the images, factor on the learning rate)
 

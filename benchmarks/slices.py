@@ -33,7 +33,7 @@ from nas.weights.supernet import Supernet, weights_path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--study", type=Path, default=Path("studies/scenes"), help="whose pictures, scores and budget are used"
+        "--study", type=Path, default=Path("studies/quickstart"), help="whose pictures, scores and budget are used"
     )
     parser.add_argument("--weights", default="supernet", help="a file; the shipped one unless given")
     parser.add_argument("--members", type=int, default=9, help="how many, evenly spaced in rank, the ends among them")

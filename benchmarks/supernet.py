@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    study = study_file.load(Path("studies/quickstart/study.yaml"))
+    study = study_file.load(Path("studies/emoji/study.yaml"))
     space = SearchSpace.load("mobilediffusion")
     members = pool(study, space)
     largest = max(members, key=lambda config: config.cost(64, 77).params).scaled(PROXY)

@@ -25,16 +25,16 @@ SAID = re.compile(r"about ([^:]+) to go:")
 UNITS = {"h": 3600, "min": 60, "s": 1}
 SMALL = ["evaluation.images=64", "search.sampler=random"]
 STUDIES = {  # name: (study, settings)
-    "slices": ("quickstart", [*SMALL, "search.trials=8"]),
-    "slices-all": ("quickstart", [*SMALL, "search.trials=6", "stopping.rule=none", "training.images_seen=512"]),
-    "warm": ("quickstart", ["search.trials=4", "stopping.rule=none", "training.images_seen=2048"]),
-    "warm-1w": ("quickstart", [*SMALL, "search.trials=3", "stopping.rule=none", "training.images_seen=2048", "workers=1"]),
-    "pictures": ("quickstart", ["search.trials=6", "training.images_seen=512", "sampling.steps=20"]),
-    "scratch": ("quickstart", [*SMALL, "search.trials=3", "training.init=scratch", "training.images_seen=4096"]),
-    "scenes": ("scenes", [*SMALL, "search.trials=3", "stopping.rule=none", "training.images_seen=8192"]),
-    "scenes-2w": ("scenes", ["search.trials=4", "training.images_seen=6400", "workers=2"]),
+    "slices": ("emoji", [*SMALL, "search.trials=8"]),
+    "slices-all": ("emoji", [*SMALL, "search.trials=6", "stopping.rule=none", "training.images_seen=512"]),
+    "warm": ("emoji", ["search.trials=4", "stopping.rule=none", "training.images_seen=2048"]),
+    "warm-1w": ("emoji", [*SMALL, "search.trials=3", "stopping.rule=none", "training.images_seen=2048", "workers=1"]),
+    "pictures": ("emoji", ["search.trials=6", "training.images_seen=512", "sampling.steps=20"]),
+    "scratch": ("emoji", [*SMALL, "search.trials=3", "training.init=scratch", "training.images_seen=4096"]),
+    "scenes": ("quickstart", [*SMALL, "search.trials=3", "stopping.rule=none", "training.images_seen=8192"]),
+    "scenes-2w": ("quickstart", ["search.trials=4", "training.images_seen=6400", "workers=2"]),
     "ablation": ("activation", ["evaluation.images=64", "training.images_seen=1024", "ablation.repeats=1"]),
-    "narrow": ("quickstart", [*SMALL, "search.trials=4", "proxy.width_divisor=32", "training.init=scratch"]),
+    "narrow": ("emoji", [*SMALL, "search.trials=4", "proxy.width_divisor=32", "training.init=scratch"]),
 }  # fmt: skip
 
 

@@ -174,9 +174,9 @@ def supernet_train(
 
         nas supernet train mobilediffusion --images 900000
 
-        nas supernet train mobilediffusion --study studies/scenes --largest-until 0.6 --out runs/scenes.safetensors
+        nas supernet train mobilediffusion --study studies/emoji --largest-until 0.6 --out runs/emoji.safetensors
 
-        nas run studies/quickstart --set training.init=runs/supernets/mobilediffusion_emoji.safetensors
+        nas run studies/quickstart --set training.init=runs/supernets/mobilediffusion_scenes.safetensors
     """
     from nas.trial import supernet_training
 

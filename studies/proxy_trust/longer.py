@@ -1,6 +1,6 @@
 """Do warm trials order architectures as warm trainings of ten times their length do? Over the anchors that both tables hold.
 
-    nas trust studies/quickstart --long 0 --set training.images_seen=40960 --out studies/proxy_trust/longer
+    nas trust studies/emoji --long 0 --set training.images_seen=40960 --out studies/proxy_trust/longer
     python studies/proxy_trust/longer.py
 
 Prints Kendall's tau with 95 % bootstrap intervals. Brief trials have another seed than the longer ones: they share their start.
