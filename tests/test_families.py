@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 import yaml
-from test_run import nas, study
+from in_process import nas
+from test_run import study
 
 from nas.disk import files
 from nas.networks import backbones
@@ -25,7 +26,7 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("families")
     (root / "small.yaml").write_text(yaml.safe_dump(SPACE))
     settings = [f"space={root / 'small.yaml'}", "training.init=scratch", "budget={params: 900M}"]
-    result = study(root / "runs", *settings)
+    result = study(root / "runs", *settings, command=nas)
     assert result.returncode == 0, result.stderr
     (folder,) = (root / "runs" / "emoji").iterdir()
     return folder, result.stdout

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import in_process
 import pandas as pd
 import pytest
 import torch
@@ -32,9 +33,9 @@ def nas(*arguments, cwd=ROOT):
     )
 
 
-def study(root, *overrides):
+def study(root, *overrides, command=nas):
     options = [part for setting in (*SMALL, *overrides) for part in ("--set", setting)]
-    return nas("run", "studies/emoji", "--root", str(root), *options)
+    return command("run", "studies/emoji", "--root", str(root), *options)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_an_exported_model_draws_what_its_trial_drew(finished, tmp_path):
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, overrides, words):
-    result = study(tmp_path / "runs", *overrides)
+    result = study(tmp_path / "runs", *overrides, command=in_process.nas)
     assert result.returncode == 2, result.stdout + result.stderr
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert all(word in result.stderr for word in words), result.stderr
