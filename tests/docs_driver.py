@@ -34,17 +34,27 @@ SMALL = (
     "workers=1",
 )
 PICTURES = {"emoji": {"limit": 32}, "scenes": {"pictures": 64, "held_out_pictures": 32}}  # settings of few pictures
-FEW = ["--set", "evaluation.images=8", "--set", "sampling.steps=1"]
-FEW += ["--set", "dataset=" + json.dumps({"name": "scenes", **PICTURES["scenes"]})]
+
+
+def few(dataset):
+    """Options of a study of that data set that make it small."""
+    settings = [
+        "evaluation.images=8",
+        "sampling.steps=1",
+        "dataset=" + json.dumps({"name": dataset, **PICTURES[dataset]}),
+    ]
+    return [part for setting in settings for part in ("--set", setting)]
+
+
 LATER = {  # options that make a verb small; the last one given counts
     "watch": ["--once"],
     "latency": ["--repeats", "1"],
     "replay": ["--shuffles", "3", "--repeats", "1"],
-    "supernet train": ["--images", "8", "--set", "training.batch=8", *FEW],
+    "supernet train": ["--images", "8", "--set", "training.batch=8"],
     "sweep-guidance": ["--scales", "1,2", "--repeats", "1"],
     "train": ["--dry-run"],
     "wandb sync": ["--dry-run"],
-    "trust": ["--no-train", "--out", "runs/trust", *FEW],
+    "trust": ["--no-train", "--out", "runs/trust", *few("emoji")],
 }
 
 
@@ -100,6 +110,8 @@ def run_nas(words):
     words = ["journal.log" if word.startswith("postgresql://") else word for word in words]
     verb = " ".join(words[:2]) if words[0] in ("supernet", "wandb") else words[0]
     words += LATER.get(verb, [])
+    if verb == "supernet train":
+        words += few("emoji" if "--study" in words else "scenes")  # pages' own studies have the emoji's parts
     if verb == "run":
         words += made_small(words)
     try:
@@ -137,8 +149,8 @@ def made_small(words):
     else:
         network = json.dumps(yaml.safe_load(TINY)["base"])
         small += ["ablation.repeats=2", f"architecture={network}", "training.init=scratch"]
-    if few := PICTURES.get(study.dataset.name):
-        small.append("dataset=" + json.dumps({"name": study.dataset.name, **study.dataset.options, **few}))
+    if pictures := PICTURES.get(study.dataset.name):
+        small.append("dataset=" + json.dumps({"name": study.dataset.name, **study.dataset.options, **pictures}))
     return [part for setting in small for part in ("--set", setting)]
 
 
@@ -264,10 +276,10 @@ def prepare():
     pretrained_autoencoder("sd-vae-folder")
     write_file("recipe.yaml", "stages: [{image_size: 64, images: 8, batch: 8}]\n")
     app(["train", EXPORT, "--data", "scenes", "--recipe", "recipe.yaml"], standalone_mode=False)
-    shutil.copytree("studies/scenes_trust", "runs/trust")
+    shutil.copytree("studies/proxy_trust", "runs/trust")
     table = AnchorTable(Path("runs/trust"))  # as if measured with few pictures
-    few = study_file.load(Path("studies/quickstart"), FEW[1::2])
-    table.begin(agreement.proxy_settings(few.resolved()), table.architectures())
+    small = study_file.load(Path("studies/emoji"), few("emoji")[1::2])
+    table.begin(agreement.proxy_settings(small.resolved()), table.architectures())
 
 
 def tell(name, began, error=""):

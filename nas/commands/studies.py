@@ -81,11 +81,11 @@ def trust(
 
     Examples:
 
-        nas trust studies/quickstart
+        nas trust studies/emoji
 
-        nas trust studies/quickstart --anchors 24 --seeds 3 --long 20
+        nas trust studies/emoji --anchors 24 --seeds 3 --long 20
 
-        nas trust studies/quickstart --long 0    # only how well two seeds of the brief trials agree
+        nas trust studies/emoji --long 0    # only how well two seeds of the brief trials agree
     """
     from nas.workers import preload
 
