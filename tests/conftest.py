@@ -1,11 +1,9 @@
 """What every test gets: one thread that sleeps when idle, no window system, no network logging, the same random numbers
 whatever ran before it; and a made-up run."""
 
-import multiprocessing
 import os
 import random
 import sys
-from multiprocessing import forkserver
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -56,16 +54,3 @@ def database_server():
     pytest.importorskip("psycopg", reason="no driver: install nas[postgres]")
     with Cluster() as cluster:
         yield cluster
-
-
-@pytest.fixture
-def torch_in_workers():
-    """Worker processes of this test come from a fork server that has torch, as those of `nas run`; one that an earlier test
-    started has not, and each of them would import it for itself."""
-    from nas.workers import preload
-
-    forkserver._forkserver._stop()
-    preload.start()
-    yield
-    multiprocessing.set_forkserver_preload([])
-    forkserver._forkserver._stop()

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from at_once import AtOnce
+from at_once import AtOnce, InProcess
+from in_process import nas
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_run import SMALL, nas
+from test_run import SMALL
 
 from nas import failures
 from nas.analysis import agreement
@@ -28,13 +29,24 @@ from nas.weights import supernet
 
 SPACE = {
     "backbone": "unet",
-    "base": "mobilediffusion",
+    "base": {
+        "levels": [
+            {"channels": 64, "down": [1], "up": [1], "cross_attention": True},
+            {"channels": 256, "down": [1], "up": [1], "self_attention": True, "cross_attention": True},
+        ]
+    },
     "axes": {
-        "width": {"fields": "levels.2.channels", "range": {"low": 768, "high": 1280, "step": 128}},
+        "width": {"fields": "levels.1.channels", "range": {"low": 128, "high": 640, "step": 128}},
         "ffn": {"fields": "levels.*.ffn_ratio", "choices": [2, 3]},
     },
 }
 STUDY = Path("studies/emoji/study.yaml")
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    """Anchors are trained in this process."""
+    monkeypatch.setattr(anchors, "Workers", InProcess)
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +214,7 @@ def test_it_goes_on_from_weights_of_the_same_space_alone(folder, weights, monkey
         supernet_training.train(study, space, recipe, out, cache, print, start=folder / "nothing.safetensors")
 
 
-def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_on(
-    folder, weights, capsys, torch_in_workers
-):
+def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_on(folder, weights, capsys):
     options, out = overrides(folder, weights), folder / "trust"
     anchors.run(STUDY, options, anchors.Plan(anchors=8, seeds=1, long=2), out, folder / "store", workers=2)
     rows = pd.read_csv(out / "anchors.csv")
