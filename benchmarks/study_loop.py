@@ -25,7 +25,8 @@ from at_once import AtOnce  # noqa: E402
 from postgres_server import Cluster, binaries  # noqa: E402
 
 from nas.runs.records import UNTRAINED  # noqa: E402
-from nas.study.search_run import SearchRun  # noqa: E402
+from nas.study.candidates import Candidates  # noqa: E402
+from nas.study.trials import Trials  # noqa: E402
 from nas.workers import local  # noqa: E402
 
 
@@ -53,21 +54,21 @@ class Watch:
     @contextmanager
     def installed(self):
         """Put between the loop and what it calls."""
-        conclude, goes_on = SearchRun.conclude, SearchRun.goes_on
+        conclude, scored = Trials.conclude, Candidates.scored
 
-        def watched(run, record, state, *arguments):
-            conclude(run, record, state, *arguments)
+        def watched(trials, record, state, reason):
+            conclude(trials, record, state, reason)
             self.concluded(state)
 
-        def timed(run, record):
+        def timed(proposer, record):
             began = time.process_time()
-            told = goes_on(run, record)
+            told = scored(proposer, record)
             self.deciding += time.process_time() - began
             return told
 
-        SearchRun.conclude, SearchRun.goes_on = watched, timed
+        Trials.conclude, Candidates.scored = watched, timed
         yield
-        SearchRun.conclude, SearchRun.goes_on = conclude, goes_on
+        Trials.conclude, Candidates.scored = conclude, scored
 
 
 STOPPING = ["search.minimise=[fid_efficientnet_lite0, macs, params]", "stopping.rungs=[0.25, 0.5, 1.0]"]

@@ -106,13 +106,15 @@ def coordinate(path, root, url=None, make=FreeWorkers, overrides=()):
     from nas.runs.directory import open_run
     from nas.settings import study_file
     from nas.space.search_space import SearchSpace
-    from nas.study.search_run import SearchRun
+    from nas.study.candidates import Candidates
+    from nas.study.run import Run
 
     loaded = study_file.load(Path(path), overrides)
     directory, _ = open_run(loaded, Path(root))
     lock = directory.lock()
     progress = Progress(Console(file=StringIO()))
-    running = SearchRun(loaded, SearchSpace.load(loaded.space), directory, progress, url, make)
+    proposer = Candidates(loaded, SearchSpace.load(loaded.space))
+    running = Run(loaded, proposer, directory, progress, url, make)
     running.execute()
     lock.close()
     return running

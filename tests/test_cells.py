@@ -24,10 +24,11 @@ from nas.settings import design
 from nas.settings.study_file import load
 from nas.space import fields
 from nas.space.search_space import SearchSpace
-from nas.study import ablation_run, launch
-from nas.study.search_run import SearchRun
+from nas.study import launch
+from nas.study.candidates import Candidates
+from nas.study.cells import Cells
 from nas.trial import base_model, check
-from nas.trial.bench import Bench, fresh
+from nas.trial.bench import Bench, fresh, sampling_conditions
 from nas.weights import checkpoints
 
 
@@ -163,17 +164,21 @@ def test_the_base_is_cached_by_everything_that_went_into_it(tmp_path):
 
 
 def test_conditions_say_what_the_cells_vary(tmp_path):
-    varied = design.varied(loaded(tmp_path).ablation)
-    assert varied == ["architecture.levels.*.ffn_ratio", "training.learning_rate", "sampling.steps"]
-    fid = {"unit": "", "images": 8, "steps": 2, "guidance": 1.0}
-    told = ablation_run.conditions_of(varied, {"fid": fid, "denoising_loss": {"unit": "", "times": 8}})
-    assert told["fid"] == {"unit": "", "images": 8, "steps": "as the cell says", "guidance": 1.0}
-    assert told["denoising_loss"] == {"unit": "", "times": 8}
+    study = loaded(tmp_path)
+    assert design.varied(study.ablation) == [
+        "architecture.levels.*.ffn_ratio",
+        "training.learning_rate",
+        "sampling.steps",
+    ]
+    as_given = study.sampling.model_dump(mode="json")
+    assert as_given["steps"] == 2
+    assert sampling_conditions(study) == {**as_given, "steps": "as the cell says"}
+    assert sampling_conditions(study.model_copy(update={"ablation": None})) == as_given
 
 
 @pytest.mark.parametrize("name", ["sa_ca_placement", "quickstart"])
 def test_a_study_that_names_a_space_is_a_search_only_without_an_ablation(name):
     study = load(Path(__file__).parents[1] / "studies" / name)
     assert study.space is not None
-    kind = launch.kind_of(study, SearchSpace.load(study.space))
-    assert kind.func is (ablation_run.CellRun if study.ablation else SearchRun)
+    proposer = launch.proposer_of(study, SearchSpace.load(study.space))
+    assert type(proposer) is (Cells if study.ablation else Candidates)

@@ -1,5 +1,6 @@
 """How long a study takes, and how far it is: said before it starts and while it runs."""
 
+from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from nas.report import progress
 from nas.report.progress import Progress
 from nas.runs import headway
 from nas.settings import study_file
+from nas.study.workload import Variant, Workload
 from nas.trial import pace
 from nas.trial.pace import Pace
 
@@ -51,6 +53,20 @@ def test_workers_take_the_trials_in_turn():
         "about 28 s to go: 5 trials of 6 s each on 1 worker",
         "(from updates and pictures of 1 network timed here just now; 20% of trials taken to be stopped)",
     ]
+
+
+def test_trials_whose_own_pace_is_unknown_take_the_mean(study):
+    slow = replace(PACE, update_s=4.0)
+    one, two = PACE.trial_s(study), slow.trial_s(study)
+    typical, paces = [Variant(None)] * 3, [PACE, slow, None]
+    assert Workload(typical, [None] * 4).seconds(study, paces) == [(one + two) / 2] * 4
+    left = Workload(typical, [0, 2, 1, 0, None]).seconds(study, paces)
+    assert left == pytest.approx([one, (2 * one + two) / 3, two, one, (2 * one + two) / 3])
+
+
+def test_a_variant_takes_as_long_as_its_settings_say(study):
+    (twice,) = Workload([Variant(None, {"training.images_seen": 1280})], [0]).seconds(study, [PACE])
+    assert twice - PACE.trial_s(study) == pytest.approx((1 + 0.8) * 5 * PACE.update_s)
 
 
 def test_headway_is_the_share_of_forward_passes(tmp_path, monkeypatch):

@@ -24,9 +24,8 @@ from nas.runs.directory import open_run
 from nas.runs.journal import open_storage
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
-from nas.study import launch, search_run
+from nas.study import launch
 from nas.study import run as study
-from nas.study.ablation_run import CellRun
 
 STUDY = TEST_STUDY.replace("rule: halving", "rule: none").replace("trials: 6", "trials: 3")
 
@@ -51,10 +50,8 @@ def run(tmp_path, monkeypatch):
         loaded, said = study_file.load(path, overrides), StringIO()
         directory, _ = open_run(loaded, tmp_path / "runs", say=lambda line: said.write(line + "\n"))
         progress = Progress(Console(file=said, width=1000))
-        if loaded.ablation is not None:
-            running = CellRun(loaded, directory, progress)
-        else:
-            running = search_run.SearchRun(loaded, space(), directory, progress)
+        proposer = launch.proposer_of(loaded, None if loaded.ablation else space())
+        running = study.Run(loaded, proposer, directory, progress)
         running.execute()
         (directory.path / "report.html").touch()
         running.said = said.getvalue()

@@ -21,7 +21,9 @@ from nas.seeds import trial_seed
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 from nas.study import run as study
-from nas.study import search_run
+from nas.study.candidates import Candidates
+from nas.study.proposer import Reference
+from nas.study.workload import Variant
 from nas.trial import check, line_scores, pace, timing
 from nas.trial import rung as trial
 from nas.trial.pace import Pace
@@ -87,9 +89,8 @@ def run(tmp_path, monkeypatch):
     def execute(*overrides):
         loaded = study_file.load(path, overrides)
         directory, _ = open_run(loaded, tmp_path / "runs")
-        running = search_run.SearchRun(
-            loaded, SearchSpace.load(loaded.space), directory, Progress(Console(file=StringIO()))
-        )
+        proposer = Candidates(loaded, SearchSpace.load(loaded.space))
+        running = study.Run(loaded, proposer, directory, Progress(Console(file=StringIO())))
         running.execute()
         return running
 
@@ -123,7 +124,7 @@ def test_a_run_that_goes_on_first_tracks_what_was_concluded_before(run, monkeypa
 
 def test_refusals_reach_the_sampler_as_constraints(run):
     running = run()
-    told = {t.number: t for t in running.optuna.get_trials()}
+    told = {t.number: t for t in running.ledger.optuna.get_trials()}
     for number, record in running.records.items():
         violated = any(value > 0 for value in told[number].constraints.values())
         assert violated == (record["state"] == "over_budget")
@@ -177,7 +178,7 @@ def test_a_diverged_trial_is_recorded_with_its_reason_and_the_study_goes_on(run)
     running = run()
     assert running.records[first]["state"] == "failed"
     assert running.records[first]["reason"] == "the loss is nan after 640 images"
-    assert running.optuna.get_trials()[first].state == optuna.trial.TrialState.FAIL
+    assert running.ledger.optuna.get_trials()[first].state == optuna.trial.TrialState.FAIL
     assert len(trained(running)) == 6
     assert sum(r["state"] == "failed" for r in trained(running)) == 1
 
@@ -210,11 +211,12 @@ def test_a_run_whose_lines_cannot_be_scored_has_its_trials(run, monkeypatch):
     assert "no lines of reference: gone" in running.progress.console.file.getvalue()
 
 
-def test_the_base_of_the_space_is_trained_where_it_is_an_eighth_of_the_search_at_most(run):
-    running = run()
-    for trials, train in ((7, False), (8, True)):
-        running.study = study_file.load(running.directory.root.parent / "study.yaml", [f"search.trials={trials}"])
-        assert running.reference() == ({}, running.space.base, train)
+@pytest.mark.parametrize(("trials", "trained"), [(7, False), (8, True)])
+def test_the_base_of_the_space_is_trained_where_it_is_an_eighth_of_the_search_at_most(tmp_path, trials, trained):
+    (tmp_path / "study.yaml").write_text(STUDY)
+    loaded = study_file.load(tmp_path / "study.yaml", [f"search.trials={trials}"])
+    space = SearchSpace.load(loaded.space)
+    assert Candidates(loaded, space).reference() == Reference(Variant(space.base), trained)
 
 
 def test_a_study_says_how_long_it_will_take_before_its_first_trial(run):

@@ -254,9 +254,9 @@ def changed(study: Study, overrides: Mapping[str, Any]) -> Study:
 
     Raises pydantic's ValidationError for what a study cannot be, ValueError where a path goes through what has no fields.
     """
-    content: dict[str, Any] = dict(
-        study
-    )  # sections stay as they are, and are not checked again, unless something in them changes
+    if not overrides:
+        return study
+    content: dict[str, Any] = dict(study)  # sections stay as they are, and are not checked again, unless one changes
     for path, value in overrides.items():
         *parents, last = path.split(".")
         place = content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +28,10 @@ from nas.runs.ledger import bring_back
 from nas.settings import plausible, study_file
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
-from nas.study.ablation_run import CellRun
+from nas.study.candidates import Candidates
+from nas.study.cells import Cells
+from nas.study.proposer import Proposer
 from nas.study.run import MakeEngine, Run
-from nas.study.search_run import SearchRun
 from nas.trial.check import check
 from nas.weights import worlds
 from nas.workers import ray_engine
@@ -80,7 +81,7 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool = False, whe
             console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
             if foreign := worlds.told(study.resolved()):
                 console.print(foreign, markup=False)
-            execution = kind_of(study, space)(directory, Progress(console), where.storage, make)
+            execution = Run(study, proposer_of(study, space), directory, Progress(console), where.storage, make)
             execution.execute()
         frame = summarise(directory)
         execution.tracker.finish(frame, study.objectives)
@@ -101,12 +102,12 @@ def _nothing_left(directory: RunDirectory, continued: bool) -> Iterator[None]:
         raise
 
 
-def kind_of(study: Study, space: SearchSpace | None) -> Callable[..., Run]:
-    """The study's kind of run, to be given its directory and what follows."""
+def proposer_of(study: Study, space: SearchSpace | None) -> Proposer:
+    """What decides what the study trains."""
     if study.ablation is not None:
-        return partial(CellRun, study)
+        return Cells(study)
     assert space is not None, "a search without a space is refused when its file is read"
-    return partial(SearchRun, study, space)
+    return Candidates(study, space)
 
 
 def _checked(study: Study, document: Document) -> SearchSpace | None:

@@ -205,7 +205,7 @@ class Bench:
     def conditions(self) -> dict[str, dict[str, Any]]:
         """What each score depends on, by column."""
         evaluation = self.study.evaluation
-        plan = self.study.sampling.model_dump(mode="json")
+        plan = sampling_conditions(self.study)
         shared = {"images": evaluation.images, "split": evaluation.split, "seed": evaluation.seed, **plan}
         described: dict[str, dict[str, Any]] = {
             column: {
@@ -361,6 +361,13 @@ def _shown(pictures: Iterator[Captioned], shown: list[Tensor], heard: Callable[[
         shown.append(images[: max(0, SHOWN - count)])
         count += len(images)
         heard(count)
+
+
+def sampling_conditions(study: Study) -> dict[str, Any]:
+    """The plan that pictures are drawn by, field by field; one that some factor of an ablation sets is the cell's."""
+    varied = design.varied(study.ablation) if study.ablation else []
+    own = {path.removeprefix("sampling."): "as the cell says" for path in varied if path.startswith("sampling.")}
+    return {**study.sampling.model_dump(mode="json"), **own}
 
 
 def loss_times(steps: int) -> list[int]:

@@ -44,7 +44,7 @@ class Pace:
 
     def trial_s(self, study: Study) -> float:
         """Seconds of a trial, where `STOPPED` of those at each rung but the last go no further."""
-        stopped = 0.0 if study.ablation or study.stopping.rule == "none" else STOPPED
+        stopped = STOPPED if stops(study) else 0.0
         return sum((1 - stopped) ** rung * self.rung_s(study, rung) for rung in range(len(study.stopping.rungs)))
 
     def lines_s(self, study: Study, trained: bool) -> float:
@@ -52,6 +52,11 @@ class Pace:
         pictures = 3 * study.evaluation.images * (self.decode_s + self.judge_s) + 3 * self.compute_s
         last = sum(self.rung_s(study, rung) for rung in range(len(study.stopping.rungs))) if trained else 0.0
         return pictures + self.rung_s(study, 0) + last
+
+
+def stops(study: Study) -> bool:
+    """Whether a study stops some trials early."""
+    return study.ablation is None and study.stopping.rule != "none" and len(study.stopping.rungs) > 1
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from nas.errors import InputError
 from nas.search import samplers
 from nas.settings.study import Study
 from nas.space.search_space import Choices, SearchSpace
-from nas.study.search_run import PATIENCE
+from nas.study.candidates import PATIENCE
 from nas.trust.curves import Table
 from nas.trust.simulation import OVER_BUDGET
 

@@ -30,7 +30,7 @@ from nas.runs import description
 from nas.settings import training
 from nas.settings.study import Study
 from nas.study import launch
-from nas.study.ablation_run import cell_seed
+from nas.study.cells import cell_seed
 from nas.study.guidance_sweep import scores
 from nas.training import loop
 from nas.trial import base_model

@@ -1,0 +1,253 @@
+"""What a search trains: the sampler proposes, what is over budget is refused on paper, the rest is trained rung by rung.
+
+A network proposed twice takes the result it already has. Where nothing new is proposed for long, an architecture is drawn at
+random; at the end undecided members of the front are trained again (nas.search.racing).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import Any
+
+from optuna.samplers import BaseSampler
+from optuna.trial import FixedTrial, FrozenTrial, Trial
+
+from nas.cost.budget import constraints, over_budget
+from nas.networks.backbones import Backbone
+from nas.runs.directory import now
+from nas.runs.records import UNTRAINED, Record
+from nas.search import racing, stopping
+from nas.search.peers import Scoreboard
+from nas.search.samplers import sampler
+from nas.seeds import trial_seed
+from nas.settings.study import Study
+from nas.space import screen
+from nas.space.search_space import SearchSpace
+from nas.study.proposer import Reference
+from nas.study.trials import Trials, first_record
+from nas.study.workload import Variant, Workload
+
+FRESH_TRIES = 2_000  # random candidates looked at to find one that is new and within budget
+ENOUGH_TRIALS = 8  # of a search, for the space's base network to be trained beside them as a line of reference
+LOOKED_AT = 200  # random members, to time those of typical cost
+PATIENCE = 20  # refused or repeated suggestions in a row before a fresh architecture is drawn at random instead
+
+
+class Candidates:
+    """The proposer of a search: members of a space that Optuna suggests."""
+
+    like: Backbone | None = None
+
+    def __init__(self, study: Study, space: SearchSpace):
+        assert study.search is not None
+        self._study, self._search, self._space = study, study.search, space
+
+    def sampler(self, known: int) -> BaseSampler:
+        return sampler(self._search.sampler, self._search.trials, self._study.seed, known)
+
+    def suggested(self, record: Record) -> FixedTrial:
+        fixed = FixedTrial(self._space.parameters(record["choices"]))
+        self._space.suggest(fixed)
+        return fixed
+
+    def open(self, trials: Trials) -> None:
+        self._trials = trials
+        self._proposals = Proposals(trials.records.values())
+        self._scoreboard = Scoreboard(len(self._study.stopping.rungs), len(self._study.objectives))
+        for record in trials.records.values():
+            for rung in range(len(record["rungs"])):
+                self._score(record, rung)
+
+    def reference(self) -> Reference:
+        """The base of the space, trained where it is a member and costs an eighth of the search at most."""
+        base = self._space.base
+        member = screen.position(self._space, base) is not None
+        trained = member and self._study.base is None and self._search.trials >= ENOUGH_TRIALS
+        return Reference(Variant(base), trained)
+
+    def workload(self, workers: int) -> Workload:
+        """As many trainings as are left, none of them known yet: members within budget stand for them."""
+        left = self._left()
+        return Workload(self._typical(workers) if left else [], [None] * left)
+
+    def _typical(self, count: int) -> list[Variant]:
+        """Members within budget, spread over their multiply-adds."""
+        rng = random.Random(self._study.seed)
+        members = [self._space.architecture(self._space.sample(rng)) for _ in range(LOOKED_AT)]
+        costs = [self._study.deploy.costs(member) for member in members]
+        within = [pair for pair in zip(costs, members, strict=True) if not over_budget(pair[0], self._study.budget)]
+        ordered = [member for _, member in sorted(within, key=lambda pair: pair[0]["macs"])]
+        places = [round((place + 0.5) / count * len(ordered) - 0.5) for place in range(count)] if ordered else []
+        return [Variant(ordered[place]) for place in places]
+
+    def _left(self) -> int:
+        """Trainings that are still to be done, the repeats at the end among them; a running one counts as a whole."""
+        states = [record["state"] for record in self._trials.records.values()]
+        ended = sum(states.count(state) for state in ("complete", "stopped", "failed"))
+        return max(0, self._search.trials + self._study.racing.trials - ended)
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def ask(self) -> Record | None:
+        """The next architecture to train, a repeat when the search has all it asked for; None when that is done too."""
+        return self._propose() or self._race()
+
+    def _propose(self) -> Record | None:
+        if self._proposals.trained >= self._search.trials:
+            return None
+        for _ in range(self._search.max_refusals):
+            refused, fresh = self._refused_in_a_row(), None
+            if refused and refused % PATIENCE == 0 and (fresh := self._fresh()) is None:
+                self._trials.say("every architecture within budget has been tried; stopping here")
+                return None
+            record = self._consider(self._trials.ask(fresh))
+            if record["state"] not in UNTRAINED:
+                return record
+        self._trials.say(f"gave up after {self._search.max_refusals} refused or repeated candidates in a row")
+        return None
+
+    def _refused_in_a_row(self) -> int:
+        """How many of the latest trials were not to be trained; on disk, so that interruptions don't change the search."""
+        latest = reversed(self._trials.records.values())
+        return sum(1 for _ in takewhile(lambda r: r["state"] in UNTRAINED, latest))
+
+    def _consider(self, asked: Trial) -> Record:
+        """The record of a trial that is begun, refused, or repeats an architecture."""
+        choices = self._space.suggest(asked)
+        record = first_record(self._study, asked.number, choices, self._space.architecture(choices))
+        self._constrain(asked, record)
+        self._decide(record)
+        return record
+
+    def begin(self, asked: FrozenTrial) -> Record:
+        choices = self._space.suggest(FixedTrial(asked.params))
+        record = first_record(self._study, asked.number, choices, self._space.architecture(choices))
+        self._decide(record)
+        return record
+
+    def _decide(self, record: Record) -> None:
+        """Refuse a trial that is over budget, give a repeated one the result that is there, and begin any other."""
+        over = over_budget(record["cost"], self._study.budget)
+        earlier = self._proposals.of(record["key"])
+        if over:
+            self._trials.conclude(record, "over_budget", over)
+        elif len(earlier) > self._search.repeats:
+            self._trials.reuse(record, earlier[0])
+        else:
+            record["repeat"] = len(earlier)
+            record["seed"] = trial_seed(self._study.seed, record["key"], len(earlier))
+            self._trials.start(record)
+        self._proposals.add(record)
+
+    def _constrain(self, asked: Trial, record: Record) -> None:
+        for name, excess in constraints(record["cost"], self._study.budget).items():
+            asked.set_constraint(name, excess)
+
+    def _fresh(self) -> dict[str, Any] | None:
+        """The parameters of an untried architecture within budget; None if random drawing finds none."""
+        rng = random.Random(trial_seed(self._study.seed, "fresh", len(self._trials.records)))
+        for _ in range(FRESH_TRIES):
+            choices = self._space.sample(rng)
+            config = self._space.architecture(choices)
+            cost = self._study.deploy.costs(config)
+            if not self._proposals.of(config.key) and not over_budget(cost, self._study.budget):
+                return self._space.parameters(choices)
+        return None
+
+    # -- repeats -------------------------------------------------------------------------------------------------
+
+    def _race(self) -> Record | None:
+        """A repeat, with a new seed, of an architecture whose place on the front is undecided.
+
+        None while the search still runs, when all repeats are spent, and when nothing is left to decide.
+        """
+        raced = sum(bool(record.get("race")) for record in self._trials.records.values())
+        searched = (record for record in self._trials.records.values() if not record.get("race"))
+        if raced >= self._study.racing.trials or any(record["state"] == "running" for record in searched):
+            return None
+        values = self._repeated_values()
+        undecided = racing.next_repeats(values, confidence=self._study.racing.confidence) if values else []
+        running = {record["key"] for record in self._trials.records.values() if record["state"] == "running"}
+        key = next((key for key in undecided if key not in running), None)
+        return self._repeat(key) if key is not None else None
+
+    def _repeat(self, key: str) -> Record:
+        """Train an architecture once more, straight to the last rung."""
+        first, *others = [
+            record for record in self._trials.records.values() if record["key"] == key and "seed" in record
+        ]
+        asked = self._trials.ask(self._space.parameters(first["choices"]))
+        self._space.suggest(asked)
+        self._constrain(asked, first)
+        repeat = 1 + len(others)
+        record: Record = {
+            "trial": asked.number,
+            "key": key,
+            "state": "running",
+            "reason": "",
+            "init": first["init"],
+            "choices": first["choices"],
+            "architecture": first["architecture"],
+            "cost": first["cost"],
+            "rungs": [],
+            "started": now(),
+            "race": True,
+            "repeat": repeat,
+            "seed": trial_seed(self._study.seed, key, repeat),
+        }
+        self._trials.start(record)
+        self._proposals.add(record)
+        return record
+
+    def _repeated_values(self) -> dict[str, list[list[float]]]:
+        """The objectives of every complete trial, all to be minimised, by architecture."""
+        values: dict[str, list[list[float]]] = {}
+        for record in self._trials.records.values():
+            if record["state"] == "complete":
+                values.setdefault(record["key"], []).append(self._values(record, -1))
+        return values
+
+    # -- early stopping ------------------------------------------------------------------------------------------
+
+    def scored(self, record: Record) -> str | None:
+        if record.get("race"):
+            return None
+        self._score(record, -1)
+        if len(record["rungs"]) == len(self._study.stopping.rungs):
+            return None
+        curve, others = self._scoreboard.curve(record["trial"]), self._scoreboard.others(record["trial"])
+        if stopping.goes_on(curve, others, self._study.stopping):
+            return None
+        return stopping.reason(curve, others, self._study.stopping, self._study.objectives)
+
+    def _score(self, record: Record, rung: int) -> None:
+        """Early stopping looks at the trials the sampler asked for."""
+        if not record.get("race"):
+            self._scoreboard.add(record["trial"], self._values(record, rung))
+
+    def _values(self, record: Record, rung: int) -> list[float]:
+        """The objectives at a rung, all to be minimised."""
+        row = {**record["cost"], **record["rungs"][rung]["metrics"]}
+        return [row[c] if way == "minimise" else -row[c] for c, way in self._study.objectives.items()]
+
+
+class Proposals:
+    """The trials of a search by architecture, so that a new one need not be compared with all."""
+
+    def __init__(self, records: Iterable[Record]):
+        self.trained = 0  # how many were to be trained, repeats at the end aside
+        self._trials: dict[str, list[Record]] = {}
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Record) -> None:
+        """A new trial."""
+        self.trained += record["state"] not in UNTRAINED and not record.get("race")
+        if "duplicate_of" not in record:
+            self._trials.setdefault(record["key"], []).append(record)
+
+    def of(self, key: str) -> list[Record]:
+        """The trials of an architecture, first to last, without those that took another's result."""
+        return self._trials.get(key, [])

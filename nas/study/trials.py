@@ -1,0 +1,107 @@
+"""The trials of a run, as its proposer sees them: what is known of each, the next one, its first word and its last.
+
+A trial may take another's result, now or when that is there. Records are written first, then Optuna is told, then the tracker and
+the screen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.trial import Trial
+
+from nas.networks.backbones import Backbone
+from nas.report.progress import Progress
+from nas.report.wandb.tracking import Tracker
+from nas.runs.directory import RunDirectory, now
+from nas.runs.ledger import Ledger
+from nas.runs.records import UNTRAINED, Record, State
+from nas.settings.study import Study
+
+
+class Trials:
+    """The trials of one run, by number."""
+
+    def __init__(self, ledger: Ledger, directory: RunDirectory, progress: Progress, tracker: Tracker):
+        self._ledger, self._directory, self._progress, self._tracker = ledger, directory, progress, tracker
+        self._twins: dict[int, list[int]] = {}  # running trial -> later trials that take its result
+
+    @property
+    def records(self) -> dict[int, Record]:
+        """What is known of every trial, by number."""
+        return self._ledger.records
+
+    def ask(self, parameters: dict[str, Any] | None = None, attributes: dict[str, Any] | None = None) -> Trial:
+        """Optuna's next trial: one that its sampler suggests, or with these parameters."""
+        if parameters is not None:
+            self._ledger.optuna.enqueue_trial(parameters, attributes)
+        return self._ledger.optuna.ask()
+
+    def start(self, record: Record) -> None:
+        """Write down a trial that is to be trained."""
+        self._ledger.save(record)
+        self._progress.started(record)
+
+    def conclude(self, record: Record, state: State, reason: str) -> None:
+        """Write down how a trial ended."""
+        self._end(record, state, reason, record)
+
+    def reuse(self, record: Record, earlier: Record) -> None:
+        """A trial is not trained: it takes an earlier one's result, now or when that is there."""
+        record["duplicate_of"] = earlier["trial"]
+        if earlier["state"] == "running":
+            self._await(record, earlier)
+            record["state"] = "duplicate"
+            self._ledger.save(record)
+        else:
+            self._take(record, earlier)
+
+    def retell(self, record: Record) -> None:
+        """Tell Optuna of a trial that was concluded on disk only."""
+        twin_of = record.get("duplicate_of")
+        if twin_of is None:
+            return self._ledger.tell(record["trial"], record)
+        earlier = self.records.get(twin_of)
+        if earlier is None:
+            self._ledger.forget(record["trial"])
+        elif earlier["state"] == "running":
+            self._await(record, earlier)
+        else:
+            self._take(record, earlier)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._progress.say(text)
+
+    def _await(self, record: Record, earlier: Record) -> None:
+        self._twins.setdefault(earlier["trial"], []).append(record["trial"])
+
+    def _take(self, record: Record, earlier: Record) -> None:
+        self._end(record, "duplicate", f"same network as trial {earlier['trial']}", earlier)
+
+    def _end(self, record: Record, state: State, reason: str, outcome: Record) -> None:
+        """A trial's last word, and that of those that waited for it. `outcome`: whose result the sampler is told."""
+        record["state"], record["reason"], record["finished"] = state, reason, now()
+        self._ledger.save(record)
+        self._ledger.tell(record["trial"], outcome)
+        if state not in UNTRAINED:
+            self._tracker.trial(record, self._directory.trial(record["trial"]))
+        self._progress.concluded(record)
+        for twin in self._twins.pop(record["trial"], []):
+            self._take(self.records[twin], record)
+
+
+def first_record(study: Study, number: int, choices: dict[str, Any], config: Backbone) -> Record:
+    """The first record of a trial of this network; of its costs the numbers."""
+    return {
+        "trial": number,
+        "key": config.key,
+        "state": "running",
+        "reason": "",
+        "init": study.training.init,
+        "choices": choices,
+        "architecture": config.to_dict(),
+        "cost": {name: value for name, value in study.deploy.costs(config).items() if isinstance(value, int | float)},
+        "rungs": [],
+        "started": now(),
+    }
