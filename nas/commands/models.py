@@ -46,7 +46,7 @@ def export(
 
         nas export runs/quickstart
 
-        nas export runs/quickstart --pick best:clip_score --to small-model --format safetensors,onnx --quantise int8
+        nas export runs/quickstart --pick best:prompt_accuracy --to small-model --format safetensors,onnx --quantise int8
 
         nas export runs/train/knee --format onnx   # graphs of what nas train trained
     """
@@ -169,7 +169,7 @@ def train(
 
     Examples:
 
-        nas train runs/quickstart/2026-01-01_10-00-00/export/knee --data "laion/{00000..00099}.tar" --devices 8
+        nas train runs/quickstart/2026-01-01_10-00-00/export/knee --recipe recipe.yaml --data "laion/{00000..00099}.tar" --devices 8
 
         nas train mobilediffusion --data my-pictures --recipe recipe.yaml --out my-model
     """
