@@ -274,7 +274,9 @@ def prepare():
             shutil.copytree(f"runs/{study}", f"runs/{like}", symlinks=True)
     run_nas(["export", "runs/quickstart"])
     pretrained_autoencoder("sd-vae-folder")
-    own = "conditioning: {encoder: open_clip}\nautoencoder: kl\n"  # for captions that the quickstart's words do not reach
+    own = (
+        "conditioning: {encoder: open_clip}\nautoencoder: kl\n"  # for captions that the quickstart's words do not reach
+    )
     write_file("recipe.yaml", own + "stages: [{image_size: 64, images: 8, batch: 8}]\n")
     app(["train", EXPORT, "--data", "emoji", "--recipe", "recipe.yaml"], standalone_mode=False)
     shutil.copytree("studies/proxy_trust", "runs/trust")

@@ -281,3 +281,15 @@ def test_bad_runs_are_one_line(run, monkeypatch, capsys):
     (run.path / "conditions.json").write_text(json.dumps({"fid": CONDITIONS["fid"]}))
     assert "clip_score" in told(run.path)
     assert not (run.path / "guidance.png").exists()
+
+
+def test_the_axes_are_a_distance_and_a_score_of_captions(run):
+    assert guidance_sweep.axes(run) == ("clip_score", "fid")
+    drawn = {"guidance": 1.0}
+    run.write_json(
+        "conditions.json", {"prompt_accuracy": drawn, "mind_efficientnet_lite0": drawn, "denoising_loss": {}}
+    )
+    assert guidance_sweep.axes(run) == ("prompt_accuracy", "mind_efficientnet_lite0")
+    run.write_json("conditions.json", {"prompt_accuracy": drawn})
+    with pytest.raises(InputError, match=r"needs a distance \(fid, kid, mind\) .*; it measured prompt_accuracy$"):
+        guidance_sweep.axes(run)

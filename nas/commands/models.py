@@ -129,7 +129,7 @@ def sweep_guidance(
     scales: Annotated[str, typer.Option(help="Guidance scales, with commas between them.")] = "1,2,3,5,7.5",
     repeats: Annotated[int, typer.Option(min=1, help="Of every cell of an ablation, how many repeats.")] = 1,
 ) -> None:
-    """Draw the FID-CLIP curve of trained networks over guidance scales, many-step and one-step side by side.
+    """Draw a distance (FID) against a score of captions (CLIP score) over guidance scales, many-step and one-step.
 
     Writes guidance.csv and guidance.png into the run; the same command goes on where it was interrupted.
 

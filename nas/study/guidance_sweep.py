@@ -1,4 +1,4 @@
-"""The FID-CLIP curve of trained networks over guidance scales, many-step and one-step side by side.
+"""A curve over guidance scales: a distance against a score of captions, such as FID and CLIP score, many-step and one-step.
 
 Every point has the captions and the noise of the run's own scores. A network drawn in many steps is drawn in one step as
 well; a one-step generator only as it was made to be drawn. The scale is w in null + w (cond - null), at every evaluation of
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
 IDENTITY = ["model", "trial", "repeat", "images_seen", "solver", "steps", "guidance"]  # what makes a point another one
 WHOLE = {column: "Int64" for column in ("trial", "repeat", "images_seen", "steps")}
+DISTANCES, CAPTIONS = ("fid", "kid", "mind"), ("clip_score", "prompt_accuracy")  # what a curve has on its axes
 TABLE, PICTURE = "guidance.csv", "guidance.png"
 
 
@@ -102,7 +103,7 @@ def sweep(
     `nas.analysis.picking.pick`, or `base`; without any, the knee of a search, or the base and the first `repeats` repeats
     of every
     cell of an ablation. Raises InputError when a pick is not there, was not trained or draws no numbers, or the run measured
-    no FID or no CLIP score.
+    no distance or no score of captions.
     """
 
     x, y = axes(run)
@@ -147,14 +148,16 @@ def opened(path: Path, picks: Sequence[str]) -> tuple[RunDirectory, list[str]]:
 
 
 def axes(run: RunDirectory) -> tuple[str, str]:
-    """The columns of the picture, CLIP score and FID. Raises InputError when the run did not measure both."""
+    """The columns of the picture: a score of captions, and a distance. Raises InputError when the run did not measure both."""
     measured = [name for name, how in description.conditions(run.path).items() if "guidance" in how]
-    fid = next((name for name in measured if name == "fid" or name.startswith("fid_")), None)
-    if fid is None or "clip_score" not in measured:
+    distances = [name for name in measured if name.partition("_")[0] in DISTANCES]
+    captions = [name for name in CAPTIONS if name in measured]
+    if not distances or not captions:
         raise InputError(
-            f"{run.path}: a guidance sweep needs metrics fid and clip_score; it measured {_list(measured)}"
+            f"{run.path}: a guidance sweep needs a distance ({', '.join(DISTANCES)}) and a score of captions "
+            f"({', '.join(CAPTIONS)}); it measured {_list(measured)}"
         )
-    return "clip_score", fid
+    return captions[0], distances[0]
 
 
 def curves(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
