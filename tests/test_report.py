@@ -74,8 +74,8 @@ def test_members_run_from_cheap_to_expensive(run_dir):
 
 
 def test_axes_apart():
-    rows = pd.DataFrame({"arch.a": [1, 2], "arch.b": [3, 3], "arch.c": [None, None], "macs": [1, 2]})
-    assert findings.axes_apart(rows) == (["arch.a"], {"b": 3})
+    rows = pd.DataFrame({"arch.a": [1, 2], "arch.b": [3.0, 3.0], "arch.c": [None, None], "macs": [1, 2]})
+    assert findings.axes_apart(rows.assign(**{"arch.d": [4, None]})) == (["arch.a", "arch.d"], {"b": "3"})
 
 
 def test_winner_against_the_best(run_dir):

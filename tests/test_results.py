@@ -292,6 +292,12 @@ def test_knee_is_farthest_below_the_line_through_the_ends():
     assert picking.pick(table, goals, "knee") == 1
 
 
+def test_of_a_front_of_two_the_knee_is_the_one_that_gives_up_less_of_all_that_was_trained():
+    goals = {"a": "minimise", "b": "minimise"}
+    assert fronts.knee(table_of([(0, 10), (1, 0)], goals), goals) == 0  # nothing else to go by: the earlier
+    assert fronts.knee(table_of([(0, 10), (1, 0), (50, 9)], goals), goals) == 1  # a fiftieth of a for nine tenths of b
+
+
 def test_knee_does_not_depend_on_units_or_constant_objectives():
     goals = {"a": "minimise", "b": "maximise", "c": "minimise"}
     points = [(0, -10, 7), (2, -3, 7), (5, -2, 7), (10, 0, 7)]

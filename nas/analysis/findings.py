@@ -198,9 +198,10 @@ def why(table: pd.DataFrame, goals: Objectives) -> list[str]:
     front = table[table["on_front"]]
     if len(front) < 2:
         return ["No other network was trained to the end that is better in any objective."]
+    scale = "the front's range" if len(front) > 2 else "the range of all that was trained"
     told = [
         f"No other fully trained network is as good in every objective and better in one; that holds for {len(front)}. "
-        "Of these it gives up least: the sum of its distances from the best, each as a share of the front's range, is smallest."
+        f"Of these it gives up least: the sum of its distances from the best, each as a share of {scale}, is smallest."
     ]
     knee = front[front["trial"] == fronts.knee(table, goals)].iloc[0]
     costs = [column for column in goals if column in COSTS]
@@ -259,12 +260,13 @@ def members(table: pd.DataFrame, goals: Objectives) -> pd.DataFrame:
     return table[table["on_front"]].sort_values([column, "trial"], ascending=[goals[column] == "minimise", True])
 
 
-def axes_apart(rows: pd.DataFrame) -> tuple[list[str], dict[str, Any]]:
-    """The choices in which these trials differ (column names), and those they share (axis -> value)."""
-    axes = [column for column in rows if str(column).startswith("arch.")]
-    different = [str(axis) for axis in axes if rows[axis].astype(str).nunique() > 1]
-    shared = {str(axis)[5:]: rows[axis].iloc[0] for axis in axes if axis not in different and len(rows)}
-    return different, {axis: value for axis, value in shared.items() if naming.cell(value)}
+def axes_apart(rows: pd.DataFrame) -> tuple[list[str], dict[str, str]]:
+    """The choices in which these trials differ (column names), and those they share (axis -> value as text). To have no such
+    choice is to differ."""
+    told = {str(axis): list(map(naming.cell, rows[axis])) for axis in rows if str(axis).startswith("arch.")}
+    different = [axis for axis, cells in told.items() if len(set(cells)) > 1]
+    shared = {axis[5:]: cells[0] for axis, cells in told.items() if axis not in different and cells and cells[0]}
+    return different, shared
 
 
 def hypervolume(table: pd.DataFrame, goals: Objectives) -> pd.DataFrame:

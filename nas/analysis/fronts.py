@@ -141,18 +141,26 @@ def knee(table: pd.DataFrame, goals: Objectives) -> int:
     """The front's knee: the member farthest below the plane through its extremes, objectives scaled to [0, 1].
 
     With two objectives that is the line through the two ends (Das 1999). With more, it is the plane that meets every
-    axis alike, so the knee has the smallest sum of scaled objectives. The earlier trial wins a tie. The scale comes
-    from the ends of the front, so look at those too.
+    axis alike, so the knee has the smallest sum of scaled objectives. The scale comes from the ends of the front, so look
+    at those too. A tie, as of a front of two, goes to the smallest sum on the scale of all that was trained, then to the
+    earlier trial.
     """
     on_front = front(table, goals)
     members = table[on_front]
     if not len(members):
         raise InputError("results: no trial was trained to the end, so there is no front to pick from")
     order = np.argsort(members["trial"].to_numpy(dtype=int), kind="stable")
-    members, values = members.iloc[order], pooled(table, goals)[on_front.to_numpy()][order]
-    low, high = values.min(axis=0), values.max(axis=0)
-    scaled = (values - low) / np.where(high > low, high - low, 1.0)
-    return int(members["trial"].iloc[int(np.argmin(scaled.sum(axis=1).round(12)))])
+    everything = pooled(table, goals)
+    members, values = members.iloc[order], everything[on_front.to_numpy()][order]
+    trained = everything[(table["state"] == "complete").to_numpy() & np.isfinite(everything).all(axis=1)]
+    sums = [_scaled(values, ends).sum(axis=1).round(12) for ends in (trained, values)]
+    return int(members["trial"].iloc[np.lexsort(sums)[0]])
+
+
+def _scaled(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Objectives with the least of `ends` at 0 and the largest at 1."""
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    return (values - low) / np.where(high > low, high - low, 1.0)
 
 
 def _signs(goals: Objectives) -> np.ndarray:

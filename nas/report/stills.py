@@ -51,7 +51,8 @@ def draw_front(
             axes.scatter(*at, marker="D", s=40, facecolors="none", edgecolors=GREY, linewidths=1.5, label=line.label)
         _refer(axes, y, rest, points[y])
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=10)
+    columns = min(len(names), 3 * len(panels))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
     return figure
 
 
