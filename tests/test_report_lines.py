@@ -41,7 +41,7 @@ def test_a_guidance_sweep_is_shown_if_there_is_one(run_dir):
     assert 'id="guidance"' not in page_of(run_dir)
     Image.new("RGB", (30, 20), "blue").save(run_dir / "guidance.png")
     page = page_of(run_dir)
-    assert page.index('id="guidance"') < page.index('alt="FID against CLIP score over guidance scales"')
+    assert page.index('id="guidance"') < page.index('alt="A distance against a score of captions over guidance scales"')
 
 
 def test_an_ablations_plot_shows_the_paired_differences_that_decide(tmp_path):
