@@ -7,6 +7,7 @@ from io import StringIO
 
 import optuna
 import pytest
+import yaml
 from at_once import AtOnce
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -237,6 +238,25 @@ def test_more_trials_continue_the_same_run(run):
     assert after.directory.path == before.directory.path
     assert len(trained(after)) == 9
     assert not {tag[0] for tag in Workers.ran} & set(before.records)
+
+
+def test_after_repeats_more_trials_still_continue_the_same_run(run):
+    before = run("racing.trials=2")
+    assert sum(bool(record.get("race")) for record in before.records.values()) == 2
+    after = run("search.trials=7")  # fewer than six and two, more than six
+    assert after.directory.path == before.directory.path
+    assert len([record for record in trained(after) if not record.get("race")]) == 7
+
+
+def test_a_space_that_is_used_up_is_said_once_and_nothing_more_is_proposed(run, tmp_path):
+    axes = {"conv_16": {"fields": "levels.2.conv", "choices": ["full", "separable"]}}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"backbone": "unet", "base": "mobilediffusion", "axes": axes}))
+    running = run(f"space={tmp_path / 'two.yaml'}", "search.trials=9", "racing.trials=2", "budget={}")
+    assert running.progress.console.file.getvalue().count("has been tried") == 1
+    raced = [number for number, record in running.records.items() if record.get("race")]
+    assert len(trained(running)) == 2 + len(raced) and all(
+        number >= len(running.records) - len(raced) for number in raced
+    )
 
 
 def test_an_interrupted_trial_goes_on_from_its_last_rung(run, monkeypatch):

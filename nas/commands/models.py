@@ -129,13 +129,13 @@ def sweep_guidance(
     scales: Annotated[str, typer.Option(help="Guidance scales, with commas between them.")] = "1,2,3,5,7.5",
     repeats: Annotated[int, typer.Option(min=1, help="Of every cell of an ablation, how many repeats.")] = 1,
 ) -> None:
-    """Draw a distance (FID) against a score of captions (CLIP score) over guidance scales, many-step and one-step.
+    """Draw a distance (fid, kid, mind) against a score of captions (clip_score, prompt_accuracy) over guidance scales.
 
     Writes guidance.csv and guidance.png into the run; the same command goes on where it was interrupted.
 
     Examples:
 
-        nas sweep-guidance runs/quickstart
+        nas sweep-guidance runs/ufogen_lora
 
         nas sweep-guidance runs/ufogen_lora --scales 1,1.5,2,3 --repeats 3
     """
@@ -169,7 +169,7 @@ def train(
 
     Examples:
 
-        nas train runs/quickstart/2026-01-01_10-00-00/export/knee --recipe recipe.yaml --data "laion/{00000..00099}.tar" --devices 8
+        nas train runs/quickstart/2026-01-01_10-00-00/export/knee --recipe recipe.yaml --data "laion/{00000..00099}.tar"
 
         nas train mobilediffusion --data my-pictures --recipe recipe.yaml --out my-model
     """

@@ -120,7 +120,9 @@ def _continues(study: Study, run: Path, resolved: Mapping[str, Any], say: Say) -
     if other := _differing(ran, resolved):
         say(f"{run} ran with other settings ({', '.join(other)}): a new run begins")
         return False
-    return _asked(resolved) > _asked(ran) or _unfinished(study, run)
+    before = _asked(ran)
+    more = any(count > before.get(section, 0) for section, count in _asked(resolved).items())
+    return more or _unfinished(study, run)
 
 
 def _unfinished(study: Study, run: Path) -> bool:
@@ -155,9 +157,9 @@ def _identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _asked(resolved: Mapping[str, Any]) -> int:
-    """How many trials or repeats of every cell, and how many repeats after a search."""
-    return sum(int(resolved[section][more]) for section, more in MORE.items() if resolved.get(section))
+def _asked(resolved: Mapping[str, Any]) -> dict[str, int]:
+    """By section how many trials, repeats of every cell, or repeats after a search."""
+    return {section: int(resolved[section][more]) for section, more in MORE.items() if resolved.get(section)}
 
 
 def describe(directory: RunDirectory, resolved: Mapping[str, Any]) -> None:

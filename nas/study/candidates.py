@@ -16,7 +16,6 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial
 
 from nas.cost.budget import constraints, over_budget
 from nas.networks.backbones import Backbone
-from nas.runs.directory import now
 from nas.runs.records import UNTRAINED, Record
 from nas.search import racing, stopping
 from nas.search.peers import Scoreboard
@@ -55,13 +54,15 @@ class Candidates:
     def open(self, trials: Trials) -> None:
         self._trials = trials
         self._proposals = Proposals(trials.records.values())
+        self._gave_up = False  # nothing more is proposed in this session
         self._scoreboard = Scoreboard(len(self._study.stopping.rungs), len(self._study.objectives))
         for record in trials.records.values():
             for rung in range(len(record["rungs"])):
                 self._score(record, rung)
 
     def reference(self) -> Reference:
-        """The base of the space, trained where it is a member and costs an eighth of the search at most."""
+        """The base of the space, trained where it is a member, costs an eighth of the search at most, and the study has no base
+        model of its own."""
         base = self._space.base
         member = screen.position(self._space, base) is not None
         trained = member and self._study.base is None and self._search.trials >= ENOUGH_TRIALS
@@ -72,21 +73,24 @@ class Candidates:
         left = self._left()
         return Workload(self._typical(workers) if left else [], [None] * left)
 
-    def _typical(self, count: int) -> list[Variant]:
+    def _typical(self, workers: int) -> list[Variant]:
         """Members within budget, spread over their multiply-adds."""
         rng = random.Random(self._study.seed)
         members = [self._space.architecture(self._space.sample(rng)) for _ in range(LOOKED_AT)]
         costs = [self._study.deploy.costs(member) for member in members]
         within = [pair for pair in zip(costs, members, strict=True) if not over_budget(pair[0], self._study.budget)]
         ordered = [member for _, member in sorted(within, key=lambda pair: pair[0]["macs"])]
-        places = [round((place + 0.5) / count * len(ordered) - 0.5) for place in range(count)] if ordered else []
+        places = [round((place + 0.5) / workers * len(ordered) - 0.5) for place in range(workers)] if ordered else []
         return [Variant(ordered[place]) for place in places]
 
     def _left(self) -> int:
         """Trainings that are still to be done, the repeats at the end among them; a running one counts as a whole."""
-        states = [record["state"] for record in self._trials.records.values()]
-        ended = sum(states.count(state) for state in ("complete", "stopped", "failed"))
-        return max(0, self._search.trials + self._study.racing.trials - ended)
+        ended = [
+            record for record in self._trials.records.values() if record["state"] in ("complete", "stopped", "failed")
+        ]
+        raced = sum(bool(record.get("race")) for record in ended)
+        searched = len(ended) - raced
+        return max(0, self._search.trials - searched) + max(0, self._study.racing.trials - raced)
 
     # -- asking --------------------------------------------------------------------------------------------------
 
@@ -95,18 +99,20 @@ class Candidates:
         return self._propose() or self._race()
 
     def _propose(self) -> Record | None:
-        if self._proposals.trained >= self._search.trials:
+        if self._gave_up or self._proposals.begun >= self._search.trials:
             return None
         for _ in range(self._search.max_refusals):
             refused, fresh = self._refused_in_a_row(), None
             if refused and refused % PATIENCE == 0 and (fresh := self._fresh()) is None:
-                self._trials.say("every architecture within budget has been tried; stopping here")
-                return None
+                return self._give_up("every architecture within budget has been tried; stopping here")
             record = self._consider(self._trials.ask(fresh))
             if record["state"] not in UNTRAINED:
                 return record
-        self._trials.say(f"gave up after {self._search.max_refusals} refused or repeated candidates in a row")
-        return None
+        return self._give_up(f"gave up after {self._search.max_refusals} refused or repeated candidates in a row")
+
+    def _give_up(self, why: str) -> None:
+        self._gave_up = True
+        self._trials.say(why)
 
     def _refused_in_a_row(self) -> int:
         """How many of the latest trials were not to be trained; on disk, so that interruptions don't change the search."""
@@ -181,18 +187,10 @@ class Candidates:
         asked = self._trials.ask(self._space.parameters(first["choices"]))
         self._space.suggest(asked)
         self._constrain(asked, first)
-        repeat = 1 + len(others)
+        repeat = 1 + max(record["repeat"] for record in (first, *others))
+        config = self._space.architecture(first["choices"])
         record: Record = {
-            "trial": asked.number,
-            "key": key,
-            "state": "running",
-            "reason": "",
-            "init": first["init"],
-            "choices": first["choices"],
-            "architecture": first["architecture"],
-            "cost": first["cost"],
-            "rungs": [],
-            "started": now(),
+            **first_record(self._study, asked.number, first["choices"], config),
             "race": True,
             "repeat": repeat,
             "seed": trial_seed(self._study.seed, key, repeat),
@@ -223,7 +221,7 @@ class Candidates:
         return stopping.reason(curve, others, self._study.stopping, self._study.objectives)
 
     def _score(self, record: Record, rung: int) -> None:
-        """Early stopping looks at the trials the sampler asked for."""
+        """Note a trial's objectives for early stopping, unless it is a repeat at the end."""
         if not record.get("race"):
             self._scoreboard.add(record["trial"], self._values(record, rung))
 
@@ -237,14 +235,14 @@ class Proposals:
     """The trials of a search by architecture, so that a new one need not be compared with all."""
 
     def __init__(self, records: Iterable[Record]):
-        self.trained = 0  # how many were to be trained, repeats at the end aside
+        self.begun = 0  # how many were to be trained, repeats at the end aside
         self._trials: dict[str, list[Record]] = {}
         for record in records:
             self.add(record)
 
     def add(self, record: Record) -> None:
         """A new trial."""
-        self.trained += record["state"] not in UNTRAINED and not record.get("race")
+        self.begun += record["state"] not in UNTRAINED and not record.get("race")
         if "duplicate_of" not in record:
             self._trials.setdefault(record["key"], []).append(record)
 

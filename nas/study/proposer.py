@@ -28,7 +28,8 @@ class Reference:
 
 
 class Proposer(Protocol):
-    """Whatever decides what a run trains. Its methods are called by one process, in the order they stand here."""
+    """Whatever decides what a run trains. One process calls it: `sampler` and `open` as a run is opened, `suggested`
+    and `begin` for what the disk or the storage has lost, `workload` and `reference` once, then `ask` and `scored` in turns."""
 
     @property
     def like(self) -> Backbone | None:
@@ -45,8 +46,8 @@ class Proposer(Protocol):
         """Take over the trials of the run, those that were trained before among them."""
 
     def begin(self, asked: FrozenTrial) -> Record:
-        """Decide anew on a trial whose record was damaged, and save its first one. Raises ValueError or KeyError when Optuna
-        does not know what it was."""
+        """Decide anew on a trial whose record was damaged, and save it, begun or concluded. Raises ValueError or KeyError when
+        Optuna does not know what it was."""
 
     def workload(self, workers: int) -> Workload:
         """What is left to be trained, with what so many workers time at once before the study starts."""

@@ -61,7 +61,7 @@ class Run:
         Raises InputError while another process coordinates this run.
         """
         self.study, self.proposer, self.directory, self.progress = study, proposer, directory, progress
-        self._engine = engine
+        self._make_engine = engine
         self._continuations: deque[tuple[int, int]] = deque()  # (trial, next rung)
         self._deaths: dict[tuple[int, int], int] = {}
         self.tracker = Tracker(study.tracking, directory.path, study.name)
@@ -116,8 +116,8 @@ class Run:
         self.resume()
         self.tracker.catch_up(self.records.values())
         count = default_count() if self.study.workers is None else self.study.workers
-        workers = (self._engine or Workers)(count, self.study, self.directory.cache)
-        if self._engine is None and (said := idle(count, self.study.worker_threads)):
+        workers = (self._make_engine or Workers)(count, self.study, self.directory.cache)
+        if self._make_engine is None and (said := idle(count, self.study.worker_threads)):
             self.progress.say(said)
         try:
             with self.progress.live(self.records, self.study, self.directory.trial):

@@ -74,7 +74,9 @@ class Trials:
         self._progress.say(text)
 
     def _await(self, record: Record, earlier: Record) -> None:
-        self._twins.setdefault(earlier["trial"], []).append(record["trial"])
+        waiting = self._twins.setdefault(earlier["trial"], [])
+        if record["trial"] not in waiting:
+            waiting.append(record["trial"])
 
     def _take(self, record: Record, earlier: Record) -> None:
         self._end(record, "duplicate", f"same network as trial {earlier['trial']}", earlier)
