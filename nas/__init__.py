@@ -27,8 +27,8 @@ def load(*runs: str | Path) -> pd.DataFrame:
         fid, fid_...         Frechet distance of image features to the dataset's, lower is better; `fid` is Inception's, any
                              other extractor is part of the name
         kid_..., mind_...    kernel and sliced Wasserstein distance of the same features, for few pictures
-        prompt_accuracy      share of pictures of dataset scenes that show all that their captions say, by rule;
-                             unseen_prompt_accuracy of combinations that training never showed; background_accuracy,
+        prompt_accuracy      share of pictures of dataset scenes that show all that their captions say, by rule, of captions
+                             whose combinations training showed; unseen_prompt_accuracy of the others; background_accuracy,
                              count_accuracy, colour_accuracy, size_accuracy, shape_accuracy, relation_accuracy of one thing each
         clip_score           100 x cosine of picture and caption by the judge, higher is better
         caption_accuracy     share of pictures whose caption the judge tells from other captions
