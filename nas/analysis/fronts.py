@@ -160,7 +160,8 @@ def knee(table: pd.DataFrame, goals: Objectives) -> int:
 def _scaled(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Objectives with the least of `ends` at 0 and the largest at 1."""
     low, high = ends.min(axis=0), ends.max(axis=0)
-    return (values - low) / np.where(high > low, high - low, 1.0)
+    scaled: np.ndarray = (values - low) / np.where(high > low, high - low, 1.0)
+    return scaled
 
 
 def _signs(goals: Objectives) -> np.ndarray:

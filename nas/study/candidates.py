@@ -104,11 +104,13 @@ class Candidates:
         for _ in range(self._search.max_refusals):
             refused, fresh = self._refused_in_a_row(), None
             if refused and refused % PATIENCE == 0 and (fresh := self._fresh()) is None:
-                return self._give_up("every architecture within budget has been tried; stopping here")
+                self._give_up("every architecture within budget has been tried; stopping here")
+                return None
             record = self._consider(self._trials.ask(fresh))
             if record["state"] not in UNTRAINED:
                 return record
-        return self._give_up(f"gave up after {self._search.max_refusals} refused or repeated candidates in a row")
+        self._give_up(f"gave up after {self._search.max_refusals} refused or repeated candidates in a row")
+        return None
 
     def _give_up(self, why: str) -> None:
         self._gave_up = True
