@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,11 +13,11 @@ import torch
 from nas.diffusion import solvers
 from nas.networks.conditioning import Text
 from nas.training import loop
-from nas.trial.bench import Bench
+from nas.trial.bench import SCORE_BATCH, Bench
 from nas.trial.pace import Pace
 from nas.trial.rung import bench
 
-UPDATES, PICTURES = 4, 16  # timed, at most; one more before, which is slow
+UPDATES, STEPS = 4, 2  # timed, at most; one more update before, which is slow
 
 
 def clock(settings: dict[str, Any], architecture: dict[str, Any]) -> Pace:
@@ -33,14 +35,17 @@ def of_network(bench: Bench, architecture: dict[str, Any]) -> Pace:
     module = loop.DenoiserTraining(objective, study.training)
     load_s = time.perf_counter() - began
     timed = min(UPDATES, study.training.updates(study.training.images_seen))
-    loop.train(module, bench.train_data, 0, study.training.batch)
-    pace = loop.train(module, bench.train_data, 0, (1 + timed) * study.training.batch)
+    ends: list[float] = []
+    module.heard = lambda step: ends.append(time.perf_counter())
+    loop.train(module, bench.train_data, 0, (1 + timed) * study.training.batch)
+    update_s = statistics.median(end - start for start, end in pairwise(ends))
     network.eval()
     captions, text, noise = bench.drawn
-    rows = slice(0, min(PICTURES, len(noise)))
+    rows = slice(0, min(SCORE_BATCH, len(noise)))
     count = len(noise[rows])
     some = Text(text.tokens[rows], text.pooled[rows])
-    draw = partial(solvers.sample, network, study.sampling, objective.schedule_config)
+    plan = study.sampling.changed(min(STEPS, study.sampling.steps))
+    draw = partial(solvers.sample, network, plan, objective.schedule_config)
     with torch.no_grad():
         bench.autoencoder.decode(draw(noise[:1], Text(some.tokens[:1], some.pooled[:1]), bench.train_data.null))
         laps = [time.perf_counter()]  # what is done for the first time is slow
@@ -56,6 +61,6 @@ def of_network(bench: Bench, architecture: dict[str, Any]) -> Pace:
         metric.compute()
         metric.reset()
     laps.append(time.perf_counter())
-    draw_s, decode_s, judge_s, compute_s = (end - start for start, end in zip(laps, laps[1:], strict=False))
-    call_s, update_s = draw_s / (count * study.sampling.calls), pace.seconds / timed
+    draw_s, decode_s, judge_s, compute_s = (end - start for start, end in pairwise(laps))
+    call_s = draw_s / (count * plan.calls)
     return Pace(load_s, update_s, call_s, decode_s / count, judge_s / count, compute_s, bench.loss_passes)
