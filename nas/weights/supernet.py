@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from nas import assets
 from nas.disk.packed import unpack
@@ -64,9 +65,9 @@ class Supernet(nn.Module):
         """Write a member's weights into its slices."""
         own = member.state_dict()
         for name, shape in shapes_of(member).items():
-            whole = self.weights[_flat(name)]
-            index = torch.arange(whole.numel()).view(whole.shape)
-            whole.view(-1)[_slice(index, self.shapes[name], shape).reshape(-1)] = own[name].reshape(-1)
+            places = _pieces(self.weights[_flat(name)], self.shapes[name], shape)
+            for place, value in zip(places, _pieces(own[name], shape, shape), strict=True):
+                place.copy_(value)
 
     def weights_of(self, member: nn.Module) -> dict[str, Tensor]:
         """A member's weights by name. Raises InputError naming the first layer the supernet does not have."""
@@ -226,9 +227,20 @@ def _loaded(path: Path) -> tuple[Supernet, dict[str, str]]:
     return Supernet.load(path)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Inside, `torch.nn.init` leaves tensors as they are: on the meta device it would take half of the time of building."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@lru_cache(maxsize=128)  # the corners of a space are asked for again and again
 def skeleton(config: Backbone) -> nn.Module:
-    """A network without storage: its layers' shapes and its forward pass."""
-    with torch.device("meta"):
+    """A network without storage: its layers' shapes and its forward pass. Not to be changed."""
+    with _Unfilled(), torch.device("meta"):
         return config.build()
 
 
@@ -272,14 +284,24 @@ def _covers(whole: Shape, part: Shape) -> bool:
 def _slice(tensor: Tensor, whole: Shape, part: Shape) -> Tensor:
     """The leading entries of every part of every axis; of a convolution's kernel (axes 2 and 3) the middle."""
     for axis, (sizes, wanted) in enumerate(zip(whole, part, strict=True)):
-        if sizes == wanted:
-            continue
-        if axis >= 2:
-            tensor = tensor.narrow(axis, (sizes[0] - wanted[0]) // 2, wanted[0])
-            continue
-        pieces = [p.narrow(axis, 0, n) for p, n in zip(torch.split(tensor, list(sizes), axis), wanted, strict=True)]
-        tensor = torch.cat(pieces, axis) if len(pieces) > 1 else pieces[0]
+        if sizes != wanted:
+            pieces = _along(tensor, axis, sizes, wanted)
+            tensor = torch.cat(pieces, axis) if len(pieces) > 1 else pieces[0]
     return tensor
+
+
+def _pieces(tensor: Tensor, whole: Shape, part: Shape) -> list[Tensor]:
+    """What `_slice` joins, as views that can be written to: one for each combination of parts."""
+    pieces = [tensor]
+    for axis, (sizes, wanted) in enumerate(zip(whole, part, strict=True)):
+        pieces = [piece for each in pieces for piece in _along(each, axis, sizes, wanted)]
+    return pieces
+
+
+def _along(tensor: Tensor, axis: int, sizes: Sequence[int], wanted: Sequence[int]) -> list[Tensor]:
+    if axis >= 2:
+        return [tensor.narrow(axis, (sizes[0] - wanted[0]) // 2, wanted[0])]
+    return [p.narrow(axis, 0, n) for p, n in zip(torch.split(tensor, list(sizes), axis), wanted, strict=True)]
 
 
 def _flat(name: str) -> str:
