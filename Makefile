@@ -11,7 +11,7 @@ run: .venv/ready
 	.venv/bin/nas run $(STUDY) $(ARGS)
 
 test: .venv/tools
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Style, types, and the order of the packages.
 check: .venv/tools

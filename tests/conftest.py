@@ -20,6 +20,19 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+_HEAVY = (
+    "docs supernet quantise cost dit export screen backbones deploy_training report ablation chaos ray survival run "
+    "supernet_run families joint notebooks study guidance tracking results"
+)
+HEAVY = _HEAVY.split()  # files of much work, the most first: begun last, one would keep a single worker busy at the end
+
+
+def pytest_collection_modifyitems(items):
+    """The order in which pytest-xdist hands out files, without its own, which is by their number of tests."""
+    rank = {f"test_{name}": number for number, name in enumerate(HEAVY)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """What a test draws without a seed of its own does not depend on the tests before it, nor what it prints on a width."""
