@@ -86,7 +86,7 @@ axes:
 def test_every_member_is_covered_where_axes_depend_on_others(name, tmp_path):
     (tmp_path / "outer.yaml").write_text(OUTER)
     space = SearchSpace.load(name if name != "outer" else tmp_path / "outer.yaml")
-    whole, rng = supernet.Supernet.of(space, PROXY), random.Random(1)
+    whole, rng = supernet.Supernet.covering(space, PROXY), random.Random(1)
     for _ in range(12):
         config = space.architecture(space.sample(rng)).scaled(PROXY)
         sliced = whole.weights_of(supernet.skeleton(config))

@@ -49,16 +49,20 @@ class Supernet(nn.Module):
     @classmethod
     def of(cls, space: SearchSpace, proxy: Proxy, seed: int = 0) -> Supernet:
         """A fresh supernet: as large as the largest member, with the weights of every kind of layer in the space."""
-        shapes: dict[str, Shape] = {}
-        members = list(dict.fromkeys(map(space.architecture, corners(space))))
-        for config in members:
-            for name, shape in shapes_of(skeleton(config.scaled(proxy))).items():
-                shapes[name] = _union(shapes[name], shape) if name in shapes else shape
-        supernet = cls(shapes)
+        supernet = cls.covering(space, proxy)
         torch.manual_seed(seed)
-        for config in reversed(members):  # the largest last, so that what members share starts as it does there
+        for config in reversed(_members(space)):  # the largest last, so that what is shared starts as it does there
             supernet.assign(config.scaled(proxy).build())
         return supernet
+
+    @classmethod
+    def covering(cls, space: SearchSpace, proxy: Proxy) -> Supernet:
+        """The same with its weights left to be filled."""
+        shapes: dict[str, Shape] = {}
+        for config in _members(space):
+            for name, shape in shapes_of(skeleton(config.scaled(proxy))).items():
+                shapes[name] = _union(shapes[name], shape) if name in shapes else shape
+        return cls(shapes)
 
     @torch.no_grad()
     def assign(self, member: nn.Module) -> None:
@@ -252,6 +256,10 @@ def corners(space: SearchSpace) -> Iterator[Choices]:
         for choice in axis.choices:
             if choice != largest.get(axis.name):
                 yield from space.largest_with(axis, choice)
+
+
+def _members(space: SearchSpace) -> list[Backbone]:
+    return list(dict.fromkeys(map(space.architecture, corners(space))))
 
 
 def shapes_of(network: nn.Module) -> dict[str, Shape]:
