@@ -1,4 +1,4 @@
-"""Does what the documentation says, block by block, in a copy of the repository: python docs_driver.py FOLDER.
+"""Does what the documentation says, block by block, in a copy of the repository: python docs_driver.py FOLDER CONVERSIONS.
 
 The folder is what a clone is: nas/, search_spaces/, studies/, tests/. Files that a page shows are written into it, commands
 are run through the real command line in this one process, and one JSON line per block tells how it went. What would take
@@ -278,7 +278,8 @@ def prepare():
         "conditioning: {encoder: open_clip}\nautoencoder: kl\n"  # for captions that the quickstart's words do not reach
     )
     write_file("recipe.yaml", own + "stages: [{image_size: 64, images: 8, batch: 8}]\n")
-    app(["train", EXPORT, "--data", "emoji", "--recipe", "recipe.yaml"], standalone_mode=False)
+    data = json.dumps({"name": "emoji", **PICTURES["emoji"]})  # every picture is encoded before the first update
+    app(["train", EXPORT, "--data", data, "--recipe", "recipe.yaml"], standalone_mode=False)
     shutil.copytree("studies/proxy_trust", "runs/trust")
     table = AnchorTable(Path("runs/trust"))  # as if measured with few pictures
     small = study_file.load(Path("studies/emoji"), few("emoji")[1::2])
@@ -316,7 +317,7 @@ def main():
     write_file("tiny.yaml", TINY)
     from docs_quick import stay_in_this_process
 
-    stay_in_this_process(EXPORT)
+    stay_in_this_process(EXPORT, Path(sys.argv[2]))
     if not attempt("prepare", prepare):
         return
     names = defaultdict(lambda: {"__name__": "__main__"})

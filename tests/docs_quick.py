@@ -2,14 +2,15 @@
 
 import shutil
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 
 QUICKER = {"gp": "nsga2"}  # samplers, when curves are replayed
 
 
-def stay_in_this_process(export):
-    """Trials are computed here, by the functions that a worker process would run."""
+def stay_in_this_process(export, conversions):
+    """Trials are computed here, by the functions that a worker process would run. `conversions`: `converted.once`'s folder."""
+    import converted
+    import torch
     from at_once import InProcess
 
     import nas.deploy.serve
@@ -35,7 +36,8 @@ def stay_in_this_process(export):
 
     nas.study.run.Workers = nas.trust.anchors.Workers = InProcess
     nas.trial.check.PROBES, supernet_training.POOL, agreement.RESAMPLES = 100, 4, 50
-    onnx.write = converted_once(onnx.write)
+    onnx.write = converted.once(onnx.write, conversions)
+    torch.export.load = read_once(torch.export.load)
     supernet_training.train = trained_small(supernet_training.train)
     nas.trust.anchors.run = once(nas.trust.anchors.run, lambda study, overrides, *_: study_file.load(study, overrides))
     guidance_sweep.sweep = once(guidance_sweep.sweep, lambda *_: None)
@@ -60,22 +62,15 @@ def stay_in_this_process(export):
     latency.subject = small_subject
 
 
-def converted_once(write):
-    """`nas.deploy.exporters.onnx.write`, which takes seconds even of the shipped text encoder: a graph again is a copy."""
-    made = {}
+def read_once(load):
+    """`torch.export.load`, which takes seconds a graph: the same file again is the program that was read."""
+    kept = {}
 
-    def again(graph, path, precision="fp32"):
-        shapes = [tuple(given.shape) for given in graph.random_inputs(2)]
-        weights = sha256(repr([graph.name, precision, graph.inputs, shapes]).encode())
-        for name, value in sorted(graph.module.state_dict().items()):
-            weights.update(name.encode() + value.contiguous().view(-1).numpy().tobytes())
-        key = weights.hexdigest()
-        target = path.with_name(f"{path.name}.onnx")
-        if key not in made:
-            made[key] = write(graph, path, precision).read_bytes()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(made[key])
-        return target
+    def again(file):
+        key = (Path(file).resolve(), Path(file).stat().st_mtime_ns)
+        if key not in kept:
+            kept[key] = load(file)
+        return kept[key]
 
     return again
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import converted
 import pytest
 import torch
 import yaml
@@ -293,12 +294,13 @@ def test_it_is_no_trial_to_verify(whole, tmp_path):
         verify.verify(whole[0], tmp_path)
 
 
-def test_its_graphs_are_exported_beside_it(whole, tmp_path):
+def test_its_graphs_are_exported_beside_it(whole, tmp_path, tmp_path_factory):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     folder = shutil.copytree(whole[0], tmp_path / "model")
     with pytest.raises(InputError, match="is no trial of a study"):
         export.add_formats(folder, ["onnx"], quantised=True)
-    found = CliRunner().invoke(cli.app, ["export", str(folder), "--format", "onnx"])
+    with converted.shared(tmp_path_factory):
+        found = CliRunner().invoke(cli.app, ["export", str(folder), "--format", "onnx"])
     assert found.exit_code == 0, found.exception
     expected, drawn = (drawing.load(folder, runtime).draw(["sun"], seed=2) for runtime in ("pytorch", "onnxruntime"))
     assert drawn.shape == (1, 3, 64, 64) and torch.allclose(drawn, expected, atol=1e-4)

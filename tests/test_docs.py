@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import converted
 import docs_pages
 import pytest
 
@@ -34,13 +35,14 @@ def clone(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(clone):
+def done(clone, tmp_path_factory):
     """What became of each block: name -> how long it took and what went wrong."""
     environment = {**os.environ, "PYTHONPATH": f"{clone}{os.pathsep}{clone / 'tests'}", "WANDB_MODE": "offline"}
     driver = clone / "tests" / "docs_driver.py"
     ended = subprocess.run(
-        [sys.executable, str(driver), str(clone)], env=environment, cwd=clone, capture_output=True, text=True
-    )
+        [sys.executable, str(driver), str(clone), str(converted.folder(tmp_path_factory))],
+        env=environment, cwd=clone, capture_output=True, text=True,
+    )  # fmt: skip
     told = [json.loads(line) for line in (clone / "report.jsonl").read_text().splitlines()]
     assert ended.returncode == 0, ended.stderr[-3000:]
     found = {each["block"]: each for each in told}

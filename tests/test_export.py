@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import converted
 import exported
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def told():
 @pytest.fixture(scope="module")
 def model(run, told, tmp_path_factory):
     formats = ["yaml", "safetensors", "onnx"]
-    return export.export(run, "trial:0", tmp_path_factory.mktemp("model"), formats, say=told.append)
+    with converted.shared(tmp_path_factory):
+        return export.export(run, "trial:0", tmp_path_factory.mktemp("model"), formats, say=told.append)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import runpy
 
+import converted
 import exported
 import numpy as np
 import pytest
@@ -181,7 +182,8 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(run, tmp_path_factory):
     to = tmp_path_factory.mktemp("model")
-    return export.export(run, "trial:0", to, ["safetensors", "onnx"], quantised=True)
+    with converted.shared(tmp_path_factory):
+        return export.export(run, "trial:0", to, ["safetensors", "onnx"], quantised=True)
 
 
 @pytest.fixture(scope="module")
