@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from nas.cost import latency_table
-from nas.diffusion.plan import Plan
+from nas.diffusion.plan import MOST_STEPS, Plan
 from nas.documents import study_name
 from nas.documents.quantities import count
 from nas.documents.section import Section
@@ -104,12 +104,26 @@ class Evaluation(Section):
     """Real pictures that distances are taken to, in whole batches of 64. None: all of the training split."""
 
 
+class Pool(Section):
+    """The candidates that `sampler: pool` chooses from."""
+
+    looks: int | None = Field(None, ge=1, le=100_000)
+    """Candidates to look at before the search goes by what it has trained. None: as many as take a quarter of the trainings'
+    time, counted in calls of the denoiser."""
+    images: int = Field(48, ge=1, le=100_000)
+    """Pictures of a look, the first of those that trials are scored on."""
+    steps: int = Field(4, ge=1, le=MOST_STEPS)
+    """Steps in which a look draws them; never more than `sampling.steps`."""
+
+
 class Search(Section):
     """Which architectures are asked for, and what a good one is."""
 
-    sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
+    sampler: Literal["tpe", "nsga2", "gp", "random", "pool"] = "tpe"
     """Optuna's TPE, NSGA-II or Gaussian processes (`gp`, the slowest to ask). `random` is the honest baseline: the same
-    study, seeds and budget without a model of the space."""
+    study, seeds and budget without a model of the space. `pool` looks cheaply at slices of a supernet, many more than it
+    trains, and trains those that are expected to add most to the front."""
+    pool: Pool = Pool()
     trials: int = Field(16, ge=1, le=1_000_000)
     """Architectures to train, in total, over all resumptions. Refused and repeated candidates are not counted."""
     minimise: tuple[str, ...] = ()
@@ -128,6 +142,8 @@ class Search(Section):
             raise ValueError("expected at least one column in minimise or maximise")
         if len(set(columns)) < len(columns):
             raise ValueError(f"a column is named twice: {', '.join(columns)}")
+        if self.pool != Pool() and self.sampler != "pool":
+            raise ValueError(f"pool: sampler {self.sampler} does not read it; expected sampler pool")
         return self
 
     @property

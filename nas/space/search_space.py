@@ -137,6 +137,17 @@ class SearchSpace:
                 choices[axis.name] = rng.choice(axis.choices)
         return choices
 
+    def neighbour(self, member: Choices, rng: random.Random) -> Choices:
+        """A member that differs from this one in one axis, and in those that are active through it."""
+        changed = rng.choice([axis for axis in self.axes if axis.name in member and len(axis.choices) > 1])
+        choices: Choices = {}
+        for axis in self.axes:
+            if axis is changed:
+                choices[axis.name] = rng.choice([choice for choice in axis.choices if choice != member[axis.name]])
+            elif axis.active(choices):
+                choices[axis.name] = member[axis.name] if axis.name in member else rng.choice(axis.choices)
+        return choices
+
     def suggest(self, trial: optuna.trial.BaseTrial) -> Choices:
         """The member an Optuna sampler asks for, active axes only."""
         choices: Choices = {}

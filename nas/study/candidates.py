@@ -7,7 +7,7 @@ random; at the end undecided members of the front are trained again (nas.search.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any
 
@@ -24,7 +24,7 @@ from nas.seeds import trial_seed
 from nas.settings.study import Study
 from nas.space import screen
 from nas.space.search_space import SearchSpace
-from nas.study.proposer import Reference
+from nas.study.proposer import Look, Reference
 from nas.study.trials import Trials, first_record
 from nas.study.workload import Variant, Workload
 
@@ -94,7 +94,7 @@ class Candidates:
 
     # -- asking --------------------------------------------------------------------------------------------------
 
-    def ask(self) -> Record | None:
+    def ask(self) -> Record | Look | None:
         """The next architecture to train, a repeat when the search has all it asked for; None when that is done too."""
         return self._propose() or self._race()
 
@@ -229,8 +229,12 @@ class Candidates:
 
     def _values(self, record: Record, rung: int) -> list[float]:
         """The objectives at a rung, all to be minimised."""
-        row = {**record["cost"], **record["rungs"][rung]["metrics"]}
-        return [row[c] if way == "minimise" else -row[c] for c, way in self._study.objectives.items()]
+        return minimised({**record["cost"], **record["rungs"][rung]["metrics"]}, self._study.objectives)
+
+
+def minimised(row: Mapping[str, float], objectives: Mapping[str, str]) -> list[float]:
+    """The objectives of a network with these scores and costs, all to be minimised."""
+    return [row[column] if way == "minimise" else -row[column] for column, way in objectives.items()]
 
 
 class Proposals:

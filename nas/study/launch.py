@@ -30,6 +30,7 @@ from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.study.candidates import Candidates
 from nas.study.cells import Cells
+from nas.study.pool import Pool
 from nas.study.proposer import Proposer
 from nas.study.run import MakeEngine, Run
 from nas.trial.check import check
@@ -107,7 +108,8 @@ def proposer_of(study: Study, space: SearchSpace | None) -> Proposer:
     if study.ablation is not None:
         return Cells(study)
     assert space is not None, "a search without a space is refused when its file is read"
-    return Candidates(study, space)
+    assert study.search is not None
+    return (Pool if study.search.sampler == "pool" else Candidates)(study, space)
 
 
 def _checked(study: Study, document: Document) -> SearchSpace | None:

@@ -6,8 +6,9 @@ the workers, the loop and the records; a proposer reads and writes trials throug
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from optuna.samplers import BaseSampler
 from optuna.trial import FixedTrial, FrozenTrial
@@ -25,6 +26,16 @@ class Reference:
     variant: Variant
     trained: bool = False
     """Whether it gets a trial's training as well, beside being scored untrained."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Networks that are to be scored cheaply as they are initialised; none of them is a trial (nas.trial.look)."""
+
+    architectures: tuple[dict[str, Any], ...]
+    """At deploy scale."""
+    take: Callable[[Sequence[dict[str, Any]]], None]
+    """Is given what was found of each, in this order."""
 
 
 class Proposer(Protocol):
@@ -55,8 +66,9 @@ class Proposer(Protocol):
     def reference(self) -> Reference:
         """What the lines of reference are scored with."""
 
-    def ask(self) -> Record | None:
-        """The next trial to train, with its record saved; None when there is none until another trial has a score."""
+    def ask(self) -> Record | Look | None:
+        """The next trial to train, with its record saved, or networks to look at; None when there is none until something that
+        is under way has ended."""
 
     def scored(self, record: Record) -> str | None:
         """Take in a trial's new score: why it is trained no further, or None. At the last rung there is nothing to decide."""

@@ -29,10 +29,10 @@ from nas.runs.ledger import Ledger
 from nas.runs.records import Damaged, Record
 from nas.settings import design
 from nas.settings.study import Study
-from nas.study.proposer import Proposer
+from nas.study.proposer import Look, Proposer
 from nas.study.trials import Trials
 from nas.study.workload import Variant
-from nas.trial import line_scores, pace, timing
+from nas.trial import line_scores, look, pace, timing
 from nas.trial.pace import Pace
 from nas.trial.rung import Job, prepare, prepare_base, run_rung
 from nas.workers.local import Engine, Workers, default_count, idle
@@ -40,6 +40,7 @@ from nas.workers.local import Engine, Workers, default_count, idle
 ATTEMPTS = 3  # times a rung is tried when its worker process dies
 PREPARATION = (-1, 0)  # the tag of the job that makes the shared caches
 LINES = (-2, 0)  # and of the one that scores the lines of reference
+LOOK = -4  # first of the tags of looks at candidates
 TIMING = -3  # first of the tags of jobs that are timed before the study starts
 MakeEngine = Callable[[int, Study, Path], Engine]  # (processes, study, cache folder)
 
@@ -64,6 +65,7 @@ class Run:
         self._make_engine = engine
         self._continuations: deque[tuple[int, int]] = deque()  # (trial, next rung)
         self._deaths: dict[tuple[int, int], int] = {}
+        self._looks: list[Look] = []  # asked for so far, by the second number of their tags
         self.tracker = Tracker(study.tracking, directory.path, study.name)
         shared = is_database(url)
         run = f"{study.name}/{directory.path.name}" if shared else study.name
@@ -155,7 +157,8 @@ class Run:
         lines = not (self.directory.path / reference_lines.FILE).exists()
         lines_s = known[0].lines_s(self.study, self.proposer.reference().trained) if lines else 0.0
         seconds = workload.seconds(self.study, paces)
-        self.progress.expect(pace.estimate(known, seconds, lines_s, count, pace.stops(self.study)))
+        looks_s = workload.looks * known[0].look_s(self.study) if workload.looks else 0.0
+        self.progress.expect(pace.estimate(known, seconds, lines_s, count, pace.stops(self.study), looks_s))
 
     def _timed(self, workers: Engine, variants: Sequence[Variant]) -> list[Pace | None]:
         """The paces of some networks; None for one that could not be timed."""
@@ -195,24 +198,34 @@ class Run:
         while True:
             while workers.free and (self._continuations or asking):
                 self._lease.renew()
-                job = self._continuations.popleft() if self._continuations else self._ask()
-                asking = job is not None
-                if job is not None:
-                    workers.submit(job, run_rung, self._job(*job))
+                asking = self._occupy(workers)
             if not (workers.busy or self._continuations or asking):
                 return
             for tag, future in workers.finished(1.0):
                 if tag == LINES:
                     self._take_lines(workers, future)
+                elif tag[0] == LOOK:
+                    self._take_look(workers, tag, future)
                 else:
                     self._take(*tag, future)
                 asking = True  # what was learnt may ask for a repeat
             self._lease.renew()
             self.progress.refresh(len(workers.busy))
 
-    def _ask(self) -> tuple[int, int] | None:
-        record = self.proposer.ask()
-        return None if record is None else self._next(record)
+    def _occupy(self, workers: Engine) -> bool:
+        """Give a free worker what is to be done next; whether there was anything."""
+        if self._continuations:
+            self._train(workers, self._continuations.popleft())
+            return True
+        asked = self.proposer.ask()
+        if isinstance(asked, Look):
+            self._look(workers, asked)
+        elif asked is not None:
+            self._train(workers, self._next(asked))
+        return asked is not None
+
+    def _train(self, workers: Engine, job: tuple[int, int]) -> None:
+        workers.submit(job, run_rung, self._job(*job))
 
     def _next(self, record: Record) -> tuple[int, int]:
         """A trial and its next rung; a repeat after the search has no earlier ones."""
@@ -254,6 +267,26 @@ class Run:
             self._score_lines(workers)
         elif not isinstance(known, Interrupted):
             self.progress.say(f"the report will have no lines of reference: {known}")
+
+    def _look(self, workers: Engine, asked: Look) -> None:
+        tag = (LOOK, len(self._looks))
+        self._looks.append(asked)
+        workers.submit(tag, look.look, asked.architectures)
+
+    def _take_look(self, workers: Engine, tag: tuple[int, int], future: Future[Any]) -> None:
+        """Hand over what looks gave. Those that cannot be made have failed, one by one: no trial is lost with them."""
+        asked, error = self._looks[tag[1]], future.exception()
+        if error is None:
+            return asked.take(future.result())
+        known = failures.sorted_out(error)
+        if isinstance(known, failures.DiskTrouble):
+            raise known
+        if isinstance(known, Interrupted):
+            return
+        self._deaths[tag] = self._deaths.get(tag, 0) + 1
+        if isinstance(known, failures.Lost) and self._deaths[tag] < ATTEMPTS:
+            return workers.submit(tag, look.look, asked.architectures)
+        asked.take([{"metrics": {}, "failed": str(known), "seconds": 0.0}] * len(asked.architectures))
 
     def _take(self, number: int, rung: int, future: Future[Any]) -> None:
         """Record what a rung gave, and decide whether its trial goes on."""

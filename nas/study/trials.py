@@ -13,9 +13,11 @@ from optuna.trial import Trial
 from nas.networks.backbones import Backbone
 from nas.report.progress import Progress
 from nas.report.wandb.tracking import Tracker
+from nas.runs import looks
 from nas.runs.directory import RunDirectory, now
 from nas.runs.ledger import Ledger
-from nas.runs.records import UNTRAINED, Record, State
+from nas.runs.looks import Looks
+from nas.runs.records import UNTRAINED, Damaged, Record, State
 from nas.settings.study import Study
 
 
@@ -30,6 +32,18 @@ class Trials:
     def records(self) -> dict[int, Record]:
         """What is known of every trial, by number."""
         return self._ledger.records
+
+    def looks(self) -> Looks:
+        """The looks of this run so far."""
+        try:
+            return looks.read(self._directory.path)
+        except Damaged as error:
+            self.say(f"{error}; what it was about is looked at again")
+            return {}
+
+    def keep(self, found: Looks) -> None:
+        """Write down all looks."""
+        self._directory.write_json(looks.NAME, found)
 
     def ask(self, parameters: dict[str, Any] | None = None, attributes: dict[str, Any] | None = None) -> Trial:
         """Optuna's next trial: one that its sampler suggests, or with these parameters."""

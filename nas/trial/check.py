@@ -46,6 +46,7 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     _meetable(study, space, costs)
     _check_proxy(study, space, members)
     _check_start(study)
+    _check_pool(study)
     if study.training.init not in ("scratch", "base"):
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
     largest = [part.architecture(part.largest()) for part in space.parts]
@@ -192,6 +193,23 @@ def probe(study: Study, space: SearchSpace) -> list[Backbone]:
     """Random members."""
     rng = random.Random(study.seed)
     return [space.architecture(space.sample(rng)) for _ in range(PROBES)]
+
+
+def _check_pool(study: Study) -> None:
+    """Whether a pool has slices to look at, and as many pictures as a look takes."""
+    assert study.search is not None
+    if study.search.sampler != "pool":
+        return
+    if study.training.init in ("scratch", "base"):
+        raise InputError(
+            f"search.sampler: pool looks at slices of a supernet, but training.init is {study.training.init}; expected another "
+            "sampler, or training.init: supernet or a path to supernet weights"
+        )
+    if study.search.pool.images > study.evaluation.images:
+        raise InputError(
+            f"search.pool.images: a look draws {study.search.pool.images}, of which the study has evaluation.images: "
+            f"{study.evaluation.images}"
+        )
 
 
 def _check_proxy(study: Study, space: SearchSpace, members: Sequence[Backbone]) -> None:

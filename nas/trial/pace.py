@@ -47,6 +47,15 @@ class Pace:
         stopped = STOPPED if stops(study) else 0.0
         return sum((1 - stopped) ** rung * self.rung_s(study, rung) for rung in range(len(study.stopping.rungs)))
 
+    def look_s(self, study: Study) -> float:
+        """Seconds of a look at a candidate (nas.trial.look)."""
+        assert study.search is not None
+        settings, plan = study.search.pool, study.sampling
+        calls = min(settings.steps, plan.steps) * plan.branches
+        drawn = min(settings.images, study.evaluation.images) * (calls * self.call_s + self.decode_s + self.judge_s)
+        losses = self.passes * self.call_s if "denoising_loss" in study.objectives else 0.0
+        return self.load_s + drawn + losses + self.compute_s
+
     def lines_s(self, study: Study, trained: bool) -> float:
         """Seconds of the lines of reference, unless they were scored before."""
         pictures = 3 * study.evaluation.images * (self.decode_s + self.judge_s) + 3 * self.compute_s
@@ -85,9 +94,12 @@ class Estimate:
         )
 
 
-def estimate(paces: Sequence[Pace], trials: Sequence[float], lines_s: float, workers: int, stopped: bool) -> Estimate:
-    """What trials of these lengths take, begun in this order on equal workers, with the lines of reference before them."""
-    free = [0.0] * workers
+def estimate(
+    paces: Sequence[Pace], trials: Sequence[float], lines_s: float, workers: int, stopped: bool, looks_s: float = 0.0
+) -> Estimate:
+    """What trials of these lengths take, begun in this order on equal workers, with the lines of reference before them, and
+    looks of `looks_s` in all shared by the workers."""
+    free = [looks_s / workers] * workers
     for seconds in chain([lines_s], trials):
         heapq.heappush(free, heapq.heappop(free) + seconds)
     mean = sum(trials) / len(trials)

@@ -19,7 +19,7 @@ from nas.study.candidates import PATIENCE
 from nas.trust.curves import Table
 from nas.trust.simulation import OVER_BUDGET
 
-SAMPLERS = ("random", "tpe", "nsga2", "gp", "optuna", "optuna_charged")
+SAMPLERS = ("random", "tpe", "nsga2", "gp", "optuna", "optuna_charged", "pool")
 
 
 class Chooser:

@@ -35,7 +35,7 @@ from nas.space.search_space import SearchSpace
 from nas.trust import curves, multi_metric
 from nas.trust.chooser import SAMPLERS, Chooser, sampler_of
 from nas.trust.curves import Table
-from nas.trust.simulation import History, Rule, Shuffled, Simulation, volume_of
+from nas.trust.simulation import BestFirst, History, Rule, Shuffled, Simulation, volume_of
 
 RULES = ("improvement", "halving", "slope", "median", "none", "multi_metric")
 UNITS = ("images", "seconds")
@@ -168,7 +168,9 @@ def agreement(table: Table, columns: Sequence[str]) -> pd.DataFrame:
 def explore(
     table: Table, about: Study, sampler: str, name: str, settings: Stopping, repeats: int, workers: int = 1
 ) -> list[History]:
-    """Histories of a sampler with a rule, until the table has no architecture left."""
+    """Histories of a sampler with a rule, until the table has no architecture left; a pool has one, for it draws nothing."""
+    if sampler == "pool":
+        return [_best_first(table, workers)]
     assert about.space is not None
     space, rule = SearchSpace.load(about.space), rule_of(name, settings)
     seen = table.at(settings.rungs[-1:] if name == "none" else settings.rungs)
@@ -178,6 +180,18 @@ def explore(
         chooser = Chooser(seen, about, space, asked, sampler == "optuna_charged", repeat)
         found.append(Simulation(seen, chooser, rule, workers).run())
     return found
+
+
+def _best_first(table: Table, workers: int) -> History:
+    """The history of a pool whose looks are the table's first rung. InputError where that was trained."""
+    if table.images[0] > 0:
+        raise InputError(
+            f"{table.source}: --samplers pool looks at untrained slices; expected rung 0, the first is {table.rungs[0]:g}"
+        )
+    seen = table.at(table.rungs[-1:])
+    asker = BestFirst(table.values[:, 0], table.values[:, -1])
+    before_s = float(table.other_s[:, 0].sum())
+    return Simulation(seen, asker, rule_of("none", Stopping()), workers, before_s).run()
 
 
 def hypervolumes(table: Table, histories: Sequence[History], trainings: float, unit: str) -> list[float]:
@@ -310,7 +324,7 @@ def _tune(table: Table, plan: Plan, folder: Path) -> tuple[Stopping, Table]:
 def _explore(table: Table, about: Study, plan: Plan, settings: Stopping, folder: Path) -> pd.DataFrame:
     rows = []
     for sampler in plan.samplers:
-        for name in ("none",) if sampler.startswith("optuna") else ("none", settings.rule):
+        for name in ("none",) if sampler.startswith(("optuna", "pool")) else ("none", settings.rule):
             histories = explore(table, about, sampler, name, settings, plan.repeats, plan.workers)
             for unit, trainings in itertools.product(UNITS, paid(len(table))):
                 found = Spread.of(hypervolumes(table, histories, trainings, unit))

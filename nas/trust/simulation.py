@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from nas.search import pool
 from nas.search.dominance import CORNER, Points, hypervolume, normalised
 from nas.trust.curves import Table
 
@@ -44,6 +45,32 @@ class Shuffled:
         pass
 
 
+class BestFirst:
+    """A pool (nas.search.pool) that has looked at the whole table: the next is what is expected to add most to the front."""
+
+    def __init__(self, looks: Points, ends: Points):
+        """(architectures, objectives), all to be minimised; an end is known once the architecture is trained."""
+        self._looks, self._ends = looks, ends
+        self._left = list(range(len(looks)))
+        self._running: list[int] = []
+        self._trained: list[int] = []
+
+    def ask(self) -> int | None:
+        if not self._left:
+            return None
+        gains = self._ends[self._trained] - self._looks[self._trained]
+        running = self._looks[self._running] + (gains.mean(0) if len(gains) else 0.0)
+        known = np.concatenate([self._ends[self._trained], running])
+        best = self._left.pop(int(np.argmax(pool.expected(self._looks[self._left], gains, known))))
+        self._running.append(best)
+        return best
+
+    def tell(self, architecture: int, complete: bool) -> None:
+        self._running.remove(architecture)
+        if complete:
+            self._trained.append(architecture)
+
+
 @dataclass(frozen=True)
 class History:
     """What a replayed study trained and paid."""
@@ -67,11 +94,12 @@ class History:
 class Simulation:
     """A study over a table, in simulated time."""
 
-    def __init__(self, table: Table, asker: Asker, rule: Rule, workers: int = 1):
+    def __init__(self, table: Table, asker: Asker, rule: Rule, workers: int = 1, before_s: float = 0.0):
+        """`before_s`: seconds that are spent before anything is trained."""
         self.table, self.asker, self.rule, self.workers = table, asker, rule, workers
         self.reached: dict[int, int] = {}  # trial -> rungs it has finished
         self.architectures: list[int] = []  # by trial
-        self.images, self.seconds = 0, 0.0
+        self.images, self.seconds = 0, before_s
         self.finished: list[tuple[int, int, float]] = []
 
     def run(self) -> History:

@@ -1,0 +1,58 @@
+"""A cheap score of networks as they are initialised, in a worker process: a few pictures in a few steps, and no training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from nas import failures
+from nas.interruption import Interrupted
+from nas.metrics import scores
+from nas.trial.bench import Bench
+from nas.trial.rung import bench
+
+SEED = 0  # slices of a supernet are the same for every seed
+
+
+def look(architectures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In a worker: what is found of each deploy-scale architecture, `nas.runs.looks.Looked` without its choices.
+
+    A network that fails by its own fault has the reason in place of scores.
+    """
+    found = []
+    for architecture in architectures:
+        began, metrics, failed = time.perf_counter(), {}, ""
+        try:
+            metrics = scored(bench(), architecture)
+        except Exception as error:
+            known = failures.sorted_out(error)
+            if isinstance(known, Interrupted | failures.DiskTrouble):
+                raise known from None
+            failed = str(known)
+        found.append({"metrics": metrics, "failed": failed, "seconds": time.perf_counter() - began})
+    return found
+
+
+@torch.no_grad()
+def scored(bench: Bench, architecture: dict[str, Any]) -> dict[str, float]:
+    """The study's metrics, by column, of the first `search.pool.images` evaluation captions drawn in `search.pool.steps` steps;
+    the paired denoising loss where it is an objective. Raises training.Diverged."""
+    study = bench.study
+    assert study.search is not None
+    bench.prepare()
+    settings = study.search.pool
+    network = bench.network(bench.scaled(architecture), SEED)
+    schedule = bench.objective(network, SEED).schedule_config
+    network.eval()
+    steps = min(settings.steps, study.sampling.steps)
+    drawn = bench.variant({"sampling.steps": steps}).draw(
+        network, schedule, min(settings.images, study.evaluation.images)
+    )
+    found = scores(bench.metrics, bench.captioned(drawn))
+    if "denoising_loss" in study.objectives:
+        losses = bench.denoising_losses(network, schedule)
+        found["denoising_loss"] = sum(losses) / len(losses)
+    return found
