@@ -151,6 +151,16 @@ def sorted_out(run_dir: Path) -> tuple[dict[int, Record], dict[int, Damaged]]:
     return found, damaged
 
 
+def read(trial: Path) -> Record:
+    """The record in a trial's folder, which is called by its number. Raises InputError for a damaged one, and DiskTrouble."""
+    try:
+        if not trial.name.isdecimal():
+            raise Damaged(f"the folder is called {trial.name}, expected a trial's number")
+        return checked(_read(trial / NAME), int(trial.name))
+    except Damaged as error:
+        raise InputError(f"{trial / NAME}: {error}") from None
+
+
 def path_of(run_dir: Path, number: int) -> Path:
     """Where a trial's record is."""
     return Path(run_dir) / "trials" / folder(number) / NAME

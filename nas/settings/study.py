@@ -124,6 +124,9 @@ class Search(Section):
     study, seeds and budget without a model of the space. `pool` looks cheaply at slices of a supernet, many more than it
     trains, and trains those that are expected to add most to the front."""
     pool: Pool = Pool()
+    start: tuple[str, ...] = ()
+    """Networks that are tried first: presets, YAML files with an architecture, runs (all that they trained to the end), or
+    folders of a run's trials, such as its `front`."""
     trials: int = Field(16, ge=1, le=1_000_000)
     """Architectures to train, in total, over all resumptions. Refused and repeated candidates are not counted."""
     minimise: tuple[str, ...] = ()

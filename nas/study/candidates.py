@@ -27,6 +27,7 @@ from nas.space.search_space import SearchSpace
 from nas.study.proposer import Look, Reference
 from nas.study.trials import Trials, first_record
 from nas.study.workload import Variant, Workload
+from nas.trial import starts
 
 FRESH_TRIES = 2_000  # random candidates looked at to find one that is new and within budget
 ENOUGH_TRIALS = 8  # of a search, for the space's base network to be trained beside them as a line of reference
@@ -54,6 +55,7 @@ class Candidates:
     def open(self, trials: Trials) -> None:
         self._trials = trials
         self._proposals = Proposals(trials.records.values())
+        self._starts = starts.members(self._study, self._space)
         self._gave_up = False  # nothing more is proposed in this session
         self._scoreboard = Scoreboard(len(self._study.stopping.rungs), len(self._study.objectives))
         for record in trials.records.values():
@@ -102,14 +104,21 @@ class Candidates:
         if self._gave_up or self._proposals.begun >= self._search.trials:
             return None
         for _ in range(self._search.max_refusals):
-            refused, fresh = self._refused_in_a_row(), None
-            if refused and refused % PATIENCE == 0 and (fresh := self._fresh()) is None:
+            refused, wanted = self._refused_in_a_row(), self._next_start()
+            if wanted is None and refused and refused % PATIENCE == 0 and (wanted := self._fresh()) is None:
                 self._give_up("every architecture within budget has been tried; stopping here")
                 return None
-            record = self._consider(self._trials.ask(fresh))
+            record = self._consider(self._trials.ask(wanted))
             if record["state"] not in UNTRAINED:
                 return record
         self._give_up(f"gave up after {self._search.max_refusals} refused or repeated candidates in a row")
+        return None
+
+    def _next_start(self) -> dict[str, Any] | None:
+        """The parameters of the next network of `search.start`."""
+        for choices in self._starts:
+            if not self._proposals.of(self._space.architecture(choices).key):
+                return self._space.parameters(choices)
         return None
 
     def _give_up(self, why: str) -> None:

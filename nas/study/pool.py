@@ -8,9 +8,10 @@ where none is expected to add much, some more are looked at first. A free worker
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -99,9 +100,7 @@ class Pool(Candidates):
         rng = random.Random(trial_seed(self._study.seed, "pool", len(self._looks) + len(self._asked)))
         parents = self._promising()
         found: dict[str, tuple[Choices, Backbone]] = {}
-        for _ in range(FRESH_TRIES):
-            near = parents and rng.random() < NEAR
-            choices = self._space.neighbour(rng.choice(parents), rng) if near else self._space.sample(rng)
+        for choices in chain(self._starts, self._drawn(rng, parents)):
             member = self._space.architecture(choices)
             known = any(member.key in some for some in (self._looks, self._asked, found))
             if not known and not over_budget(self._study.deploy.costs(member), self._study.budget):
@@ -109,6 +108,12 @@ class Pool(Candidates):
                 if len(found) == count:
                     break
         return list(found.values())
+
+    def _drawn(self, rng: random.Random, parents: Sequence[Choices]) -> Iterator[Choices]:
+        """Random members, and neighbours of these."""
+        for _ in range(FRESH_TRIES):
+            near = parents and rng.random() < NEAR
+            yield self._space.neighbour(rng.choice(parents), rng) if near else self._space.sample(rng)
 
     def _promising(self) -> list[Choices]:
         """The front of all looks."""
@@ -153,8 +158,9 @@ class Pool(Candidates):
             self._give_up("every architecture that was found within budget has been trained; stopping here")
         if not waiting:
             return None
+        first = self._next_start()
         best = waiting[int(np.argmax(self._expected(waiting)))]
-        return self._consider(self._trials.ask(self._space.parameters(self._looks[best]["choices"])))
+        return self._consider(self._trials.ask(first or self._space.parameters(self._looks[best]["choices"])))
 
     def _waiting(self) -> list[str]:
         """What was looked at and not trained."""

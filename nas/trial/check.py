@@ -19,7 +19,7 @@ from nas.settings import design, design_check, plausible
 from nas.settings.entries import Entry
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
-from nas.trial import base_model, data_check
+from nas.trial import base_model, data_check, starts
 from nas.weights import checkpoints, lora, supernet
 
 ANY_DATA = {"latent_channels": 4, "text_width": 8, "pooled_width": 8}  # for shapes that don't depend on the data
@@ -47,6 +47,7 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     _check_proxy(study, space, members)
     _check_start(study)
     _check_pool(study)
+    starts.members(study, space)
     if study.training.init not in ("scratch", "base"):
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
     largest = [part.architecture(part.largest()) for part in space.parts]

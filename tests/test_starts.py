@@ -1,0 +1,105 @@
+"""What a search tries first."""
+
+import shutil
+
+import pytest
+from free_study import coordinate
+
+from nas.errors import InputError
+from nas.networks import backbones
+from nas.settings import study_file
+from nas.space import screen
+from nas.space.search_space import SearchSpace
+from nas.trial import starts
+
+STUDY = """
+name: started
+space: mobilediffusion
+dataset: emoji
+budget: {params: 400M, macs: 200G}
+search: {sampler: random, trials: 4, minimise: [fid_efficientnet_lite0, macs]}
+stopping: {rule: none, rungs: [0.5, 1.0]}
+tracking: {mode: "off"}
+workers: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def space():
+    return SearchSpace.load("mobilediffusion")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("started")
+    (path / "study.yaml").write_text(STUDY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def earlier(folder):
+    """A run of four trials."""
+    return coordinate(folder / "study.yaml", folder / "runs")
+
+
+def found(folder, space, *given):
+    return starts.members(study_file.load(folder / "study.yaml", [f"search.start={list(given)}"]), space)
+
+
+def test_a_preset_a_file_and_the_trials_of_a_run_are_members_each_once(folder, space, earlier):
+    preset = backbones.presets()["mobilediffusion"].canonical()
+    assert found(folder, space, "mobilediffusion", "mobilediffusion") == [screen.position(space, preset)]
+    run = earlier.directory.path
+    trained = [record["choices"] for record in earlier.records.values() if record["state"] == "complete"]
+    assert len(trained) == 4 and found(folder, space, str(run)) == trained
+    assert found(folder, space, str(run.parent)) == trained  # the study's latest run
+    complete = next(number for number, record in earlier.records.items() if record["state"] == "complete")
+    assert found(folder, space, str(earlier.directory.trial(complete))) == [earlier.records[complete]["choices"]]
+    (run / "front").mkdir(exist_ok=True)
+    (run / "front" / f"{complete:04d}").symlink_to(run / "trials" / f"{complete:04d}")
+    assert found(folder, space, str(run / "front")) == [earlier.records[complete]["choices"]]
+
+
+def test_they_are_trained_first_and_once_however_often_the_search_is_interrupted(folder, earlier, tmp_path):
+    last = [r["key"] for r in earlier.records.values() if r["state"] == "complete"][::-1][:2]
+    paths = [str(earlier.directory.trial(n)) for key in last for n, r in earlier.records.items() if r["key"] == key]
+    start = f"search.start={['mobilediffusion', *paths]}"
+    root = tmp_path / "runs"
+    coordinate(folder / "study.yaml", root, overrides=["seed=1", "search.trials=3", start])
+    done = coordinate(folder / "study.yaml", root, overrides=["seed=1", "search.trials=5", start])
+    keys = [record["key"] for record in done.records.values() if record["state"] == "complete"]
+    assert keys[:3] == [backbones.presets()["mobilediffusion"].canonical().key, *last]
+    assert len(keys) == len(set(keys)) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["mobildiffusion"], "search.start.0: unknown network 'mobildiffusion'; did you mean 'mobilediffusion'?"),
+        (["mobilediffusion", "sd15"], "search.start.1: 'sd15' is not a member of space 'mobilediffusion'"),
+        (["nowhere.yaml"], "search.start.0: nowhere.yaml"),
+        (["."], "search.start.0: .: not a run directory"),
+    ],
+)
+def test_what_is_no_start_is_one_line(folder, space, tmp_path, monkeypatch, given, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as refused:
+        found(folder, space, *given)
+    assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
+
+
+def test_a_start_over_budget_or_beyond_the_trials_is_refused(folder, space, earlier):
+    tight = study_file.load(folder / "study.yaml", ["budget.macs=150G", "search.start=[mobilediffusion]"])
+    with pytest.raises(InputError, match="^search.start.0: 'mobilediffusion' is over budget: macs"):
+        starts.members(tight, space)
+    many = [f"search.start=['{earlier.directory.path}']", "search.trials=3"]
+    with pytest.raises(InputError, match="^search.start: 4 networks, but search.trials is 3$"):
+        starts.members(study_file.load(folder / "study.yaml", many), space)
+
+
+def test_a_damaged_record_is_named(folder, space, earlier, tmp_path):
+    trial = tmp_path / "0000"
+    shutil.copytree(earlier.directory.trial(0), trial)
+    (trial / "record.json").write_text("{}")
+    with pytest.raises(InputError, match=r"^search.start.0: .*0000/record.json: trial: missing$"):
+        found(folder, space, str(trial))
