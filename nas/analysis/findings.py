@@ -24,7 +24,8 @@ from nas.analysis.results import COSTS
 from nas.errors import InputError
 from nas.networks import backbones
 from nas.numbers import listed, number_of
-from nas.runs import description
+from nas.runs import description, looks
+from nas.runs.looks import Looks
 
 Budget = Mapping[str, float]
 
@@ -74,6 +75,14 @@ class Run:
     def lines(self) -> dict[str, Line]:
         """The lines of reference; {} of a run that has none."""
         return reference_lines.read(self.path)
+
+    @cached_property
+    def looks(self) -> Looks:
+        """What a pool was looked at for; {} of a run without one, and where they are damaged."""
+        try:
+            return looks.read(self.path)
+        except InputError:
+            return {}
 
     @cached_property
     def certainty(self) -> certainty.Certainty:
@@ -253,6 +262,25 @@ def pareto(table: pd.DataFrame, goals: Objectives, lines: Lines = reference_line
     return points
 
 
+def forecasts(seen: Looks, table: pd.DataFrame, goals: Objectives) -> pd.DataFrame:
+    """Where a pool's search expected the networks that it did not train, one row each: objectives, costs, trial (-1) and hover.
+
+    A look's scores are those of a few pictures; to each is added what the trained gained from their look in the mean.
+    """
+    first = table[table["state"] == "complete"].drop_duplicates("key").set_index("key")
+    told = {key: {**look["cost"], **look["metrics"]} for key, look in seen.items() if not look["failed"]}
+    trained = [key for key in first.index if key in told]
+    columns = list(dict.fromkeys([*goals, "macs", "params"]))
+    gain = {c: float(sum(first[c][key] - told[key][c] for key in trained)) / max(1, len(trained)) for c in columns}
+    rows = [
+        {column: row[column] + gain[column] for column in columns}
+        | {"trial": -1, "hover": _hover_of_choices("looked at, not trained: forecast", seen[key]["choices"].items())}
+        for key, row in told.items()
+        if key not in set(table["key"])
+    ]
+    return pd.DataFrame(rows, columns=[*columns, "trial", "hover"])
+
+
 def members(table: pd.DataFrame, goals: Objectives) -> pd.DataFrame:
     """The front in reading order: cheapest first when an objective is a cost, else best first."""
     cheap = [column for column in goals if column in COSTS]
@@ -325,9 +353,12 @@ def _front_in_words(table: pd.DataFrame, goals: Objectives) -> str:
 def _hover(row: pd.Series) -> str:
     seen = "" if pd.isna(row["images_seen"]) else f", {int(row['images_seen']):,} images"
     state = "stopped early" if row["state"] == "stopped" else "front" if row["on_front"] else "fully trained"
-    choices = ", ".join(f"{axis} {value}" for axis, value in naming.choices(row))
-    lines = [escape(line) for line in textwrap.wrap(choices, HOVER_WIDTH)]
-    return "<br>".join([f"<b>trial {row['trial']}</b> ({state}{seen})", *lines])
+    return _hover_of_choices(f"<b>trial {row['trial']}</b> ({state}{seen})", naming.choices(row))
+
+
+def _hover_of_choices(title: str, choices: Iterable[tuple[str, Any]]) -> str:
+    told = ", ".join(f"{axis} {naming.cell(value)}" for axis, value in choices)
+    return "<br>".join([title, *(escape(line) for line in textwrap.wrap(told, HOVER_WIDTH))])
 
 
 def _exceeds(value: Any, limit: float) -> bool:

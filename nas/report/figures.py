@@ -18,11 +18,19 @@ MOST_COMPONENTS, REST = 6, "the rest"
 
 
 def draw_pareto(
-    points: pd.DataFrame, x: str, y: str, budget: Mapping[str, float], lines: Lines = reference_lines.NONE
+    points: pd.DataFrame,
+    x: str,
+    y: str,
+    budget: Mapping[str, float],
+    lines: Lines = reference_lines.NONE,
+    forecasts: pd.DataFrame | None = None,
 ) -> go.Figure:
-    """The frame of `findings.pareto` in two of its columns: front, knee, the other complete trials, the stopped ones; and
-    lines of reference."""
+    """The frame of `findings.pareto` in two of its columns: front, knee, the other complete trials, the stopped ones; lines of
+    reference; and the `forecasts` of what was only looked at."""
     figure = new(label(x), label(y), f"<br>{label(x)} %{{x:.4g}}<br>{label(y)} %{{y:.4g}}")
+    if forecasts is not None:
+        mark = {"size": 5, "symbol": "circle-open", "color": PALE}
+        _dots(figure, forecasts, x, y, "looked at, not trained: forecast", mark)
     stopped, complete = points[points["state"] == "stopped"], points[points["state"] == "complete"]
     members = complete[complete["on_front"]].sort_values(x)
     _dots(

@@ -141,8 +141,9 @@ def _search_figures(run: Run) -> dict[str, Any]:
     drawn: dict[str, Any] = {}
     points = findings.pareto(run.table, run.goals, run.lines)
     if len(points):
+        forecasts = findings.forecasts(run.looks, run.table, run.goals)
         for place, (x, y) in enumerate(naming.pairs(run.goals)):
-            figure = figures.draw_pareto(points, x, y, run.budget, run.lines)
+            figure = figures.draw_pareto(points, x, y, run.budget, run.lines, forecasts)
             drawn[f"front-{place}"] = figure.update_layout(showlegend=False)
     for place, column in enumerate(run.scores):
         by_choice = importance.scores_by_choice(run.table, run.curves, column)

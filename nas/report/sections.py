@@ -32,6 +32,7 @@ def contents(run: Run, album: dict[int, Grid], known: dict[str, Grid]) -> dict[s
         "ablation": _ablation(run),
         "counts": findings.counts(table),
         "effort": _effort(run),
+        "looks": len(run.looks),
         "knee": run.knee,
         "winner": _winner(run, album) if run.knee is not None else None,
         "goals": [(label(column), way) for column, way in run.goals.items()],
@@ -141,6 +142,9 @@ def _effort(run: Run) -> list[tuple[str, str]]:
     told = [] if seconds is None else [(duration(seconds), "from first start to last end")]
     if len(spent) and spent["seconds"].iloc[-1]:
         told.append((duration(float(spent["seconds"].iloc[-1])), "of workers, all together"))
+    if run.looks:
+        looked_s = sum(look["seconds"] for look in run.looks.values())
+        told.append((number_of(len(run.looks), "slice"), f"looked at before training, {duration(looked_s)} of workers"))
     images = int(run.curves.groupby("trial")["images_seen"].max().sum()) if len(run.curves) else 0
     told.append((f"{images:,}", "training images"))
     if len(spent) and spent["macs"].iloc[-1]:

@@ -24,6 +24,8 @@ class Looked(TypedDict):
 
     choices: dict[str, Any]
     """By axis."""
+    cost: dict[str, int | FiniteFloat]
+    """At deploy scale, by column."""
     metrics: dict[str, FiniteFloat]
     """Scores by column; none where the look failed."""
     failed: str

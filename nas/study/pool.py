@@ -28,7 +28,7 @@ from nas.settings.study import Study
 from nas.space.search_space import Choices, SearchSpace
 from nas.study.candidates import FRESH_TRIES, Candidates, minimised
 from nas.study.proposer import Look
-from nas.study.trials import Trials
+from nas.study.trials import Trials, numbers
 from nas.study.workload import Workload
 
 AT_A_TIME = 8  # networks that a worker looks at in one job
@@ -53,8 +53,8 @@ class Pool(Candidates):
         super().open(trials)
         self._looks = trials.looks()
         self._points: dict[str, NDArray[np.float64]] = {}  # objectives of each look, all to be minimised
-        for key, look in self._looks.items():
-            self._place(key, self._space.architecture(look["choices"]))
+        for key in self._looks:
+            self._place(key)
         self._wanted = max(looks_of(self._study), len(self._looks))
 
     def workload(self, workers: int) -> Workload:
@@ -127,19 +127,22 @@ class Pool(Candidates):
         for (choices, member), seen in zip(asked, found, strict=True):
             self._asked.discard(member.key)
             self._looks[member.key] = Looked(
-                choices=choices, metrics=seen["metrics"], failed=seen["failed"], seconds=seen["seconds"]
+                choices=choices,
+                cost=numbers(self._study.deploy.costs(member)),
+                metrics=seen["metrics"],
+                failed=seen["failed"],
+                seconds=seen["seconds"],
             )
-            self._place(member.key, member)
+            self._place(member.key)
         self._trials.keep(self._looks)
         if len(self._looks) == self._wanted:
             self._say_looks()
 
-    def _place(self, key: str, member: Backbone) -> None:
+    def _place(self, key: str) -> None:
         """Note where a network stands by its look, unless that failed."""
         look = self._looks[key]
         if not look["failed"]:
-            row = {**self._study.deploy.costs(member), **look["metrics"]}
-            self._points[key] = np.array(minimised(row, self._study.objectives))
+            self._points[key] = np.array(minimised({**look["cost"], **look["metrics"]}, self._study.objectives))
 
     def _say_looks(self) -> None:
         each = sum(look["seconds"] for look in self._looks.values()) / len(self._looks)

@@ -6,6 +6,7 @@ the screen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.trial import Trial
@@ -107,6 +108,11 @@ class Trials:
             self._take(self.records[twin], record)
 
 
+def numbers(cost: Mapping[str, Any]) -> dict[str, int | float]:
+    """Those costs that are numbers."""
+    return {name: value for name, value in cost.items() if isinstance(value, int | float)}
+
+
 def first_record(study: Study, number: int, choices: dict[str, Any], config: Backbone) -> Record:
     """The first record of a trial of this network; of its costs the numbers."""
     return {
@@ -117,7 +123,7 @@ def first_record(study: Study, number: int, choices: dict[str, Any], config: Bac
         "init": study.training.init,
         "choices": choices,
         "architecture": config.to_dict(),
-        "cost": {name: value for name, value in study.deploy.costs(config).items() if isinstance(value, int | float)},
+        "cost": numbers(study.deploy.costs(config)),
         "rungs": [],
         "started": now(),
     }
