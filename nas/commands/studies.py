@@ -106,7 +106,7 @@ def replay(
         str, typer.Option(help="improvement, halving, slope, median, none, multi_metric (Optuna Hub's), by commas.")
     ] = "improvement,halving,slope,median,none,multi_metric",
     samplers: Annotated[
-        str, typer.Option(help="Also samplers: random, tpe, nsga2, gp, optuna, optuna_charged, by commas.")
+        str, typer.Option(help="Also samplers: random, tpe, nsga2, gp, pool, optuna, optuna_charged, by commas.")
     ] = "",
     shuffles: Annotated[int, typer.Option(min=1, help="Orders of the architectures, for the rules.")] = 200,
     repeats: Annotated[int, typer.Option(min=1, help="Studies of each sampler; of gp, which is slow, at most 5.")] = 20,
@@ -125,6 +125,9 @@ def replay(
     ] = False,
     lost: Annotated[float, typer.Option(help="With --tune: share of the hypervolume that may be lost.")] = 0.02,
     record: Annotated[Path | None, typer.Option(metavar="RUN", help="First write curves.csv from this run.")] = None,
+    look: Annotated[
+        bool, typer.Option("--look", help="First look at every architecture, as a pool does, and write looks.csv.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables and the picture; default TABLE.")] = None,
 ) -> None:
     """Replay rules of early stopping, and samplers, over recorded learning curves: seconds instead of training.
@@ -139,7 +142,7 @@ def replay(
     from nas.trust import replay as replaying
 
     named = tuple(filter(None, rules.split(","))), tuple(filter(None, samplers.split(",")))
-    plan = replaying.Plan(*named, shuffles, repeats, workers, tuple(set_), tune, lost)
+    plan = replaying.Plan(*named, shuffles, repeats, workers, tuple(set_), tune, lost, look)
     replaying.run(table, plan, out, launch.find_run(record).path if record else None)
 
 

@@ -29,10 +29,11 @@ from nas.documents.document import Document
 from nas.errors import InputError
 from nas.report import stills
 from nas.search import stopping
+from nas.search.dominance import Points
 from nas.search.stopping import Stopping
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
-from nas.trust import curves, multi_metric
+from nas.trust import curves, multi_metric, table_looks
 from nas.trust.chooser import SAMPLERS, Chooser, sampler_of
 from nas.trust.curves import Table
 from nas.trust.simulation import BestFirst, History, Rule, Shuffled, Simulation, volume_of
@@ -40,6 +41,7 @@ from nas.trust.simulation import BestFirst, History, Rule, Shuffled, Simulation,
 RULES = ("improvement", "halving", "slope", "median", "none", "multi_metric")
 UNITS = ("images", "seconds")
 GP_REPEATS = 5  # a Gaussian process takes a quarter of a second to ask, so it is not repeated as often
+CACHE = Path("runs/.cache")
 ROUNDING = 1e-9  # of sums of seconds
 
 
@@ -168,9 +170,7 @@ def agreement(table: Table, columns: Sequence[str]) -> pd.DataFrame:
 def explore(
     table: Table, about: Study, sampler: str, name: str, settings: Stopping, repeats: int, workers: int = 1
 ) -> list[History]:
-    """Histories of a sampler with a rule, until the table has no architecture left; a pool has one, for it draws nothing."""
-    if sampler == "pool":
-        return [_best_first(table, workers)]
+    """Histories of a sampler with a rule, until the table has no architecture left."""
     assert about.space is not None
     space, rule = SearchSpace.load(about.space), rule_of(name, settings)
     seen = table.at(settings.rungs[-1:] if name == "none" else settings.rungs)
@@ -182,16 +182,11 @@ def explore(
     return found
 
 
-def _best_first(table: Table, workers: int) -> History:
-    """The history of a pool whose looks are the table's first rung. InputError where that was trained."""
-    if table.images[0] > 0:
-        raise InputError(
-            f"{table.source}: --samplers pool looks at untrained slices; expected rung 0, the first is {table.rungs[0]:g}"
-        )
-    seen = table.at(table.rungs[-1:])
-    asker = BestFirst(table.values[:, 0], table.values[:, -1])
-    before_s = float(table.other_s[:, 0].sum())
-    return Simulation(seen, asker, rule_of("none", Stopping()), workers, before_s).run()
+def explore_pool(table: Table, looks: Points, looks_s: float, workers: int = 1) -> list[History]:
+    """The history of a pool that looks at the whole table, which takes it `looks_s`, and trains the best first. It is the only
+    one: nothing in it is drawn."""
+    asker = BestFirst(looks, table.values[:, -1])
+    return [Simulation(table.at(table.rungs[-1:]), asker, rule_of("none", Stopping()), workers, looks_s).run()]
 
 
 def hypervolumes(table: Table, histories: Sequence[History], trainings: float, unit: str) -> list[float]:
@@ -239,6 +234,7 @@ class Plan:
     overrides: tuple[str, ...] = ()
     tune: bool = False
     lost: float = 0.02
+    look: bool = False
 
 
 def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
@@ -251,6 +247,8 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
     if run_dir is not None:
         print(f"wrote {curves.record(run_dir, path.parent if path.suffix == '.csv' else path)}")
     table, about = curves.load(path)
+    if plan.look:
+        print(f"wrote {table_looks.record(table, about, Path(table.source).parent, CACHE)}")
     if plan.tune:
         _check_tuning(table, plan)
     settings = settings_of(plan.overrides, table.rungs, plan.rules[0] if plan.rules else RULES[0])
@@ -321,11 +319,18 @@ def _tune(table: Table, plan: Plan, folder: Path) -> tuple[Stopping, Table]:
     return best, second
 
 
+def _histories(table: Table, about: Study, plan: Plan, sampler: str, name: str, settings: Stopping) -> list[History]:
+    if sampler != "pool":
+        return explore(table, about, sampler, name, settings, plan.repeats, plan.workers)
+    looks, looks_s = table_looks.read(Path(table.source).with_name(table_looks.NAME), table, about)
+    return explore_pool(table, looks, looks_s, plan.workers)
+
+
 def _explore(table: Table, about: Study, plan: Plan, settings: Stopping, folder: Path) -> pd.DataFrame:
     rows = []
     for sampler in plan.samplers:
         for name in ("none",) if sampler.startswith(("optuna", "pool")) else ("none", settings.rule):
-            histories = explore(table, about, sampler, name, settings, plan.repeats, plan.workers)
+            histories = _histories(table, about, plan, sampler, name, settings)
             for unit, trainings in itertools.product(UNITS, paid(len(table))):
                 found = Spread.of(hypervolumes(table, histories, trainings, unit))
                 rows.append(

@@ -1,0 +1,68 @@
+"""Cheap looks at the architectures of a table of recorded curves, `looks.csv` beside it: what a replayed pool chooses by.
+
+Of each architecture the objectives as a pool would see them before any training (nas.trial.look), and the seconds that took.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nas import menu
+from nas.disk import files
+from nas.errors import InputError
+from nas.search.dominance import Points
+from nas.settings.study import Study
+from nas.space.search_space import SearchSpace
+from nas.trial.bench import Bench
+from nas.trial.look import scored
+from nas.trust.curves import Table
+
+NAME = "looks.csv"
+
+
+def record(table: Table, about: Study, folder: Path, cache: Path) -> Path:
+    """Look at every architecture of the table and write `folder`/looks.csv. InputError for a table without choices."""
+    if table.choices is None or about.space is None:
+        raise InputError(f"{table.source}: no columns arch.<axis>, so there is nothing to look at")
+    space, bench = SearchSpace.load(about.space), Bench(about, cache)
+    bench.check_weights()
+    bench.prepare()
+    scored(bench, space.base.canonical().to_dict())  # what is done for the first time is slow
+    rows = []
+    for number, (key, choices) in enumerate(zip(table.keys, table.choices, strict=True), 1):
+        member = space.architecture(choices)
+        began = time.perf_counter()
+        found = scored(bench, member.to_dict())
+        seconds = time.perf_counter() - began
+        row = {**about.deploy.costs(member), **found}
+        rows.append({"key": key, "seconds": round(seconds, 3), **{column: row[column] for column in about.objectives}})
+        print(f"looked at {number} of {len(table)}: {seconds:.1f} s", flush=True)
+    path = folder / NAME
+    with files.replacing(path) as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False)
+    return path
+
+
+def read(path: Path, table: Table, about: Study) -> tuple[Points, float]:
+    """The objectives of each look, all to be minimised, in the table's order, and the seconds of all of them together.
+
+    Raises InputError naming the file and what it lacks.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; `nas replay TABLE --look` makes it")
+    frame = pd.read_csv(path, dtype={"key": str})
+    for column in ("key", "seconds", *about.objectives):
+        if column not in frame:
+            raise InputError(f"{path}: no column {column!r}{menu.nearest(column, [str(c) for c in frame.columns])}")
+    found = frame.drop_duplicates("key").set_index("key")
+    if missing := [key for key in table.keys if key not in found.index]:
+        raise InputError(f"{path}: no look at architecture {missing[0]}, which {table.source} has")
+    signs = np.array([1.0 if way == "minimise" else -1.0 for way in about.objectives.values()])
+    values = found.loc[list(table.keys), list(about.objectives)].to_numpy(dtype=float) * signs
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: expected a finite number in every objective of every look")
+    return values, float(found.loc[list(table.keys), "seconds"].sum())
