@@ -16,7 +16,7 @@ from nas.search import stopping
 from nas.search.stopping import Stopping
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
-from nas.trust import curves, replay
+from nas.trust import curves, replay, simulation, table_looks
 
 
 @pytest.fixture
@@ -53,6 +53,57 @@ def test_tuning_from_the_command(folder):
     assert "chosen on 8 architectures" in told.output and "about the other 8" in told.output
     assert pd.read_csv(folder / "replay.csv")["architectures"].tolist() == [8]
     assert len(pd.read_csv(folder / "tuning.csv")) == len(list(replay.grid((0.25, 0.5, 1.0))))
+
+
+def write_looks(folder):
+    """Looks that see the end of each architecture, a tenth of a second each."""
+    table, about = curves.load(folder)
+    signs = [1.0 if way == "minimise" else -1.0 for way in about.objectives.values()]
+    ends = pd.DataFrame(table.values[:, -1] * signs, columns=list(about.objectives))
+    ends.assign(key=table.keys, seconds=0.1).to_csv(folder / "looks.csv", index=False)
+    return table, about
+
+
+def test_a_pool_is_replayed_from_its_looks(folder):
+    table, about = write_looks(folder)
+    told = CliRunner().invoke(cli.app, ["replay", str(folder), "--rules", "none", "--samplers", "random,pool"])
+    assert told.exit_code == 0
+    found = pd.read_csv(folder / "samplers.csv").set_index(["sampler", "unit", "trainings"])["hypervolume"]
+    assert found["pool", "images", 16] == pytest.approx(1)
+    assert found["pool", "images", 4] > found["random", "images", 4].max()
+    # looks that see the end: the best four by greedy choice, which is brute force here
+    volume, chosen = simulation.volume_of(table), []
+    for _ in range(4):
+        chosen.append(max((one for one in range(16) if one not in chosen), key=lambda one: volume([*chosen, one])))
+    assert found["pool", "images", 4] == pytest.approx(volume(chosen))
+
+
+def test_a_pool_pays_for_its_looks_before_it_trains(folder):
+    table, about = write_looks(folder)
+    values, seconds = table_looks.read(folder / "looks.csv", table, about)
+    assert values.tolist() == table.values[:, -1].tolist() and seconds == pytest.approx(1.6)
+    (history,) = replay.explore_pool(table, values, seconds)
+    first = history.finished[0]
+    rest = table.train_s[first].sum() + table.other_s[first, -1]
+    assert history.seconds[0] == pytest.approx(1.6 + rest) and len(history.finished) == 16
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda frame: None, "looks.csv: no such file; `nas replay TABLE --look` makes it"),
+        (lambda frame: frame.iloc[1:], "looks.csv: no look at architecture"),
+        (lambda frame: frame.drop(columns="seconds"), "looks.csv: no column 'seconds'"),
+        (lambda frame: frame.assign(macs=float("nan")), "looks.csv: expected a finite number"),
+    ],
+)
+def test_looks_that_are_not_whole_are_one_line(folder, spoil, message):
+    write_looks(folder)
+    spoiled = spoil(pd.read_csv(folder / "looks.csv", dtype={"key": str}))
+    (folder / "looks.csv").unlink() if spoiled is None else spoiled.to_csv(folder / "looks.csv", index=False)
+    with pytest.raises(InputError, match=message) as told:
+        CliRunner().invoke(cli.app, ["replay", str(folder), "--samplers", "pool"], catch_exceptions=False)
+    assert "\n" not in str(told.value)
 
 
 WRONG = [
