@@ -224,7 +224,7 @@ def test_what_takes_longer_to_train_is_looked_at_more(tmp_path):
     path.write_text(STUDY.replace(", pool: {looks: 40}", ""))
     short, long = (study_file.load(path, [f"training.images_seen={images}"]) for images in (2_048, 8_192))
     calls = [3 * images + 256 * 50 for images in (2_048, 8_192)]  # 25 steps with guidance
-    assert [looks_of(one) for one in (short, long)] == [round(5 * each / 4 / (48 * 4 * 2)) for each in calls]
+    assert [looks_of(one) for one in (short, long)] == [round(5 * each / 4 / (32 * 50)) for each in calls]
 
 
 @pytest.mark.parametrize(

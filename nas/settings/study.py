@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from nas.cost import latency_table
-from nas.diffusion.plan import MOST_STEPS, Plan
+from nas.diffusion.plan import Plan
 from nas.documents import study_name
 from nas.documents.quantities import count
 from nas.documents.section import Section
@@ -110,10 +110,8 @@ class Pool(Section):
     looks: int | None = Field(None, ge=1, le=100_000)
     """Candidates to look at before the search goes by what it has trained. None: as many as take a quarter of the trainings'
     time, counted in calls of the denoiser."""
-    images: int = Field(48, ge=1, le=100_000)
-    """Pictures of a look, the first of those that trials are scored on."""
-    steps: int = Field(4, ge=1, le=MOST_STEPS)
-    """Steps in which a look draws them; never more than `sampling.steps`."""
+    images: int = Field(32, ge=1, le=100_000)
+    """Pictures of a look: the first of those that trials are scored on, drawn in the same way; at most all of them."""
 
 
 class Search(Section):

@@ -1,6 +1,6 @@
 """What a search with `sampler: pool` trains: slices of a supernet are looked at by the hundred, the most promising are trained.
 
-A look is a few pictures in a few steps. Half of the candidates are drawn at random, the others are neighbours of what promises
+A look is a few pictures. Half of the candidates are drawn at random, the others are neighbours of what promises
 most. Once all are looked at, the next to be trained is the one that is expected to add most to the front (nas.search.pool);
 where none is expected to add much, some more are looked at first. A free worker never waits for looks of others.
 """
@@ -198,7 +198,7 @@ def looks_of(study: Study) -> int:
     settings, images = study.search.pool, study.evaluation.images
     if settings.looks is not None:
         return settings.looks
-    plan = study.sampling
-    training = UPDATE_CALLS * study.training.images_seen + len(study.stopping.rungs) * images * plan.calls
-    look = min(settings.images, images) * min(settings.steps, plan.steps) * plan.branches
+    calls = study.sampling.calls
+    training = UPDATE_CALLS * study.training.images_seen + len(study.stopping.rungs) * images * calls
+    look = min(settings.images, images) * calls
     return min(max(LEAST, round(SHARE * study.search.trials * training / look)), MOST)

@@ -197,19 +197,12 @@ def probe(study: Study, space: SearchSpace) -> list[Backbone]:
 
 
 def _check_pool(study: Study) -> None:
-    """Whether a pool has slices to look at, and as many pictures as a look takes."""
+    """Whether a pool has slices to look at."""
     assert study.search is not None
-    if study.search.sampler != "pool":
-        return
-    if study.training.init in ("scratch", "base"):
+    if study.search.sampler == "pool" and study.training.init in ("scratch", "base"):
         raise InputError(
             f"search.sampler: pool looks at slices of a supernet, but training.init is {study.training.init}; expected another "
             "sampler, or training.init: supernet or a path to supernet weights"
-        )
-    if study.search.pool.images > study.evaluation.images:
-        raise InputError(
-            f"search.pool.images: a look draws {study.search.pool.images}, of which the study has evaluation.images: "
-            f"{study.evaluation.images}"
         )
 
 

@@ -1,4 +1,7 @@
-"""A cheap score of networks as they are initialised, in a worker process: a few pictures in a few steps, and no training."""
+"""A cheap score of networks as they are initialised, in a worker process: a few pictures, and no training.
+
+Fewer steps would save as much, and cost more of what a look is for (benchmarks/looks.py).
+"""
 
 from __future__ import annotations
 
@@ -38,20 +41,16 @@ def look(architectures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def scored(bench: Bench, architecture: dict[str, Any]) -> dict[str, float]:
-    """The study's metrics, by column, of the first `search.pool.images` evaluation captions drawn in `search.pool.steps` steps;
-    the paired denoising loss where it is an objective. Raises training.Diverged."""
+    """The study's metrics, by column, of the first `search.pool.images` evaluation captions, and the paired denoising loss where
+    it is an objective. Raises training.Diverged."""
     study = bench.study
     assert study.search is not None
     bench.prepare()
-    settings = study.search.pool
     network = bench.network(bench.scaled(architecture), SEED)
     schedule = bench.objective(network, SEED).schedule_config
     network.eval()
-    steps = min(settings.steps, study.sampling.steps)
-    drawn = bench.variant({"sampling.steps": steps}).draw(
-        network, schedule, min(settings.images, study.evaluation.images)
-    )
-    found = scores(bench.metrics, bench.captioned(drawn))
+    images = min(study.search.pool.images, study.evaluation.images)
+    found = scores(bench.metrics, bench.captioned(bench.draw(network, schedule, images)))
     if "denoising_loss" in study.objectives:
         losses = bench.denoising_losses(network, schedule)
         found["denoising_loss"] = sum(losses) / len(losses)
