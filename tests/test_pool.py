@@ -231,10 +231,6 @@ def test_what_takes_longer_to_train_is_looked_at_more(tmp_path):
     ("overrides", "said"),
     [
         (["training.init=scratch"], "search.sampler: pool looks at slices of a supernet, but training.init is scratch"),
-        (
-            ["search.pool.images=300"],
-            "search.pool.images: a look draws 300, of which the study has evaluation.images: 256",
-        ),
         (["search.sampler=tpe"], "pool: sampler tpe does not read it; expected sampler pool"),
         (["search.pool.looks=0"], "search.pool.looks"),
     ],
