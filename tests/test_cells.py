@@ -25,7 +25,7 @@ from nas.settings.study_file import load
 from nas.space import fields
 from nas.space.search_space import SearchSpace
 from nas.study import launch
-from nas.study.candidates import Candidates
+from nas.study.pool import Pool
 from nas.study.cells import Cells
 from nas.trial import base_model, check
 from nas.trial.bench import Bench, fresh, sampling_conditions
@@ -181,4 +181,4 @@ def test_a_study_that_names_a_space_is_a_search_only_without_an_ablation(name):
     study = load(Path(__file__).parents[1] / "studies" / name)
     assert study.space is not None
     proposer = launch.proposer_of(study, SearchSpace.load(study.space))
-    assert type(proposer) is (Cells if study.ablation else Candidates)
+    assert type(proposer) is (Cells if study.ablation else Pool)
