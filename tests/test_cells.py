@@ -25,8 +25,8 @@ from nas.settings.study_file import load
 from nas.space import fields
 from nas.space.search_space import SearchSpace
 from nas.study import launch
-from nas.study.pool import Pool
 from nas.study.cells import Cells
+from nas.study.pool import Pool
 from nas.trial import base_model, check
 from nas.trial.bench import Bench, fresh, sampling_conditions
 from nas.weights import checkpoints
