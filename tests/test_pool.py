@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rich.console import Console
 
+from nas.analysis import findings
 from nas.cost.budget import over_budget
 from nas.errors import InputError
 from nas.failures import Lost
+from nas.report import page
 from nas.report.progress import Progress
 from nas.runs import looks
 from nas.runs.directory import open_run
@@ -158,7 +160,8 @@ def execute(tmp_path, engine):
 def test_it_looks_at_many_and_trains_the_best(execute, engine):
     done = execute()
     seen = looks.read(done.path)
-    assert 40 <= len(seen) <= 80 and "looked at 40 slices, 1.0 s each" in done.said
+    assert 40 <= len(seen) <= 80 and "looking at 40 slices before" in done.said
+    assert "looked at 40 slices, 1.0 s each" in done.said
     assert [record["state"] for record in done.records.values()] == ["complete"] * 5
     assert {record["key"] for record in done.records.values()} <= set(seen)
     space, study = done.run.proposer._space, done.run.study
@@ -255,6 +258,20 @@ def test_a_neighbour_differs_in_one_axis_and_what_hangs_on_it():
         differing = [name for name in member.keys() & other.keys() if member[name] != other[name]]
         assert len(differing) == 1
         assert all(axis.active(other) == (axis.name in other) for axis in space.axes)
+
+
+def test_the_report_shows_where_training_would_have_brought_what_was_only_looked_at(execute):
+    done = execute()
+    run = findings.Run.read(done.path)
+    frame = findings.forecasts(run.looks, run.table, run.goals)
+    trained = {record["key"] for record in done.records.values()}
+    others = [look for key, look in looks.read(done.path).items() if key not in trained]
+    assert frame["prompt_accuracy"].tolist() == pytest.approx(
+        [look["metrics"]["prompt_accuracy"] + 0.1 for look in others]
+    )
+    assert frame["macs"].tolist() == [look["cost"]["macs"] for look in others]
+    told = page.write(done.path).read_text()
+    assert f"{len(others) + 5} slices" in told and "looked at, not trained" in told
 
 
 def test_json_of_looks_is_read_as_it_was_written(execute):

@@ -92,6 +92,8 @@ class Pool(Candidates):
         if not found:
             self._wanted = known
             return None
+        if not known:
+            self._trials.say(f"looking at {self._wanted} slices before the first is trained")
         self._asked.update(member.key for _, member in found)
         return Look(tuple(member.to_dict() for _, member in found), partial(self._take, found))
 
