@@ -225,8 +225,8 @@ def test_looks_whose_worker_dies_are_tried_again_and_then_given_up(execute, engi
 def test_what_takes_longer_to_train_is_looked_at_more(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace(", pool: {looks: 40}", ""))
-    short, long = (study_file.load(path, [f"training.images_seen={images}"]) for images in (2_048, 8_192))
-    calls = [3 * images + 256 * 50 for images in (2_048, 8_192)]  # 25 steps with guidance
+    short, long = (study_file.load(path, [f"training.images_seen={images}"]) for images in (4_096, 8_192))
+    calls = [3 * images + 256 * 50 for images in (4_096, 8_192)]  # 25 steps with guidance
     assert [looks_of(one) for one in (short, long)] == [round(5 * each / 4 / (32 * 50)) for each in calls]
 
 

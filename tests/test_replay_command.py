@@ -103,7 +103,7 @@ def test_looks_that_are_not_whole_are_one_line(folder, spoil, message):
     (folder / "looks.csv").unlink() if spoiled is None else spoiled.to_csv(folder / "looks.csv", index=False)
     with pytest.raises(InputError, match=message) as told:
         CliRunner().invoke(cli.app, ["replay", str(folder), "--samplers", "pool"], catch_exceptions=False)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(told.value) and not (folder / "replay.csv").exists()
 
 
 WRONG = [

@@ -85,7 +85,7 @@ def test_wandb_keeps_every_trial_offline(finished):
 def test_asking_for_more_trials_continues_and_repeats_nothing(finished):
     root, folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/weights.safetensors")}
-    result = study(root, "search.trials=3")
+    result = study(root, "search.trials=3", command=in_process.nas)
     assert result.returncode == 0, result.stderr
     assert "continuing" in result.stdout
     after = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/weights.safetensors")}
@@ -95,7 +95,7 @@ def test_asking_for_more_trials_continues_and_repeats_nothing(finished):
 
 def test_an_exported_model_draws_what_its_trial_drew(finished, tmp_path):
     _, folder, _ = finished
-    result = nas("export", str(folder), "--to", str(tmp_path / "model"))
+    result = in_process.nas("export", str(folder), "--to", str(tmp_path / "model"))
     assert result.returncode == 0, result.stderr
     deploy = yaml.safe_load((tmp_path / "model" / "deploy.yaml").read_text())
     trained = load_file(folder / "trials" / f"{deploy['from']['trial']:04d}" / "weights.safetensors")

@@ -214,7 +214,10 @@ def test_it_goes_on_from_weights_of_the_same_space_alone(folder, weights, monkey
         supernet_training.train(study, space, recipe, out, cache, print, start=folder / "nothing.safetensors")
 
 
-def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_on(folder, weights, capsys):
+def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_on(
+    folder, weights, capsys, monkeypatch
+):
+    monkeypatch.setattr(agreement, "RESAMPLES", 50)
     options, out = overrides(folder, weights), folder / "trust"
     anchors.run(STUDY, options, anchors.Plan(anchors=8, seeds=1, long=2), out, folder / "store", workers=2)
     rows = pd.read_csv(out / "anchors.csv")

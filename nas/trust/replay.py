@@ -249,6 +249,8 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
     table, about = curves.load(path)
     if plan.look:
         print(f"wrote {table_looks.record(table, about, Path(table.source).parent, CACHE)}")
+    if "pool" in plan.samplers:
+        _looks(table, about)  # refused before anything is replayed
     if plan.tune:
         _check_tuning(table, plan)
     settings = settings_of(plan.overrides, table.rungs, plan.rules[0] if plan.rules else RULES[0])
@@ -322,8 +324,11 @@ def _tune(table: Table, plan: Plan, folder: Path) -> tuple[Stopping, Table]:
 def _histories(table: Table, about: Study, plan: Plan, sampler: str, name: str, settings: Stopping) -> list[History]:
     if sampler != "pool":
         return explore(table, about, sampler, name, settings, plan.repeats, plan.workers)
-    looks, looks_s = table_looks.read(Path(table.source).with_name(table_looks.NAME), table, about)
-    return explore_pool(table, looks, looks_s, plan.workers)
+    return explore_pool(table, *_looks(table, about), plan.workers)
+
+
+def _looks(table: Table, about: Study) -> tuple[Points, float]:
+    return table_looks.read(Path(table.source).with_name(table_looks.NAME), table, about)
 
 
 def _explore(table: Table, about: Study, plan: Plan, settings: Stopping, folder: Path) -> pd.DataFrame:
