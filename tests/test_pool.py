@@ -1,6 +1,7 @@
 """A pool against brute force, and as the proposer of a study whose scores are made up."""
 
 import json
+from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ from rich.console import Console
 from nas.analysis import findings
 from nas.cost.budget import over_budget
 from nas.errors import InputError
-from nas.failures import Lost
+from nas.failures import Diverged, Lost
+from nas.interruption import Interrupted
 from nas.report import page
 from nas.report.progress import Progress
 from nas.runs import looks
@@ -27,7 +29,8 @@ from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 from nas.study.pool import Pool, looks_of
 from nas.study.run import Run
-from nas.trial.check import check
+from nas.trial import look
+from nas.trial.check import check_pool
 
 GRID = st.integers(0, 12).map(lambda place: place / 10)  # some beyond the corner, many equal
 
@@ -160,7 +163,7 @@ def execute(tmp_path, engine):
 def test_it_looks_at_many_and_trains_the_best(execute, engine):
     done = execute()
     seen = looks.read(done.path)
-    assert 40 <= len(seen) <= 80 and "looking at 40 slices before" in done.said
+    assert 40 <= len(seen) <= 80 and "looking at 40 slices" in done.said
     assert "looked at 40 slices, 1.0 s each" in done.said
     assert [record["state"] for record in done.records.values()] == ["complete"] * 5
     assert {record["key"] for record in done.records.values()} <= set(seen)
@@ -169,7 +172,7 @@ def test_it_looks_at_many_and_trains_the_best(execute, engine):
     assert not any(over_budget(cost, study.budget) for cost in costs)
     # the first is the candidate with the largest hypervolume of its own: brute force over what was seen by then
     names = [name for name, _ in engine.jobs]
-    before = list(seen.items())[: 8 * names[: names.index("run_rung")].count("look")]
+    before = list(seen.items())[: 5 * names[: names.index("run_rung")].count("look")]
     rows = np.array(
         [
             [study.deploy.costs(space.architecture(s["choices"]))["macs"], -s["metrics"]["prompt_accuracy"]]
@@ -194,7 +197,9 @@ def test_a_run_that_goes_on_keeps_its_looks(execute, engine):
     second = execute()
     assert second.path == first.path and len(second.records) == 5
     assert list(looks.read(second.path))[: len(seen)] == list(seen)
-    assert [name for name, _ in engine.jobs].count("look") <= 5  # only those that follow from trainings
+    assert [name for name, _ in engine.jobs].count(
+        "look"
+    ) <= 7  # MORE of them, five a job: only those that follow from trainings
 
 
 def test_damaged_looks_are_made_again(execute):
@@ -217,9 +222,87 @@ def test_looks_whose_worker_dies_are_tried_again_and_then_given_up(execute, engi
     done = execute()
     assert sum(one == deaths[0] for one in deaths) == 3
     failed = [look for look in looks.read(done.path).values() if look["failed"]]
-    assert len(failed) == 8 and all("killed by signal 9" in look["failed"] for look in failed)
-    assert "8 failed, the last: killed by signal 9" in done.said
+    assert len(failed) == 5 and all("killed by signal 9" in look["failed"] for look in failed)
+    assert "5 failed, the last: killed by signal 9" in done.said
     assert [record["state"] for record in done.records.values()] == ["complete"] * 5
+
+
+def test_more_are_looked_at_when_those_that_were_are_all_trained(execute):
+    done = execute("search.pool.looks=3", "search.trials=8")
+    assert len(done.records) == 8 and len(looks.read(done.path)) > 8 and "stopping here" not in done.said
+
+
+def test_looks_that_all_fail_are_told_and_made_again_by_the_same_command(execute, engine):
+    def fails(architectures):
+        raise InputError("the judge is not there")
+
+    engine.fate = staticmethod(fails)
+    first = execute()
+    assert not first.records and "no look succeeded; the last: the judge is not there" in first.said
+    engine.fate = staticmethod(lambda architectures: None)
+    assert len(execute().records) == 5
+
+
+def test_interrupted_looks_are_asked_for_again(execute, engine):
+    seen = []
+
+    def interrupts_the_first(architectures):
+        seen.append(architectures)
+        if len(seen) == 1:
+            raise Interrupted
+
+    engine.fate = staticmethod(interrupts_the_first)
+    done = execute()
+    assert seen.count(seen[0]) == 2 and len(done.records) == 5 and "looked at 40 slices" in done.said
+
+
+def test_the_first_training_waits_for_most_looks_however_many_workers_there_are(execute, engine):
+    engine.slots = 16
+
+    def one_at_a_time(self, timeout_s):
+        first, self._done = self._done[:1], self._done[1:]
+        return first
+
+    engine.finished = one_at_a_time
+    execute("workers=16")
+    jobs = [name for name, _ in engine.jobs]
+    assert jobs[: jobs.index("run_rung")].count("look") == 40  # one network each
+
+
+def test_a_space_of_one_member_is_trained_once(tmp_path, engine):
+    space = SearchSpace.load("mobilediffusion")
+    single = replace(space, axes=(replace(space.axes[0], choices=(1024,), settings=space.axes[0].settings[2:3]),))
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    study = study_file.load(path)
+    directory, _ = open_run(study, tmp_path / "runs")
+    running = Run(study, Pool(study, single), directory, Progress(Console(file=StringIO())), engine=engine)
+    running.execute()
+    assert [record["state"] for record in running.records.values()] == ["complete"]
+
+
+def test_a_score_that_is_no_number_is_kept_out_of_looks_or_fails_the_look(monkeypatch):
+    study = SimpleNamespace(
+        search=SimpleNamespace(pool=SimpleNamespace(images=2)),
+        evaluation=SimpleNamespace(images=2),
+        objectives={"prompt_accuracy": "maximise"},
+    )
+    network = SimpleNamespace(eval=lambda: None)
+    bench = SimpleNamespace(
+        study=study,
+        prepare=lambda: None,
+        scaled=lambda given: given,
+        network=lambda *given: network,
+        objective=lambda *given: SimpleNamespace(schedule_config={}),
+        draw=lambda *given: [],
+        captioned=lambda drawn: drawn,
+        metrics=[],
+    )
+    monkeypatch.setattr(look, "scores", lambda *given: {"prompt_accuracy": 0.5, "unseen_prompt_accuracy": float("nan")})
+    assert look.scored(bench, {}) == {"prompt_accuracy": 0.5}
+    monkeypatch.setattr(look, "scores", lambda *given: {"prompt_accuracy": float("nan")})
+    with pytest.raises(Diverged, match="prompt_accuracy is not a finite number for 2 pictures"):
+        look.scored(bench, {})
 
 
 def test_what_takes_longer_to_train_is_looked_at_more(tmp_path):
@@ -236,6 +319,7 @@ def test_what_takes_longer_to_train_is_looked_at_more(tmp_path):
         (["training.init=scratch"], "search.sampler: pool looks at slices of a supernet, but training.init is scratch"),
         (["search.sampler=tpe"], "pool: sampler tpe does not read it; expected sampler pool"),
         (["search.pool.looks=0"], "search.pool.looks"),
+        (["space=[mobilediffusion, dit]"], "search.sampler: pool looks at slices of one space's supernet"),
     ],
 )
 def test_what_a_pool_cannot_be(tmp_path, overrides, said):
@@ -243,7 +327,7 @@ def test_what_a_pool_cannot_be(tmp_path, overrides, said):
     path.write_text(STUDY)
     with pytest.raises(InputError) as refused:
         study = study_file.load(path, overrides)
-        check(study, SearchSpace.load(study.space))
+        check_pool(study)
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 

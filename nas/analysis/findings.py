@@ -268,15 +268,16 @@ def forecasts(seen: Looks, table: pd.DataFrame, goals: Objectives) -> pd.DataFra
     A look's scores are those of a few pictures; to each is added what the trained gained from their look in the mean.
     """
     first = table[table["state"] == "complete"].drop_duplicates("key").set_index("key")
-    told = {key: {**look["cost"], **look["metrics"]} for key, look in seen.items() if not look["failed"]}
-    trained = [key for key in first.index if key in told]
+    rows_of = {key: {**look["cost"], **look["metrics"]} for key, look in seen.items() if not look["failed"]}
+    told = {key: row for key, row in rows_of.items() if row.keys() >= goals.keys()}
+    trained, begun = [key for key in first.index if key in told], set(table["key"])
     columns = list(dict.fromkeys([*goals, "macs", "params"]))
     gain = {c: float(sum(first[c][key] - told[key][c] for key in trained)) / max(1, len(trained)) for c in columns}
     rows = [
         {column: row[column] + gain[column] for column in columns}
         | {"trial": -1, "hover": _hover_of_choices("looked at, not trained: forecast", seen[key]["choices"].items())}
         for key, row in told.items()
-        if key not in set(table["key"])
+        if key not in begun
     ]
     return pd.DataFrame(rows, columns=[*columns, "trial", "hover"])
 

@@ -108,8 +108,8 @@ class Pool(Section):
     """The candidates that `sampler: pool` chooses from."""
 
     looks: int | None = Field(None, ge=1, le=100_000)
-    """Candidates to look at before the search goes by what it has trained. None: as many as take a quarter of the trainings'
-    time, counted in calls of the denoiser."""
+    """Candidates to look at first. None: as many as take a quarter of the trainings' time, counted in calls of the denoiser.
+    Where no candidate promises much, or none is left, more are looked at later."""
     images: int = Field(32, ge=1, le=100_000)
     """Pictures of a look: the first of those that trials are scored on, drawn in the same way; at most all of them."""
 

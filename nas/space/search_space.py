@@ -138,8 +138,9 @@ class SearchSpace:
         return choices
 
     def neighbour(self, member: Choices, rng: random.Random) -> Choices:
-        """A member that differs from this one in one axis, and in those that are active through it."""
-        changed = rng.choice([axis for axis in self.axes if axis.name in member and len(axis.choices) > 1])
+        """A member that differs from this one in one axis, and in those that are active through it; itself where none can."""
+        free = [axis for axis in self.axes if axis.name in member and len(axis.choices) > 1]
+        changed = rng.choice(free) if free else None
         choices: Choices = {}
         for axis in self.axes:
             if axis is changed:

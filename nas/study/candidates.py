@@ -43,6 +43,7 @@ class Candidates:
     def __init__(self, study: Study, space: SearchSpace):
         assert study.search is not None
         self._study, self._search, self._space = study, study.search, space
+        self._starts = starts.members(study, space)
 
     def sampler(self, known: int) -> BaseSampler:
         return sampler(self._search.sampler, self._search.trials, self._study.seed, known)
@@ -55,7 +56,6 @@ class Candidates:
     def open(self, trials: Trials) -> None:
         self._trials = trials
         self._proposals = Proposals(trials.records.values())
-        self._starts = starts.members(self._study, self._space)
         self._gave_up = False  # nothing more is proposed in this session
         self._scoreboard = Scoreboard(len(self._study.stopping.rungs), len(self._study.objectives))
         for record in trials.records.values():

@@ -33,7 +33,7 @@ from nas.study.cells import Cells
 from nas.study.pool import Pool
 from nas.study.proposer import Proposer
 from nas.study.run import MakeEngine, Run
-from nas.trial.check import check
+from nas.trial.check import check, check_pool
 from nas.weights import worlds
 from nas.workers import ray_engine
 
@@ -72,6 +72,7 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool = False, whe
     """Run or continue the study at `path`, or with `new` start it afresh. Nothing is written before every check has passed."""
     with study_file.opened(path, overrides) as (study, document):
         space = _checked(study, document)
+        proposer = proposer_of(study, space)  # before there is a new run, which is no start of itself
         console = _console()
         make = where.engine_maker(console)
         if where.storage is not None and is_database(where.storage):
@@ -82,7 +83,7 @@ def run(path: Path, overrides: Sequence[str], root: Path, new: bool = False, whe
             console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
             if foreign := worlds.told(study.resolved()):
                 console.print(foreign, markup=False)
-            execution = Run(study, proposer_of(study, space), directory, Progress(console), where.storage, make)
+            execution = Run(study, proposer, directory, Progress(console), where.storage, make)
             execution.execute()
         frame = summarise(directory)
         execution.tracker.finish(frame, study.objectives)
@@ -116,6 +117,7 @@ def _checked(study: Study, document: Document) -> SearchSpace | None:
     """The study's space, once everything is checked and what is unlikely told on stderr."""
     space = SearchSpace.load(study.space) if study.space is not None else None
     check(study, space)
+    check_pool(study)
     for line in plausible.unlikely(study):
         print(f"nas: warning: {document.placed(line)}", file=sys.stderr)
     return space

@@ -2,7 +2,8 @@
 
 A look is a few pictures. Half of the candidates are drawn at random, the others are neighbours of what promises
 most. Once all are looked at, the next to be trained is the one that is expected to add most to the front (nas.search.pool);
-where none is expected to add much, some more are looked at first. A free worker never waits for looks of others.
+where none is expected to add much, some more are looked at. A free worker waits for looks of others only until four fifths of
+the first are in.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from nas.cost.budget import over_budget
 from nas.networks.backbones import Backbone
-from nas.runs.looks import Looked
+from nas.runs.looks import Looked, Looks
 from nas.runs.records import Record
 from nas.search import pool
 from nas.search.dominance import nondominated
@@ -31,7 +32,9 @@ from nas.study.proposer import Look
 from nas.study.trials import Trials, numbers
 from nas.study.workload import Workload
 
-AT_A_TIME = 8  # networks that a worker looks at in one job
+AT_A_TIME = 8  # networks that a worker looks at in one job, at most
+JOBS = 4  # of looks for each worker, or more, so that they end together
+ENOUGH = 0.8  # share of the first looks that the first training waits for
 SHARE = 0.25  # of the calls of the denoiser that all trainings take: what looks may take, unless told
 LEAST, MOST = 16, 1_000  # looks, unless told
 UPDATE_CALLS = 3  # calls that an update takes of each image: forward, and backward twice as long
@@ -45,22 +48,25 @@ class Pool(Candidates):
 
     def __init__(self, study: Study, space: SearchSpace):
         super().__init__(study, space)
+        self._first = looks_of(study)  # so many looks come first
         self._asked: set[str] = set()  # architectures that are being looked at
-        self._most = 2 * looks_of(study)  # looks
+        self._at_a_time = AT_A_TIME
+        self._exhausted = False  # no candidate is left that nobody has looked at
         self._more_after = 0  # trainings that had ended when more looks were last asked for
 
     def open(self, trials: Trials) -> None:
         super().open(trials)
-        self._looks = trials.looks()
+        self._looks: Looks = {}
         self._points: dict[str, NDArray[np.float64]] = {}  # objectives of each look, all to be minimised
-        for key in self._looks:
-            self._place(key)
-        self._wanted = max(looks_of(self._study), len(self._looks))
+        for key, look in trials.looks().items():
+            if not look["failed"] and {**look["cost"], **look["metrics"]}.keys() >= self._study.objectives.keys():
+                self._note(key, look)  # what failed is looked at again
+        self._wanted = max(self._first, len(self._looks))
 
     def workload(self, workers: int) -> Workload:
-        trainings = super().workload(workers)
+        self._at_a_time = max(1, min(AT_A_TIME, self._wanted // (JOBS * workers)))
         looks = self._wanted - len(self._looks) if self._searching else 0
-        return replace(trainings, looks=looks)
+        return replace(super().workload(workers), looks=looks)
 
     @property
     def _searching(self) -> bool:
@@ -68,32 +74,41 @@ class Pool(Candidates):
 
     def ask(self) -> Record | Look | None:
         """Networks to look at, until there are enough; then the next to train."""
-        if self._searching and self._wants_looks() and (look := self._look()):
+        if not self._searching:
+            return self._race()
+        if self._wants_looks() and (look := self._look()):
             return look
-        return super().ask()
+        return self._propose()
 
     # -- looking -------------------------------------------------------------------------------------------------
 
     def _wants_looks(self) -> bool:
-        """Whether there are fewer than wanted. Once after each training MORE are, if no candidate is worth the next."""
+        """Whether there are fewer than wanted. MORE are where none is left to train and, once after each training, where none is
+        worth the next; unless nothing came of the last ones."""
         known = len(self._looks) + len(self._asked)
         if known < self._wanted:
             return True
-        ended, waiting = len(self._ends()), self._waiting()
-        if ended == self._more_after or self._asked or not waiting or self._expected(waiting).max() >= WORTH:
+        if self._asked or self._exhausted:
             return False
-        self._more_after, self._wanted = ended, min(known + MORE, self._most)
-        return known < self._wanted
+        if waiting := self._waiting():
+            ended = len(self._ends())
+            if ended == self._more_after or known >= 2 * self._first or self._expected(waiting).max() >= WORTH:
+                return False
+            self._more_after = ended
+        elif all(look["failed"] for look in list(self._looks.values())[-MORE:]):
+            return False
+        self._wanted = known + MORE
+        return True
 
     def _look(self) -> Look | None:
         """Some candidates that nobody has looked at; None if none is found."""
         known = len(self._looks) + len(self._asked)
-        found = self._unseen(min(AT_A_TIME, self._wanted - known))
+        found = self._unseen(min(self._at_a_time, self._wanted - known))
         if not found:
-            self._wanted = known
+            self._exhausted, self._wanted = True, known
             return None
         if not known:
-            self._trials.say(f"looking at {self._wanted} slices before the first is trained")
+            self._trials.say(f"looking at {self._wanted} slices")
         self._asked.update(member.key for _, member in found)
         return Look(tuple(member.to_dict() for _, member in found), partial(self._take, found))
 
@@ -102,7 +117,8 @@ class Pool(Candidates):
         rng = random.Random(trial_seed(self._study.seed, "pool", len(self._looks) + len(self._asked)))
         parents = self._promising()
         found: dict[str, tuple[Choices, Backbone]] = {}
-        for choices in chain(self._starts, self._drawn(rng, parents)):
+        begun = [record["choices"] for record in self._trials.records.values()]  # whose looks were damaged
+        for choices in chain(self._starts, begun, self._drawn(rng, parents)):
             member = self._space.architecture(choices)
             known = any(member.key in some for some in (self._looks, self._asked, found))
             if not known and not over_budget(self._study.deploy.costs(member), self._study.budget):
@@ -128,21 +144,21 @@ class Pool(Candidates):
         """Note what was found of these networks."""
         for (choices, member), seen in zip(asked, found, strict=True):
             self._asked.discard(member.key)
-            self._looks[member.key] = Looked(
+            look = Looked(
                 choices=choices,
                 cost=numbers(self._study.deploy.costs(member)),
                 metrics=seen["metrics"],
                 failed=seen["failed"],
                 seconds=seen["seconds"],
             )
-            self._place(member.key)
+            self._note(member.key, look)
         self._trials.keep(self._looks)
         if len(self._looks) == self._wanted:
             self._say_looks()
 
-    def _place(self, key: str) -> None:
-        """Note where a network stands by its look, unless that failed."""
-        look = self._looks[key]
+    def _note(self, key: str, look: Looked) -> None:
+        """Keep a look, and where the network stands by it, unless it failed."""
+        self._looks[key] = look
         if not look["failed"]:
             self._points[key] = np.array(minimised({**look["cost"], **look["metrics"]}, self._study.objectives))
 
@@ -155,17 +171,29 @@ class Pool(Candidates):
     # -- training ------------------------------------------------------------------------------------------------
 
     def _propose(self) -> Record | None:
-        """Begin the training of what is expected to add most; None while nothing is known of any candidate."""
-        if not self._searching:
+        """Begin the training of what is expected to add most; None while too little has been looked at, or nothing is left."""
+        if self._asked and len(self._looks) < ENOUGH * self._first:
             return None
+        parameters = self._next_start() or self._best()
+        if parameters is not None:
+            return self._consider(self._trials.ask(parameters))
+        if not self._asked:
+            self._give_up(self._why_nothing_is_left())
+        return None
+
+    def _best(self) -> dict[str, Any] | None:
+        """The parameters of what is expected to add most."""
         waiting = self._waiting()
-        if not waiting and not self._asked:
-            self._give_up("every architecture that was found within budget has been trained; stopping here")
         if not waiting:
             return None
-        first = self._next_start()
         best = waiting[int(np.argmax(self._expected(waiting)))]
-        return self._consider(self._trials.ask(first or self._space.parameters(self._looks[best]["choices"])))
+        return self._space.parameters(self._looks[best]["choices"])
+
+    def _why_nothing_is_left(self) -> str:
+        if self._points:
+            return "every architecture that was found within budget has been trained; stopping here"
+        failed = [look["failed"] for look in self._looks.values()]
+        return f"no look succeeded; the last: {failed[-1] if failed else 'no candidate within budget'}; stopping here"
 
     def _waiting(self) -> list[str]:
         """What was looked at and not trained."""

@@ -281,10 +281,8 @@ class Run:
         known = failures.sorted_out(error)
         if isinstance(known, failures.DiskTrouble):
             raise known
-        if isinstance(known, Interrupted):
-            return
-        self._deaths[tag] = self._deaths.get(tag, 0) + 1
-        if isinstance(known, failures.Lost) and self._deaths[tag] < ATTEMPTS:
+        self._deaths[tag] = self._deaths.get(tag, 0) + isinstance(known, failures.Lost)
+        if isinstance(known, Interrupted | failures.Lost) and self._deaths[tag] < ATTEMPTS:
             return workers.submit(tag, look.look, asked.architectures)
         asked.take([{"metrics": {}, "failed": str(known), "seconds": 0.0}] * len(asked.architectures))
 

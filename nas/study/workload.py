@@ -28,7 +28,7 @@ class Workload:
     trials: Sequence[int | None] = ()
     """Every trial that is left, in the order of training: its place in `typical`, or None where it is none of those."""
     looks: int = 0
-    """Networks that are still to be looked at, before any is trained."""
+    """Networks that are still to be looked at."""
 
     def seconds(self, study: Study, paces: Sequence[Pace | None]) -> list[float]:
         """Of every trial that is left, from the paces of what is typical, one of which is known at least.

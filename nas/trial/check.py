@@ -46,7 +46,6 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     _meetable(study, space, costs)
     _check_proxy(study, space, members)
     _check_start(study)
-    _check_pool(study)
     starts.members(study, space)
     if study.training.init not in ("scratch", "base"):
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
@@ -196,10 +195,15 @@ def probe(study: Study, space: SearchSpace) -> list[Backbone]:
     return [space.architecture(space.sample(rng)) for _ in range(PROBES)]
 
 
-def _check_pool(study: Study) -> None:
-    """Whether a pool has slices to look at."""
-    assert study.search is not None
-    if study.search.sampler == "pool" and study.training.init in ("scratch", "base"):
+def check_pool(study: Study) -> None:
+    """Whether a search that looks at slices has a supernet; `check` is also for studies that train one. Raises InputError."""
+    if study.search is None or study.search.sampler != "pool":
+        return
+    if isinstance(study.space, tuple) and len(study.space) > 1:
+        raise InputError(
+            "search.sampler: pool looks at slices of one space's supernet; expected another sampler for several"
+        )
+    if study.training.init in ("scratch", "base"):
         raise InputError(
             f"search.sampler: pool looks at slices of a supernet, but training.init is {study.training.init}; expected another "
             "sampler, or training.init: supernet or a path to supernet weights"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -54,4 +55,7 @@ def scored(bench: Bench, architecture: dict[str, Any]) -> dict[str, float]:
     if "denoising_loss" in study.objectives:
         losses = bench.denoising_losses(network, schedule)
         found["denoising_loss"] = sum(losses) / len(losses)
-    return found
+    finite = {column: value for column, value in found.items() if isfinite(value)}  # no caption may ask for a column
+    if bad := [column for column in study.objectives if column in found and column not in finite]:
+        raise failures.Diverged(f"{', '.join(bad)} is not a finite number for {images} pictures")
+    return finite

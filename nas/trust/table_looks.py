@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nas import menu
+from nas import failures, menu
 from nas.disk import files
 from nas.errors import InputError
 from nas.search.dominance import Points
@@ -28,6 +28,8 @@ def record(table: Table, about: Study, folder: Path, cache: Path) -> Path:
     """Look at every architecture of the table and write `folder`/looks.csv. InputError for a table without choices."""
     if table.choices is None or about.space is None:
         raise InputError(f"{table.source}: no columns arch.<axis>, so there is nothing to look at")
+    if about.training.init in ("scratch", "base"):
+        raise InputError(f"--look: training.init is {about.training.init}, so there are no slices to look at")
     space, bench = SearchSpace.load(about.space), Bench(about, cache)
     bench.check_weights()
     bench.prepare()
@@ -36,7 +38,10 @@ def record(table: Table, about: Study, folder: Path, cache: Path) -> Path:
     for number, (key, choices) in enumerate(zip(table.keys, table.choices, strict=True), 1):
         member = space.architecture(choices)
         began = time.perf_counter()
-        found = scored(bench, member.to_dict())
+        try:
+            found = scored(bench, member.to_dict())
+        except failures.Diverged as error:
+            raise InputError(f"--look: architecture {key}: {error}") from None
         seconds = time.perf_counter() - began
         row = {**about.deploy.costs(member), **found}
         rows.append({"key": key, "seconds": round(seconds, 3), **{column: row[column] for column in about.objectives}})
