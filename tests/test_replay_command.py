@@ -1,5 +1,6 @@
 """`nas replay`: tables, a picture, tuning, and bad input."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def write_looks(folder):
 def test_a_pool_is_replayed_from_its_looks(folder):
     table, about = write_looks(folder)
     told = CliRunner().invoke(cli.app, ["replay", str(folder), "--rules", "none", "--samplers", "random,pool"])
-    assert told.exit_code == 0
+    assert told.exit_code == 0 and re.search(r"^look( +1\.0+)+$", told.output, re.M)  # they see the end
     found = pd.read_csv(folder / "samplers.csv").set_index(["sampler", "unit", "trainings"])["hypervolume"]
     assert found["pool", "images", 16] == pytest.approx(1)
     assert found["pool", "images", 4] > found["random", "images", 4].max()

@@ -153,15 +153,17 @@ def _merit(verdict: Verdict, lost: float) -> tuple[bool, float]:
     return over, verdict.hypervolume_lost.mean if over else -verdict.images_saved.mean
 
 
-def agreement(table: Table, columns: Sequence[str]) -> pd.DataFrame:
-    """Kendall's tau between each rung's order of the architectures and the last's: rungs by the scores that training moves."""
+def agreement(table: Table, columns: Sequence[str], looks: Points | None = None) -> pd.DataFrame:
+    """Kendall's tau between each rung's order of the architectures and the last's: rungs, after looks at them where there are
+    any (architectures, objectives), by the scores that training moves."""
     values = table.values
     moved = [place for place in range(len(columns)) if (values[:, :, place] != values[:, :1, place]).any()]
+    earlier: dict[str | float, Points] = {} if looks is None else {"look": looks}
+    earlier |= {rung: values[:, place] for place, rung in enumerate(table.rungs[:-1])}
     taus = {
-        columns[place]: [tau(values[:, rung, place], values[:, -1, place]) for rung in range(len(table.rungs) - 1)]
-        for place in moved
+        columns[place]: [tau(scores[:, place], values[:, -1, place]) for scores in earlier.values()] for place in moved
     }
-    return pd.DataFrame(taus, index=pd.Index(table.rungs[:-1], name="rung")).round(2)
+    return pd.DataFrame(taus, index=pd.Index(list(earlier), name="rung")).round(2)
 
 
 # --- samplers over the table -----------------------------------------------------------------------------------------
@@ -249,8 +251,7 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
     table, about = curves.load(path)
     if plan.look:
         print(f"wrote {table_looks.record(table, about, Path(table.source).parent, CACHE)}")
-    if "pool" in plan.samplers:
-        _looks(table, about)  # refused before anything is replayed
+    looks = _looks(table, about)[0] if "pool" in plan.samplers else None  # refused before anything is replayed
     if plan.tune:
         _check_tuning(table, plan)
     settings = settings_of(plan.overrides, table.rungs, plan.rules[0] if plan.rules else RULES[0])
@@ -261,7 +262,7 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None) -> None:
     print(
         f"{table.source}: {len(table)} architectures at rungs {rungs}; {plan.shuffles} shuffles, {plan.workers} workers"
     )
-    print(f"Kendall's tau of each rung with the last\n{agreement(table, list(about.objectives)).to_string()}\n")
+    print(f"Kendall's tau of each rung with the last\n{agreement(table, list(about.objectives), looks).to_string()}\n")
     if plan.tune:
         settings, table = _tune(table, plan, folder)
     verdicts = [judge(table, name, settings, plan.shuffles, plan.workers) for name in plan.rules]
