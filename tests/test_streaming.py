@@ -187,7 +187,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
 
 def test_pieces_are_the_batch():
     text = Text(torch.randn(5, 2, 2), torch.randn(5, 2))
-    batch = LatentBatch(torch.randn(5, 1, 2, 2), text, torch.Generator(), 3)
+    batch = LatentBatch(torch.randn(5, 1, 2, 2), text, Text(text.tokens[:1], text.pooled[:1]), torch.Generator(), 3)
     pieces = batch.split(2)
     assert [len(piece.latents) for piece in pieces] == [3, 2] and {piece.update for piece in pieces} == {3}
     assert torch.equal(torch.cat([piece.latents for piece in pieces]), batch.latents)

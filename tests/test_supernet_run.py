@@ -189,7 +189,7 @@ def test_between_updates_of_the_ends_the_largest_only_teaches(monkeypatch):
     monkeypatch.setattr(objective.generator, "call", noted)
     text = Text(torch.zeros(2, 3, 8), torch.zeros(2, 8))
     for update in range(2):
-        batch = LatentBatch(torch.ones(2, 4, 8, 8), text, torch.Generator().manual_seed(update), update)
+        batch = LatentBatch(torch.ones(2, 4, 8, 8), text, text, torch.Generator().manual_seed(update), update)
         objective.generator_loss(batch).backward()
     sizes = [sum(p.numel() for p in config.build().parameters()) for config in pool]
     ends, between = called[:3], called[3:]

@@ -21,7 +21,7 @@ def batches_of(count=3, size=4, shape=(3, 4, 4), seed=0):
     """Batches that share one generator, as a training run's do."""
     generator = torch.Generator().manual_seed(seed)
     text = Text(torch.randn(size, 5, 12, generator=generator), torch.randn(size, 10, generator=generator))
-    return [LatentBatch(torch.randn(size, *shape, generator=generator), text, generator) for _ in range(count)]
+    return [LatentBatch(torch.randn(size, *shape, generator=generator), text, text, generator) for _ in range(count)]
 
 
 class Net(nn.Module):

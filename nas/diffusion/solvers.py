@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas.diffusion.guidance import Denoiser, guided
 from nas.diffusion.plan import ONE_STEP, Plan
 from nas.diffusion.schedule import clean
 from nas.networks.conditioning import Text
 from nas.seeds import Noise
-
-Denoiser = Callable[[Tensor, Tensor, Text], Tensor]  # latents (B, C, H, W), times (B,), text -> prediction
 
 
 @torch.no_grad()
@@ -43,17 +42,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]  # latents (B, C, H, W), one time (
 
 def _guided(network: Denoiser, plan: Plan, text: Text, null: Text, size: int) -> Predict:
     """The network's prediction under the text, guided away from `null` where the plan says so."""
-    if plan.branches == 1:
-        return lambda latents, time: network(latents, time.expand(size), text).float()
-    both = Text(*(torch.cat([n.expand(size, *n.shape[1:]), t]) for n, t in zip(null, text, strict=True)))
-
-    def predict(latents: Tensor, time: Tensor) -> Tensor:
-        doubled = torch.cat([latents, latents])
-        unconditional, conditional = network(doubled, time.expand(len(doubled)), both).float().chunk(2)
-        guided: Tensor = unconditional + plan.guidance * (conditional - unconditional)
-        return guided
-
-    return predict
+    return lambda latents, time: guided(network, latents, time.expand(size), text, null, plan.guidance)
 
 
 def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:

@@ -7,7 +7,10 @@ A file provides
 - `Objective(generator, teacher, settings)`: an `nn.Module` with `requires` (a frozenset of `INPUTS` that a study must
   supply; what is not among them is refused before anything is trained), `schedule_config` (that scheduler's
   configuration), `generator_loss(batch) -> scalar`, `critics` (the other networks that learn, by name: a discriminator, a
-  fake score; {} for none), `logged` (detached scalars of the last losses, by name), and `after_step()`.
+  fake score; {} for none), `logged` (detached scalars of the last losses, by name), `after_step()`, `measures_progress`
+  (whether a lower generator loss means a better network), and `passes`: the network passes that one image costs in a
+  generator update and the critics' turns that belong to it. A forward pass counts 1, a backward pass to the weights 1, to
+  the input 1; plain denoising has 3. Heads and embeddings count nothing.
 
 What an objective trains or moves is a submodule, and is saved with a checkpoint; only `teacher`, which never changes, is
 not. Randomness comes from the batch's generator, and what depends on the update's number from the batch's `update`, so
@@ -15,12 +18,15 @@ that a resumed training is the uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
+from nas.diffusion import schedule
+from nas.diffusion.guidance import Denoiser, guided
+from nas.errors import InputError
 from nas.networks.conditioning import Text
 
 
@@ -30,35 +36,50 @@ class LatentBatch:
 
     latents: Tensor  # (B, C, H, W), unit variance
     text: Text  # tokens (B, T, D), pooled (B, P); already replaced by the null caption where dropped
+    null: Text  # the null caption, one row
     generator: Generator
     update: int = 0  # number of this update, from 0
+    start: Tensor | None = None  # of pairs: the noise (B, C, H, W) that the teacher drew the latents from
 
     def to(self, device: torch.device | str) -> "LatentBatch":
         """The batch on another device; the generator stays, so that every device sees the same numbers."""
-        text = Text(self.text.tokens.to(device), self.text.pooled.to(device))
-        return LatentBatch(self.latents.to(device), text, self.generator, self.update)
+        text, null = (Text(one.tokens.to(device), one.pooled.to(device)) for one in (self.text, self.null))
+        start = None if self.start is None else self.start.to(device)
+        return replace(self, latents=self.latents.to(device), text=text, null=null, start=start)
 
     def split(self, parts: int) -> "list[LatentBatch]":
         """The batch in at most `parts` pieces of about the same size, which draw from its generator one after the other."""
         if parts == 1:
             return [self]
-        latents, tokens, pooled = (torch.chunk(value, parts) for value in (self.latents, *self.text))
+        rows = torch.arange(len(self.latents), device=self.latents.device).chunk(parts)
         return [
-            LatentBatch(one, Text(*text), self.generator, self.update)
-            for one, *text in zip(latents, tokens, pooled, strict=True)
+            replace(
+                self,
+                latents=self.latents[some],
+                text=Text(self.text.tokens[some], self.text.pooled[some]),
+                start=None if self.start is None else self.start[some],
+            )
+            for some in rows
         ]
+
+    def times(self, low: int, high: int) -> Tensor:
+        """Uniform random times (B,) in low .. high - 1."""
+        time = torch.randint(low, high, self.latents.shape[:1], generator=self.generator)
+        return time.to(self.latents.device)
 
     def draw(self, steps: int) -> tuple[Tensor, Tensor]:
         """Uniform random times (B,) in 0 .. steps - 1, and noise of the latents' shape."""
-        time = torch.randint(steps, self.latents.shape[:1], generator=self.generator)
-        return time.to(self.latents.device), self.noise()
+        return self.times(0, steps), self.noise()
 
     def noise(self) -> Tensor:
         """Fresh noise of the latents' shape."""
         return torch.randn(self.latents.shape, generator=self.generator).to(self.latents.device)
 
 
-INPUTS = {"teacher": "the trained network that a `base` section names"}  # what a study can supply
+INPUTS = {  # what a study can supply
+    "teacher": "the trained network that a `base` section names",
+    "pairs": "noise, and what the base draws from it: the batch's `start` and `latents` (setting `pairs` of the objective)",
+}
 
 
 @dataclass(frozen=True)
@@ -93,3 +114,55 @@ class Objective(Protocol):
     def after_step(self) -> None: ...
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]: ...
+
+
+class Distillation(nn.Module):
+    """What objectives share whose generator starts as a trained network, their teacher, that stays as it is.
+
+    Raises InputError without a teacher.
+    """
+
+    requires: frozenset[str] = frozenset({"teacher"})
+    measures_progress = True
+
+    def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: schedule.Settings):
+        super().__init__()
+        if teacher is None:
+            name = type(self).__module__.rpartition(".")[2]
+            raise InputError(f"objective: {name} needs a teacher, the trained network it starts from, and got none")
+        self.generator = generator
+        self.teacher = teacher
+        self.schedule = schedule.noise_schedule(settings)
+        self.logged: dict[str, Tensor] = {}
+
+    @property
+    def critics(self) -> dict[str, Critic]:
+        return {}
+
+    @property
+    def schedule_config(self) -> dict[str, Any]:
+        return dict(self.schedule.config)
+
+    @property
+    def steps(self) -> int:
+        """Training times of the schedule."""
+        return int(self.schedule.config["num_train_timesteps"])
+
+    def clean(self, network: Denoiser, noisy: Tensor, time: Tensor, text: Text) -> Tensor:
+        """The clean latents (B, C, H, W) that a network predicts from noisy ones at times (B,), float32."""
+        return schedule.clean(self.schedule, noisy, time, network(noisy, time, text))
+
+    @torch.no_grad()
+    def guided(
+        self, network: Denoiser, noisy: Tensor, time: Tensor, batch: LatentBatch, scale: Tensor | float
+    ) -> Tensor:
+        """The same under guidance, without gradients."""
+        return schedule.clean(self.schedule, noisy, time, guided(network, noisy, time, batch.text, batch.null, scale))
+
+    def noised(self, latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """x_t of clean latents at times (B,)."""
+        noisy: Tensor = self.schedule.add_noise(latents, noise, time)
+        return noisy
+
+    def after_step(self) -> None:
+        """Nothing moves besides the generator."""

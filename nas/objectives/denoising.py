@@ -17,6 +17,7 @@ class Objective(nn.Module):
     """The denoising loss over one network; no critic, no teacher."""
 
     requires: frozenset[str] = frozenset()
+    measures_progress = True
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
         super().__init__()
@@ -31,6 +32,10 @@ class Objective(nn.Module):
     @property
     def schedule_config(self) -> dict[str, Any]:
         return dict(self.schedule.config)
+
+    @property
+    def passes(self) -> float:
+        return 3.0
 
     def generator_loss(self, batch: LatentBatch) -> Tensor:
         """Mean squared error over the batch and all elements, at uniform random times."""

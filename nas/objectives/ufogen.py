@@ -16,10 +16,8 @@ non-saturating one; both as in the authors' code. Defaults are that code's unles
 or `renoise` plan, without guidance.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from copy import deepcopy
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +26,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nas.diffusion import schedule
-from nas.diffusion.schedule import clean, noise_schedule, signal_and_noise
+from nas.diffusion.schedule import noise_schedule, signal_and_noise
 from nas.documents.strict import Decay
-from nas.errors import InputError
+from nas.networks.adversary import discriminator, frozen
 from nas.networks.averages import Average
-from nas.objectives import Critic, LatentBatch
+from nas.objectives import Critic, Distillation, LatentBatch
 
 __all__ = ["Objective", "Settings", "noise_schedule"]
 
@@ -67,26 +65,20 @@ class Settings(schedule.Settings):
     """Of the moving average that is `ema_distill`'s target, per generator update."""
 
 
-class Objective(nn.Module):
+class Objective(Distillation):
     """Both losses, over a generator and a discriminator of one architecture.
 
     The generator must start with the teacher's weights (it may train adapters only); the discriminator is always trained
     in full. Raises InputError without a teacher, or with one whose last layer is not named.
     """
 
-    requires = frozenset({"teacher"})
-
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
-        super().__init__()
-        if teacher is None:
-            raise InputError("objective: ufogen needs a teacher, the trained network it starts from, and got none")
+        super().__init__(generator, teacher, settings)
         self.settings = settings
-        self.generator = generator
-        self.critic = discriminator(teacher)
-        self.teacher = teacher if settings.reconstruction == "distill" else None
+        self.critic = discriminator(self.teacher)
+        if settings.reconstruction != "distill":
+            del self.teacher  # a network in memory for nothing
         self.average = Average(generator, settings.ema_decay) if settings.reconstruction == "ema_distill" else None
-        self.schedule = noise_schedule(settings)
-        self.logged: dict[str, Tensor] = {}
 
     @property
     def critics(self) -> dict[str, Critic]:
@@ -94,13 +86,14 @@ class Objective(nn.Module):
         return {"critic": Critic(self.critic, self.critic_loss, every=every, learning_rate=rate, betas=betas)}
 
     @property
-    def schedule_config(self) -> dict[str, Any]:
-        return dict(self.schedule.config)
+    def passes(self) -> float:
+        """G's update 5, and a forward pass for a distilled target; D's turn 7; without the gradient penalty's."""
+        return 5 + (self.settings.reconstruction != "diffusion") + 7 / self.settings.critic_every
 
     def generator_loss(self, batch: LatentBatch) -> Tensor:
         """L_G. Passes: G and D forward, D backward to its input, G backward (and one forward for a distilled target)."""
         time, noisy = self._noised(batch)
-        clean_prediction = self._clean(self.generator, noisy, time, batch)
+        clean_prediction = self.clean(self.generator, noisy, time, batch.text)
         rebuilt = self._reconstruction(clean_prediction, noisy, time, batch)
         with frozen(self.critic):
             logits = self._logits(clean_prediction, time, batch)
@@ -112,7 +105,7 @@ class Objective(nn.Module):
         """L_D, every few turns with the gradient penalty. Passes: G forward, D forward and backward on fake and real."""
         time, noisy = self._noised(batch)
         with torch.no_grad():
-            made = self._clean(self.generator, noisy, time, batch)
+            made = self.clean(self.generator, noisy, time, batch.text)
         fake, m = self._logits(made, time, batch), self.settings.logit_clamp
         penalised = self._penalised(batch.update)
         if penalised:
@@ -134,14 +127,11 @@ class Objective(nn.Module):
 
     def _noised(self, batch: LatentBatch) -> tuple[Tensor, Tensor]:
         """Times (B,), uniform in 1 .. T - 1 but for the share at T - 1, and the latents noised to them."""
-        last = int(self.schedule.config["num_train_timesteps"]) - 1
+        last = self.steps - 1
         time, noise = batch.draw(last)
         at_last = torch.rand(len(time), generator=batch.generator) < self.settings.last_time_share
         time = torch.where(at_last.to(time.device), last, time + 1)
         return time, self.schedule.add_noise(batch.latents, noise, time)
-
-    def _clean(self, network: nn.Module, noisy: Tensor, time: Tensor, batch: LatentBatch) -> Tensor:
-        return clean(self.schedule, noisy, time, network(noisy, time, batch.text))
 
     def _reconstruction(self, made: Tensor, noisy: Tensor, time: Tensor, batch: LatentBatch) -> Tensor:
         error = (made - self._target(noisy, time, batch)).square()
@@ -149,11 +139,10 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def _target(self, noisy: Tensor, time: Tensor, batch: LatentBatch) -> Tensor:
-        if self.teacher is not None:
-            return self._clean(self.teacher, noisy, time, batch)
+        if self.settings.reconstruction == "distill":
+            return self.clean(self.teacher, noisy, time, batch.text)
         if self.average is not None:
-            prediction = self.average.call(self.generator, noisy, time, batch.text)
-            return clean(self.schedule, noisy, time, prediction)
+            return self.clean(partial(self.average.call, self.generator), noisy, time, batch.text)
         return batch.latents
 
     def _gamma(self, time: Tensor) -> Tensor:
@@ -194,30 +183,6 @@ class Objective(nn.Module):
         (slope,) = torch.autograd.grad(real.sum(), noisy, create_graph=True)
         weight = self.settings.gradient_penalty / 2 * self.settings.gradient_penalty_every
         return real, weight * slope.square().flatten(1).sum(1).mean()
-
-
-def discriminator(teacher: nn.Module) -> nn.Module:
-    """A trainable copy of the teacher whose last layer is zero, so that it starts undecided."""
-    if not isinstance(getattr(teacher, "output", None), nn.Module):
-        raise InputError(
-            f"objective: ufogen: the backbone {type(teacher).__name__} does not name its last layer `output`"
-        )
-    critic = deepcopy(teacher).float().requires_grad_(True)
-    last = critic.output
-    assert isinstance(last, nn.Module)
-    for parameter in last.parameters():
-        nn.init.zeros_(parameter)
-    return critic
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Within it the network passes gradients to its input but takes none."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)
 
 
 def _at_most(logits: Tensor, m: float | None) -> Tensor:

@@ -32,7 +32,8 @@ def drawn(
 ) -> LatentBatch:
     """The batch of these rows (B,), some of its captions dropped."""
     dropped = torch.rand(len(rows), generator=generator) < caption_dropout
-    return LatentBatch(data.latents[rows], data.text(rows, dropped), generator, update)
+    start = None if data.noise is None else data.noise[rows]
+    return LatentBatch(data.latents[rows], data.text(rows, dropped), data.null, generator, update, start)
 
 
 def shuffled_rows(size: int, batch: int, update: int, seed: int) -> Tensor:

@@ -31,6 +31,7 @@ class EncodedSet:
     captions: tuple[str, ...]  # M different captions; the last is the empty one
     tokens: Tensor  # (M, T, D) float16
     pooled: Tensor  # (M, P) float16
+    noise: Tensor | None = None  # (N, C, H, W) float32: what the latents were drawn from, where a network drew them
 
     def __len__(self) -> int:
         return len(self.latents)

@@ -57,7 +57,8 @@ class Backbone(Protocol):
 
     The module it builds is called as `network(latents, time, text) -> prediction`: latents (B, C, H, W), time (B,) in 0..999,
     text a `nas.networks.conditioning.Text`, prediction of the shape of latents. Its `output` is its last layer: a critic made
-    of a copy of the network starts with that layer at zero.
+    of a copy of the network starts with that layer at zero. Its `middle` is the layer half-way, whose output, (B, C, H, W) or
+    (B, N, D), critics take for features, `middle_width` (C or D) of them.
     """
 
     @property

@@ -156,6 +156,16 @@ class Transformer(nn.Module):
         """The last layer."""
         return cast(nn.Conv2d, self.smooth) if self.config.modulation == "token" else self._of_patch(self.unpatch)
 
+    @property
+    def middle(self) -> nn.Module:
+        """The last block of the first half; its output is tokens (B, N, D)."""
+        return self.blocks[(self.config.depth - 1) // 2]
+
+    @property
+    def middle_width(self) -> int:
+        """D of the middle's output."""
+        return self.config.width
+
     def forward(self, latents: Tensor, time: Tensor, text: "Text") -> Tensor:
         x = self._of_patch(self.patches)(latents)  # (B, D, n / patch, n / patch)
         side = x.shape[2:]

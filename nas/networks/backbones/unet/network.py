@@ -300,6 +300,17 @@ class UNet(nn.Module):
         """The last layer."""
         return self.conv_out
 
+    @property
+    def middle(self) -> nn.Module:
+        """The deepest block, after which the network turns upwards; its output is (B, C, H, W)."""
+        deepest = cast(LevelBlocks, self.levels[-1])
+        return (self.mid or deepest.down)[-1]
+
+    @property
+    def middle_width(self) -> int:
+        """C of the middle's output."""
+        return self.config.levels[-1].channels
+
     def forward(self, latents: Tensor, time: Tensor, text: "Text") -> Tensor:
         embedded = F.silu(self.embedding(time, text.pooled))  # (B, E), as every conv block takes it
         x = self.conv_in(latents)
