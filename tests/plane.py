@@ -1,6 +1,7 @@
 """A 2-D bench for objectives: 8 Gaussians on a circle, small enough to be trained here."""
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,7 @@ def exact_noise(schedule, noisy, time):
     return ((x - alpha.sqrt() * clean) / (1 - alpha).sqrt()).view(noisy.shape)
 
 
+@cache
 def teacher():
     """A denoiser of the mixture, regressed on the exact answer; its average over the last third."""
     schedule = noise_schedule(Settings(prediction="epsilon"))

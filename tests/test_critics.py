@@ -14,11 +14,10 @@ from test_training import (
 )
 from torch import nn
 
+from nas.networks import lora
 from nas.objectives import Critic, ufogen
-from nas.settings import training
 from nas.training.batches import Batches
 from nas.training.loop import train
-from nas.weights import lora
 
 
 class Duel(nn.Module):
@@ -173,7 +172,7 @@ UFOGEN = [
 def adversarial(options, rank=None, settings=QUICK):
     network, teacher = Last(), Last().requires_grad_(False)
     if rank:
-        lora.adapt(network, training.Lora(rank=rank), seed=1)
+        lora.adapt(network, lora.Lora(rank=rank), seed=1)
     return module_of(settings, ufogen.Objective(network, teacher, ufogen.Settings(**options)))
 
 

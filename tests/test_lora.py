@@ -6,14 +6,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nas.errors import InputError
+from nas.networks import lora
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import presets
 from nas.networks.conditioning import Text
-from nas.settings import training
-from nas.weights import lora
 
 PROXY = Proxy(width_divisor=32, latent_channels=2, text_width=6, pooled_width=4)
-RANK = training.Lora(rank=4)
+RANK = lora.Lora(rank=4)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_an_adapted_network_is_what_it_was_and_trains_adapters_alone(network, tr
 
 
 def test_merged_is_a_plain_network_with_the_same_outputs(network, trained):
-    lora.adapt(network, training.Lora(rank=4, alpha=8), seed=0)
+    lora.adapt(network, lora.Lora(rank=4, alpha=8), seed=0)
     disturb(network)
     adapted = prediction(network)
     assert (adapted - prediction(trained)).abs().max() > 0.01  # the adapters matter
@@ -108,7 +107,7 @@ def test_adapters_alone_are_saved_and_read_back(network, trained, tmp_path):
 @pytest.mark.parametrize("options", [{"rank": 2}, {"rank": 4, "targets": r".*\.to_q"}])
 def test_adapters_of_another_kind_are_refused(trained, tmp_path, options):
     one, other = copy.deepcopy(trained), copy.deepcopy(trained)
-    lora.adapt(one, training.Lora(**options), seed=0)
+    lora.adapt(one, lora.Lora(**options), seed=0)
     lora.save(one, tmp_path / "adapters.safetensors", {})
     lora.adapt(other, RANK, seed=0)
     with pytest.raises(InputError, match="adapters of another network: .* expected"):
@@ -116,7 +115,7 @@ def test_adapters_of_another_kind_are_refused(trained, tmp_path, options):
 
 
 def test_targets_choose_layers(network):
-    names = lora.targets(network, training.Lora(targets=r".*\.to_(q|k|v|kv|out)"))
+    names = lora.targets(network, lora.Lora(targets=r".*\.to_(q|k|v|kv|out)"))
     assert names and {name.rsplit(".", 1)[1] for name in names} <= {"to_q", "to_k", "to_v", "to_kv", "to_out"}
     every = lora.targets(network, RANK)
     assert len(every) > len(names) and "conv_out" in every and "conv_in" in every
@@ -126,7 +125,7 @@ def test_no_match_is_one_line(network):
     with pytest.raises(
         InputError, match=r"training\.lora\.targets: 'attention' matches none .* for example [a-z]"
     ) as error:
-        lora.adapt(network, training.Lora(targets="attention"), seed=0)
+        lora.adapt(network, lora.Lora(targets="attention"), seed=0)
     assert "\n" not in str(error.value)
     assert not any("lora" in name for name, _ in network.named_parameters())
 
@@ -134,4 +133,4 @@ def test_no_match_is_one_line(network):
 @pytest.mark.parametrize("options", [{"rank": 0}, {"alpha": 0}, {"targets": "to_(q"}, {"ranks": 3}])
 def test_impossible_settings_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        training.Lora(**options)
+        lora.Lora(**options)

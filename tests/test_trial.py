@@ -8,12 +8,12 @@ from safetensors.torch import load_file
 
 from nas import failures, machine
 from nas.failures import Diverged
+from nas.networks import lora
 from nas.networks.backbones.unet import Config, presets
 from nas.settings import study_file
 from nas.training.encoded import EncodedSet
 from nas.trial.bench import Bench
 from nas.trial.rung import Job, run_on
-from nas.weights import lora
 
 STUDY = """
 name: small

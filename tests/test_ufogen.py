@@ -197,7 +197,9 @@ def test_the_targets_of_the_reconstruction():
         objective.generator_loss(batch_of())
         losses[kind] = objective.logged["reconstruction_loss"].item()
     assert losses["diffusion"] > 0.1 and losses["distill"] == losses["ema_distill"] == 0
-    assert hasattr(made(reconstruction="distill"), "teacher") and not hasattr(made(), "teacher")  # kept only where it is asked
+    assert hasattr(made(reconstruction="distill"), "teacher") and not hasattr(
+        made(), "teacher"
+    )  # kept only where it is asked
 
 
 def test_the_target_of_ema_distill_is_the_moving_average():

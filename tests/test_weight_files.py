@@ -18,7 +18,7 @@ from nas.deploy.export_folder import MANIFEST
 from nas.disk import weight_files
 from nas.errors import InputError
 from nas.metrics import Reference, caption_accuracy, clip_score, fid
-from nas.networks import conditioning, efficientnet
+from nas.networks import conditioning, efficientnet, lora
 from nas.networks.autoencoders import kl
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import Config, Level
@@ -27,7 +27,7 @@ from nas.settings import training
 from nas.space.search_space import SearchSpace
 from nas.training import encoded, loop
 from nas.trial import supernet_training
-from nas.weights import checkpoints, lora, supernet
+from nas.weights import checkpoints, supernet
 
 SMALL = Config(levels=(Level(8, (0,), (0,)), Level(8, (1,), (1,))), groups=4)
 
@@ -103,7 +103,7 @@ def export_folder(folder, plant, name=checkpoints.PROXY):
 
 def adapted():
     network = SMALL.build()
-    lora.adapt(network, training.Lora(), seed=0)
+    lora.adapt(network, lora.Lora(), seed=0)
     return network
 
 

@@ -62,6 +62,11 @@ class LatentBatch:
             for some in rows
         ]
 
+    @property
+    def unconditional(self) -> Text:
+        """The null caption for every row."""
+        return Text(*(one.expand(len(self.latents), *one.shape[1:]) for one in self.null))
+
     def times(self, low: int, high: int) -> Tensor:
         """Uniform random times (B,) in low .. high - 1."""
         time = torch.randint(low, high, self.latents.shape[:1], generator=self.generator)

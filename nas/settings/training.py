@@ -1,15 +1,15 @@
-"""The `training` section of a study file, and its adapters."""
+"""The `training` section of a study file."""
 
 from __future__ import annotations
 
 import math
-import re
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from nas.documents.section import Section
 from nas.documents.strict import Decay
+from nas.networks.lora import Lora
 
 MOST_IMAGES, MOST_IN_BATCH = 10**11, 2**20  # a hundred times what anybody trains with
 
@@ -47,25 +47,3 @@ class Training(Section):
     def updates(self, images: int) -> int:
         """Updates after which `images` have been seen."""
         return math.ceil(images / self.batch)
-
-
-class Lora(Section):
-    """Which layers get an adapter, and how large it is."""
-
-    rank: int = Field(8, ge=1, le=8192)
-    """Rows of A. LCM-LoRA takes 64 at 320 channels and more; a proxy's widths are a sixteenth of that (assumption)."""
-    alpha: float | None = Field(None, gt=0)
-    """Scale of the adapter, over the rank. None: the rank, as LCM-LoRA."""
-    targets: str = ".*"
-    """Regular expression for the whole names of the layers, for example `.*\\.to_(q|k|v|kv|out)` for attention alone.
-    Linear layers and convolutions that match get an adapter, depthwise convolutions never (peft's need groups that divide
-    the rank)."""
-
-    @field_validator("targets")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"expected a regular expression, got {value!r}: {error}") from None
-        return value

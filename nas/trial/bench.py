@@ -25,7 +25,7 @@ from nas.diffusion import solvers
 from nas.diffusion.schedule import denoising_error
 from nas.errors import InputError, about
 from nas.metrics import Reference, scores
-from nas.networks import autoencoders, backbones, conditioning
+from nas.networks import autoencoders, backbones, conditioning, lora
 from nas.networks.backbones import Backbone, Proxy
 from nas.networks.conditioning import Text
 from nas.runs.pictures import save_grid
@@ -34,7 +34,7 @@ from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.training import encoded, loop
 from nas.trial import base_model
-from nas.weights import checkpoints, lora, supernet
+from nas.weights import checkpoints, supernet
 
 SCORE_BATCH = 64  # images decoded and scored at a time
 GRID_COLUMNS, GRID_ROWS = 8, 4

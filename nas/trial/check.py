@@ -12,6 +12,7 @@ from nas import menu
 from nas.cost.budget import over_budget
 from nas.documents.document import Placed
 from nas.errors import InputError, shown
+from nas.networks import lora
 from nas.networks.backbones import Backbone, Proxy
 from nas.numbers import amount
 from nas.objectives import INPUTS
@@ -20,7 +21,7 @@ from nas.settings.entries import Entry
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.trial import base_model, data_check, starts
-from nas.weights import checkpoints, lora, supernet
+from nas.weights import checkpoints, supernet
 
 ANY_DATA = {"latent_channels": 4, "text_width": 8, "pooled_width": 8}  # for shapes that don't depend on the data
 PROBES = 2_000  # candidates counted on paper, to catch a budget nothing meets

@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import save_file
 
 from nas import failures, interruption, machine
+from nas.networks import lora
 from nas.runs.headway import Headway
 from nas.settings.study import Study
 from nas.training import loop
 from nas.trial import base_model
 from nas.trial.bench import Bench, Timings
-from nas.weights import checkpoints, lora
+from nas.weights import checkpoints
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from nas.analysis import ablation
 from nas.diffusion import schedule, solvers
 from nas.diffusion.plan import Plan
+from nas.networks import lora
 from nas.networks.backbones.unet import Config
 from nas.networks.conditioning import Text
 from nas.objectives import denoising
@@ -35,10 +36,10 @@ from nas.study.guidance_sweep import scores
 from nas.training import loop
 from nas.trial import base_model
 from nas.trial.rung import Bench
-from nas.weights import checkpoints, lora
+from nas.weights import checkpoints
 
 STYLE = "fluent"
-LORA = training.Lora(rank=8)
+LORA = lora.Lora(rank=8)
 STYLE_TRAINING = training.Training(
     init="base", images_seen=2048, batch=16, learning_rate=1e-3, warmup_images=256, ema_decay=0.98, lora=LORA
 )

@@ -9,23 +9,47 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field, field_validator
+
 from nas.disk import weight_files
+from nas.documents.section import Section
 from nas.errors import InputError
-from nas.settings.training import Lora
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def adapt(network: nn.Module, settings: Lora, seed: int) -> None:
+class Lora(Section):
+    """Which layers get an adapter, and how large it is."""
+
+    rank: int = Field(8, ge=1, le=8192)
+    """Rows of A. LCM-LoRA takes 64 at 320 channels and more; a proxy's widths are a sixteenth of that (assumption)."""
+    alpha: float | None = Field(None, gt=0)
+    """Scale of the adapter, over the rank. None: the rank, as LCM-LoRA."""
+    targets: str = ".*"
+    """Regular expression for the whole names of the layers, for example `.*\\.to_(q|k|v|kv|out)` for attention alone.
+    Linear layers and convolutions that match get an adapter, depthwise convolutions never (peft's need groups that divide
+    the rank)."""
+
+    @field_validator("targets")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"expected a regular expression, got {value!r}: {error}") from None
+        return value
+
+
+def adapt(network: nn.Module, settings: Lora, seed: int, setting: str = "training.lora") -> None:
     """Give the network's layers adapters, in place, and freeze everything else.
 
-    `seed` starts A. Raises InputError when no layer matches.
+    `seed` starts A. Raises InputError, which begins with the `setting`, when no layer matches.
     """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
-    names = targets(network, settings)
+    names = targets(network, settings, setting)
     alpha = settings.rank if settings.alpha is None else settings.alpha
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -33,14 +57,14 @@ def adapt(network: nn.Module, settings: Lora, seed: int) -> None:
         inject_adapter_in_model(config, network)
 
 
-def targets(network: nn.Module, settings: Lora) -> list[str]:
+def targets(network: nn.Module, settings: Lora, setting: str = "training.lora") -> list[str]:
     """The names of the layers that get an adapter. Raises InputError when there is none."""
     able = [name for name, layer in network.named_modules() if _able(layer)]
     names = [name for name in able if re.fullmatch(settings.targets, name)]
     if not names:
         example = f", for example {able[len(able) // 2]}" if able else ""
         raise InputError(
-            f"training.lora.targets: {settings.targets!r} matches none of the network's {len(able)} linear layers and "
+            f"{setting}.targets: {settings.targets!r} matches none of the network's {len(able)} linear layers and "
             f"convolutions{example}"
         )
     return names
