@@ -84,7 +84,7 @@ def test_the_contract(made):
     assert list(inspect.signature(type(made)).parameters) == ["generator", "teacher", "settings"]
     assert made.schedule_config["num_train_timesteps"] == 1000
     assert made.logged == {}
-    assert made.passes >= 3 and isinstance(made.measures_progress, bool)
+    assert made.passes >= 3 and isinstance(made.measures_progress, bool) and isinstance(made.guided_drawing, bool)
     made.after_step()
 
 

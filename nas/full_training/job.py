@@ -15,13 +15,13 @@ from nas.errors import InputError
 from nas.full_training.recipe import Recipe
 from nas.networks import conditioning
 from nas.networks.backbones import Backbone
-from nas.objectives import INPUTS
 from nas.settings.entries import Entry
 from nas.space import published
 from nas.training.loop import Hardware
 from nas.weights import checkpoints
 
 STRATEGIES = ("auto", "ddp")
+SUPPLIED = {"teacher"}  # of what objectives ask for: the network that a training starts from
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _check(made: Job) -> None:
         if stage.batch % hardware.devices:
             raise InputError(f"stages.{number}.batch: {stage.batch} does not divide by --devices {hardware.devices}")
     requires = menu.pick("objectives", given.objective.name).Objective.requires
-    if strange := sorted(requires - set(INPUTS)):
+    if strange := sorted(requires - SUPPLIED):
         raise InputError(
             f"objective: {given.objective.name} needs {' and '.join(strange)}, which nas train does not have"
         )

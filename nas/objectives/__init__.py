@@ -7,8 +7,9 @@ A file provides
 - `Objective(generator, teacher, settings)`: an `nn.Module` with `requires` (a frozenset of `INPUTS` that a study must
   supply; what is not among them is refused before anything is trained), `schedule_config` (that scheduler's
   configuration), `generator_loss(batch) -> scalar`, `critics` (the other networks that learn, by name: a discriminator, a
-  fake score; {} for none), `logged` (detached scalars of the last losses, by name), `after_step()`, `measures_progress`
-  (whether a lower generator loss means a better network), and `passes`: the network passes that one image costs in a
+  fake score; {} for none), `logged` (detached scalars of the last losses, by name), `after_step()`, `guided_drawing`
+  (whether what it trains is made to be drawn with guidance), `measures_progress` (whether a lower generator loss means a
+  better network), and `passes`: the network passes that one image costs in a
   generator update and the critics' turns that belong to it. A forward pass counts 1, a backward pass to the weights 1, to
   the input 1; plain denoising has 3. Heads and embeddings count nothing.
 
@@ -128,6 +129,7 @@ class Distillation(nn.Module):
     """
 
     requires: frozenset[str] = frozenset({"teacher"})
+    guided_drawing = False
     measures_progress = True
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: schedule.Settings):

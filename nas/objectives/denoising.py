@@ -17,6 +17,7 @@ class Objective(nn.Module):
     """The denoising loss over one network; no critic, no teacher."""
 
     requires: frozenset[str] = frozenset()
+    guided_drawing = True
     measures_progress = True
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):

@@ -33,7 +33,7 @@ from nas.settings import design
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.training import encoded, loop
-from nas.trial import base_model
+from nas.trial import base_model, pairs
 from nas.weights import checkpoints, supernet
 
 SCORE_BATCH = 64  # images decoded and scored at a time
@@ -245,6 +245,14 @@ class Bench:
     def teacher(self) -> nn.Module:
         """The base model, frozen."""
         return base_model.network(self)
+
+    @property
+    def lessons(self) -> encoded.EncodedSet:
+        """What the objective learns from: the training split, or the pairs that it asks for, drawn by the base on first use."""
+        entry = self.study.objective
+        if "pairs" not in menu.pick("objectives", entry.name).Objective.requires:
+            return self.train_data
+        return pairs.load(self, entry.settings("objectives").pairs)
 
     def objective(self, network: nn.Module, seed: int) -> Any:
         """The study's objective over a network that has just been initialised, which is given its adapters here.

@@ -136,7 +136,8 @@ def _check_base(study: Study) -> None:
 def _check_start(study: Study) -> None:
     """Whether what asks for a base model has one, and an objective what it needs."""
     entry = study.objective
-    needs = menu.pick("objectives", entry.name).Objective.requires
+    objective = menu.pick("objectives", entry.name).Objective
+    needs = objective.requires
     if strange := sorted(needs - set(INPUTS)):
         raise InputError(
             f"objective: {entry.name} needs {' and '.join(strange)}, which no study supplies; supplied are: {', '.join(INPUTS)}"
@@ -148,8 +149,15 @@ def _check_start(study: Study) -> None:
             f"objective: {entry.name} starts from a trained network, but training.init is scratch and the study has no "
             "base section; expected base, supernet or a path to supernet weights"
         )
+    if study.base is None and "pairs" in needs:
+        raise InputError(f"objective: {entry.name} learns from what a base draws, and the study has no base section")
     if study.base is not None and "teacher" in needs:
         _check_prediction(entry, study.base.objective)
+    if not objective.guided_drawing and study.sampling.guidance != 1:
+        raise InputError(
+            f"sampling.guidance: {study.sampling.guidance:g}, but {entry.name} makes a generator that is drawn without guidance; "
+            "expected 1"
+        )
 
 
 def _check_prediction(entry: Entry, base: Entry) -> None:

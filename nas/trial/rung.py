@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from nas import failures, interruption, machine
 from nas.networks import lora
 from nas.runs.headway import Headway
+from nas.settings import design
 from nas.settings.study import Study
 from nas.training import loop
 from nas.trial import base_model
@@ -65,7 +67,8 @@ def prepare() -> tuple[dict[str, dict[str, Any]], list[str]]:
 def prepare_base(folder: Path) -> dict[str, Any]:
     """In a worker: train the base model unless it is cached, and score it as the trials are drawn and as `base.sampling` says.
 
-    Returns its record: architecture, weights, images_seen, and `scores`, each with its sampling plan and metrics.
+    Pairs that trials learn from are drawn here, before any of them. Returns the base's record: architecture, weights,
+    images_seen, and `scores`, each with its sampling plan and metrics.
     """
     assert _bench is not None and _bench.study.base is not None
     path = base_model.train(_bench)
@@ -78,7 +81,16 @@ def prepare_base(folder: Path) -> dict[str, Any]:
         picture = folder / "base" / str(index) / "samples.png"
         drawn = base.variant({"sampling": plan.model_dump()}).score(network, schedule, picture=picture)
         scores.append({"sampling": plan.model_dump(mode="json"), "metrics": drawn.metrics})
+    for variant in _variants(_bench):
+        _ = variant.lessons
     return {"weights": str(path), "images_seen": checkpoints.images_seen(path), "scores": scores}
+
+
+def _variants(bench: Bench) -> Iterator[Bench]:
+    """The benches of the trials' own settings."""
+    ablation = bench.study.ablation
+    for settings in [cell.settings for cell in design.cells(ablation)] if ablation else [{}]:
+        yield bench.variant(settings)
 
 
 def run_rung(job: Job) -> dict[str, Any]:
@@ -117,7 +129,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         headway = _headway(bench, module, job)
     with timings.phase("train_s"):
         try:
-            pace = loop.train(module, bench.train_data, job.seed, job.images_seen)
+            pace = loop.train(module, bench.lessons, job.seed, job.images_seen)
         except interruption.Interrupted:
             module.save(checkpoint, {"trial": str(job.trial)})
             raise

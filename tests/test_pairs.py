@@ -1,0 +1,125 @@
+"""Objectives that learn from what the base draws: the pairs, where they are kept, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_trial import STUDY, Small, rung
+
+from nas.diffusion import solvers
+from nas.diffusion.schedule import Settings, noise_schedule
+from nas.errors import InputError
+from nas.networks.conditioning import Text
+from nas.settings import study_file
+from nas.trial import base_model, check, pairs
+
+TAUGHT = STUDY.replace("{name: ufogen, reconstruction: ema_distill}", "{name: dmd, pairs: {count: 6}}").replace(
+    "warmup_images: 0,", "warmup_images: 0, init: base, learning_rate: 0.003,"
+)
+BASE = "base: {architecture: mobilediffusion, training: {images_seen: 8, batch: 4}, sampling: {steps: 2}}\n"
+
+
+def bench_of(folder, *options):
+    path = folder / "study.yaml"
+    path.write_text(TAUGHT + BASE)
+    made = Small(study_file.load(path, list(options)), folder)
+    made.prepare()
+    base_model.train(made)
+    return made
+
+
+def settings_of(bench):
+    return bench.study.objective.settings("objectives").pairs
+
+
+def test_pairs_are_what_the_base_draws_and_are_drawn_once(tmp_path, monkeypatch):
+    bench = bench_of(tmp_path)
+    found = bench.lessons
+    assert len(found) == 6 and found.noise.shape == found.latents.shape and found.captions == bench.train_data.captions
+    plan, schedule = settings_of(bench).sampling, noise_schedule(Settings()).config
+    text: Text = found.text(torch.arange(6))
+    network = base_model.network(bench)
+    expected = solvers.sample(network, plan, schedule, found.noise, text, bench.train_data.null)
+    torch.testing.assert_close(found.latents, expected)
+    assert found.noise.std() == pytest.approx(1, abs=0.1) and found.caption_of.unique().numel() > 2
+    monkeypatch.setattr(pairs, "_draw", None)  # cannot be called
+    assert torch.equal(bench.lessons.latents, found.latents)
+
+
+def test_another_base_plan_or_count_has_pairs_of_its_own(tmp_path):
+    bench = bench_of(tmp_path)
+    settings = settings_of(bench)
+    paths = {pairs.cache_path(bench, settings), pairs.cache_path(bench, settings.model_copy(update={"count": 7}))}
+    paths.add(pairs.cache_path(bench_of(tmp_path, "base.training.images_seen=12"), settings))
+    paths.add(
+        pairs.cache_path(bench_of(tmp_path, "objective.pairs.sampling.steps=3"), settings)
+    )  # the plan is not given here
+    assert len(paths) == 3
+    other = settings_of(bench_of(tmp_path, "objective.pairs={count: 6, sampling: {steps: 3}}"))
+    assert pairs.cache_path(bench, other) not in paths
+    assert pairs.cache_path(bench_of(tmp_path), settings) in paths
+
+
+def test_there_are_more_pairs_than_pictures(tmp_path):
+    found = bench_of(tmp_path, "objective.pairs.count=30").lessons
+    assert len(found) == 30 and torch.unique(found.noise.flatten(1), dim=0).shape[0] == 30
+
+
+def test_a_trial_learns_from_pairs(tmp_path):
+    bench = bench_of(tmp_path)
+    made = rung(bench, tmp_path / "trial", 8)
+    assert {"regression_loss", "vsd_loss", "fake_score_denoising_loss"} <= made["rung"]["training"].keys()
+    before = load_file(base_model.weights_path(bench))
+    after = load_file(tmp_path / "trial" / "weights.safetensors")
+    assert before.keys() == after.keys() and any(not torch.equal(before[name], after[name]) for name in before)
+
+
+CELLS = """
+question: Which?
+space: mobilediffusion
+architecture: mobilediffusion
+dataset: scenes
+autoencoder: {name: kl, shipped: scenes}
+conditioning: {encoder: scenes}
+proxy: {width_divisor: 16}
+base: {checkpoint: nas/assets/base_scenes.safetensors}
+objective: {name: dmd}
+training: {init: base, images_seen: 64, batch: 32}
+sampling: {solver: one_step}
+metrics: [scene_accuracy]
+ablation:
+  design: one_factor
+  factors: {rate: {field: training.learning_rate, levels: [0.0001, 0.0002]}}
+  maximise: [prompt_accuracy]
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["base=null", "training.init=supernet"], ["objective", "dmd learns from what a base draws", "no base section"]),
+        (["base=null", "training.init=scratch"], ["objective", "dmd starts from a trained network"]),
+        (["objective.prediction=epsilon"], ["objective.prediction", "'epsilon'", "'v'"]),
+        (["sampling={solver: ddim, steps: 4, guidance: 3}"], ["sampling.guidance: ", "3, but dmd", "without guidance", "expected 1"]),
+        (["objective.pairs.count=0"], ["objective.pairs.count", "0"]),
+        (["objective.pairs.sampling.solver=euler"], ["objective.pairs.sampling.solver", "euler"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_said_before_anything_is_trained(tmp_path, options, words):
+    path = tmp_path / "study.yaml"
+    path.write_text(CELLS)
+    with pytest.raises(InputError) as caught:
+        check.check(study_file.load(path, options), None)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), str(caught.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_study_of_those_lines_is_accepted(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(CELLS)
+    check.check(study_file.load(path), None)
+    assert Path("nas/assets/base_scenes.safetensors").exists() and json.dumps(
+        study_file.load(path).resolved(), default=str
+    )
