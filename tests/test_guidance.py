@@ -7,14 +7,17 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nas import cli
 from nas.diffusion import schedule
 from nas.diffusion.plan import Plan
+from nas.diffusion.solvers import _fresh_noise
 from nas.errors import InputError
 from nas.networks.backbones.unet import presets
+from nas.report import stills
 from nas.runs.directory import RunDirectory
 from nas.settings import study_file
 from nas.study import guidance_sweep
@@ -126,9 +129,9 @@ def _weights(proxy, seed, path):
     save_file(network.state_dict(), path, {"images_seen": "128"})
 
 
-def swept(run, *scales, picks=(), repeats=1):
+def swept(run, *scales, picks=(), repeats=1, steps=()):
     told = []
-    return guidance_sweep.sweep(run, picks, scales, repeats, told.append), told
+    return guidance_sweep.sweep(run, picks, scales, repeats, told.append, steps), told
 
 
 def test_every_network_is_drawn_in_its_ways(run):
@@ -149,6 +152,76 @@ def test_every_network_is_drawn_in_its_ways(run):
     ]
     assert len(told) == len(table) == 10
     assert (run.path / "guidance.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_network_is_drawn_in_further_numbers_of_steps(run):
+    """On top of what a sweep without them has, which is not drawn again."""
+    without, _ = swept(run, 1.0, 2.0)
+    table, told = swept(run, 1.0, 2.0, steps=[1, 2, 4])
+    drawn = table.groupby(["model", "solver", "steps"]).guidance.apply(list).to_dict()
+    assert drawn == {
+        ("base", "ddim", 2): [1.0, 2.0],
+        ("base", "ddim", 4): [1.0, 2.0],
+        ("base", "one_step", 1): [1.0, 2.0],
+        ("reference", "one_step", 1): [1.0, 2.0],
+        ("reference", "renoise", 2): [1.0, 2.0],
+        ("reference", "renoise", 4): [1.0, 2.0],
+        ("drawing=many", "ddim", 2): [1.0, 2.0],
+        ("drawing=many", "ddim", 4): [1.0, 2.0],
+        ("drawing=many", "one_step", 1): [1.0, 2.0],
+    }
+    assert len(told) == 2 * 4 and "reference, renoise 2, scale 1: " in "\n".join(told)
+    assert table.as_trained.sum() == without.as_trained.sum()
+    assert swept(run, 1.0, 2.0, steps=[4])[1] == []
+    assert (run.path / "guidance.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_steps_are_scored_as_renoised_by_hand(run):
+    """x0' at the last time, noised afresh to the half of it, and x0' again: the scores of `sample` by that plan."""
+    table, _ = swept(run, 1.0, picks=["trial:0"], steps=[2])
+    bench = Small(study_file.load(run.path.parents[2] / "study.yaml"), run.path)
+    network = bench.scaled(presets()["mobilediffusion"].to_dict()).build().eval()
+    checkpoints.load_weights(network, run.path / "trials/0000/weights.safetensors", "")
+    made, (_, text, noise) = schedule.noise_schedule(schedule.Settings()), bench.drawn
+
+    @torch.no_grad()
+    def clean(noisy, time):
+        times = torch.full((4,), time)
+        return made.alphas_cumprod[time].sqrt() * noisy - (1 - made.alphas_cumprod[time]).sqrt() * network(
+            noisy, times, text
+        )
+
+    again = made.add_noise(clean(noise, 999), next(_fresh_noise(noise, 1)), torch.full((4,), 499))
+    latents = clean(again, 499)
+    row = table[table.steps == 2].iloc[0]
+    assert row.solver == "renoise" and not row.as_trained
+    assert row.fid == pytest.approx(float(latents[:, :3].square().mean()), rel=1e-4)
+
+
+def test_the_picture_of_many_ways_names_networks_and_steps_apart(tmp_path, monkeypatch):
+    """Three networks in five ways: eight lines in the legend, not fifteen, and a mark for each number of steps."""
+    ways = [("dpm++", 10), ("one_step", 1), ("dpm++", 2), ("dpm++", 4), ("renoise", 4)]
+    rows = [
+        {"model": name, "solver": solver, "steps": steps, "guidance": scale, "as_trained": scale == 3.0}
+        | {"clip_score": 0.1 * scale + place, "fid": 10.0 / steps + scale}
+        for place, name in enumerate(["base", "a=1", "a=2"])
+        for solver, steps in ways
+        for scale in (1.0, 2.0, 3.0)
+    ]
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    table = pd.DataFrame(rows)
+    stills.save_guidance(table, "clip_score", "fid", tmp_path / "p.png")
+    (legend,), (axes,) = figures[0].legends, figures[0].axes
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said == ["base", "a=1", "a=2", "dpm++ 10", "one step", "dpm++ 2", "dpm++ 4", "renoise 4"]
+    marks = {line.get_marker() for line in axes.lines}
+    assert len(marks) == len({1, 2, 4, 10}) and len(axes.texts) == 3 * 5 * 2
+    two = table[table.steps.isin([1, 10])]
+    stills.save_guidance(two, "clip_score", "fid", tmp_path / "p.png")
+    (legend,), (axes,) = figures[1].legends, figures[1].axes
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["base, dpm++ 10", "base, one step"]
+    assert {line.get_marker() for line in axes.lines} == {"o"} and len(axes.texts) == 3 * 2 * 3
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
@@ -257,6 +330,23 @@ def test_scales_are_ordered_and_different():
     assert guidance_sweep.scales_of("3, 1,3,7.5") == [1.0, 3.0, 7.5]
 
 
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "0", "-1", "1.5", "nan", "1001", "1;2", "99999999999999999999"])
+def test_steps_that_are_none(text):
+    with pytest.raises(InputError, match="--steps .*: expected whole numbers from 1 to 1000"):
+        guidance_sweep.steps_of(text)
+    assert guidance_sweep.steps_of("4, 1,2,4,1000") == [1, 2, 4, 1000]
+
+
+def test_what_a_plan_becomes_in_other_steps():
+    one, two, four = Plan(solver="one_step"), Plan(solver="renoise", steps=2), Plan(solver="renoise", steps=4)
+    assert guidance_sweep.plans(one, [1, 2, 4]) == [one, two, four]
+    assert guidance_sweep.plans(four, [1, 2, 4]) == [four, one, two]
+    many = Plan(solver="dpm++", steps=10, guidance=2.0)
+    few = Plan(solver="dpm++", steps=4, guidance=2.0)
+    assert guidance_sweep.plans(many, [1, 4, 10]) == [many, one, few]
+    assert guidance_sweep.plans(many, []) == guidance_sweep.plans(many) == [many, one]
+
+
 def test_what_a_plan_becomes():
     assert guidance_sweep.plans(Plan(solver="renoise", steps=4)) == [Plan(solver="renoise", steps=4)]
     assert guidance_sweep.plans(Plan(steps=4)) == [Plan(steps=4), Plan(solver="one_step")]
@@ -272,6 +362,8 @@ def test_bad_runs_are_one_line(run, monkeypatch, capsys):
         return line
 
     assert "--scales" in told(run.path, "--scales", "x")
+    assert "--steps x: expected whole numbers" in told(run.path, "--steps", "x")
+    assert "--steps 0" in told(run.path, "--steps", "0")
     assert "trial:9" in told(run.path, "--pick", "trial:9") or "9" in told(run.path, "--pick", "trial:9")
     assert "not a run directory" in told(run.path / "trials")
     (run.path / "trials/0000/weights.safetensors").unlink()

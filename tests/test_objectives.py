@@ -105,12 +105,14 @@ def test_the_generators_loss_is_a_finite_scalar_that_trains_all_of_it(made):
 
 
 def undecided_no_more(made):
-    """One update of each critic, whose last layer may start at zero and let no gradient through."""
+    """A few updates of each critic, whose last layer may start at zero and let no gradient through, or whose game gives its
+    bias none before a first logit is beyond the margin."""
     for critic in made.critics.values():
-        adam = torch.optim.Adam([p for p in critic.network.parameters() if p.requires_grad], lr=1e-2)
-        critic.loss(batch_of()).backward()
-        adam.step()
-        adam.zero_grad()
+        adam = torch.optim.Adam([p for p in critic.network.parameters() if p.requires_grad], lr=1e-1)
+        for _ in range(3):
+            critic.loss(batch_of()).backward()
+            adam.step()
+            adam.zero_grad()
 
 
 @pytest.mark.parametrize("update", [0, 1])

@@ -127,6 +127,9 @@ def sweep_guidance(
         typer.Option(help="base | knee | best:COLUMN | trial:NUMBER; repeatable. Default: knee, or every cell."),
     ] = [],  # noqa: B006 (typer reads the default)
     scales: Annotated[str, typer.Option(help="Guidance scales, with commas between them.")] = "1,2,3,5,7.5",
+    steps: Annotated[
+        str | None, typer.Option(help="Also draw in these numbers of steps, with commas between them.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Of every cell of an ablation, how many repeats.")] = 1,
 ) -> None:
     """Draw a distance (fid, kid, mind) against a score of captions (clip_score, prompt_accuracy) over guidance scales.
@@ -138,13 +141,15 @@ def sweep_guidance(
         nas sweep-guidance runs/ufogen_lora
 
         nas sweep-guidance runs/ufogen_lora --scales 1,1.5,2,3 --repeats 3
+
+        nas sweep-guidance runs/ufogen_lora --scales 1 --steps 1,2,4
     """
     from nas.report import page
     from nas.study import guidance_sweep
 
-    chosen = guidance_sweep.scales_of(scales)
+    chosen, also = guidance_sweep.scales_of(scales), guidance_sweep.steps_of(steps) if steps is not None else []
     found, picks = guidance_sweep.opened(run, pick)
-    guidance_sweep.sweep(found, picks, chosen, repeats, typer.echo)
+    guidance_sweep.sweep(found, picks, chosen, repeats, typer.echo, also)
     typer.echo(f"wrote {found.path / guidance_sweep.PICTURE}; report: {page.write(found.path)}")
 
 

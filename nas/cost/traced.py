@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,49 @@ def second_opinion(network: nn.Module, *args: Any, **kwargs: Any) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(*args, **kwargs)
     return int(counter.get_total_flops()) // 2
+
+
+def flops(call: Callable[[], object]) -> int:
+    """Floating-point operations of a call, and of the backward passes in it, by torch's own counter, on any device.
+
+    Attention is computed as plain products, because a fused kernel's backward pass counts what it computes again; and the
+    gradient of a depthwise convolution's weights, which torch counts as if channels mixed, costs what its forward pass does.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    rules = {torch.ops.aten.convolution_backward: _convolution_backward}
+    counter = FlopCounterMode(display=False, custom_mapping=rules)
+    counter.mod_tracker = _Nowhere()  # type: ignore[assignment]
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        call()
+    return int(counter.get_total_flops())
+
+
+class _Nowhere(nullcontext[None]):
+    """In place of torch's tracker of modules, whose hooks do not bear a gradient penalty: everything is counted as one."""
+
+    parents = frozenset({"Global"})
+
+
+def _convolution_backward(
+    grad: Sequence[int],
+    x: Sequence[int],
+    weight: Sequence[int],
+    bias: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    transposed: bool,
+    output_padding: object,
+    groups: int,
+    wanted: Sequence[bool],
+    **_: object,
+) -> int:
+    """Of each gradient that is wanted, to the input or to the weights, a forward pass."""
+    forward = 2 * grad[0] * prod((x if transposed else grad)[2:]) * prod(weight)
+    return forward * sum(wanted[:2])
 
 
 def _analysed(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Cost]:

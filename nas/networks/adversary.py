@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from nas.errors import InputError
 from nas.networks.conditioning import Text
 
+MIDDLE = 0.5  # what computing to the middle costs of a pass, and back from it of a backward pass
+
 
 def discriminator(denoiser: nn.Module) -> nn.Module:
     """A trainable copy of the denoiser whose last layer is zero, so that it starts undecided."""

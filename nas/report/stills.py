@@ -305,27 +305,46 @@ def _draw_explored(axes: Any, explored: pd.DataFrame) -> None:
 
 
 def save_guidance(points: pd.DataFrame, x: str, y: str, path: Path) -> None:
-    """A curve over guidance scales per network and way of drawing, a filled mark where it is drawn as trained."""
+    """A curve over guidance scales per network and way of drawing, a filled mark where it is drawn as trained.
+
+    Where a network is drawn in more than two ways, the marks say in how many steps, only the ends of a curve say their scale,
+    and the legend names the networks and the ways apart.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
+    many = int(points.drop_duplicates(["model", "solver", "steps"]).groupby("model").size().max()) > 2
+    figure = Figure(figsize=(6.4, 5.2 if many else 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     colours = {name: colormaps["tab10"](place % 10) for place, name in enumerate(points["model"].unique())}
+    counts = sorted(points["steps"].unique()) if many else []
+    marks = {steps: MARKERS[place % len(MARKERS)] for place, steps in enumerate(counts)}
+    ways: dict[str, tuple[str, str]] = {}  # to line and mark
     for (name, solver, steps), rows in points.groupby(["model", "solver", "steps"], sort=False):
-        colour, line = colours[name], "--" if steps == 1 else "-"
+        colour, line, mark = colours[name], "--" if steps == 1 else "-", marks.get(steps, "o")
         how = "one step" if solver == "one_step" else f"{solver} {steps}"
-        axes.plot(rows[x], rows[y], line, color=colour, marker="o", mfc="white", label=f"{name}, {how}")
+        ways[how] = line, mark
+        axes.plot(rows[x], rows[y], line, color=colour, marker=mark, mfc="white", label=f"{name}, {how}")
         own = rows[rows["as_trained"]]
-        axes.plot(own[x], own[y], linestyle="", marker="o", color=colour)
-        for _, row in rows.iterrows():
-            axes.annotate(
-                f"{row['guidance']:g}", (row[x], row[y]), (4, 4), textcoords="offset points", fontsize=8, color=colour
-            )
-    axes.set_xlabel(label(x), fontsize=11)
-    axes.set_ylabel(label(y), fontsize=11)
-    axes.grid(color=GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        axes.plot(own[x], own[y], linestyle="", marker=mark, color=colour)
+        _say_scales(axes, (rows.iloc[[0, -1]] if len(rows) > 1 else rows[:0]) if many else rows, x, y, colour)
+    _plain(axes, label(x), label(y))
+    apart = {"handles": _apart(colours, ways)} if many else {}
+    figure.legend(loc="outside lower center", ncols=3 if many else 2, frameon=False, fontsize=9, **apart)
     figure.savefig(path)
+
+
+def _say_scales(axes: Any, rows: pd.DataFrame, x: str, y: str, colour: Any) -> None:
+    """The guidance scale beside each of the points."""
+    for _, row in rows.iterrows():
+        place = {"xytext": (4, 4), "textcoords": "offset points"}
+        axes.annotate(f"{row['guidance']:g}", (row[x], row[y]), **place, fontsize=8, color=colour)
+
+
+def _apart(colours: Mapping[str, Any], ways: Mapping[str, tuple[str, str]]) -> list[Any]:
+    """A legend of networks by colour, and of ways of drawing by line and mark."""
+    from matplotlib.lines import Line2D
+
+    networks = [Line2D([], [], color=colour, linewidth=3, label=name) for name, colour in colours.items()]
+    looks: list[dict[str, Any]] = [{"ls": line, "marker": mark, "label": how} for how, (line, mark) in ways.items()]
+    return networks + [Line2D([], [], color=GREY, mfc="white", **look) for look in looks]

@@ -5,7 +5,8 @@ well; a one-step generator only as it was made to be drawn. The scale is w in nu
 the network (Ho & Salimans 2022, eq. 6, with w = 1 for none). A one-step generator is drawn with w = 1: what its training
 took from a guided teacher is in its weights, and another w extrapolates from its two single predictions. Such points are
 drawn too (trained without caption dropout, its prediction without a caption is the base's, untuned), and `as_trained` says
-which point of a curve is the plan that the run itself scored.
+which point of a curve is the plan that the run itself scored. Asked for further numbers of steps, a sweep draws every network
+in those as well: a one-step generator then renoises between them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pandas as pd
 from nas import failures, menu, metrics
 from nas.analysis import naming, picking, results
 from nas.deploy import export_folder
-from nas.diffusion.plan import MOST_GUIDANCE, Plan
+from nas.diffusion.plan import MOST_GUIDANCE, MOST_STEPS, ONE_STEP, Plan
 from nas.disk import files
 from nas.errors import InputError
 from nas.networks import backbones
@@ -58,10 +59,10 @@ class Model:
     """With the settings of its cell."""
     load: Callable[[], nn.Module]
 
-    def points(self, scales: Sequence[float]) -> Iterator[tuple[Plan, dict[str, Any]]]:
+    def points(self, scales: Sequence[float], steps: Sequence[int] = ()) -> Iterator[tuple[Plan, dict[str, Any]]]:
         """Every plan it is drawn by, and the columns that name the point."""
         own = self.bench.study.sampling
-        for plan in plans(own):
+        for plan in plans(own, steps):
             for scale in scales:
                 drawn = plan.changed(guidance=scale)
                 yield drawn, self._named(drawn) | {"as_trained": drawn == own}
@@ -84,10 +85,30 @@ def scales_of(text: str) -> list[float]:
     return scales
 
 
-def plans(own: Plan) -> list[Plan]:
-    """How a network that is drawn by `own` enters a sweep: so, and in one step if that is another plan."""
-    one = own.solver in ("one_step", "renoise")
-    return [own] if one else [own, Plan(solver="one_step")]
+def steps_of(text: str) -> list[int]:
+    """`1,2,4` as ascending whole numbers without repetition. Raises InputError."""
+    try:
+        steps = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        steps = []
+    if not steps or not 1 <= steps[0] <= steps[-1] <= MOST_STEPS:
+        raise InputError(
+            f"--steps {text}: expected whole numbers from 1 to {MOST_STEPS}, with commas between them, such as 1,2,4"
+        )
+    return steps
+
+
+def plans(own: Plan, steps: Sequence[int] = ()) -> list[Plan]:
+    """How a network that is drawn by `own` enters a sweep: so, in one step if that is another plan, and in each of `steps`.
+
+    One step is one way whatever the solver: the clean latents predicted from pure noise.
+    """
+    one = [] if own.solver in ONE_STEP else [Plan(solver="one_step")]
+    asked = [
+        Plan(solver="one_step") if count == 1 else own.changed(steps=count) for count in steps if count != own.steps
+    ]
+    different = {(plan.solver, plan.steps): plan for plan in (own, *one, *asked)}
+    return list(different.values())
 
 
 def sweep(
@@ -96,14 +117,14 @@ def sweep(
     scales: Sequence[float] = SCALES,
     repeats: int = 1,
     say: Callable[[str], None] = print,
+    steps: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Draw and score every point that `guidance.csv` does not have yet; returns the whole table.
 
     The table is written after each point, so that the same command goes on where it was interrupted. `picks` as in
     `nas.analysis.picking.pick`, or `base`; without any, the knee of a search, or the base and the first `repeats` repeats
-    of every
-    cell of an ablation. Raises InputError when a pick is not there, was not trained or draws no numbers, or the run measured
-    no distance or no score of captions.
+    of every cell of an ablation. `steps` are numbers of steps in which each network is drawn as well. Raises InputError when a
+    pick is not there, was not trained or draws no numbers, or the run measured no distance or no score of captions.
     """
 
     x, y = axes(run)
@@ -112,7 +133,7 @@ def sweep(
         raise InputError(f"{run.path}: no cell was trained to the end, so there is nothing to draw")
     table = _read(run.path / TABLE)
     for model in models:
-        missing = [point for point in model.points(scales) if not _has(table, point[1])]
+        missing = [point for point in model.points(scales, steps) if not _has(table, point[1])]
         if not missing:
             continue
         network, schedule = model.load(), schedule_of(model.bench)
