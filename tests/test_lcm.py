@@ -171,7 +171,7 @@ def test_with_a_perfect_teacher_the_flows_end_has_no_loss(distance):
 
 
 def test_a_real_teachers_error_is_of_second_order_in_its_step():
-    """Five times as many steps make the difference of the flow's ends, one DDIM step apart, about 25 times smaller (measured: 23)."""
+    """Five times as many steps make the difference of the flow's ends, a DDIM step apart, 25 times smaller. Measured: 23."""
     coarse, fine = (gaussian(Posterior, Consistent, solver_steps=steps)[1] for steps in (20, 100))
     assert 15 < coarse / fine < 40
 
