@@ -58,15 +58,14 @@ def exact_noise(schedule, noisy, time):
     return ((x - alpha.sqrt() * clean) / (1 - alpha).sqrt()).view(noisy.shape)
 
 
-@cache
-def teacher():
-    """A denoiser of the mixture, regressed on the exact answer; its average over the last third."""
+@cache  # of one process
+def teacher(updates=2000):
+    """A denoiser of the mixture, regressed on the exact answer."""
     schedule = noise_schedule(Settings(prediction="epsilon"))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Plane()
     adam = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)
-    updates = 2000
     for update in range(updates):
         adam.param_groups[0]["lr"] = 2e-3 * min(1, 2 * (1 - update / updates))
         batch = points(update)

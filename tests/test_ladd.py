@@ -14,11 +14,10 @@ from torch import nn
 
 from nas import menu
 from nas.errors import InputError
+from nas.networks import lora
 from nas.networks.adversary import Head, features
 from nas.networks.conditioning import Text
 from nas.objectives import ladd
-from nas.settings import training
-from nas.weights import lora
 
 
 def made(decided=False, **options):
@@ -379,7 +378,7 @@ LADD = [
 def adversarial(options, rank=None, settings=QUICK):
     network, teacher = Middling(), Middling().requires_grad_(False)
     if rank:
-        lora.adapt(network, training.Lora(rank=rank), seed=1)
+        lora.adapt(network, lora.Lora(rank=rank), seed=1)
     return module_of(settings, ladd.Objective(network, teacher, ladd.Settings(**options)))
 
 

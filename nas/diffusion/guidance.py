@@ -20,10 +20,17 @@ def guided(network: Denoiser, noisy: Tensor, time: Tensor, text: Text, null: Tex
 
     `scale` is one number, or one a row, (B, 1, 1, 1). Scale 1 costs one pass, any other two, side by side in one batch.
     """
+    return guided_and_plain(network, noisy, time, text, null, scale)[0]
+
+
+def guided_and_plain(
+    network: Denoiser, noisy: Tensor, time: Tensor, text: Text, null: Text, scale: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """`guided`, and the prediction under the text alone that it was made of, at no further pass."""
     if not isinstance(scale, Tensor) and scale == 1:
         plain: Tensor = network(noisy, time, text)
-        return plain.float()
+        return plain.float(), plain.float()
     both = Text(*(torch.cat([n.expand(len(noisy), *n.shape[1:]), t]) for n, t in zip(null, text, strict=True)))
     prediction: Tensor = network(torch.cat([noisy, noisy]), torch.cat([time, time]), both)
     unconditional, conditional = prediction.float().chunk(2)
-    return unconditional + scale * (conditional - unconditional)
+    return unconditional + scale * (conditional - unconditional), conditional

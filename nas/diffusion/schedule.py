@@ -7,11 +7,12 @@ from typing import Literal, Self
 from diffusers import DDPMScheduler
 from pydantic import model_validator
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from nas.documents.section import Section
 from nas.networks.conditioning import Text
 
-pass
+CLEAN = -1  # the time below 0 at which there is no noise left: a = 1, s = 0
 
 
 def noise_schedule(settings: Settings) -> DDPMScheduler:
@@ -46,8 +47,9 @@ def corrupted(schedule: DDPMScheduler, latents: Tensor, time: Tensor, noise: Ten
 
 
 def signal_and_noise(schedule: DDPMScheduler, time: Tensor) -> tuple[Tensor, Tensor]:
-    """a_t and s_t of x_t = a_t x_0 + s_t e at times (B,), float32, shaped (B, 1, 1, 1)."""
-    alpha = schedule.alphas_cumprod.to(time.device)[time].view(-1, 1, 1, 1)
+    """a_t and s_t of x_t = a_t x_0 + s_t e at times (B,), which may be CLEAN; float32, shaped (B, 1, 1, 1)."""
+    alphas = pad(schedule.alphas_cumprod.to(time.device), (0, 1), value=1.0)  # CLEAN is the index of the last one
+    alpha = alphas[time].view(-1, 1, 1, 1)
     return alpha.sqrt(), (1 - alpha).sqrt()
 
 
@@ -60,6 +62,23 @@ def clean(schedule: DDPMScheduler, noisy: Tensor, time: Tensor, prediction: Tens
     if schedule.config["prediction_type"] == "v_prediction":
         return a * noisy.float() - s * prediction.float()
     return (noisy.float() - s * prediction.float()) / a
+
+
+def noise_in(schedule: DDPMScheduler, noisy: Tensor, time: Tensor, prediction: Tensor) -> Tensor:
+    """The noise (B, C, H, W) that a prediction at times (B,) means, float32: s x + a v, or e itself."""
+    if schedule.config["prediction_type"] != "v_prediction":
+        return prediction.float()
+    a, s = signal_and_noise(schedule, time)
+    return s * noisy.float() + a * prediction.float()
+
+
+def ddim_step(schedule: DDPMScheduler, noisy: Tensor, time: Tensor, prediction: Tensor, later: Tensor) -> Tensor:
+    """x (B, C, H, W) at less noisy times `later` (B,): a' x0 + s' e of what a prediction at times (B,) means, float32.
+
+    Song et al. 2021 (arXiv 2010.02502), eq. 12 with sigma = 0. `later` may be CLEAN.
+    """
+    a, s = signal_and_noise(schedule, later)
+    return a * clean(schedule, noisy, time, prediction) + s * noise_in(schedule, noisy, time, prediction)
 
 
 class Settings(Section):

@@ -30,7 +30,7 @@ from nas.diffusion import schedule, score_distillation, solvers
 from nas.diffusion.plan import Plan
 from nas.diffusion.schedule import denoising_error, noise_schedule, signal_and_noise
 from nas.documents.strict import Decay
-from nas.networks.adversary import Head, features, frozen
+from nas.networks.adversary import MIDDLE, Head, features, frozen
 from nas.objectives import Critic, Distillation, LatentBatch
 
 __all__ = ["Objective", "Settings", "noise_schedule"]
@@ -111,7 +111,9 @@ class Objective(Distillation):
         given = self.settings
         simulated = (given.student_sample_steps - 1) / 2
         scores = sum(1 if scale == 1 else 2 for scale in (given.guidance_scale, given.fake_guidance_scale))
-        made, judged = (1.0, 3.0 if given.features == "fake_score" else 1.0) if given.gan_loss_weight else (0.0, 0.0)
+        made, judged = (2 * MIDDLE, 2 * MIDDLE * (3 if given.features == "fake_score" else 1))
+        if not given.gan_loss_weight:
+            made = judged = 0.0
         return 3 + simulated + scores + made + given.student_update_freq * (1 + simulated + self.fake_passes + judged)
 
     @property
