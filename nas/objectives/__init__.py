@@ -10,7 +10,8 @@ A file provides
   fake score; {} for none), `logged` (detached scalars of the last losses, by name), `after_step()`, `measures_progress`
   (whether a lower generator loss means a better network), and `passes`: the network passes that one image costs in a
   generator update and the critics' turns that belong to it. A forward pass counts 1, a backward pass to the weights 1, to
-  the input 1; plain denoising has 3. Heads and embeddings count nothing.
+  the input 1; plain denoising has 3. Heads and embeddings count nothing. An objective that learns from pairs may also have
+  `offline_passes`: the network passes spent before the first update, in all.
 
 What an objective trains or moves is a submodule, and is saved with a checkpoint; only `teacher`, which never changes, is
 not. Randomness comes from the batch's generator, and what depends on the update's number from the batch's `update`, so
