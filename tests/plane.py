@@ -108,9 +108,9 @@ def take(adam, loss):
     adam.step()
 
 
-def quality(network, steps, solver="renoise"):
+def quality(network, steps, solver="renoise", prediction="epsilon"):
     """Share of 4,000 draws within 4 deviations of a mode, and the modes that get over a quarter of their share of those."""
-    schedule = noise_schedule(Settings(prediction="epsilon"))
+    schedule = noise_schedule(Settings(prediction=prediction))
     noise = torch.randn(4000, 2, 1, 1, generator=torch.Generator().manual_seed(99))
     made_points = sample(network, Plan(solver=solver, steps=steps, guidance=1), schedule.config, noise, NOBODY, NOBODY)
     distance, mode = torch.cdist(made_points.flatten(1), MEANS).min(1)

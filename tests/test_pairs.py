@@ -102,7 +102,7 @@ ablation:
         (["base=null", "training.init=supernet"], ["objective", "dmd learns from what a base draws", "no base section"]),
         (["base=null", "training.init=scratch"], ["objective", "dmd starts from a trained network"]),
         (["objective.prediction=epsilon"], ["objective.prediction", "'epsilon'", "'v'"]),
-        (["sampling={solver: ddim, steps: 4, guidance: 3}"], ["sampling.guidance: ", "3, but dmd", "without guidance", "expected 1"]),
+        (["sampling={steps: 4, guidance: 3}"], ["sampling.guidance: ", "3, but dmd", "without guidance", "expected 1"]),
         (["objective.pairs.count=0"], ["objective.pairs.count", "0"]),
         (["objective.pairs.sampling.solver=euler"], ["objective.pairs.sampling.solver", "euler"]),
     ],

@@ -58,7 +58,11 @@ def clean(schedule: DDPMScheduler, noisy: Tensor, time: Tensor, prediction: Tens
 
     In float32 whatever the network computes in: at the last time an error of e is multiplied by s / a = 14.6.
     """
-    a, s = signal_and_noise(schedule, time)
+    return clean_at(schedule, noisy, *signal_and_noise(schedule, time), prediction)
+
+
+def clean_at(schedule: DDPMScheduler, noisy: Tensor, a: Tensor, s: Tensor, prediction: Tensor) -> Tensor:
+    """The same with the a and s (B, 1, 1, 1) of the noisy latents themselves, at a training time or between two."""
     if schedule.config["prediction_type"] == "v_prediction":
         return a * noisy.float() - s * prediction.float()
     return (noisy.float() - s * prediction.float()) / a

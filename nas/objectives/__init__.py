@@ -9,9 +9,10 @@ A file provides
   configuration), `generator_loss(batch) -> scalar`, `critics` (the other networks that learn, by name: a discriminator, a
   fake score; {} for none), `logged` (detached scalars of the last losses, by name), `after_step()`, `guided_drawing`
   (whether what it trains is made to be drawn with guidance), `measures_progress` (whether a lower generator loss means a
-  better network), and `passes`: the network passes that one image costs in a
-  generator update and the critics' turns that belong to it. A forward pass counts 1, a backward pass to the weights 1, to
-  the input 1; plain denoising has 3. Heads and embeddings count nothing.
+  better network), and `passes`: the network passes that one image costs in a generator update and the critics' turns that
+  belong to it. A forward pass counts 1, a backward pass to the weights 1, to the input 1; plain denoising has 3. Heads and
+  embeddings count nothing. An objective that learns from pairs also has `offline_passes`, those spent before the first
+  update, in all.
 
 What an objective trains or moves is a submodule, and is saved with a checkpoint; only `teacher`, which never changes, is
 not. Randomness comes from the batch's generator, and what depends on the update's number from the batch's `update`, so

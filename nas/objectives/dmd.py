@@ -46,6 +46,11 @@ class Objective(dmd2.Objective):
     def passes(self) -> float:
         return super().passes + 3
 
+    @property
+    def offline_passes(self) -> int:
+        """Of the teacher, for all pairs."""
+        return self.settings.pairs.passes
+
     def generator_loss(self, batch: LatentBatch) -> Tensor:
         """L_G, of fresh noise and of the pairs."""
         loss = super().generator_loss(batch)
