@@ -148,7 +148,8 @@ def made_small(words):
             small += ["stopping.rungs=[0.0, 1.0]"] if study.name in WHOLE else ["space=tiny.yaml"]
     else:
         network = json.dumps(yaml.safe_load(TINY)["base"])
-        small += ["ablation.repeats=2", f"architecture={network}", "training.init=scratch"]
+        small += ["ablation.repeats=2", f"architecture={network}"]
+        small += ["training.init=scratch"] if study.base is None else ["base={training: {images_seen: 16, batch: 8}}"]
     if pictures := PICTURES.get(study.dataset.name):
         small.append("dataset=" + json.dumps({"name": study.dataset.name, **study.dataset.options, **pictures}))
     return [part for setting in small for part in ("--set", setting)]

@@ -1,0 +1,57 @@
+"""The league is at equal compute: images, passes and pairs of every cell, and of the grid its learning rates come from."""
+
+from pathlib import Path
+
+import pytest
+from test_objectives import Denoiser
+
+from nas import menu
+from nas.settings import design, study_file
+from nas.trial import check
+from nas.weights import checkpoints
+
+FOLDER = Path(__file__).parents[1] / "studies/one_step_league"
+BASE = Path(__file__).parents[1] / "nas/assets/base_scenes.safetensors"
+BUDGET = 0.05 * 3  # passes of the base's own training that a cell may cost: a share, times those of an image
+
+
+def cells(file):
+    study = study_file.load(FOLDER / file)
+    return study, {cell.name: design.changed(study, cell.settings) for cell in design.cells(study.ablation)}
+
+
+def passes(study):
+    """All that a cell's training costs."""
+    module = menu.pick("objectives", study.objective.name)
+    settings = study.objective.settings("objectives")
+    made = module.Objective(Denoiser(), Denoiser().requires_grad_(False), settings)
+    images = study.training.images_seen
+    first = (
+        getattr(settings, "reflow_updates", 0) * study.training.batch
+    )  # images of instaflow's first task, of 3 passes
+    return getattr(made, "offline_passes", 0) + 3 * first + made.passes * (images - first)
+
+
+@pytest.mark.parametrize(("file", "share"), [("study.yaml", 1), ("tuning.yaml", 1 / 4)])
+def test_every_cell_costs_the_same(file, share):
+    _, found = cells(file)
+    budget = BUDGET * share * checkpoints.images_seen(BASE)
+    for name, study in found.items():
+        offline = (1 - share) * getattr(study.objective.settings("objectives"), "pairs", NO_PAIRS).passes
+        assert passes(study) - offline == pytest.approx(budget, rel=0.02), (
+            name
+        )  # the grid shares the pairs of the league
+
+
+class NO_PAIRS:  # noqa: N801
+    passes = 0
+
+
+def test_every_objective_that_a_base_can_teach_is_in_it():
+    _, found = cells("study.yaml")
+    assert {study.objective.name for study in found.values()} == set(menu.names("objectives")) - {"denoising"}
+
+
+@pytest.mark.parametrize("file", ["study.yaml", "tuning.yaml"])
+def test_it_is_accepted(file):
+    check.check(cells(file)[0], None)
