@@ -128,7 +128,7 @@ def sweep(
     """
 
     x, y = axes(run)
-    models = list(_models(run, picks, repeats))
+    models = list(networks_of(run, picks, repeats))
     if not models:
         raise InputError(f"{run.path}: no cell was trained to the end, so there is nothing to draw")
     table = _read(run.path / TABLE)
@@ -194,7 +194,7 @@ def curves(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 # --- which networks --------------------------------------------------------------------------------------------------
 
 
-def _models(run: RunDirectory, picks: Sequence[str], repeats: int) -> Iterator[Model]:
+def networks_of(run: RunDirectory, picks: Sequence[str], repeats: int) -> Iterator[Model]:
     """The networks of a sweep, the base first."""
 
     settings = description.resolved(run.path)
