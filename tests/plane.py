@@ -78,13 +78,17 @@ def teacher(updates=2000):
     return network.requires_grad_(False)
 
 
-def trained(objective, updates, rate=5e-4, first=10**6, batches=points):
-    """The generator's moving average after so many updates of all networks, as the training loop takes them."""
+def trained(objective, updates, rate=5e-4, first=10**6, batches=points, averaged=True):
+    """The generator after so many updates of all networks, as the training loop takes them: its moving average, or, where
+    learning rates fall to zero over the second half, itself."""
     adams = {"generator": adam_of(objective.generator, rate)}
     for name, critic in objective.critics.items():
         adams[name] = adam_of(critic.network, rate * critic.learning_rate, critic.betas or (0.9, 0.999))
     average = Average(objective.generator, 0.99)
     for update in range(updates):
+        for adam in () if averaged else adams.values():
+            (group,) = adam.param_groups
+            group["lr"] = group.setdefault("first", group["lr"]) * min(1, 2 * (1 - update / updates))
         batch = batches(first + update, update)
         for name, critic in objective.critics.items():
             for _ in range(critic.updates if update % critic.every == 0 else 0):
@@ -92,7 +96,8 @@ def trained(objective, updates, rate=5e-4, first=10**6, batches=points):
         take(adams["generator"], objective.generator_loss(batch))
         objective.after_step()
         average.update(objective.generator)
-    average.swap(objective.generator)
+    if averaged:
+        average.swap(objective.generator)
     return objective.generator
 
 
