@@ -83,7 +83,7 @@ def test_adapters_are_saved_beside_a_plain_network(bench, tmp_path):
     assert all("lora_" in name for name in adapters)
 
     logged = {"generator_loss", "critic_loss", "generator_gradient_norm", "critic_gradient_norm"}
-    logged |= {"critic_accuracy_fake", "critic_accuracy_real", "adversarial_loss", "reconstruction_loss"}
+    logged |= {"critic_accuracy_fake", "critic_accuracy_real", "gan_loss_gen", "reconstruction_loss"}
     assert first["rung"]["training"].keys() == second["rung"]["training"].keys() == logged
     assert [(found["rung"]["threads"], found["rung"]["device"]) for found in (first, second)] == [
         (bench.study.worker_threads, machine.computing_device())

@@ -14,6 +14,10 @@ A file provides
   embeddings count nothing. An objective that learns from pairs also has `offline_passes`, those spent before the first
   update, in all.
 
+What is logged has one name in all files: `gan_loss_gen` and `gan_loss_disc` of a game, `critic_accuracy_fake` and `_real` of
+its critic, `vsd_loss` of a difference of scores, `distillation_loss`, `regression_loss` and `reconstruction_loss` of what is
+drawn to an answer.
+
 What an objective trains or moves is a submodule, and is saved with a checkpoint; only `teacher`, which never changes, is
 not. Randomness comes from the batch's generator, and what depends on the update's number from the batch's `update`, so
 that a resumed training is the uninterrupted one.

@@ -98,7 +98,7 @@ class Objective(Distillation):
         with frozen(self.critic):
             logits = self._logits(clean_prediction, time, batch)
         fooled = F.softplus(-_at_most(logits, self.settings.logit_clamp)).mean()
-        self.logged |= {"adversarial_loss": fooled.detach(), "reconstruction_loss": rebuilt.detach()}
+        self.logged |= {"gan_loss_gen": fooled.detach(), "reconstruction_loss": rebuilt.detach()}
         return fooled + self.settings.reconstruction_weight * rebuilt
 
     def critic_loss(self, batch: LatentBatch) -> Tensor:
