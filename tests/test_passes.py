@@ -30,7 +30,7 @@ SMALL = Config(
 )
 
 
-def batch_of(update, size=2):
+def batch_of(update, size=8):
     generator = torch.Generator().manual_seed(update)
     latents, start = (torch.randn(size, 4, 8, 8, generator=generator) for _ in range(2))
     text = Text(torch.randn(size, 4, 32, generator=generator), torch.randn(size, 8, generator=generator))
@@ -47,17 +47,18 @@ def network():
 def to_the_middle(made):
     """The share of a pass that comes before the end of the middle."""
     batch = batch_of(0)
-    whole = flops(lambda: made(batch.latents, torch.zeros(2), batch.text))
-    return flops(lambda: features(made, batch.latents, torch.zeros(2), batch.text)) / whole
+    whole = flops(lambda: made(batch.latents, torch.zeros(8), batch.text))
+    return flops(lambda: features(made, batch.latents, torch.zeros(8), batch.text)) / whole
 
 
 def measured(objective):
     """Passes of an update, with the critics' turns, in the mean over a few in which all have theirs."""
-    updates = math.lcm(2, *(critic.every for critic in objective.critics.values()))
+    updates = math.lcm(4, *(critic.every for critic in objective.critics.values()))
+    first = getattr(objective.settings, "reflow_updates", 0) if hasattr(objective, "settings") else 0
     batch = batch_of(0)
-    whole = flops(lambda: objective.generator(batch.latents, torch.zeros(2), batch.text))
+    whole = flops(lambda: objective.generator(batch.latents, torch.zeros(len(batch.latents)), batch.text))
     total = 0
-    for update in range(updates):
+    for update in range(first, first + updates):
         turns = [
             critic.loss
             for critic in objective.critics.values()

@@ -77,10 +77,29 @@ def menus() -> str:
     for folder, key in MENUS.items():
         for name in menu.names(folder):
             module = menu.pick(folder, name)
-            schema = module.Settings.model_json_schema()
-            keys = _keys(schema, schema.get("$defs", {}), {}) if schema["properties"] else ["No settings.", ""]
-            parts += ["", f"### `{key}: {name}`", "", _summary(module.__doc__), "", *keys]
+            parts += [
+                "",
+                f"### `{key}: {name}`",
+                "",
+                _summary(module.__doc__),
+                "",
+                *_settings(module, f"{key} {name} "),
+            ]
     return "\n".join(parts)
+
+
+def _settings(module: ModuleType, prefix: str) -> Iterator[str]:
+    """The keys of a menu file's `Settings`, and of the sections in it that are none of the study file's own."""
+    schema = module.Settings.model_json_schema()
+    named = schema.get("$defs", {})
+    study = Study.model_json_schema()
+    known = dict(_sections(study, study["$defs"], "", set()))
+    own = {name: path for name, path in _sections(schema, named, "", set()) if name not in known}
+    anchors = known | {name: f"{prefix}{path}" for name, path in own.items()}
+    yield from _keys(schema, named, anchors) if schema["properties"] else ["No settings.", ""]
+    for name, path in own.items():
+        yield from ["", f"#### `{path}` {{: #{_anchor(anchors[name])} }}", "", named[name].get("description", ""), ""]
+        yield from _keys(named[name], named, anchors)
 
 
 def architectures() -> str:

@@ -23,7 +23,7 @@ def gradient(made: Tensor, real: Tensor, fake: Tensor, a: Tensor, s: Tensor, wei
     if weighting == "variance":
         return s * a * (fake - real)
     error = (made - real).abs().flatten(1).mean(1).view(-1, 1, 1, 1)
-    return ((fake - real) / error).nan_to_num()
+    return (fake - real) / error.clamp(min=1e-6)
 
 
 def injected(made: Tensor, direction: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from nas.errors import InputError
 from nas.full_training.recipe import Recipe
 from nas.networks import conditioning
 from nas.networks.backbones import Backbone
+from nas.objectives import check_drawing
 from nas.settings.entries import Entry
 from nas.space import published
 from nas.training.loop import Hardware
@@ -96,6 +97,7 @@ def _check(made: Job) -> None:
         )
     if requires and given.start is None:
         raise InputError(f"start: required by objective {given.objective.name}, which learns from a trained network")
+    check_drawing(given.objective.name, given.sampling)
     _check_files(given)
 
 

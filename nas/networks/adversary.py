@@ -63,7 +63,8 @@ class _Reached(Exception):  # noqa: N818 (not an error)
 class Head(nn.Module):
     """Logits (B, positions) of features (B, width, positions) of a denoiser's `middle`: two pointwise layers.
 
-    It starts undecided: its last layer is zero. Raises InputError for a denoiser that does not name its middle.
+    It starts undecided, its last layer being zero, and the same in every training. Positions are all that the middle puts out,
+    a transformer's text tokens too where it joins them. Raises InputError for a denoiser that does not name its middle.
     """
 
     def __init__(self, denoiser: nn.Module, seed: int = 0):
@@ -79,7 +80,7 @@ class Head(nn.Module):
 
     def forward(self, found: Tensor) -> Tensor:
         logits: Tensor = self.last(self.first(found)).squeeze(1)
-        return logits
+        return logits.float()
 
 
 def _named(denoiser: nn.Module, name: str) -> nn.Module:

@@ -12,7 +12,8 @@ A file provides
   better network), and `passes`: the network passes that one image costs in a generator update and the critics' turns that
   belong to it. A forward pass counts 1, a backward pass to the weights 1, to the input 1; plain denoising has 3. Heads and
   embeddings count nothing. An objective that learns from pairs also has `offline_passes`, those spent before the first
-  update, in all.
+  update, in all;
+- `check(settings, updates)`, if a training of so many updates can be wrong for it: raises InputError.
 
 What is logged has one name in all files: `gan_loss_gen` and `gan_loss_disc` of a game, `critic_accuracy_fake` and `_real` of
 its critic, `vsd_loss` of a difference of scores, `distillation_loss`, `regression_loss` and `reconstruction_loss` of what is
@@ -30,8 +31,10 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
+from nas import menu
 from nas.diffusion import schedule
 from nas.diffusion.guidance import Denoiser, guided
+from nas.diffusion.plan import Plan
 from nas.errors import InputError
 from nas.networks.conditioning import Text
 
@@ -127,6 +130,14 @@ class Objective(Protocol):
     def named_children(self) -> Iterator[tuple[str, nn.Module]]: ...
 
 
+def check_drawing(name: str, sampling: Plan) -> None:
+    """Raises InputError where what an objective of the menu trains has guidance inside and is to be drawn with it again."""
+    if sampling.guidance != 1 and not menu.pick("objectives", name).Objective.guided_drawing:
+        raise InputError(
+            f"sampling.guidance: {sampling.guidance:g}, but {name} makes a generator that is drawn without guidance; expected 1"
+        )
+
+
 class Distillation(nn.Module):
     """What objectives share whose generator starts as a trained network, their teacher, that stays as it is.
 
@@ -135,7 +146,7 @@ class Distillation(nn.Module):
 
     requires: frozenset[str] = frozenset({"teacher"})
     guided_drawing = False
-    measures_progress = True
+    measures_progress = False
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: schedule.Settings):
         super().__init__()

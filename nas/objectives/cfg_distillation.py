@@ -70,6 +70,7 @@ class Objective(Distillation):
     """
 
     guided_drawing = True
+    measures_progress = True
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
         super().__init__(generator, teacher, settings)

@@ -7,7 +7,8 @@ which the teacher drew a picture, the generator makes that picture,
 
 Without the regression this loses modes; with it, no picture but the teacher's own is needed. Where we differ: the regression
 is the squared error of the latents in place of LPIPS on decoded pictures, which needs the decoder and a network of features
-(their ablation has L2 behind LPIPS: FID 2.78 and 2.66). Captions of the pairs serve both terms. Draw with a `one_step` plan,
+(their ablation has L2 behind LPIPS: FID 2.78 and 2.66). Captions of the pairs serve both terms, and
+the fake score learns from fresh noise alone. Draw with a `one_step` plan,
 without guidance.
 """
 

@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nas.diffusion import schedule, score_distillation, solvers
-from nas.diffusion.plan import Plan
+from nas.diffusion.plan import MOST_GUIDANCE, Plan
 from nas.diffusion.schedule import denoising_error, noise_schedule, signal_and_noise
 from nas.documents.strict import Decay
 from nas.networks.adversary import MIDDLE, Head, features, frozen
@@ -41,9 +41,9 @@ TIMES = (0.02, 0.98)  # of the schedule, between which the scores are compared
 class Settings(schedule.Settings):
     """`prediction` and `zero_terminal_snr` must be what the teacher was trained with."""
 
-    guidance_scale: float = Field(3.0, ge=0, le=100)
+    guidance_scale: float = Field(3.0, ge=0, le=MOST_GUIDANCE)
     """Of the teacher, the real score."""
-    fake_guidance_scale: float = Field(1.0, ge=0, le=100)
+    fake_guidance_scale: float = Field(1.0, ge=0, le=MOST_GUIDANCE)
     """Of the fake score; 1 is none."""
     weighting: score_distillation.Weighting = "teacher_error"
     """What the difference of the scores is divided by or weighed with: DMD's or SwiftBrush's choice."""
@@ -79,8 +79,6 @@ class Objective(Distillation):
     The generator may train adapters only. Raises InputError without a teacher, or with one whose middle is not named where the
     head needs it.
     """
-
-    measures_progress = False
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
         super().__init__(generator, teacher, settings)

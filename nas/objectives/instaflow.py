@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from nas.diffusion import flow
 from nas.diffusion.schedule import noise_schedule
 from nas.documents.strict import Decay
+from nas.errors import InputError
 from nas.networks.averages import Average
 from nas.objectives import LatentBatch, reflow
 
@@ -41,6 +42,15 @@ class Settings(reflow.Settings):
     rectified_decay: Decay = 0.99
     """Of the moving average that becomes the rectified flow, per update of the first task, after a warm-up. 0: the last weights,
     which a noise predictor's error at the last time, times 15 in the clean latents, makes a worse flow."""
+
+
+def check(settings: Settings, updates: int) -> None:
+    """Raises InputError where a training of so many updates never comes to the second task."""
+    if settings.reflow_updates >= updates:
+        raise InputError(
+            f"objective.reflow_updates: {settings.reflow_updates:,}, but training.images_seen is {updates:,} updates, so that "
+            "none is left for the one step; expected fewer"
+        )
 
 
 class Objective(reflow.Objective):

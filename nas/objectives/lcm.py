@@ -63,8 +63,6 @@ class Objective(Distillation):
     Raises InputError without a teacher.
     """
 
-    measures_progress = False
-
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
         super().__init__(generator, teacher, settings)
         self.settings = settings

@@ -15,11 +15,12 @@ later for the instantaneous velocity (r = t); sines take any number. Either way 
 that the network predicts (`nas.diffusion.flow`, t = 1 - tau), so that e - u(e, 0, 1) is what `one_step` draws. Between the
 two ends u(z, r, t) is not known, and several steps are drawn with `renoise`. With r = 0 alone the identity says that x^ stays
 the same along a path, as for a consistency model in continuous time. The conditional velocity is w v + ... for dropped captions
-too, where the paper's code takes v; both have the same mean. Draw without guidance.
+too, where the paper's code takes v; both have the same mean. A network that goes on from a denoiser knows the instantaneous
+velocity at the times where it is now asked for the average one, and has to learn it anew 1,000 later. Draw without guidance.
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -28,9 +29,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nas.diffusion import flow, schedule
 from nas.diffusion.guidance import Denoiser
+from nas.diffusion.plan import MOST_GUIDANCE
 from nas.diffusion.schedule import noise_schedule
 from nas.networks.conditioning import Text
-from nas.objectives import Critic, LatentBatch
+from nas.objectives import LatentBatch, denoising
 
 __all__ = ["Objective", "Settings", "noise_schedule"]
 
@@ -55,32 +57,21 @@ class Settings(schedule.Settings):
     """p. 0 weighs all samples alike; with 1 the loss is about 1 whatever the error."""
     weight_floor: float = Field(1e-3, gt=0)
     """c."""
-    guidance_scale: float = Field(1.0, ge=0, le=100)
+    guidance_scale: float = Field(1.0, ge=0, le=MOST_GUIDANCE)
     """w."""
     guidance_mixing: float = Field(0.0, ge=0, lt=1)
     """k."""
 
 
-class Objective(nn.Module):
+class Objective(denoising.Objective):
     """The MeanFlow loss over one network; no critic, no teacher."""
 
-    requires: frozenset[str] = frozenset()
     guided_drawing = False
     measures_progress = False  # its weight leaves about the same number of every error; `velocity_error` measures
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
-        super().__init__()
-        self.generator, self.settings = generator, settings
-        self.logged: dict[str, Tensor] = {}
-        self.schedule = noise_schedule(settings)
-
-    @property
-    def critics(self) -> dict[str, Critic]:
-        return {}
-
-    @property
-    def schedule_config(self) -> dict[str, Any]:
-        return dict(self.schedule.config)
+        super().__init__(generator, teacher, settings)
+        self.settings = settings
 
     @property
     def passes(self) -> float:
@@ -98,9 +89,6 @@ class Objective(nn.Module):
         weight = (error.detach() + self.settings.weight_floor) ** -self.settings.weight_power
         self.logged |= {"velocity_error": squared.detach().mean()}
         return (weight * error).mean()
-
-    def after_step(self) -> None:
-        """Nothing moves besides the generator."""
 
     @property
     def _is_guided(self) -> bool:

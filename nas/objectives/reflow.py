@@ -41,6 +41,7 @@ class Objective(Distillation):
     """The velocity's error over one network. Raises InputError without a teacher, which only draws the pairs."""
 
     requires = frozenset({"teacher", "pairs"})
+    measures_progress = True
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
         super().__init__(generator, teacher, settings)

@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nas.diffusion import score_distillation
+from nas.diffusion.plan import MOST_GUIDANCE
 from nas.diffusion.schedule import noise_schedule, signal_and_noise
 from nas.networks import lora
 from nas.networks.lora import Lora
@@ -31,9 +32,9 @@ __all__ = ["Objective", "Settings", "noise_schedule"]
 class Settings(dmd2.Settings):
     """DMD2's with SwiftBrush's choices, and the adapters."""
 
-    guidance_scale: float = Field(4.5, ge=0, le=100)
+    guidance_scale: float = Field(4.5, ge=0, le=MOST_GUIDANCE)
     """Of the teacher, the real score."""
-    fake_guidance_scale: float = Field(4.5, ge=0, le=100)
+    fake_guidance_scale: float = Field(4.5, ge=0, le=MOST_GUIDANCE)
     """Of the fake score."""
     weighting: score_distillation.Weighting = "variance"
     """What the difference of the scores is weighed with."""

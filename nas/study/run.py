@@ -137,7 +137,9 @@ class Run:
         self.directory.write_json("conditions.json", conditions)
         self.directory.write_json("captions.json", captions)
         if self.study.base is not None and not self._has_base():
-            self.progress.say("training the base model (cached after the first time)")
+            self.progress.say(
+                "training the base model, and drawing pairs if trials learn from them (cached after the first time)"
+            )
             self.directory.write_json("base.json", self._wait_for(workers, prepare_base, self.directory.path))
 
     def _has_base(self) -> bool:

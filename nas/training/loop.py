@@ -104,8 +104,8 @@ class DenoiserTraining(L.LightningModule):
 
     def _log(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
-            count, total = self.log_sums.get(name, (0, torch.zeros_like(value)))
-            self.log_sums[name] = (count + 1, total + value)
+            count, total = self.log_sums.get(name, (0, torch.zeros((), device=value.device)))
+            self.log_sums[name] = (count + 1, total + value.float())  # many bf16 numbers do not add up
 
     def logged(self) -> dict[str, float]:
         """Means since the last call, over the updates that had them: both losses, gradient norms before clipping, and what

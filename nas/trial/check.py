@@ -15,7 +15,7 @@ from nas.errors import InputError, shown
 from nas.networks import lora
 from nas.networks.backbones import Backbone, Proxy
 from nas.numbers import amount
-from nas.objectives import INPUTS
+from nas.objectives import INPUTS, check_drawing
 from nas.settings import design, design_check, plausible
 from nas.settings.entries import Entry
 from nas.settings.study import Study
@@ -127,6 +127,10 @@ def _check_base(study: Study) -> None:
         raise InputError("base.training.init: the base cannot start from itself; expected scratch or supernet")
     if "teacher" in menu.pick("objectives", study.base.objective.name).Objective.requires:
         raise InputError(f"base.objective: {study.base.objective.name} needs a teacher, and the base is the first")
+    if not menu.pick("objectives", study.base.objective.name).Objective.guided_drawing:
+        raise InputError(
+            f"base.objective: {study.base.objective.name} makes a generator of few steps, which cannot teach; expected denoising"
+        )
     if study.base.checkpoint is not None:
         checkpoints.checkpoint_file(study.base.checkpoint)
     with _of_base():
@@ -136,8 +140,8 @@ def _check_base(study: Study) -> None:
 def _check_start(study: Study) -> None:
     """Whether what asks for a base model has one, and an objective what it needs."""
     entry = study.objective
-    objective = menu.pick("objectives", entry.name).Objective
-    needs = objective.requires
+    module = menu.pick("objectives", entry.name)
+    needs = module.Objective.requires
     if strange := sorted(needs - set(INPUTS)):
         raise InputError(
             f"objective: {entry.name} needs {' and '.join(strange)}, which no study supplies; supplied are: {', '.join(INPUTS)}"
@@ -151,13 +155,13 @@ def _check_start(study: Study) -> None:
         )
     if study.base is None and "pairs" in needs:
         raise InputError(f"objective: {entry.name} learns from what a base draws, and the study has no base section")
-    if study.base is not None and "teacher" in needs:
+    if study.base is not None and "teacher" in needs and study.training.init == "scratch":
+        raise InputError(f"training.init: scratch, but {entry.name} goes on from its teacher; expected base")
+    if study.base is not None and ("teacher" in needs or study.training.init == "base"):
         _check_prediction(entry, study.base.objective)
-    if not objective.guided_drawing and study.sampling.guidance != 1:
-        raise InputError(
-            f"sampling.guidance: {study.sampling.guidance:g}, but {entry.name} makes a generator that is drawn without guidance; "
-            "expected 1"
-        )
+    check_drawing(entry.name, study.sampling)
+    if (own := getattr(module, "check", None)) is not None:
+        own(entry.settings("objectives"), study.training.updates(study.training.images_seen))
 
 
 def _check_prediction(entry: Entry, base: Entry) -> None:

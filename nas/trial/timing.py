@@ -38,6 +38,7 @@ def of_network(bench: Bench, architecture: dict[str, Any]) -> Pace:
     timed = min(UPDATES, study.training.updates(study.training.images_seen))
     ends: list[float] = []
     module.heard = lambda step: ends.append(time.perf_counter())
+    # pairs are not drawn for it: what is learnt does not matter here
     loop.train(module, replace(bench.train_data, noise=bench.train_data.latents), 0, (1 + timed) * study.training.batch)
     update_s = statistics.median(end - start for start, end in pairwise(ends))
     network.eval()

@@ -282,7 +282,7 @@ def zero_cost_scores(bench: Bench, job: Job) -> dict[str, Any]:
     network = bench.scaled(job.architecture)
     built = bench.network(network, job.seed)
     zero_cost.wake(built, torch.Generator().manual_seed(job.seed))
-    batches = list(Batches(bench.train_data, bench.study.training, SEED, 0, ZERO_COST_BATCHES))
+    batches = list(Batches(bench.lessons, bench.study.training, SEED, 0, ZERO_COST_BATCHES))
     return {"images_seen": 0, **zero_cost.scores(built, bench.objective(built, job.seed).generator_loss, batches)}
 
 
