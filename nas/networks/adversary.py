@@ -80,7 +80,7 @@ class Head(nn.Module):
 
     def forward(self, found: Tensor) -> Tensor:
         logits: Tensor = self.last(self.first(found)).squeeze(1)
-        return logits.float()
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _named(denoiser: nn.Module, name: str) -> nn.Module:
