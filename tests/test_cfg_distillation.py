@@ -7,25 +7,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from plane import NOBODY, quality, teacher, trained
-from test_critics import Last
 from test_objectives import SHAPE, Denoiser, Knows, batch_of
 from test_training import (
-    QUICK,
-    assert_identical,
-    encoded,
-    module_of,
     on_the_cpu,  # noqa: F401 (fixtures)
-    weights,
 )
 from torch import nn
 
 from nas.diffusion import schedule, solvers
 from nas.diffusion.plan import Plan
 from nas.errors import InputError
-from nas.networks import lora
 from nas.networks.conditioning import Text
 from nas.objectives import cfg_distillation
-from nas.training.loop import train
 
 PREDICTIONS = ["v", "epsilon"]
 
@@ -310,30 +302,6 @@ def test_passes_are_those_that_are_made(options, passes):
     if passes in (5, 10):
         objective.generator_loss(batch_of())
         assert 3 * rows["generator"] + rows["teacher"] == passes  # the student's backward pass costs two
-
-
-# --- in the training loop --------------------------------------------------------------------------------------------
-
-
-def module(rank=None):
-    network, teacher = Last(), Last(seed=3).requires_grad_(False)
-    if rank:
-        lora.adapt(network, lora.Lora(rank=rank), seed=1)
-    settings = cfg_distillation.Settings(guidance_probability=0.5)
-    return module_of(QUICK, cfg_distillation.Objective(network, teacher, settings))
-
-
-@pytest.mark.parametrize("rank", [None, 2])
-def test_a_resumed_distillation_is_the_uninterrupted_one(tmp_path, rank):
-    whole, half, resumed = (module(rank) for _ in range(3))
-    train(whole, encoded(), 5, 88)
-    assert {"vanilla_loss", "guided_loss"} < whole.logged().keys()
-    train(half, encoded(), 5, 40)
-    half.save(tmp_path / "half.safetensors", {})
-    resumed.restore(tmp_path / "half.safetensors")
-    assert_identical(weights(resumed), weights(half))
-    train(resumed, encoded(), 5, 88)
-    assert_identical(weights(resumed), weights(whole))
 
 
 # --- what can go wrong -----------------------------------------------------------------------------------------------

@@ -162,33 +162,11 @@ class Last(Denoiser):
         return self.last
 
 
-UFOGEN = [
-    {"reconstruction": "diffusion"},
-    {"reconstruction": "distill", "critic_every": 1},
-    {"reconstruction": "ema_distill", "gradient_penalty": 0.1, "gradient_penalty_every": 2},
-]
-
-
 def adversarial(options, rank=None, settings=QUICK):
     network, teacher = Last(), Last().requires_grad_(False)
     if rank:
         lora.adapt(network, lora.Lora(rank=rank), seed=1)
     return module_of(settings, ufogen.Objective(network, teacher, ufogen.Settings(**options)))
-
-
-@pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("options", UFOGEN, ids=lambda options: options["reconstruction"])
-def test_a_resumed_ufogen_is_the_uninterrupted_one(tmp_path, options, rank):
-    """Stopped after an odd number of updates, so that it is not the discriminator's turn."""
-    whole, half, resumed = (adversarial(options, rank) for _ in range(3))
-    train(whole, encoded(), 5, 88)
-    train(half, encoded(), 5, 40)
-    half.save(tmp_path / "half.safetensors", {})
-    resumed.restore(tmp_path / "half.safetensors")
-    assert_identical(weights(resumed), weights(half))
-    train(resumed, encoded(), 5, 88)
-    assert_identical(weights(resumed), weights(whole))
-    assert weights(whole).keys() > {"network.critic.first.weight", "adam.1.0.exp_avg"}
 
 
 def test_a_checkpoint_with_adapters_holds_them_alone(tmp_path):
@@ -204,15 +182,3 @@ def test_a_checkpoint_with_adapters_holds_them_alone(tmp_path):
     for name, parameter in module.objective.generator.named_parameters():
         if "lora_" not in name:
             assert torch.equal(parameter, frozen[name.replace("base_layer.", "")])
-
-
-@pytest.mark.parametrize("options", UFOGEN, ids=lambda options: options["reconstruction"])
-def test_adversarial_training_in_bf16_moves_every_weight(options):
-    """Weights cast to bf16 without gradients, in the critic's phase, must not serve the generator's (Lightning caches none)."""
-    module = adversarial(options, settings=QUICK.model_copy(update={"precision": "bf16"}))
-    before = weights(module)
-    train(module, encoded(), 5, 40)
-    after = weights(module)
-    moving = [name for name in before if name.startswith(("network.generator", "network.critic", "network.average"))]
-    assert moving and all(not torch.equal(before[name], after[name]) for name in moving)
-    assert all(value.isfinite().all() for value in after.values())

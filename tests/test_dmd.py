@@ -9,17 +9,14 @@ import torch
 from plane import NOBODY, points, quality, teacher, trained
 from test_objectives import SHAPE, Denoiser, batch_of
 from test_training import QUICK, assert_identical, encoded, module_of, on_the_cpu, weights  # noqa: F401 (fixtures)
-from test_training import Denoiser as Small
 
 from nas.diffusion import schedule, score_distillation
 from nas.diffusion.plan import Plan
 from nas.diffusion.schedule import noise_schedule, signal_and_noise
 from nas.diffusion.solvers import sample
 from nas.errors import InputError
-from nas.networks import lora
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, dmd, dmd2, swiftbrush
-from nas.training.loop import train
 
 OBJECTIVES = {"dmd": dmd, "dmd2": dmd2, "swiftbrush": swiftbrush}
 
@@ -248,59 +245,6 @@ def test_no_teacher_is_one_line(module):
 def test_adapters_that_fit_no_layer_are_one_line():
     with pytest.raises(InputError, match=r"objective.fake_lora.targets: '.*to_q' matches none"):
         made(swiftbrush, fake_lora={"targets": ".*to_q"})
-
-
-# --- resumed ---------------------------------------------------------------------------------------------------------
-
-
-class Whole(Small):
-    """The small denoiser of the critics' tests, with its layers named as backbones name them."""
-
-    def __init__(self):
-        super().__init__()
-        self.middle_width = self.first.out_channels
-
-    @property
-    def middle(self):
-        return self.first
-
-    @property
-    def output(self):
-        return self.last
-
-
-CASES = {
-    "dmd": (dmd, {}),
-    "dmd2": (dmd2, {"student_update_freq": 2, "student_sample_steps": 2}),
-    "teacher_features": (dmd2, {"features": "teacher"}),
-    "swiftbrush": (swiftbrush, {"fake_lora": {"rank": 2}}),
-}
-
-
-def learner(case, rank):
-    module, options = CASES[case]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = Whole()
-    taught = copy.deepcopy(network).requires_grad_(False)
-    if rank:
-        lora.adapt(network, lora.Lora(rank=rank), seed=1)
-    return module_of(QUICK, module.Objective(network, taught, module.Settings(**options)))
-
-
-@pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("case", CASES)
-def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, case, rank):
-    data = encoded()
-    data = replace(data, noise=data.latents.flip(0).contiguous())
-    whole, half, resumed = (learner(case, rank) for _ in range(3))
-    train(whole, data, 5, 48)
-    train(half, data, 5, 24)
-    half.save(tmp_path / "half.safetensors", {})
-    resumed.restore(tmp_path / "half.safetensors")
-    train(resumed, data, 5, 48)
-    assert_identical(weights(resumed), weights(whole))
-    assert any(name.startswith("network.fake_score") for name in weights(whole))
 
 
 # --- in two dimensions -----------------------------------------------------------------------------------------------

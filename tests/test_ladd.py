@@ -8,13 +8,11 @@ import pytest
 import torch
 from test_critics import QUICK, assert_identical, encoded, module_of, on_the_cpu, train, weights  # noqa: F401 (a fixture)
 from test_objectives import SHAPE, Denoiser, batch_of
-from test_training import Denoiser as Trained
 from test_ufogen import SMALL, column, denoiser, noised
 from torch import nn
 
 from nas import menu
 from nas.errors import InputError
-from nas.networks import lora
 from nas.networks.adversary import Head, features
 from nas.networks.conditioning import Text
 from nas.objectives import ladd
@@ -355,64 +353,7 @@ def test_passes_are_those_that_are_made(options, passes):
     assert objective.passes == passes == update + turn / objective.settings.critic_every
 
 
-# --- in the training loop --------------------------------------------------------------------------------------------
-
-
-class Middling(Trained):
-    """A denoiser that names its middle, as backbones do."""
-
-    middle_width = 8
-
-    @property
-    def middle(self):
-        return self.first
-
-
-LADD = [
-    {"critic_every": 2, "last_time_share": 0.25},
-    {"distillation": "none", "student_sample_steps": 1},
-    {"distillation": "sds", "guidance_scale": 2.0, "feature_times": (20, 600), "gradient_penalty": 0.1},
-]
-
-
-def adversarial(options, rank=None, settings=QUICK):
-    network, teacher = Middling(), Middling().requires_grad_(False)
-    if rank:
-        lora.adapt(network, lora.Lora(rank=rank), seed=1)
-    return module_of(settings, ladd.Objective(network, teacher, ladd.Settings(**options)))
-
-
-@pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("options", LADD, ids=lambda options: options.get("distillation", "exponential"))
-def test_a_resumed_ladd_is_the_uninterrupted_one(tmp_path, options, rank):
-    """Stopped after an odd number of updates, so that it is not the head's turn."""
-    whole, half, resumed = (adversarial(options, rank) for _ in range(3))
-    before = weights(whole)
-    train(whole, encoded(), 5, 88)
-    train(half, encoded(), 5, 40)
-    half.save(tmp_path / "half.safetensors", {})
-    resumed.restore(tmp_path / "half.safetensors")
-    assert_identical(weights(resumed), weights(half))
-    train(resumed, encoded(), 5, 88)
-    after = weights(whole)
-    assert_identical(weights(resumed), after)
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert {"network.discriminator.last.weight", "network.discriminator.first.1.weight"} <= moved
-    assert any(name.startswith("network.generator.") for name in moved)
-    assert not any(name.startswith("network.teacher.") for name in moved)
-    assert {"gan_loss_gen", "gan_loss_disc", "critic_accuracy_fake", "critic_accuracy_real"} <= set(whole.logged())
-
-
-def test_in_bf16_every_weight_moves():
-    """But the head's last bias: as long as no logit is beyond the margin, fake and real pull it apart equally."""
-    module = adversarial(LADD[0], settings=QUICK.model_copy(update={"precision": "bf16"}))
-    before = weights(module)
-    train(module, encoded(), 5, 40)
-    after = weights(module)
-    moving = [name for name in before if name.startswith(("network.generator", "network.discriminator"))]
-    moving.remove("network.discriminator.last.bias")
-    assert len(moving) == 11 and all(not torch.equal(before[name], after[name]) for name in moving)
-    assert all(value.isfinite().all() for value in after.values())
+# --- the head ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_head_is_made_the_same_whatever_was_drawn_before():

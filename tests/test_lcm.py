@@ -6,24 +6,16 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler
 from plane import quality, teacher, trained
-from test_critics import Last
 from test_objectives import SHAPE, Denoiser, batch_of
 from test_training import (
-    QUICK,
-    assert_identical,
-    encoded,
-    module_of,
     on_the_cpu,  # noqa: F401 (fixtures)
-    weights,
 )
 from torch import nn
 
 from nas.diffusion import schedule
 from nas.errors import InputError
-from nas.networks import lora
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, lcm
-from nas.training.loop import train
 
 NOBODY = Text(torch.zeros(1), torch.zeros(1))
 DEVIATION = 0.5  # of the Gaussian data
@@ -278,42 +270,6 @@ def test_passes_are_those_that_are_made(scale, passes):
     objective.generator_loss(batch_of())
     assert seen == {"generator": 2, "teacher": passes - 4}  # the student and the target
     assert objective.passes == passes == sum(seen.values()) + 2  # and the student's backward pass
-
-
-# --- in the training loop --------------------------------------------------------------------------------------------
-
-
-def module(options, rank=None, settings=QUICK):
-    network, teacher = Last(), Last(seed=3).requires_grad_(False)
-    if rank:
-        lora.adapt(network, lora.Lora(rank=rank), seed=1)
-    return module_of(settings, lcm.Objective(network, teacher, lcm.Settings(**options)))
-
-
-@pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("target", ["ema", "online"])
-def test_a_resumed_distillation_is_the_uninterrupted_one(tmp_path, target, rank):
-    whole, half, resumed = (module({"target": target}, rank) for _ in range(3))
-    train(whole, encoded(), 5, 88)
-    train(half, encoded(), 5, 40)
-    half.save(tmp_path / "half.safetensors", {})
-    resumed.restore(tmp_path / "half.safetensors")
-    assert_identical(weights(resumed), weights(half))
-    train(resumed, encoded(), 5, 88)
-    assert_identical(weights(resumed), weights(whole))
-    averages = [name for name in weights(whole) if name.startswith("network.average")]
-    assert len(averages) == (6 if target == "ema" else 0)  # three layers, of adapters A and B each
-
-
-@pytest.mark.parametrize("target", ["ema", "online"])
-def test_distillation_in_bf16_moves_every_weight(target):
-    trained = module({"target": target}, settings=QUICK.model_copy(update={"precision": "bf16"}))
-    before = weights(trained)
-    train(trained, encoded(), 5, 40)
-    after = weights(trained)
-    moving = [name for name in before if name.startswith(("network.generator", "network.average"))]
-    assert moving and all(not torch.equal(before[name], after[name]) for name in moving)
-    assert all(value.isfinite().all() for value in after.values())
 
 
 # --- what can go wrong -----------------------------------------------------------------------------------------------

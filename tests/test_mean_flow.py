@@ -5,16 +5,10 @@ from dataclasses import replace
 import plane
 import pytest
 import torch
-from test_critics import Last
 from test_flow import Normal, column, levels
 from test_objectives import SHAPE, Denoiser, batch_of
 from test_training import (
-    QUICK,
-    assert_identical,
-    encoded,
-    module_of,
     on_the_cpu,  # noqa: F401 (fixtures)
-    weights,
 )
 from test_ufogen import SMALL
 from torch import nn
@@ -22,10 +16,8 @@ from torch import nn
 from nas import menu
 from nas.diffusion.plan import Plan
 from nas.diffusion.solvers import sample
-from nas.networks import lora
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, mean_flow
-from nas.training.loop import train
 
 BOTH = pytest.mark.parametrize("derivative", ["difference", "jvp"])
 NOBODY = Text(torch.zeros(1, 1, 1), torch.zeros(1, 1))
@@ -313,29 +305,6 @@ def test_every_backbone_learns_it(family):
 def test_impossible_settings_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         mean_flow.Settings(**options)
-
-
-# --- going on --------------------------------------------------------------------------------------------------------
-
-
-def in_training(options, rank=None, settings=QUICK):
-    network = Last()
-    if rank:
-        lora.adapt(network, lora.Lora(rank=rank), seed=1)
-    return module_of(settings, mean_flow.Objective(network, None, mean_flow.Settings(**options)))
-
-
-@pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("options", [{}, {"derivative": "jvp"}, {"guidance_scale": 2.0}])
-def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, options, rank):
-    whole, half, resumed = (in_training(options, rank) for _ in range(3))
-    train(whole, encoded(), 5, 88)
-    train(half, encoded(), 5, 40)
-    half.save(tmp_path / "half.safetensors", {})
-    resumed.restore(tmp_path / "half.safetensors")
-    assert_identical(weights(resumed), weights(half))
-    train(resumed, encoded(), 5, 88)
-    assert_identical(weights(resumed), weights(whole))
 
 
 # --- in 2-D ----------------------------------------------------------------------------------------------------------

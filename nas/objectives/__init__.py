@@ -11,8 +11,8 @@ A file provides
   (whether what it trains is made to be drawn with guidance), `measures_progress` (whether a lower generator loss means a
   better network), and `passes`: the network passes that one image costs in a generator update and the critics' turns that
   belong to it. A forward pass counts 1, a backward pass to the weights 1, to the input 1; plain denoising has 3. Heads and
-  embeddings count nothing. An objective that learns from pairs also has `offline_passes`, those spent before the first
-  update, in all;
+  embeddings count nothing. `passes_of(updates)` is their mean over a training, of an objective whose updates differ. An
+  objective that learns from pairs also has `offline_passes`, those spent before the first update, in all;
 - `check(settings, updates)`, if a training of so many updates can be wrong for it: raises InputError.
 
 What is logged has one name in all files: `gan_loss_gen` and `gan_loss_disc` of a game, `critic_accuracy_fake` and `_real` of
@@ -138,23 +138,16 @@ def check_drawing(name: str, sampling: Plan) -> None:
         )
 
 
-class Distillation(nn.Module):
-    """What objectives share whose generator starts as a trained network, their teacher, that stays as it is.
+class Lone(nn.Module):
+    """What objectives share that train a generator by a noise schedule: no critic, no teacher, and nothing else that moves."""
 
-    Raises InputError without a teacher.
-    """
-
-    requires: frozenset[str] = frozenset({"teacher"})
+    requires: frozenset[str] = frozenset()
     guided_drawing = False
     measures_progress = False
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: schedule.Settings):
         super().__init__()
-        if teacher is None:
-            name = type(self).__module__.rpartition(".")[2]
-            raise InputError(f"objective: {name} needs a teacher, the trained network it starts from, and got none")
         self.generator = generator
-        self.teacher = teacher
         self.schedule = schedule.noise_schedule(settings)
         self.logged: dict[str, Tensor] = {}
 
@@ -171,6 +164,33 @@ class Distillation(nn.Module):
         """Training times of the schedule."""
         return int(self.schedule.config["num_train_timesteps"])
 
+    @property
+    def passes(self) -> float:
+        return 3.0
+
+    def passes_of(self, updates: int) -> float:
+        """`passes`, in the mean over a training of so many updates."""
+        return self.passes
+
+    def after_step(self) -> None:
+        """Nothing moves besides the generator."""
+
+
+class Distillation(Lone):
+    """What objectives share whose generator starts as a trained network, their teacher, that stays as it is.
+
+    Raises InputError without a teacher.
+    """
+
+    requires = frozenset({"teacher"})
+
+    def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: schedule.Settings):
+        super().__init__(generator, teacher, settings)
+        if teacher is None:
+            name = type(self).__module__.rpartition(".")[2]
+            raise InputError(f"objective: {name} needs a teacher, the trained network it starts from, and got none")
+        self.teacher = teacher
+
     def clean(self, network: Denoiser, noisy: Tensor, time: Tensor, text: Text) -> Tensor:
         """The clean latents (B, C, H, W) that a network predicts from noisy ones at times (B,), float32."""
         return schedule.clean(self.schedule, noisy, time, network(noisy, time, text))
@@ -186,6 +206,3 @@ class Distillation(nn.Module):
         """x_t of clean latents at times (B,)."""
         noisy: Tensor = self.schedule.add_noise(latents, noise, time)
         return noisy
-
-    def after_step(self) -> None:
-        """Nothing moves besides the generator."""

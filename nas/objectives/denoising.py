@@ -5,43 +5,21 @@ Where we differ from Stable Diffusion: v is the default, because a brief trainin
 (assumption; `prediction: epsilon` is one setting away).
 """
 
-from typing import Any
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas.diffusion.schedule import Settings, denoising_error, noise_schedule
-from nas.objectives import Critic, LatentBatch
+from nas.objectives import LatentBatch, Lone
+
+__all__ = ["Objective", "Settings", "noise_schedule"]
 
 
-class Objective(nn.Module):
+class Objective(Lone):
     """The denoising loss over one network; no critic, no teacher."""
 
-    requires: frozenset[str] = frozenset()
     guided_drawing = True
     measures_progress = True
 
-    def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
-        super().__init__()
-        self.generator = generator
-        self.logged: dict[str, Tensor] = {}
-        self.schedule = noise_schedule(settings)
-
-    @property
-    def critics(self) -> dict[str, Critic]:
-        return {}
-
-    @property
-    def schedule_config(self) -> dict[str, Any]:
-        return dict(self.schedule.config)
-
-    @property
-    def passes(self) -> float:
-        return 3.0
-
     def generator_loss(self, batch: LatentBatch) -> Tensor:
         """Mean squared error over the batch and all elements, at uniform random times."""
-        time, noise = batch.draw(self.schedule.config["num_train_timesteps"])
+        time, noise = batch.draw(self.steps)
         return denoising_error(self.generator, self.schedule, batch.latents, batch.text, time, noise).mean()
-
-    def after_step(self) -> None:
-        """Nothing moves besides the generator."""

@@ -71,6 +71,10 @@ class Objective(reflow.Objective):
         """Of an update of the second task: 3, and the flow's steps to the target. One of the first costs 3."""
         return 3.0 + (self.settings.rectified_steps if self.rectified is not None else 0)
 
+    def passes_of(self, updates: int) -> float:
+        first = min(updates, self.settings.reflow_updates)
+        return (3 * first + self.passes * (updates - first)) / updates
+
     def generator_loss(self, batch: LatentBatch) -> Tensor:
         """L, or reflow's while the batch's update is below `reflow_updates`."""
         self.update = batch.update

@@ -32,7 +32,7 @@ from nas.diffusion.guidance import Denoiser
 from nas.diffusion.plan import MOST_GUIDANCE
 from nas.diffusion.schedule import noise_schedule
 from nas.networks.conditioning import Text
-from nas.objectives import LatentBatch, denoising
+from nas.objectives import LatentBatch, Lone
 
 __all__ = ["Objective", "Settings", "noise_schedule"]
 
@@ -63,10 +63,9 @@ class Settings(schedule.Settings):
     """k."""
 
 
-class Objective(denoising.Objective):
+class Objective(Lone):
     """The MeanFlow loss over one network; no critic, no teacher."""
 
-    guided_drawing = False
     measures_progress = False  # its weight leaves about the same number of every error; `velocity_error` measures
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):

@@ -49,10 +49,6 @@ class Objective(Distillation):
         del self.teacher  # a network in memory for nothing
 
     @property
-    def passes(self) -> float:
-        return 3.0
-
-    @property
     def offline_passes(self) -> int:
         """Of the teacher, for all pairs."""
         return self.settings.pairs.passes
