@@ -41,6 +41,7 @@ def load(*runs: str | Path) -> pd.DataFrame:
         latency_ms           of one picture, where the study has a table of block latencies
         proxy_params, ...    the same of the small network that was trained
         load_s, train_s, sample_s, score_s, save_s, total_s   seconds by phase, summed over rungs; wall_s from start to end
+        passes               of the network that an image of training cost, backward ones counted
         images_per_s, peak_memory_mib   of training
         arch.<axis>          the choices of a search (a list as JSON text)
         cell, factor.<name>  of an ablation instead: the cell's name, and its level of each factor

@@ -82,6 +82,10 @@ def test_adapters_are_saved_beside_a_plain_network(bench, tmp_path):
     adapters = load_file(tmp_path / "parts" / "adapters.safetensors")
     assert all("lora_" in name for name in adapters)
 
+    assert (
+        first["rung"]["passes"] == second["rung"]["passes"] == 9.5
+    )  # of ema_distill, and its critic's every second turn
+
     logged = {"generator_loss", "critic_loss", "generator_gradient_norm", "critic_gradient_norm"}
     logged |= {"critic_accuracy_fake", "critic_accuracy_real", "gan_loss_gen", "reconstruction_loss"}
     assert first["rung"]["training"].keys() == second["rung"]["training"].keys() == logged

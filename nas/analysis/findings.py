@@ -171,13 +171,14 @@ def elapsed_s(trials: Sequence[Mapping[str, Any]]) -> float | None:
 def compute(table: pd.DataFrame) -> pd.DataFrame:
     """What was spent after each trial, in trial order: trial, and cumulative `images`, `macs` and `seconds`.
 
-    `macs` are multiply-adds of training alone, three passes of the proxy an image; `seconds` are those of the workers,
-    sampling and scoring included. A trial without a number adds nothing.
+    `macs` are multiply-adds of training alone, by the passes of the proxy that an image cost (three where none are recorded);
+    `seconds` are those of the workers, sampling and scoring included. A trial without a number adds nothing.
     """
     ordered = table.sort_values("trial")
     images = ordered["images_seen"].astype("Float64").to_numpy(dtype=float, na_value=0.0)
     each = ordered["proxy_macs"].astype("Float64").to_numpy(dtype=float, na_value=0.0)
-    spent = {"images": images, "macs": PASSES * images * each, "seconds": ordered["total_s"].fillna(0.0).to_numpy()}
+    passes = ordered["passes"].fillna(PASSES).to_numpy() if "passes" in ordered else PASSES
+    spent = {"images": images, "macs": passes * images * each, "seconds": ordered["total_s"].fillna(0.0).to_numpy()}
     return pd.DataFrame({"trial": ordered["trial"].astype(int).to_numpy()} | {k: v.cumsum() for k, v in spent.items()})
 
 

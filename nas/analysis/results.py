@@ -28,7 +28,7 @@ TIMINGS = ("load_s", "train_s", "sample_s", "score_s", "save_s", "total_s")
 TEXT = ("key", "state", "reason", "init")
 PROXY_COSTS = tuple(f"proxy_{name}" for name in COSTS)
 INTEGERS = ("trial", "seed", "repeat", "duplicate_of", "rung", "images_seen", *COSTS, *PROXY_COSTS)
-_SPEEDS = (*TIMINGS, "wall_s", "images_per_s", "peak_memory_mib")
+_SPEEDS = (*TIMINGS, "wall_s", "passes", "images_per_s", "peak_memory_mib")
 
 
 # --- reading a run directory -----------------------------------------------------------------------------------------
@@ -166,7 +166,9 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     last = rungs[-1] if rungs else {}
     memory = [rung["peak_memory_mib"] for rung in rungs if rung.get("peak_memory_mib") is not None]
     row = {name: record.get(name) for name in (*TEXT, "trial", "seed", "repeat", "duplicate_of")}
-    row |= {name: last.get(name) for name in ("rung", "images_seen", "images_per_s")} | dict(last.get("metrics") or {})
+    row |= {name: last.get(name) for name in ("rung", "images_seen", "passes", "images_per_s")} | dict(
+        last.get("metrics") or {}
+    )
     row |= dict(record.get("cost") or {})
     row |= {f"proxy_{name}": value for name, value in (record.get("proxy_cost") or {}).items()}
     row |= {name: _total([(rung.get("timings") or {}).get(name) for rung in rungs]) for name in TIMINGS}

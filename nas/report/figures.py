@@ -113,7 +113,7 @@ def draw_differences(differences: pd.DataFrame, trials: pd.DataFrame, column: st
     """A row per cell of an ablation, the frame of `nas.analysis.ablation.differences`: what it differs from the reference
     cell by, each repeat as a dot and their mean with its interval, beside a line at no difference."""
     against = str(differences["against"].iloc[0])
-    figure = new(f"{label(column)}, less that of {against}", "", "")
+    figure = new(f"{label(column)},<br>less that of {against}", "", "")
     height_of = {str(cell): -float(place) for place, cell in enumerate(differences["cell"])}
     done = trials[trials["state"] == "complete"].assign(cell=lambda rows: rows["cell"].astype(str))
     reference = done[done["cell"] == against].groupby("repeat")[column].last()

@@ -316,7 +316,9 @@ def save_guidance(points: pd.DataFrame, x: str, y: str, path: Path) -> None:
     many = int(points.drop_duplicates(["model", "solver", "steps"]).groupby("model").size().max()) > 2
     figure = Figure(figsize=(6.4, 5.2 if many else 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    colours = {name: colormaps["tab10"](place % 10) for place, name in enumerate(points["model"].unique())}
+    names = points["model"].unique()
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    colours = {name: palette(place % palette.N) for place, name in enumerate(names)}
     counts = sorted(points["steps"].unique()) if many else []
     marks = {steps: MARKERS[place % len(MARKERS)] for place, steps in enumerate(counts)}
     ways: dict[str, tuple[str, str]] = {}  # to line and mark

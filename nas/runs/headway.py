@@ -9,27 +9,27 @@ from pathlib import Path
 
 FILE = "headway"
 EVERY_S = 2.0
-PASSES = 3  # a training step costs about three forward passes
 
 
 class Headway:
     """Writes the share of a rung's work that is done, at most every EVERY_S. Work is counted in forward passes of one image."""
 
-    def __init__(self, folder: Path, images: int, pictures: int, calls: int, losses: int):
-        """Images to train on; pictures to draw, with calls of the network for each; passes for the denoising loss."""
-        self._path, self._next, self._calls = folder / FILE, 0.0, calls
-        self._training = PASSES * images
+    def __init__(self, folder: Path, images: int, pictures: int, calls: int, losses: int, passes: float = 3):
+        """Images to train on, with passes for each; pictures to draw, with calls of the network for each; passes for the
+        denoising loss."""
+        self._path, self._next, self._calls, self._passes = folder / FILE, 0.0, calls, passes
+        self._training = passes * images
         self._total = max(1, self._training + pictures * calls + losses)
 
     def trained(self, images: int) -> None:
         """So many images were trained on in this rung."""
-        self._write(PASSES * images)
+        self._write(self._passes * images)
 
     def drawn(self, pictures: int) -> None:
         """So many pictures were drawn."""
         self._write(self._training + pictures * self._calls)
 
-    def _write(self, done: int) -> None:
+    def _write(self, done: float) -> None:
         now = time.monotonic()
         if now < self._next:
             return

@@ -51,6 +51,8 @@ class Rung(TypedDict):
     """Scores, by column."""
     timings: NotRequired[dict[str, float]]
     """Seconds, by phase."""
+    passes: NotRequired[float]
+    """Network passes that an image of its training cost, backward ones counted."""
     images_per_s: NotRequired[float | None]
     peak_memory_mib: NotRequired[float | None]
 

@@ -156,6 +156,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
     rung = {
         "rung": job.rung,
         "images_seen": module.images_seen,
+        "passes": objective.passes_of(module.step),
         "metrics": scores.metrics,
         "denoising_losses": scores.denoising_losses,
         "training": module.logged(),
@@ -173,6 +174,9 @@ def _headway(bench: Bench, module: loop.DenoiserTraining, job: Job) -> Headway:
     """What is told how far this rung has come, and listens to the training."""
     study, first, batch = bench.study, module.step, bench.study.training.batch
     updates = max(0, study.training.updates(job.images_seen) - first)
-    headway = Headway(job.folder, updates * batch, study.evaluation.images, study.sampling.calls, bench.loss_passes)
+    passes = module.objective.passes_of(study.training.updates(job.images_seen))
+    headway = Headway(
+        job.folder, updates * batch, study.evaluation.images, study.sampling.calls, bench.loss_passes, passes
+    )
     module.heard = lambda step: headway.trained((step - first) * batch)
     return headway

@@ -28,7 +28,7 @@ from nas.disk import weight_files
 from nas.errors import InputError
 from nas.networks.backbones import Backbone, Proxy
 from nas.numbers import amount, number_of
-from nas.objectives import Critic, LatentBatch
+from nas.objectives import LatentBatch, Lone
 from nas.runs.pictures import save_grid
 from nas.settings import study_file, training
 from nas.settings.design import ENCODED
@@ -101,7 +101,7 @@ def run(
     print(f"  nas run {path} --set training.init={to}")
 
 
-class Sandwich(nn.Module):
+class Sandwich(Lone):
     """The denoising objective over a supernet: which members an update trains is drawn from the update's own generator.
 
     `pool` are the architectures to draw from, at proxy scale; its largest and smallest (by parameters) are the ends. With
@@ -111,28 +111,23 @@ class Sandwich(nn.Module):
     teaches `members - 1` drawn at random, at about the same cost.
     """
 
-    requires: frozenset[str] = frozenset()
+    measures_progress = True
+    generator: Supernet
 
     def __init__(self, supernet: Supernet, pool: Sequence[Backbone], members: Drawn = 1, ends_every: int = 1):
-        super().__init__()
-        self.generator = supernet
-        self.logged: dict[str, Tensor] = {}
+        super().__init__(supernet, None, DenoisingSettings())
         self.members, self.ends_every = members, ends_every
-        self.schedule = noise_schedule(DenoisingSettings())
         skeletons = [skeleton(config) for config in pool]
         skeletons.sort(key=lambda network: sum(p.numel() for p in network.parameters()))
         self._pool = tuple(skeletons)  # a tuple, so that the meta networks are not registered as submodules
 
     @property
-    def critics(self) -> dict[str, Critic]:
-        return {}
-
-    @property
-    def schedule_config(self) -> dict[str, Any]:
-        return dict(self.schedule.config)
+    def passes(self) -> float:
+        """3 for each member of an update, though members differ in size."""
+        return 3.0 * (self.members if isinstance(self.members, int) else 1)
 
     def generator_loss(self, batch: LatentBatch) -> Tensor:
-        time, noise = batch.draw(self.schedule.config["num_train_timesteps"])
+        time, noise = batch.draw(self.steps)
         noisy, target = corrupted(self.schedule, batch.latents, time, noise)
         losses: list[Tensor] = []
         teacher: Tensor | None = None
@@ -148,9 +143,6 @@ class Sandwich(nn.Module):
             else:
                 teacher = prediction.detach()
         return torch.stack(losses).mean()
-
-    def after_step(self) -> None:
-        """Nothing moves besides the weights."""
 
     def _teaches_only(self, update: int) -> bool:
         """Whether the largest member is not trained in this update of several members."""
