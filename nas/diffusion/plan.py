@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from nas.documents.section import Section
 from nas.errors import InputError
@@ -12,6 +12,7 @@ from nas.errors import InputError
 ONE_STEP = ("one_step", "renoise")  # solvers of generators that predict clean latents from noise
 
 MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
+ALWAYS = ("solver", "steps", "guidance")  # fields that are written even at their default; a later one keeps old records equal
 
 
 class Plan(Section):
@@ -39,6 +40,16 @@ class Plan(Section):
         if self.solver == "one_step" and self.steps != 1:
             raise ValueError(f"steps: solver one_step has 1 step, got {self.steps}; several are solver renoise")
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later fields at their default: plans that were recorded before them read and compare as they did."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in plain(self).items()
+            if name in ALWAYS or getattr(self, name) != fields[name].default
+        }
 
     def changed(self, steps: int | None = None, guidance: float | None = None) -> Plan:
         """The plan with other steps or guidance; a one-step plan that is given several steps renoises between them.
