@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from nas.cost.count import Call, Cost, Part
     from nas.cost.latency_table import Block
+    from nas.cost.units import Units
 
 FAMILY = "backbone"  # the key under which an architecture of plain values names its family
 FIRST = "unet"  # the family of architectures that name none
@@ -109,6 +110,9 @@ class Backbone(Protocol):
 
     def blocks(self, latent_size: int, text_tokens: int) -> Mapping[Block, int]:
         """The blocks of one call, by everything their speed depends on, and how often each runs."""
+
+    def units(self, latent_size: int, text_tokens: int) -> Units:
+        """The units of one call whose outputs a sampling plan may keep (`nas.diffusion.caching`), with their closed-form cost."""
 
     def build(self) -> nn.Module:
         """The network with fresh weights, on torch's default device."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from nas.cost.count import Call, Cost, Part
     from nas.cost.latency_table import Block
+    from nas.cost.units import Units
     from nas.networks.backbones.dit.network import Transformer
 
 MOST_WIDE = 2**17  # of every width and ratio
@@ -144,6 +145,12 @@ class Config:
         from nas.networks.backbones.dit.blocks import blocks
 
         return blocks(self, latent_size, text_tokens)
+
+    def units(self, latent_size: int, text_tokens: int) -> "Units":
+        """The units of one call whose outputs a sampling plan may keep, with their closed-form cost."""
+        from nas.networks.backbones.dit import units
+
+        return units.of(self, latent_size, text_tokens)
 
     def build(self) -> "Transformer":
         """The network with fresh weights, on torch's default device."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from nas.cost.count import Call, Cost, Part
     from nas.cost.latency_table import Block
+    from nas.cost.units import Units
     from nas.networks.backbones.unet.network import UNet
 
 STRICT = {"extra": "forbid"}
@@ -285,6 +286,12 @@ class Config:
         from nas.networks.backbones.unet.blocks import blocks
 
         return blocks(self, latent_size, text_tokens)
+
+    def units(self, latent_size: int, text_tokens: int) -> "Units":
+        """The units of one call whose outputs a sampling plan may keep, with their closed-form cost."""
+        from nas.networks.backbones.unet import units
+
+        return units.of(self, latent_size, text_tokens)
 
     def build(self) -> "UNet":
         """The network with fresh weights, on torch's default device."""

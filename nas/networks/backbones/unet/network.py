@@ -54,11 +54,16 @@ class FullConv(nn.Module):
         self.shortcut = parts(nn.Conv2d(width, channels, 1), inputs=inputs) if width != channels else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        added = self.branch(x, time)
+        shortcut: Tensor = self.shortcut(x)
+        return shortcut + added
+
+    def branch(self, x: Tensor, time: Tensor) -> Tensor:
+        """What is added to the input."""
         h: Tensor = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time(time)[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
-        shortcut: Tensor = self.shortcut(x)
-        return shortcut + h
+        out: Tensor = self.conv2(F.silu(self.norm2(h)))
+        return out
 
 
 class SeparableConv(nn.Module):
@@ -76,10 +81,14 @@ class SeparableConv(nn.Module):
         self.shortcut = parts(nn.Conv2d(width, channels, 1), inputs=inputs) if width != channels else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        h: Tensor = self.project(F.silu(self.expand(self.norm(self.depthwise(x)))))
-        h = h + self.time(time)[:, :, None, None]
+        added = self.branch(x) + self.time(time)[:, :, None, None]
         shortcut: Tensor = self.shortcut(x)
-        return shortcut + h
+        return shortcut + added
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What is added to the input, but for the time's share."""
+        out: Tensor = self.project(F.silu(self.expand(self.norm(self.depthwise(x)))))
+        return out
 
 
 CONVOLUTIONS = {"full": FullConv, "separable": SeparableConv}

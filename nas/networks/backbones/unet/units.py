@@ -1,0 +1,138 @@
+"""The units of the UNet that a schedule may keep: whole blocks and resamplings, and what is added to the residual stream in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nas.cost import units
+from nas.cost.count import Count, conv2d, depthwise2d, linear, total
+from nas.cost.units import CONV, CROSS, FEED_FORWARD, SELF, WHOLE, Unit
+from nas.networks.backbones.unet import Config, Level
+from nas.networks.backbones.unet.cost import transformers
+
+TRANSFORMER = (  # component, its piece of the closed form, its module in a transformer block
+    (SELF, "self-attention", "attend_self"),
+    (CROSS, "cross-attention", "attend_cross"),
+    (FEED_FORWARD, "ffn", "ffn"),
+)
+
+
+def of(config: Config, latent_size: int, text_tokens: int) -> units.Units:
+    """All of them. Raises ValueError for latents that the network cannot take."""
+    network = total([function(*given).total for function, given in config.cost_terms(latent_size, text_tokens)])
+    deep = depths(config)
+    found: list[Unit] = []
+    for index in range(len(config.levels)):
+        at = _At(config, index, latent_size >> index, text_tokens)
+        for name, width in at.blocks():
+            found += at.block(name, *width, deep[name])
+        found += [Unit(name, WHOLE, count, depth=deep[name]) for name, count in at.resamplings()]
+    return units.of(found, network)
+
+
+@dataclass(frozen=True)
+class _At:
+    """One level of a network."""
+
+    config: Config
+    index: int
+    side: int
+    text_tokens: int
+
+    @property
+    def level(self) -> Level:
+        return self.config.levels[self.index]
+
+    def blocks(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Name of every block, with the width of its input and the number of its transformer blocks."""
+        width, levels = self.level.channels, self.config.levels
+        above, below = levels[max(self.index - 1, 0)].channels, levels[min(self.index + 1, len(levels) - 1)].channels
+        down, up, mid = self.level.down, self.level.up, self.config.middle(self.index)
+        joined = [i + skip for i, skip in zip([below, *[width] * (len(up) - 1)], self.config.skip_widths(self.index), strict=True)]
+        for place, given in enumerate(zip([above, *[width] * (len(down) - 1)], down, strict=True)):
+            yield f"levels.{self.index}.down.{place}", given
+        for place, depth in enumerate(mid):
+            yield f"mid.{place}", (width, depth)
+        for place, given in enumerate(zip(joined, up, strict=True)):
+            yield f"levels.{self.index}.up.{place}", given
+
+    def resamplings(self) -> Iterator[tuple[str, Count]]:
+        """Name and cost of the convolutions to the next smaller and to the next larger image."""
+        width = self.level.channels
+        if self.index < len(self.config.levels) - 1:
+            yield f"levels.{self.index}.downsample", conv2d(self.side, width, width, 3, stride=2)
+        if self.index > 0:
+            yield f"levels.{self.index}.upsample", conv2d(2 * self.side, width, width, 3)
+
+    def block(self, name: str, width: int, depth: int, deep: int) -> Iterator[Unit]:
+        """A block, and what lies in it."""
+        branch, rest = self._convolution(width)
+        pieces = self._transformer() if depth else {}
+        stacks = self.config.stacks(depth)
+        yield Unit(name, WHOLE, total([rest, *[pieces["projections"]] * len(stacks)] if depth else [rest]), depth=deep)
+        yield Unit(f"{name}.conv.{self.level.conv}", CONV, branch, name, "branch")
+        for stack, blocks in enumerate(stacks):
+            for place in range(blocks):
+                for component, piece, module in TRANSFORMER:
+                    if piece in pieces:
+                        inner = f"{name}.stacks.{stack}.blocks.{place}.{module}"
+                        yield Unit(inner, component, pieces[piece], name)
+
+    def _convolution(self, width: int) -> tuple[Count, Count]:
+        """What the residual branch of the level's conv block costs, and what is computed beside it."""
+        n, o, kernel = self.side, self.level.channels, self.level.kernel
+        time, shortcut = linear(1, self.config.time_width, o), conv2d(n, width, o, 1) if width != o else Count()
+        if self.level.conv == "full":
+            return total([conv2d(n, width, o, kernel), conv2d(n, o, o, kernel), time]), shortcut
+        inner = self.config.expansion * o
+        return total([depthwise2d(n, width, kernel), conv2d(n, width, inner, 1), conv2d(n, inner, o, 1)]), total([time, shortcut])
+
+    def _transformer(self) -> dict[str, Count]:
+        """The pieces of one stack with one block."""
+        level, config = self.level, self.config
+        heads = (config.head_dim, config.heads) if config.attention == "relu" else (1, None)
+        found = transformers(
+            self.side, level.channels, (1,), (), (), level.self_attention, level.cross_attention, level.ffn_ratio,
+            config.projections, config.shared_kv, config.text_width, self.text_tokens, *heads,
+        )
+        return {piece: count for piece, _, count in found.pieces}
+
+
+def depths(config: Config) -> dict[str, int]:
+    """Of every block and resampling, the outermost skip connection b it lies within: computing what the skip b carries and
+    all that is outside it needs every unit whose depth is b or less.
+
+    Going up, the last block has depth 0, the one before 1, and so on. A unit on the way down is needed by the outermost of
+    the blocks that take over what it, or a later one, puts out; the bottleneck, from which nothing is taken over, lies deepest.
+    """
+    last = len(config.levels) - 1
+    upwards = [(index, place) for index in reversed(range(last + 1)) for place in range(len(config.levels[index].up))]
+    order = {at: len(upwards) - 1 - number for number, at in enumerate(upwards)}
+    deepest = len(upwards)
+    found: dict[str, int] = {}
+    for (index, place), depth in order.items():
+        found[f"levels.{index}.up.{place}"] = depth
+    for index in range(1, last + 1):
+        outside = [depth for (level, _), depth in order.items() if level < index]
+        found[f"levels.{index}.upsample"] = max(outside, default=-1) + 1
+    needed = deepest  # by the outermost block that takes over anything put out from here on, going back
+    for name, taker in reversed(list(_downwards(config, order))):
+        needed = min(needed, deepest if taker is None else taker)
+        if name:
+            found[name] = needed
+    return found | {f"mid.{place}": deepest for place in range(len(config.mid))}
+
+
+def _downwards(config: Config, order: dict[tuple[int, int], int]) -> Iterator[tuple[str, int | None]]:
+    """Every output that a level keeps, in order: its unit (of the first convolution none), and the depth of the block that takes
+    it over, if any does."""
+    for index, level in enumerate(config.levels):
+        takers: list[int | None] = [
+            order[index, place] for place, width in enumerate(config.skip_widths(index)) if width
+        ]
+        kept = len(level.down) + 1
+        takers = [*[None] * (kept - len(takers)), *reversed(takers)]
+        yield (f"levels.{index - 1}.downsample" if index else ""), takers[0]
+        for place, taker in enumerate(takers[1:]):
+            yield f"levels.{index}.down.{place}", taker
