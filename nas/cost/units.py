@@ -87,6 +87,12 @@ class Units:
             filled |= now
         return computed
 
+    def canonical(self, modes: Modes) -> Modes:
+        """The one spelling of a schedule, or of each of several: what is computed says so, and what is not called says 0."""
+        computed = self.effective(modes)
+        called = self._called(computed, np.arange(len(self)))
+        return np.where(computed, COMPUTE, np.where(called, modes, 0)).astype(np.int8)
+
     def macs(self, computed: Computed, attention: bool = True) -> NDArray[np.int64]:
         """Multiply-adds of one call on one image at each step (..., steps); without the two products of attention if so asked."""
         own = np.array([_macs(unit.own, attention) for unit in self.members], dtype=np.int64)

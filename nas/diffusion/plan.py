@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
+from nas.cost.units import Computed, Units
+from nas.diffusion.cache_schedules import Cache
 from nas.documents.section import Section
 from nas.errors import InputError
 
@@ -16,7 +19,7 @@ ALWAYS = ("solver", "steps", "guidance")  # fields that are written even at thei
 
 
 class Plan(Section):
-    """One way to draw from a denoiser. Its cost: network MACs x steps x guidance branches."""
+    """One way to draw from a denoiser. Its cost: network MACs x steps x guidance branches, less what a cache spares."""
 
     solver: Literal["ddim", "dpm++", "one_step", "renoise"] = "ddim"
     """DDIM (Song et al. 2021) or second-order multistep DPM-Solver++ (Lu et al. 2022). For one-step generators: `one_step`,
@@ -27,6 +30,10 @@ class Plan(Section):
     guidance: float = Field(3.0, ge=0, le=MOST_GUIDANCE)
     """Classifier-free guidance scale w in null + w (cond - null); 1 evaluates only the conditional branch, and is what
     one-step generators are made for: with `one_step` and `renoise` it is 1 unless given."""
+
+    cache: Cache | None = None
+    """Which units of the network a step keeps instead of computing them: a heuristic, such as {name: fora, every: 2}, or a
+    schedule that `nas schedule` found. None: all are computed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +82,15 @@ class Plan(Section):
         """Of the network, for one image."""
         return self.steps * self.branches
 
-    def macs(self, network_macs: int) -> int:
-        """Multiply-adds of the denoiser for one image."""
-        return network_macs * self.calls
+    def macs(self, units: Units) -> int:
+        """Multiply-adds of the denoiser for one image, of the units that the cache leaves to be computed.
+
+        Raises InputError for a cache that is another network's.
+        """
+        return int(units.macs(self.computed(units)).sum()) * self.branches
+
+    def computed(self, units: Units) -> Computed:
+        """Which units are computed at which step, (steps, units). Raises InputError as `macs`."""
+        if self.cache is None:
+            return np.ones((self.steps, len(units)), dtype=bool)
+        return units.effective(self.cache.modes(self.steps, units))

@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from nas.diffusion.caching import Steps, keeping
 from nas.diffusion.guidance import Denoiser, guided
 from nas.diffusion.plan import ONE_STEP, Plan
 from nas.diffusion.schedule import clean
+from nas.errors import InputError
 from nas.networks.conditioning import Text
 from nas.seeds import Noise
 
 
 @torch.no_grad()
 def sample(
-    network: Denoiser, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor, text: Text, null: Text
+    network: Denoiser,
+    plan: Plan,
+    schedule_config: Mapping[str, Any],
+    noise: Tensor,
+    text: Text,
+    null: Text,
+    module: nn.Module | None = None,
 ) -> Tensor:
     """Latents (B, C, H, W) drawn from `noise` of the same shape under `text` (B rows); `null` has one row.
 
-    Deterministic: the noise is the only randomness, and rows are independent.
+    Deterministic: the noise is the only randomness, and rows are independent. A plan with a cache keeps units of `module`, the
+    backbone behind `network` if that is not one itself. Raises InputError where there is none, or the cache is another network's.
     """
     predict = _guided(network, plan, text, null, len(noise))
-    if plan.solver in ONE_STEP:
-        return _renoise(predict, plan, schedule_config, noise)
-    solver = _solver(plan, schedule_config)
-    solver.set_timesteps(timesteps=times(plan, schedule_config["num_train_timesteps"]), device=noise.device)
-    latents: Tensor = noise * solver.init_noise_sigma
-    for step in solver.timesteps:
-        prediction = predict(solver.scale_model_input(latents, step), step)
-        latents = solver.step(prediction, step, latents).prev_sample
-    return latents
+    with _keeping(module or network, plan, noise, text) as steps:
+        if plan.solver in ONE_STEP:
+            return _renoise(predict, plan, schedule_config, noise, steps)
+        solver = _solver(plan, schedule_config)
+        solver.set_timesteps(timesteps=times(plan, schedule_config["num_train_timesteps"]), device=noise.device)
+        latents: Tensor = noise * solver.init_noise_sigma
+        for steps.now, step in enumerate(solver.timesteps):
+            prediction = predict(solver.scale_model_input(latents, step), step)
+            latents = solver.step(prediction, step, latents).prev_sample
+        return latents
+
+
+@contextmanager
+def _keeping(network: Denoiser | nn.Module, plan: Plan, noise: Tensor, text: Text) -> Iterator[Steps]:
+    """The counter of steps, which the network's units listen to where the plan has a cache."""
+    if plan.cache is None:
+        yield Steps()
+        return
+    if not isinstance(network, nn.Module):
+        raise InputError("sampling.cache: only PyTorch keeps units of a network; expected the runtime pytorch, or no cache")
+    backbone: Any = network
+    units = backbone.config.units(noise.shape[-1], text.tokens.shape[1])
+    with keeping(network, units, plan.cache.modes(plan.steps, units)) as steps:
+        yield steps
 
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # latents (B, C, H, W), one time () -> prediction (B, C, H, W), float32
@@ -45,7 +70,9 @@ def _guided(network: Denoiser, plan: Plan, text: Text, null: Text, size: int) ->
     return lambda latents, time: guided(network, latents, time.expand(size), text, null, plan.guidance)
 
 
-def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
+def _renoise(
+    predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor, steps: Steps
+) -> Tensor:
     """UFOGen's sampler: from t_i the clean latents, noised afresh to t_(i-1), i = k .. 1."""
     from diffusers import DDPMScheduler
 
@@ -53,7 +80,7 @@ def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], n
     fresh = _fresh_noise(noise, plan.steps - 1)
     latents = noise
     for index, asked in enumerate(times(plan, schedule.config["num_train_timesteps"])):
-        time = torch.tensor(asked, device=noise.device)
+        time, steps.now = torch.tensor(asked, device=noise.device), index
         if index:
             latents = schedule.add_noise(latents, next(fresh), time.expand(len(noise)))
         latents = clean(schedule, latents, time.expand(len(noise)), predict(latents, time))
