@@ -23,8 +23,8 @@ MOST_EVERY = 1000
 
 
 class Fora(Section):
-    """All units are computed at every so many steps and kept between (FORA, Selvaraju et al. 2024, arXiv 2407.01425). There, units
-    are attention and MLP; here the residual branches of conv blocks are too."""
+    """All units are computed at every so many steps and kept between (FORA, Selvaraju et al. 2024, arXiv 2407.01425). There,
+    units are attention and MLP; here the residual branches of conv blocks are too."""
 
     name: Literal["fora"]
     every: int = Field(2, ge=1, le=MOST_EVERY)
@@ -50,7 +50,9 @@ class DeepCache(Section):
         """(steps, units). Raises InputError for a network that has no skip connection of that number."""
         deepest = int(units.depths.max(initial=-1)) - 1
         if deepest < 0:
-            raise InputError("cache: deepcache keeps what lies deeper than a skip connection, and this network has none")
+            raise InputError(
+                "cache: deepcache keeps what lies deeper than a skip connection, and this network has none"
+            )
         if self.branch > deepest:
             raise InputError(f"cache.branch: {self.branch}; expected at most {deepest}, the innermost of this network")
         kept = np.arange(steps) % self.every > 0
@@ -124,9 +126,13 @@ class Written(Section):
     def _legible(self) -> Self:
         for number, row in enumerate(self.rows):
             if wrong := sorted(set(row) - set(LETTERS)):
-                raise ValueError(f"rows: row {number} has {shown(wrong[0])}; expected letters among {', '.join(LETTERS)}")
+                raise ValueError(
+                    f"rows: row {number} has {shown(wrong[0])}; expected letters among {', '.join(LETTERS)}"
+                )
             if len(row) != len(self.rows[0]):
-                raise ValueError(f"rows: row {number} has {len(row)} letters; expected {len(self.rows[0])}, as row 0 has")
+                raise ValueError(
+                    f"rows: row {number} has {len(row)} letters; expected {len(self.rows[0])}, as row 0 has"
+                )
         return self
 
     def modes(self, steps: int, units: Units) -> Modes:
@@ -166,7 +172,7 @@ def presets(steps: int, units: Units) -> Sequence[Fora | DeepCache | TGate | Tay
     found += [TaylorSeer(name="taylorseer", every=n, order=k) for n in every for k in (1, 2)]
     kinds = [kind for kind in dict.fromkeys(map(str, units.components)) if kind != WHOLE]
     counts = sorted({max(1, steps * part // 6) for part in range(1, 6)})
-    return found + [Evenly(name="evenly", component=kind, computed=n) for kind in kinds for n in counts]  # type: ignore[arg-type]
+    return found + [Evenly(name="evenly", component=kind, computed=n) for kind in kinds for n in counts]
 
 
 def fingerprint(units: Units) -> str:

@@ -8,12 +8,13 @@ are always those of the step. A network that is drawn without a schedule is not 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import factorial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.cost.units import COMPUTE, Modes, Units
@@ -28,7 +29,7 @@ class Steps:
 
 @dataclass
 class _Kept:
-    """What a unit put out last, and its differences over steps up to an order, newest first in meaning: D_0 is the output."""
+    """What a unit put out when it was computed last: D_0 is the output, D_i its i-th difference over steps."""
 
     step: int = -1
     differences: list[Tensor] = field(default_factory=list)
@@ -54,35 +55,27 @@ def keeping(network: nn.Module, units: Units, modes: Modes) -> Iterator[Steps]:
     Nothing is left on the network, and nothing kept, when it ends: pictures of two drawings do not meet.
     """
     steps, computed = Steps(), units.effective(modes)
-    changed: list[tuple[nn.Module, str]] = []
-    try:
+    with ExitStack() as changed:
         for place, unit in enumerate(units.members):
-            if not (modes[:, place] != COMPUTE).any():
-                continue
-            module = network.get_submodule(unit.name)
-            keep = _keep(modes[:, place], computed[:, place])
-            setattr(module, unit.method, _scheduled(getattr(module, unit.method), steps, keep, modes[:, place].tolist()))
-            changed.append((module, unit.method))
+            own = modes[:, place]
+            if (own != COMPUTE).any():
+                module = network.get_submodule(unit.name)
+                compute = getattr(module, unit.method)
+                setattr(module, unit.method, _scheduled(compute, steps, _wanted(own, computed[:, place]), own.tolist()))
+                changed.callback(delattr, module, unit.method)
         yield steps
-    finally:
-        for module, method in changed:
-            delattr(module, method)
 
 
-def _keep(modes: Modes, computed: np.ndarray) -> list[int]:
-    """At each step the order up to which differences are wanted of what is computed there, -1 for nothing."""
-    highest = [COMPUTE] * len(modes)
-    most = int(modes.max())
-    for step in np.flatnonzero(computed):
-        later = modes[step + 1 :]
-        if (later != COMPUTE).any():
-            highest[step] = most
-    return highest
+def _wanted(modes: Modes, computed: NDArray[np.bool_]) -> list[int]:
+    """At each step, of one unit, the order of differences that later steps want of what is computed there; -1 for nothing."""
+    most, last = int(modes.max()), int(np.flatnonzero(modes != COMPUTE)[-1])
+    return [most if now and step < last else COMPUTE for step, now in enumerate(computed)]
 
 
 def _scheduled(
-    compute: Callable[..., Tensor], steps: Steps, keep: list[int], modes: list[int]
+    compute: Callable[..., Tensor], steps: Steps, wanted: list[int], modes: list[int]
 ) -> Callable[..., Tensor]:
+    """A unit's method that computes, or gives what it kept, as its modes (steps,) say."""
     kept = _Kept()
 
     def output(*given: Any) -> Tensor:
@@ -90,8 +83,8 @@ def _scheduled(
         if modes[now] != COMPUTE and kept.differences:
             return kept.at(now, modes[now])
         found = compute(*given)
-        if keep[now] != COMPUTE:
-            kept.put(now, found, keep[now])
+        if wanted[now] != COMPUTE:
+            kept.put(now, found, wanted[now])
         return found
 
     return output

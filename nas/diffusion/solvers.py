@@ -55,7 +55,9 @@ def _keeping(network: Denoiser | nn.Module, plan: Plan, noise: Tensor, text: Tex
         yield Steps()
         return
     if not isinstance(network, nn.Module):
-        raise InputError("sampling.cache: only PyTorch keeps units of a network; expected the runtime pytorch, or no cache")
+        raise InputError(
+            "sampling.cache: only PyTorch keeps units of a network; expected the runtime pytorch, or no cache"
+        )
     backbone: Any = network
     units = backbone.config.units(noise.shape[-1], text.tokens.shape[1])
     with keeping(network, units, plan.cache.modes(plan.steps, units)) as steps:
@@ -70,9 +72,7 @@ def _guided(network: Denoiser, plan: Plan, text: Text, null: Text, size: int) ->
     return lambda latents, time: guided(network, latents, time.expand(size), text, null, plan.guidance)
 
 
-def _renoise(
-    predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor, steps: Steps
-) -> Tensor:
+def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor, steps: Steps) -> Tensor:
     """UFOGen's sampler: from t_i the clean latents, noised afresh to t_(i-1), i = k .. 1."""
     from diffusers import DDPMScheduler
 

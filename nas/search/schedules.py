@@ -5,8 +5,8 @@ tournaments, crossover at four points with probability 0.9, survival of the best
 2002). Ours are the genes, mutation, and what counts as the same schedule.
 
 A gene is the mode of one unit at one step. Where a network has skip connections, one more gene a step says how deep it is
-computed (systems with a UNet; DeepCache's branches), and the modes speak of what is computed. Mutation changes each gene of each child with the
-probability of one in their number: ECAD's own setting, a twentieth of that, lives off its first population alone.
+computed, as DeepCache's branches do, and the modes speak of what is computed. Mutation changes each gene of each child with
+the probability of one in their number; ECAD's own setting, a twentieth of that, lives off its first population alone.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Genes:
 class _Changed(Mutation):  # type: ignore[misc]
     """Each gene takes another value with the probability of one in their number."""
 
-    def _do(self, problem: Problem, x: NDArray[np.int64], *, random_state: np.random.Generator, **_: object) -> NDArray[np.int64]:
+    def _do(
+        self, problem: Problem, x: NDArray[np.int64], *, random_state: np.random.Generator, **_: object
+    ) -> NDArray[np.int64]:
         changed = random_state.random(x.shape) < 1 / problem.n_var
         others = random_state.integers(1, problem.xu.astype(int) + 1, x.shape)
         return np.where(changed, (x + others) % (problem.xu.astype(int) + 1), x)

@@ -8,7 +8,11 @@ from nas.cost.units import CROSS, FEED_FORWARD, SELF, Unit
 from nas.networks.backbones.dit import Config
 from nas.networks.backbones.dit.cost import row
 
-MODULES = {"self-attention": (SELF, "attend_self"), "cross-attention": (CROSS, "attend_cross"), "mlp": (FEED_FORWARD, "mlp")}
+MODULES = {
+    "self-attention": (SELF, "attend_self"),
+    "cross-attention": (CROSS, "attend_cross"),
+    "mlp": (FEED_FORWARD, "mlp"),
+}
 
 
 def of(config: Config, latent_size: int, text_tokens: int) -> units.Units:
@@ -16,7 +20,9 @@ def of(config: Config, latent_size: int, text_tokens: int) -> units.Units:
     own = config.canonical()
     terms = list(own.cost_terms(latent_size, text_tokens))
     network = total([function(*given).total for function, given in terms])
-    pieces = {piece: count for function, given in terms if function is row for piece, _, count in function(*given).pieces}
+    pieces = {
+        piece: count for function, given in terms if function is row for piece, _, count in function(*given).pieces
+    }
     members = [
         Unit(f"blocks.{index}.{module}", component, _one(pieces[piece], own.depth))
         for index in range(own.depth)

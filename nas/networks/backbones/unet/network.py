@@ -81,7 +81,7 @@ class SeparableConv(nn.Module):
         self.shortcut = parts(nn.Conv2d(width, channels, 1), inputs=inputs) if width != channels else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        added = self.branch(x) + self.time(time)[:, :, None, None]
+        added: Tensor = self.branch(x) + self.time(time)[:, :, None, None]
         shortcut: Tensor = self.shortcut(x)
         return shortcut + added
 

@@ -1,4 +1,4 @@
-"""The units of the UNet that a schedule may keep: whole blocks and resamplings, and what is added to the residual stream in them."""
+"""The units of the UNet that a schedule may keep: whole blocks and resamplings, and the residual branches in them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ class _At:
         width, levels = self.level.channels, self.config.levels
         above, below = levels[max(self.index - 1, 0)].channels, levels[min(self.index + 1, len(levels) - 1)].channels
         down, up, mid = self.level.down, self.level.up, self.config.middle(self.index)
-        joined = [i + skip for i, skip in zip([below, *[width] * (len(up) - 1)], self.config.skip_widths(self.index), strict=True)]
+        joined = [
+            i + skip
+            for i, skip in zip([below, *[width] * (len(up) - 1)], self.config.skip_widths(self.index), strict=True)
+        ]
         for place, given in enumerate(zip([above, *[width] * (len(down) - 1)], down, strict=True)):
             yield f"levels.{self.index}.down.{place}", given
         for place, depth in enumerate(mid):
@@ -86,15 +89,28 @@ class _At:
         if self.level.conv == "full":
             return total([conv2d(n, width, o, kernel), conv2d(n, o, o, kernel), time]), shortcut
         inner = self.config.expansion * o
-        return total([depthwise2d(n, width, kernel), conv2d(n, width, inner, 1), conv2d(n, inner, o, 1)]), total([time, shortcut])
+        return total([depthwise2d(n, width, kernel), conv2d(n, width, inner, 1), conv2d(n, inner, o, 1)]), total(
+            [time, shortcut]
+        )
 
     def _transformer(self) -> dict[str, Count]:
         """The pieces of one stack with one block."""
         level, config = self.level, self.config
         heads = (config.head_dim, config.heads) if config.attention == "relu" else (1, None)
         found = transformers(
-            self.side, level.channels, (1,), (), (), level.self_attention, level.cross_attention, level.ffn_ratio,
-            config.projections, config.shared_kv, config.text_width, self.text_tokens, *heads,
+            self.side,
+            level.channels,
+            (1,),
+            (),
+            (),
+            level.self_attention,
+            level.cross_attention,
+            level.ffn_ratio,
+            config.projections,
+            config.shared_kv,
+            config.text_width,
+            self.text_tokens,
+            *heads,
         )
         return {piece: count for piece, _, count in found.pieces}
 

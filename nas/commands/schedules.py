@@ -1,0 +1,64 @@
+"""The verb that makes a trained network faster without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.commands.grid import print_grid
+
+PANEL = "Models"
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def schedule(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|EXPORT|STUDY", help="A run, a folder that nas export wrote, or a study with a base."
+        ),
+    ],
+    pick: Annotated[str | None, typer.Option(help="Of a run: knee (default), best:COLUMN, trial:N or base.")] = None,
+    evaluations: Annotated[int, typer.Option(min=1, help="Schedules to score, the heuristics among them.")] = 400,
+    images: Annotated[int, typer.Option(min=1, help="Pictures, of training captions, that score a schedule.")] = 16,
+    population: Annotated[int, typer.Option(min=4, help="Of NSGA-II.")] = 32,
+    quality: Annotated[
+        str, typer.Option(help="`distance` from the uncached pictures, or a column of the study's metrics.")
+    ] = "distance",
+    cost: Annotated[str, typer.Option(help="macs | ms (of the units, measured here).")] = "macs",
+    keep: Annotated[
+        int, typer.Option(min=2, help="Members of the front that are drawn for the evaluation captions.")
+    ] = 12,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder; default RUN/schedules/NETWORK.")] = None,
+) -> None:
+    """Search which units of a trained network are computed at which step, and which are kept: faster pictures, no training.
+
+    NSGA-II starts from the heuristics of the literature (FORA, DeepCache, T-GATE, TaylorSeer). The front is then scored on the
+    study's evaluation captions. The same command continues an interrupted search.
+
+    Examples:
+
+        nas schedule runs/quickstart
+
+        nas schedule runs/quickstart --pick trial:3 --quality prompt_accuracy --images 64
+
+        nas export runs/quickstart --plan runs/quickstart/LATEST/schedules/trial-3/plans/found-48.yaml --out model
+    """
+    from typing import cast
+
+    from nas.errors import InputError
+    from nas.report import schedules as drawing
+    from nas.schedules import search, subjects
+
+    if cost not in ("macs", "ms"):
+        raise InputError(f"--cost {cost}: expected macs or ms")
+    asked = search.Settings(images, evaluations, population, quality, cast(search.Cost, cost), keep, seed)
+    subject, folder = subjects.find(source, pick)
+    found = search.run(subject, asked, out or folder, typer.echo)
+    print_grid(*search.grid(found, subject))
+    for path in drawing.save(found.table, found.plans, subject.units, out or folder):
+        typer.echo(f"wrote {path}")

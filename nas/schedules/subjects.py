@@ -1,0 +1,41 @@
+"""Which trained network a schedule is searched for: a trial or the base of a run, that of an export, or the base of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nas.errors import InputError
+from nas.schedules.drawing import Subject
+from nas.settings import study_file
+from nas.study import guidance_sweep
+from nas.trial import base_model
+from nas.trial.bench import Bench
+
+FOLDER = "schedules"  # of a run
+
+
+def find(path: Path, pick: str | None, root: Path = Path("runs")) -> tuple[Subject, Path]:
+    """The network, and the folder for what is found. Raises InputError where `path` and `pick` name not exactly one."""
+    if path.suffix in (".yaml", ".yml") or (path / "study.yaml").is_file():
+        return _of_study(path, pick, root)
+    run, picks = guidance_sweep.opened(path, [pick] if pick else [])
+    models = list(guidance_sweep.networks_of(run, picks, 1))
+    if len(models) != 1:
+        raise InputError(
+            f"{path}: holds {len(models)} networks; expected --pick with one, such as --pick trial:0 or base"
+        )
+    (model,) = models
+    subject = Subject(model.name, model.bench, model.load().eval(), guidance_sweep.schedule_of(model.bench))
+    return subject, run.path / FOLDER / model.name.replace(" ", "-")
+
+
+def _of_study(path: Path, pick: str | None, root: Path) -> tuple[Subject, Path]:
+    study = study_file.load(path)
+    if study.base is None or pick not in (None, "base"):
+        what = "it has no base" if study.base is None else f"--pick {pick}"
+        raise InputError(f"{path}: a study that has not run has only its base to draw, and {what}; expected its run")
+    bench = Bench(study, root / ".cache")
+    own = study.base.sampling or study.sampling
+    bench = base_model.bench_of(bench).variant({"sampling": own.model_dump()})
+    network = base_model.network(Bench(study, root / ".cache"))
+    return Subject("base", bench, network.eval(), guidance_sweep.schedule_of(bench)), root / study.name / FOLDER
