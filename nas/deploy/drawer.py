@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nas import menu
 from nas.deploy import export_folder, exporters, graphs, wiring
@@ -47,6 +47,8 @@ class Drawer:
     plan: Plan
     schedule: dict[str, Any]
     """Configuration of the noise schedule."""
+    backbone: nn.Module | None = None
+    """The denoiser's module on PyTorch, whose units a plan with a cache keeps."""
 
     def encode(self, captions: Sequence[str]) -> Text:
         """Captions as the denoiser reads them, float32."""
@@ -85,7 +87,8 @@ class Drawer:
     def sample(self, noise: Tensor, text: Text, plan: Plan | None = None) -> Tensor:
         """Latents from noise (B, C, H, W) under embedded captions."""
 
-        return solvers.sample(self.denoise, plan or self.plan, self.schedule, noise, text, self.encode([""]))
+        null = self.encode([""])
+        return solvers.sample(self.denoise, plan or self.plan, self.schedule, noise, text, null, self.backbone)
 
     def too_long(self, captions: Sequence[str]) -> list[str]:
         """A line for every caption of which the denoiser reads only the beginning."""
@@ -110,9 +113,17 @@ class Model:
     def drawer(self, networks: Mapping[str, Network] | None = None) -> Drawer:
         """It on its own runtime, or on another one that holds the networks."""
 
+        plan, noise = Plan(**self.pipeline["sampling"]), schedule(self.pipeline)
+        if networks is not None:
+            return Drawer(networks, self.encoder, self.latents, plan, noise)
         own = {graph.name: graph.run for graph in self.graphs}
-        plan = Plan(**self.pipeline["sampling"])
-        return Drawer(networks or own, self.encoder, self.latents, plan, schedule(self.pipeline))
+        return Drawer(own, self.encoder, self.latents, plan, noise, self.backbone)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The denoiser as it was trained."""
+        (graph,) = (graph for graph in self.graphs if graph.name == "denoiser")
+        return cast(graphs.Denoiser, graph.module).network
 
 
 def schedule(pipeline: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ runtimes, each compared with PyTorch before the export counts as done.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ import yaml
 
 from nas import menu
 from nas.analysis import picking, results
-from nas.deploy import drawer, export_folder, exporters, graphs, model_card, standalone, verify
+from nas.deploy import drawer, export_folder, exporters, graphs, model_card, plan_file, standalone, verify
 from nas.deploy.int8 import export as int8
+from nas.diffusion.plan import Plan
 from nas.disk.files import write_yaml
 from nas.errors import InputError
 from nas.networks import backbones
@@ -105,20 +106,25 @@ def export(
     precisions: Sequence[str] = ("fp32",),
     quantised: bool = False,
     say: Say = lambda line: None,
+    plan: Path | None = None,
 ) -> Path:
     """Write the picked trial to a folder and return it; `deploy.yaml` and the model card are always there.
 
     `quantised`: also as 8-bit integers, in the formats that have them, with size, speed and the study's own scores before
-    and after. `say` is told what is done, before it is.
+    and after. `say` is told what is done, before it is. `plan`: a file with the sampling plan to draw by in place of the
+    study's; the scores are then of pictures drawn by it.
 
-    Raises InputError when the pick or a format is not there, when the folder holds anything but an export, and when a
-    format's networks differ from PyTorch's by more than TOLERANCE.
+    Raises InputError when the pick or a format is not there, when the folder holds anything but an export, when a format's
+    networks differ from PyTorch's by more than TOLERANCE, and for a plan that does not fit the network or a format.
     """
 
     modules = check_formats(formats, precisions)
     if quantised:
         int8.check(modules, precisions)
     picked = pick_trial(run, pick)
+    if plan is not None:
+        picked = _planned(picked, plan, modules, say)
+    plan_file.check_formats(Plan(**picked.resolved["sampling"]), modules)
     folder = to or run.path / "export" / pick.replace(":", "-")
     _emptied(folder)
     write_yaml(folder / "deploy.yaml", _deploy(picked))
@@ -141,6 +147,19 @@ def export(
     write_yaml(folder / export_folder.MANIFEST, manifest)
     write_card(folder, picked)
     return folder
+
+
+def _planned(picked: Picked, path: Path, modules: Mapping[str, ModuleType], say: Say) -> Picked:
+    """The trial with another sampling plan, and with the scores of what it draws by that."""
+    plan = plan_file.read(path)
+    plan_file.check_formats(plan, modules)
+    changed = replace(picked, resolved={**picked.resolved, "sampling": plan.model_dump(mode="json")})
+    bench, network = Bench(changed.study, picked.run.cache), _network(picked)
+    plan_file.check(plan, network, bench, str(path))
+    say(f"scoring trial {picked.record['trial']}, drawn by {path}")
+    found = bench.score(network, drawer.schedule(changed.pipeline)).metrics
+    last = {**picked.record["rungs"][-1], "metrics": found}
+    return replace(changed, record={**picked.record, "rungs": [*picked.record["rungs"][:-1], last]})
 
 
 def _emptied(folder: Path) -> None:
@@ -187,6 +206,7 @@ def add_formats(
     manifest = drawer.read(folder)
     pipeline = export_folder.pipeline(folder)
     say("loading the network, its text encoder and its autoencoder")
+    plan_file.check_formats(Plan(**pipeline["sampling"]), modules)
     model = drawer.model(drawer.load_network(folder), pipeline)
     _add_graphs(manifest, model, modules, precisions, folder, model.encoder.examples[:2], say)
     standalone.write(folder, model.encoder, model.latents, pipeline, manifest["formats"])

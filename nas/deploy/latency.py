@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +167,8 @@ class Subject:
     graphs: tuple[Graph, ...]
     files: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     """Of an export: by runtime and graph, what is written already, in fp32."""
+    keeping: drawer.Drawer | None = None
+    """What draws by a plan that keeps units: its calls of the denoiser are timed together, as they differ."""
 
 
 def subject(what: str, image_size: int, steps: int | None, decoder: str = DECODER) -> Subject:
@@ -182,10 +184,13 @@ def _of_export(folder: Path, steps: int | None) -> Subject:
     drawer.read(folder)
     pipeline = export_folder.pipeline(folder)
     model = drawer.model(drawer.load_network(folder), pipeline)
-    plan = model.drawer().plan.changed(steps)
+    able = model.drawer()
+    plan = able.plan.changed(steps)
+    keeping = replace(able, plan=plan) if plan.cache is not None else None
     size = model.graphs[2].run(model.graphs[2].random_inputs(1))[0].shape[-1]
     calls = plan.steps * plan.branches
-    return Subject(str(folder), "trained", size, pipeline["autoencoder"]["name"], calls, model.graphs, _files(folder))
+    name = pipeline["autoencoder"]["name"]
+    return Subject(str(folder), "trained", size, name, calls, model.graphs, _files(folder), keeping)
 
 
 def _files(folder: Path) -> dict[str, dict[str, Path]]:
@@ -232,7 +237,6 @@ TINY_VISION = {"layers": 1, "width": 64, "head_width": 64, "patch_size": 32, "im
 
 
 def _decoder(name: str, latent_channels: int) -> Any:
-    from dataclasses import replace
 
     known = kl.presets()
     if name in known:
@@ -263,6 +267,8 @@ def measure(what: Subject, runtime: str, threads: int, repeats: int) -> Row:
                 network = on_runtime(graph, runtime, threads, Path(scratch), written)
                 inputs = graph.random_inputs(1)
                 found = timed(partial(network, inputs), repeats)
+                if graph.name == "denoiser" and what.keeping is not None:
+                    found = _drawing(what.keeping, runtime, repeats)
                 times |= {
                     f"{graph.name}_ms": found.median_ms,
                     f"{graph.name}_low_ms": found.low_ms,
@@ -293,6 +299,19 @@ def measure(what: Subject, runtime: str, threads: int, repeats: int) -> Row:
         fingerprint=fingerprint,
         **times,
     )
+
+
+def _drawing(keeping: drawer.Drawer, runtime: str, repeats: int) -> Timing:
+    """A call of the denoiser, as a mean over those of one picture. Raises InputError for a runtime that computes all units."""
+    import torch
+
+    if runtime != EAGER:
+        raise InputError(
+            f"--runtime: {runtime} computes every unit at every step, and the plan keeps some; expected {EAGER}"
+        )
+    text, noise = keeping.encode(["a caption"]), torch.zeros(1, *keeping.latents)
+    found, calls = timed(partial(keeping.sample, noise, text), repeats), keeping.plan.calls
+    return Timing(*(value / calls for value in (found.median_ms, found.low_ms, found.high_ms, found.cpu_ms)))
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

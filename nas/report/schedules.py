@@ -16,7 +16,7 @@ from nas.report.palette import FRONT, GREY, GRID, PALE, SERIES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {"not called": "#ffffff", "kept": PALE, "extrapolated": SERIES[1], "computed": FRONT}
+COLOURS = {"in a kept block": "#f1f3f5", "kept": PALE, "extrapolated": SERIES[1], "computed": FRONT}
 KEPT, EXTRAPOLATED, COMPUTED = 1, 2, 3  # places in COLOURS
 MOST_SHOWN = 4  # schedules in one picture
 

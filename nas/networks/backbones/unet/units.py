@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from nas.cost import units
@@ -22,13 +22,10 @@ def of(config: Config, latent_size: int, text_tokens: int) -> units.Units:
     """All of them. Raises ValueError for latents that the network cannot take."""
     network = total([function(*given).total for function, given in config.cost_terms(latent_size, text_tokens)])
     deep = depths(config)
-    found: list[Unit] = []
-    for index in range(len(config.levels)):
-        at = _At(config, index, latent_size >> index, text_tokens)
-        for name, width in at.blocks():
-            found += at.block(name, *width, deep[name])
-        found += [Unit(name, WHOLE, count, depth=deep[name]) for name, count in at.resamplings()]
-    return units.of(found, network)
+    levels = [_At(config, index, latent_size >> index, text_tokens) for index in range(len(config.levels))]
+    down = [unit for level in levels for unit in level.downwards(deep)]
+    up = [unit for level in reversed(levels) for unit in level.upwards(deep)]
+    return units.of([*down, *up], network)
 
 
 @dataclass(frozen=True)
@@ -44,29 +41,30 @@ class _At:
     def level(self) -> Level:
         return self.config.levels[self.index]
 
-    def blocks(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Name of every block, with the width of its input and the number of its transformer blocks."""
-        width, levels = self.level.channels, self.config.levels
-        above, below = levels[max(self.index - 1, 0)].channels, levels[min(self.index + 1, len(levels) - 1)].channels
-        down, up, mid = self.level.down, self.level.up, self.config.middle(self.index)
-        joined = [
-            i + skip
-            for i, skip in zip([below, *[width] * (len(up) - 1)], self.config.skip_widths(self.index), strict=True)
-        ]
-        for place, given in enumerate(zip([above, *[width] * (len(down) - 1)], down, strict=True)):
-            yield f"levels.{self.index}.down.{place}", given
-        for place, depth in enumerate(mid):
-            yield f"mid.{place}", (width, depth)
-        for place, given in enumerate(zip(joined, up, strict=True)):
-            yield f"levels.{self.index}.up.{place}", given
+    def downwards(self, deep: Mapping[str, int]) -> Iterator[Unit]:
+        """The blocks on the way down, the convolution to the next smaller image, and the middle after the last."""
+        levels, width = self.config.levels, self.level.channels
+        inputs = [levels[max(self.index - 1, 0)].channels, *[width] * (len(self.level.down) - 1)]
+        for place, given in enumerate(zip(inputs, self.level.down, strict=True)):
+            name = f"levels.{self.index}.down.{place}"
+            yield from self.block(name, *given, deep[name])
+        if self.index < len(levels) - 1:
+            name = f"levels.{self.index}.downsample"
+            yield Unit(name, WHOLE, conv2d(self.side, width, width, 3, stride=2), depth=deep[name])
+        for place, depth in enumerate(self.config.middle(self.index)):
+            yield from self.block(f"mid.{place}", width, depth, deep[f"mid.{place}"])
 
-    def resamplings(self) -> Iterator[tuple[str, Count]]:
-        """Name and cost of the convolutions to the next smaller and to the next larger image."""
-        width = self.level.channels
-        if self.index < len(self.config.levels) - 1:
-            yield f"levels.{self.index}.downsample", conv2d(self.side, width, width, 3, stride=2)
+    def upwards(self, deep: Mapping[str, int]) -> Iterator[Unit]:
+        """The blocks on the way up, and the convolution to the next larger image."""
+        levels, width = self.config.levels, self.level.channels
+        below = levels[min(self.index + 1, len(levels) - 1)].channels
+        inputs, skips = [below, *[width] * (len(self.level.up) - 1)], self.config.skip_widths(self.index)
+        for place, (given, skip, depth) in enumerate(zip(inputs, skips, self.level.up, strict=True)):
+            name = f"levels.{self.index}.up.{place}"
+            yield from self.block(name, given + skip, depth, deep[name])
         if self.index > 0:
-            yield f"levels.{self.index}.upsample", conv2d(2 * self.side, width, width, 3)
+            name = f"levels.{self.index}.upsample"
+            yield Unit(name, WHOLE, conv2d(2 * self.side, width, width, 3), depth=deep[name])
 
     def block(self, name: str, width: int, depth: int, deep: int) -> Iterator[Unit]:
         """A block, and what lies in it."""

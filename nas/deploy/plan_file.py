@@ -1,0 +1,45 @@
+"""A sampling plan from a file, such as those that `nas schedule` writes, in place of the one a network was scored by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import nn
+
+from nas.diffusion.plan import Plan
+from nas.documents.document import Document
+from nas.errors import InputError
+from nas.trial.bench import Bench
+
+SECTION = "sampling"
+
+
+def read(path: Path) -> Plan:
+    """The plan under `sampling`, or that the file is. Raises InputError."""
+    document = Document.read(path)
+    inside = SECTION in document.content
+    content = document.content[SECTION] if inside else document.content
+    found: Plan = document.validate(Plan, content, (SECTION,) if inside else ())
+    return found
+
+
+def check(plan: Plan, network: nn.Module, bench: Bench, where: str) -> None:
+    """Raises InputError, beginning with `where`, for a cache that is another network's or for another number of steps."""
+    if plan.cache is None:
+        return
+    config = network.config
+    units = config.units(bench.train_data.latents.shape[-1], bench.train_data.tokens.shape[1])  # type: ignore[operator,union-attr]
+    try:
+        plan.computed(units)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def check_formats(plan: Plan, formats: Iterable[str]) -> None:
+    """Raises InputError for formats of graphs, which compute every unit at every step, where the plan keeps some."""
+    if plan.cache is not None and (graphs := list(formats)):
+        raise InputError(
+            f"--format: {graphs[0]} computes every unit at every step, and the plan keeps some (cache: {plan.cache.name}); "
+            "expected yaml, safetensors"
+        )
