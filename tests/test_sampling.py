@@ -200,15 +200,15 @@ def test_noise_is_the_only_randomness_and_rows_are_independent(solver):
 
 
 def test_a_plan_counts_its_cost():
-    assert Plan(steps=25, guidance=3).macs(10) == 500
-    assert Plan(steps=25, guidance=1).macs(10) == 250
-    assert Plan(steps=1, guidance=1).macs(10) == 10
+    assert Plan(steps=25, guidance=3).calls == 50
+    assert Plan(steps=25, guidance=1).calls == 25
+    assert Plan(steps=1, guidance=1).calls == 1
 
 
 def test_one_step_plans_have_their_own_defaults():
     assert Plan(solver="one_step") == Plan(solver="one_step", steps=1, guidance=1)
     assert Plan(solver="renoise", steps=4).guidance == 1 and Plan(solver="one_step", guidance=2).branches == 2
-    assert Plan(solver="one_step").macs(10) == 10 and Plan(solver="renoise", steps=4).macs(10) == 40
+    assert Plan(solver="one_step").calls == 1 and Plan(solver="renoise", steps=4).calls == 4
     with pytest.raises(ValueError, match="solver one_step has 1 step, got 4; several are solver renoise"):
         Plan(solver="one_step", steps=4)
 
@@ -230,7 +230,7 @@ def test_the_cost_is_what_is_really_called():
     ):
         network = Gaussian(made, 0.5)
         sample(network, plan, made.config, noise(1), captions(1.0), NULL)
-        assert sum(rows for rows, _ in network.calls) == plan.macs(1)
+        assert sum(rows for rows, _ in network.calls) == plan.calls
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 1001}, {"guidance": -1}, {"solver": "euler"}, {"step": 3}])
