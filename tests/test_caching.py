@@ -178,7 +178,9 @@ def test_deepcache_of_the_outermost_branch_computes_what_the_paper_names():
     _, units = NETWORKS["mobilediffusion"]
     table = DeepCache(name="deepcache", every=2, branch=0).modes(2, units)
     computed = units.effective(table)[1]
-    assert [name for name, now in zip(units.names, computed, strict=True) if now and "conv." not in name] == ["levels.0.up.1"]
+    assert [name for name, now in zip(units.names, computed, strict=True) if now and "conv." not in name] == [
+        "levels.0.up.1"
+    ]
 
 
 # --- gates and extrapolation, on a network small enough to follow -----------------------------------------------------
@@ -234,7 +236,9 @@ def test_extrapolation_of_a_square_by_hand():
 def test_tgate_freezes_cross_attention_and_thins_self_attention_before_the_gate():
     name = "pixart"
     table, units = modes(name, TGate(name="tgate", gate=4, every=3)), NETWORKS[name][1]
-    cross, own, feed = (table[:, np.flatnonzero(units.components == kind)[0]] for kind in ("cross_attention", SELF, FEED_FORWARD))
+    cross, own, feed = (
+        table[:, np.flatnonzero(units.components == kind)[0]] for kind in ("cross_attention", SELF, FEED_FORWARD)
+    )
     assert (cross == COMPUTE).tolist() == [True] * 4 + [False] * 2
     assert (own == COMPUTE).tolist() == [True, True, False, True, True, True]
     assert (feed == COMPUTE).all()
@@ -269,7 +273,11 @@ def schedule_of(steps=STEPS, name="pixart"):
     [
         (schedule_of(4), "pixart", "cache.rows: 4 rows, and the plan has 6 steps"),
         (schedule_of(), "mobilediffusion", "cache.rows: 84 letters in a row, and the network has 77 units"),
-        (schedule_of().model_copy(update={"network": "0" * 12}), "pixart", "cache.network: the schedule is for units '0000"),
+        (
+            schedule_of().model_copy(update={"network": "0" * 12}),
+            "pixart",
+            "cache.network: the schedule is for units '0000",
+        ),
         (DeepCache(name="deepcache"), "pixart", "this network has none"),
         (DeepCache(name="deepcache", branch=9), "mobilediffusion", "cache.branch: 9; expected at most"),
     ],
@@ -288,7 +296,9 @@ def test_rows_are_checked_as_they_are_read():
 
 def test_a_network_that_is_no_module_keeps_nothing():
     with pytest.raises(InputError, match="only PyTorch keeps units"):
-        solvers.sample(lambda x, t, c: x, Plan(steps=2, cache=Fora(name="fora")), SCHEDULE, torch.zeros(1, 4, 8, 8), None, None)
+        solvers.sample(
+            lambda x, t, c: x, Plan(steps=2, cache=Fora(name="fora")), SCHEDULE, torch.zeros(1, 4, 8, 8), None, None
+        )
 
 
 def test_plans_without_a_cache_are_written_as_they_were():

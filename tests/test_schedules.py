@@ -142,7 +142,9 @@ def test_an_export_with_a_found_plan_draws_by_it(found, run, tmp_path):
     graphs = CliRunner().invoke(app, [*map(str, words), "--format", "onnx"])
     assert "onnx computes every unit at every step" in str(graphs.exception)
     deploy = yaml.safe_load((tmp_path / "model/deploy.yaml").read_text())
-    assert deploy["scores"]["clip_score"] == pytest.approx(float(table[table["schedule"] == name]["clip_score"].iloc[0]))
+    assert deploy["scores"]["clip_score"] == pytest.approx(
+        float(table[table["schedule"] == name]["clip_score"].iloc[0])
+    )
 
 
 def test_units_are_timed(run, tmp_path):

@@ -16,6 +16,7 @@ from nas.numbers import PREFIXES
 _SCALED: dict[str, tuple[str, float]] = {
     "params": ("Parameters (M)", 1e6),
     "macs": ("GMACs", 1e9),
+    "drawing_macs": ("GMACs of a picture", 1e9),
     "macs_without_attention": ("GMACs without attention", 1e9),
     "macs_padding_free": ("GMACs without padding", 1e9),
     "activation_bytes": ("Activations (MiB)", 2.0**20),

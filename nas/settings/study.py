@@ -125,6 +125,9 @@ class Search(Section):
     start: tuple[str, ...] = ()
     """Networks that are tried first: presets, YAML files with an architecture, runs (all that they trained to the end), or
     folders of a run's trials, such as its `front`."""
+    plan: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
+    """Fields of `sampling` with the values each may take, searched beside the architecture: a trial is a network with the way it
+    is drawn, and `drawing_macs` what a picture costs it. For example {steps: [4, 10], cache: [null, {name: fora, every: 2}]}."""
     trials: int = Field(16, ge=1, le=1_000_000)
     """Architectures to train, in total, over all resumptions. Refused and repeated candidates are not counted."""
     minimise: tuple[str, ...] = ()

@@ -21,11 +21,12 @@ from nas.search import racing, stopping
 from nas.search.peers import Scoreboard
 from nas.search.samplers import sampler
 from nas.seeds import trial_seed
+from nas.settings import plan_axes
 from nas.settings.study import Study
 from nas.space import screen
-from nas.space.search_space import SearchSpace
+from nas.space.search_space import Choices, SearchSpace
 from nas.study.proposer import Look, Reference
-from nas.study.trials import Trials, first_record
+from nas.study.trials import Trials, first_record, numbers
 from nas.study.workload import Variant, Workload
 from nas.trial import starts
 
@@ -42,8 +43,10 @@ class Candidates:
 
     def __init__(self, study: Study, space: SearchSpace):
         assert study.search is not None
-        self._study, self._search, self._space = study, study.search, space
-        self._starts = starts.members(study, space)
+        self._study, self._search, self._space = study, study.search, plan_axes.extended(study, space)
+        self._networks = space
+        drawn = {axis.name: axis.choices[0] for axis in plan_axes.axes(study)}
+        self._starts = [{**start, **drawn} for start in starts.members(study, space)]
 
     def sampler(self, known: int) -> BaseSampler:
         return sampler(self._search.sampler, self._search.trials, self._study.seed, known)
@@ -65,8 +68,8 @@ class Candidates:
     def reference(self) -> Reference:
         """The base of the space, trained where it is a member, costs an eighth of the search at most, and the study has no base
         model of its own."""
-        base = self._space.base
-        member = screen.position(self._space, base) is not None
+        base = self._networks.base
+        member = screen.position(self._networks, base) is not None
         trained = member and self._study.base is None and self._search.trials >= ENOUGH_TRIALS
         return Reference(Variant(base), trained)
 
@@ -117,7 +120,7 @@ class Candidates:
     def _next_start(self) -> dict[str, Any] | None:
         """The parameters of the next network of `search.start`."""
         for choices in self._starts:
-            if not self._proposals.of(self._space.architecture(choices).key):
+            if not self._proposals.of(self._key(choices)):
                 return self._space.parameters(choices)
         return None
 
@@ -132,17 +135,28 @@ class Candidates:
 
     def _consider(self, asked: Trial) -> Record:
         """The record of a trial that is begun, refused, or repeats an architecture."""
-        choices = self._space.suggest(asked)
-        record = first_record(self._study, asked.number, choices, self._space.architecture(choices))
+        record = self._entry(asked.number, self._space.suggest(asked))
         self._constrain(asked, record)
         self._decide(record)
         return record
 
     def begin(self, asked: FrozenTrial) -> Record:
-        choices = self._space.suggest(FixedTrial(asked.params))
-        record = first_record(self._study, asked.number, choices, self._space.architecture(choices))
+        record = self._entry(asked.number, self._space.suggest(FixedTrial(asked.params)))
         self._decide(record)
         return record
+
+    def _entry(self, number: int, choices: Choices) -> Record:
+        """The first record of a trial, with its plan where plans are searched."""
+        config = self._space.architecture(choices)
+        record = first_record(self._study, number, choices, config)
+        if own := plan_axes.settings(self._study, choices):
+            record["settings"] = own
+            record["key"] = self._key(choices)
+            record["cost"] = numbers(plan_axes.costs(self._study, config, choices))
+        return record
+
+    def _key(self, choices: Choices) -> str:
+        return plan_axes.key(self._study, self._space.architecture(choices), choices)
 
     def _decide(self, record: Record) -> None:
         """Refuse a trial that is over budget, give a repeated one the result that is there, and begin any other."""
@@ -167,9 +181,8 @@ class Candidates:
         rng = random.Random(trial_seed(self._study.seed, "fresh", len(self._trials.records)))
         for _ in range(FRESH_TRIES):
             choices = self._space.sample(rng)
-            config = self._space.architecture(choices)
-            cost = self._study.deploy.costs(config)
-            if not self._proposals.of(config.key) and not over_budget(cost, self._study.budget):
+            cost = plan_axes.costs(self._study, self._space.architecture(choices), choices)
+            if not self._proposals.of(self._key(choices)) and not over_budget(cost, self._study.budget):
                 return self._space.parameters(choices)
         return None
 
@@ -199,9 +212,8 @@ class Candidates:
         self._space.suggest(asked)
         self._constrain(asked, first)
         repeat = 1 + max(record["repeat"] for record in (first, *others))
-        config = self._space.architecture(first["choices"])
         record: Record = {
-            **first_record(self._study, asked.number, first["choices"], config),
+            **self._entry(asked.number, first["choices"]),
             "race": True,
             "repeat": repeat,
             "seed": trial_seed(self._study.seed, key, repeat),

@@ -375,7 +375,8 @@ def sampling_conditions(study: Study) -> dict[str, Any]:
     """The plan that pictures are drawn by, field by field; one that some factor of an ablation sets is the cell's."""
     varied = design.varied(study.ablation) if study.ablation else []
     own = {path.removeprefix("sampling."): "as the cell says" for path in varied if path.startswith("sampling.")}
-    return {**study.sampling.model_dump(mode="json"), **own}
+    searched = dict.fromkeys(study.search.plan if study.search is not None else (), "as the trial says")
+    return {**study.sampling.model_dump(mode="json"), **own, **searched}
 
 
 def loss_times(steps: int) -> list[int]:

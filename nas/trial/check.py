@@ -16,7 +16,7 @@ from nas.networks import lora
 from nas.networks.backbones import Backbone, Proxy
 from nas.numbers import amount
 from nas.objectives import INPUTS, check_drawing
-from nas.settings import design, design_check, plausible
+from nas.settings import design, design_check, plan_axes, plausible
 from nas.settings.entries import Entry
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
@@ -40,7 +40,11 @@ def check(study: Study, space: SearchSpace | None) -> None:
 
 def _check_search(study: Study, space: SearchSpace) -> None:
     members = probe(study, space)
-    costs = [study.deploy.costs(member) for member in members]
+    plan_axes.check(
+        study, [part.architecture(end) for part in space.parts for end in (part.largest(), part.smallest())]
+    )
+    first = {axis.name: axis.choices[0] for axis in plan_axes.axes(study)}
+    costs = [plan_axes.costs(study, member, first) for member in members]
     known = _numbers(costs[0])
     _named("budget", study.budget, known)
     _columns(study, known)

@@ -1,0 +1,118 @@
+"""How a network is drawn as part of a search: `search.plan` lists values of fields of `sampling`, which become axes of the space.
+
+A trial is then a network with its plan. What it costs is `drawing_macs`: the multiply-adds of the denoiser for one picture, all
+steps and guidance branches, at deploy scale, of the units that the plan's cache leaves to be computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from pydantic import ValidationError
+
+from nas.diffusion.plan import Plan
+from nas.documents.strict import first_wrong
+from nas.errors import InputError
+from nas.menu import nearest
+from nas.networks.backbones import Backbone
+from nas.settings.study import Study
+from nas.space.search_space import Axis, Choices, SearchSpace
+
+PREFIX, SECTION = "plan.", "sampling"
+COLUMN = "drawing_macs"
+
+
+def axes(study: Study) -> tuple[Axis, ...]:
+    """The axes that `search.plan` adds."""
+    asked = study.search.plan if study.search is not None else {}
+    return tuple(
+        Axis(f"{PREFIX}{field}", tuple(map(spelled, values)), ((),) * len(values)) for field, values in asked.items()
+    )
+
+
+def extended(study: Study, space: SearchSpace) -> SearchSpace:
+    """The space with these axes."""
+    return replace(space, axes=(*space.axes, *axes(study))) if axes(study) else space
+
+
+def spelled(value: Any) -> Any:
+    """A value as a choice that can be read: a mapping in words, `fora every 2`."""
+    if isinstance(value, Mapping):
+        return " ".join(str(part) for key, part in _flat(value))
+    return "none" if value is None else value if isinstance(value, int | float | str) else json.dumps(value)
+
+
+def _flat(value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, part in value.items():
+        yield key, part if key == "name" else f"{key} {part}"
+
+
+def settings(study: Study, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """What the choices of a trial set in its study, by path."""
+    asked = study.search.plan if study.search is not None else {}
+    chosen = {
+        field: (values, choices[f"{PREFIX}{field}"]) for field, values in asked.items() if f"{PREFIX}{field}" in choices
+    }
+    return {f"{SECTION}.{field}": _value(values, choice) for field, (values, choice) in chosen.items()}
+
+
+def _value(values: tuple[Any, ...], choice: Any) -> Any:
+    return next(value for value in values if spelled(value) == choice)
+
+
+def plan(study: Study, choices: Mapping[str, Any]) -> Plan:
+    """How a trial is drawn."""
+    changed = {path.removeprefix(f"{SECTION}."): value for path, value in settings(study, choices).items()}
+    return Plan(**{**study.sampling.model_dump(), **changed})
+
+
+def key(study: Study, config: Backbone, choices: Mapping[str, Any]) -> str:
+    """What equal trials share: the architecture's key, with the plan's where plans are searched."""
+    if not axes(study):
+        return config.key
+    drawn = json.dumps(plan(study, choices).model_dump(mode="json"), sort_keys=True)
+    return f"{config.key}-{hashlib.sha256(drawn.encode()).hexdigest()[:6]}"
+
+
+def costs(study: Study, config: Backbone, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Costs at deploy scale, that of a drawing among them where plans are searched.
+
+    Raises InputError for a cache that the network has no units for.
+    """
+    found = study.deploy.costs(config)
+    if axes(study):
+        units = config.units(study.deploy.latent_size, study.deploy.text_tokens)
+        try:
+            found[COLUMN] = plan(study, choices).macs(units)
+        except InputError as error:
+            raise InputError(f"search.plan.cache: {plan(study, choices).cache}: {error}") from None
+    return found
+
+
+def check(study: Study, networks: Collection[Backbone]) -> None:
+    """Raises InputError for fields that a plan does not have, for values that make none, alone or together, and for a cache that
+    some of the networks have no units for."""
+    asked = study.search.plan if study.search is not None else {}
+    for field, values in asked.items():
+        if field not in Plan.model_fields:
+            raise InputError(f"search.plan.{field}: unknown field of sampling{nearest(field, list(Plan.model_fields))}")
+        if len(set(map(spelled, values))) < len(values):
+            raise InputError(f"search.plan.{field}: a value is listed twice")
+    if asked and study.search is not None and study.search.sampler == "pool":
+        raise InputError(
+            "search.plan: sampler pool looks at networks, not at how they are drawn; expected another sampler"
+        )
+    for values in product(*asked.values()):
+        given: Choices = {f"{PREFIX}{field}": spelled(value) for field, value in zip(asked, values, strict=True)}
+        try:
+            plan(study, given)
+        except ValidationError as error:
+            said = ", ".join(f"{field} {spelled(value)}" for field, value in zip(asked, values, strict=True))
+            raise InputError(f"search.plan: {said}: {first_wrong(Plan, error)}") from None
+        for network in networks:
+            costs(study, network, given)
