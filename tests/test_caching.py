@@ -1,4 +1,4 @@
-"""Drawing with kept units: what a schedule leaves to be computed is computed, and what it keeps is what a second way of keeping gives."""
+"""Drawing with kept units: what a schedule leaves to be computed is computed, and what is kept is what a second way keeps."""
 
 import numpy as np
 import pytest
@@ -126,7 +126,7 @@ def two_paths(made, latents, time, text, branch, stored):
     levels = list(made.levels)
     total = sum(len(level.up) for level in levels)
     x, kept = made.conv_in(latents), []
-    deep = {} if not stored else stored
+    deep = stored or {}
 
     def upwards(x, kept):
         number = total

@@ -1,4 +1,4 @@
-"""The search of schedules: against brute force, resumed after a kill, on a network small enough for seconds, and with bad input."""
+"""The search of schedules: against brute force, resumed after a kill, of a network small enough for seconds, with bad input."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from nas.cost.count import Count
 from nas.cost.units import COMPUTE, CONV, WHOLE, Unit
 from nas.diffusion import cache_schedules
 from nas.networks import backbones
-from nas.schedules import record, search, subjects, unit_times
+from nas.schedules import gain, record, search, subjects, unit_times
 from nas.search import schedules
 from nas.search.dominance import hypervolume, nondominated
 from nas.search.schedules import Archive, Genes, evolve
@@ -177,3 +177,18 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, found, words, message
 def test_a_study_without_a_base_is_refused():
     done = nas("studies/quickstart")
     assert "has only its base to draw, and it has no base" in str(done.exception)
+
+
+def test_the_gain_is_nothing_where_nothing_better_was_found_and_certain_where_it_is_for_every_picture():
+    rng = np.random.default_rng(0)
+    base = rng.uniform(1, 3, 50)
+    names = ["uncached", "fora", "found"]
+    table = pd.DataFrame({"schedule": names, "macs_share": [1.0, 0.5, 0.5], "found": [False, False, True]})
+    worse = gain.gain(table, {"uncached": 0 * base, "fora": base, "found": 2 * base})
+    assert worse.found == worse.heuristics and (worse.low, worse.high) == (0, 0)
+    better = gain.gain(table, {"uncached": 0 * base, "fora": 2 * base, "found": base})
+    box = (
+        0.5 * 0.5
+    )  # between shares 0.5 and 1, where the distance of the uncached ends, and over half of the largest distance
+    assert better.found - better.heuristics == pytest.approx(box)
+    assert 0 < better.low < better.found - better.heuristics < better.high

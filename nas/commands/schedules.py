@@ -52,7 +52,7 @@ def schedule(
 
     from nas.errors import InputError
     from nas.report import schedules as drawing
-    from nas.schedules import search, subjects
+    from nas.schedules import gain, search, subjects
 
     if cost not in ("macs", "ms"):
         raise InputError(f"--cost {cost}: expected macs or ms")
@@ -60,5 +60,6 @@ def schedule(
     subject, folder = subjects.find(source, pick)
     found = search.run(subject, asked, out or folder, typer.echo)
     print_grid(*search.grid(found, subject))
+    typer.echo(gain.sentence(gain.gain(found.table, found.distances)))
     for path in drawing.save(found.table, found.plans, subject.units, out or folder):
         typer.echo(f"wrote {path}")

@@ -26,7 +26,7 @@ from nas.schedules.record import Record, Scored
 from nas.search.schedules import Archive, Genes, evolve
 
 Cost = Literal["macs", "ms"]
-TABLE, PLANS = "schedules.csv", "plans"
+TABLE, PLANS, DISTANCES = "schedules.csv", "plans", "distances.json"
 TIMED = 3  # drawings of the calibration captions by each schedule of the front, beside uncached ones
 UNCACHED, FOUND = "uncached", "found"
 
@@ -200,6 +200,7 @@ class Search:
         table = pd.DataFrame(rows).assign(time_share=self._timed(named, say)).sort_values("macs_share", ascending=False)
         with files.replacing(self.folder / TABLE) as partial:
             table.to_csv(partial, index=False)
+        files.write_json(self.folder / DISTANCES, {name: each.round(4).tolist() for name, each in distances.items()})
         return Found(table, named, distances)
 
     def _row(self, judge: Judge, name: str, modes: Modes) -> tuple[dict[str, Any], np.ndarray]:
@@ -250,7 +251,9 @@ def file_name(name: str) -> str:
 
 def grid(found: Found, subject: Subject) -> tuple[list[str], list[list[str]]]:
     """The table as a person reads it: headings and rows."""
-    scores = [name for name in subject.bench.conditions() if name in found.table]
+    measured = [name for name in subject.bench.conditions() if name in found.table]
+    asked = [name for name in subject.bench.study.objectives if name in measured]
+    scores = asked or measured
     headings = ["schedule", "MACs", "time", "grey levels from uncached", *map(naming.label, scores)]
     rows = [
         [
