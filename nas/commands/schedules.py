@@ -51,6 +51,7 @@ def schedule(
     from typing import cast
 
     from nas.errors import InputError
+    from nas.report import page
     from nas.report import schedules as drawing
     from nas.schedules import gain, search, subjects
 
@@ -63,3 +64,5 @@ def schedule(
     typer.echo(gain.sentence(gain.gain(found.table, found.distances)))
     for path in drawing.save(found.table, found.plans, subject.units, out or folder):
         typer.echo(f"wrote {path}")
+    if out is None and ((run := folder.parents[1]) / "resolved.yaml").is_file():
+        typer.echo(f"report: {page.write(run)}")

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from nas.cost.units import COMPUTE, WHOLE, Modes, Units
 from nas.report.palette import FRONT, GREY, GRID, PALE, SERIES
+from nas.runs import pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FOLDER = "schedules"  # of a run: a folder for each network whose schedule was searched
+PICTURES = FRONT_PICTURE, STATES_PICTURE = "front.png", "schedules.png"
 COLOURS = {"in a kept block": "#f1f3f5", "kept": PALE, "extrapolated": SERIES[1], "computed": FRONT}
 KEPT, EXTRAPOLATED, COMPUTED = 1, 2, 3  # places in COLOURS
 MOST_SHOWN = 4  # schedules in one picture
@@ -103,11 +106,23 @@ def shown(table: pd.DataFrame, plans: Mapping[str, Modes]) -> dict[str, Modes]:
     return {names[place]: plans[names[place]] for place in places}
 
 
+def of_run(run_dir: Path) -> list[dict[str, str | None]]:
+    """Name and pictures, as data URLs, of every network whose schedule was searched."""
+    return [
+        {
+            "name": folder.name.replace("-", " "),
+            **{name.partition(".")[0]: pictures.whole(folder / name) for name in PICTURES},
+        }
+        for folder in sorted((run_dir / FOLDER).glob("*"))
+        if (folder / FRONT_PICTURE).is_file()
+    ]
+
+
 def save(table: pd.DataFrame, plans: Mapping[str, Modes], units: Units, folder: Path) -> list[Path]:
     """Both pictures."""
-    figures: dict[str, Any] = {"front.png": draw_front(table)}
+    figures: dict[str, Any] = {FRONT_PICTURE: draw_front(table)}
     if chosen := shown(table, plans):
-        figures["schedules.png"] = draw_schedules(chosen, units)
+        figures[STATES_PICTURE] = draw_schedules(chosen, units)
     for name, figure in figures.items():
         figure.savefig(folder / name)
     return [folder / name for name in figures]

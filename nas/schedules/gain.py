@@ -40,7 +40,7 @@ def gain(table: pd.DataFrame, distances: Mapping[str, NDArray[np.float32]]) -> G
     pictures = every.shape[1]
     alone, both = volumes(np.arange(pictures))
     rng = np.random.default_rng(SEED)
-    differences = [b - a for a, b in (volumes(rng.integers(0, pictures, pictures)) for _ in range(RESAMPLES))]
+    differences = [b - a for a, b in (volumes(rng.choice(pictures, pictures)) for _ in range(RESAMPLES))]
     low, high = np.quantile(differences, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Gain(alone, both, float(low), float(high))
 

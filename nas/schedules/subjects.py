@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas.errors import InputError
+from nas.report.schedules import FOLDER
 from nas.schedules.drawing import Subject
 from nas.settings import study_file
 from nas.study import guidance_sweep
 from nas.trial import base_model
 from nas.trial.bench import Bench
-
-FOLDER = "schedules"  # of a run
 
 
 def find(path: Path, pick: str | None, root: Path = Path("runs")) -> tuple[Subject, Path]:
