@@ -80,7 +80,7 @@ def main():
 
         for cache in HEURISTICS:
             plan = Plan(steps=STEPS, cache=cache)
-            spent = ratio(lambda plan=plan: draw(plan), lambda: draw(whole), repeats)
+            spent = ratio(lambda plan=plan: draw(plan), lambda whole=whole: draw(whole), repeats)
             words = " ".join(map(str, cache.model_dump().values()))
             print(f"| {pictures} | {words} | {spent:.2f} | {plan.macs(units) / whole.macs(units):.2f} |")
 

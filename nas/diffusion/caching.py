@@ -67,9 +67,15 @@ def keeping(network: nn.Module, units: Units, modes: Modes) -> Iterator[Steps]:
 
 
 def _wanted(modes: Modes, computed: NDArray[np.bool_]) -> list[int]:
-    """At each step, of one unit, the order of differences that later steps want of what is computed there; -1 for nothing."""
-    most, last = int(modes.max()), int(np.flatnonzero(modes != COMPUTE)[-1])
-    return [most if now and step < last else COMPUTE for step, now in enumerate(computed)]
+    """At each step, of one unit, up to which order differences are wanted of what is computed there; -1 for nothing.
+
+    An extrapolation of order k needs the k + 1 outputs before it. What no later step needs is not kept.
+    """
+    found, steps = [COMPUTE] * len(modes), np.flatnonzero(computed)
+    for step in np.flatnonzero((modes != COMPUTE) & ~computed):
+        for before in steps[steps < step][-int(modes[step]) - 1 :]:
+            found[before] = max(found[before], int(modes[step]))
+    return found
 
 
 def _scheduled(

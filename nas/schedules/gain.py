@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ def gain(table: pd.DataFrame, distances: Mapping[str, NDArray[np.float32]]) -> G
     every = np.stack([np.asarray(distances[name], dtype=float) for name in names])
     largest = every.mean(axis=1).max()
 
-    def volumes(rows: NDArray[np.int64]) -> tuple[float, float]:
+    def volumes(rows: Any) -> tuple[float, float]:
         points = np.column_stack([shares, every[:, rows].mean(axis=1) / largest])
         corner = np.full(2, CORNER)
         return hypervolume(points[~found], corner), hypervolume(points, corner)
