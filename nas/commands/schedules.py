@@ -44,9 +44,9 @@ def schedule(
 
         nas schedule runs/quickstart
 
-        nas schedule runs/quickstart --pick trial:3 --quality prompt_accuracy --images 64
+        nas schedule runs/quickstart --pick best:prompt_accuracy --quality prompt_accuracy --images 64 --out by-score
 
-        nas export runs/quickstart --plan runs/quickstart/LATEST/schedules/trial-3/plans/found-48.yaml --out model
+        nas schedule studies/one_step_league   # the base of a study: its shipped network
     """
     from typing import cast
 
