@@ -34,6 +34,11 @@ def test_every_cell_costs_the_same():
         assert passes(study) == pytest.approx(BUDGET * checkpoints.images_seen(BASE), rel=0.02), name
 
 
+def test_the_longer_cells_cost_a_fifth_of_the_bases_training():
+    for name, study in cells("longer.yaml")[1].items():
+        assert passes(study) == pytest.approx(0.2 * 3 * checkpoints.images_seen(BASE), rel=0.002), name
+
+
 def test_no_cell_of_the_grid_costs_more_than_half_of_it_beside_its_pairs():
     for name, study in cells("tuning.yaml")[1].items():
         pairs = getattr(study.objective.settings("objectives"), "pairs", None)
@@ -46,7 +51,7 @@ def test_every_objective_that_a_base_can_teach_is_in_it():
     assert {study.objective.name for study in found.values()} == set(menu.names("objectives")) - {"denoising"}
 
 
-@pytest.mark.parametrize(("file", "count"), [("study.yaml", 11), ("tuning.yaml", 22)])
+@pytest.mark.parametrize(("file", "count"), [("study.yaml", 11), ("tuning.yaml", 22), ("longer.yaml", 3)])
 def test_it_is_accepted(file, count):
     study, found = cells(file)
     check.check(study, None)  # raises what is wrong
