@@ -1,9 +1,11 @@
 """Units of every backbone: their closed form is what tracing counts, and a schedule costs what is really computed."""
 
+import random
 from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_backbones import CASES, PROXY, inputs
@@ -13,6 +15,7 @@ from nas.cost.count import Count
 from nas.cost.traced import traced_by_module
 from nas.cost.units import COMPUTE, CROSS, FEED_FORWARD, SELF, WHOLE, Unit
 from nas.networks import backbones
+from nas.space.search_space import SearchSpace
 
 SIDE, TOKENS = 16, 7
 
@@ -48,6 +51,19 @@ def test_every_unit_is_a_method_of_a_module_that_a_call_reaches_once(backbone, n
         setattr(module, unit.method, counted)
     network(*inputs(config, SIDE, batch=1))
     assert called == Counter(config.units(SIDE, TOKENS).names)
+
+
+@pytest.mark.parametrize("space", ["mobilediffusion", "dit"])
+def test_members_of_a_space_have_the_units_that_are_built(space):
+    """Random members, as they are spelled: what their units name is there, and nothing costs less than nothing."""
+    loaded, rng = SearchSpace.load(space), random.Random(0)
+    for _ in range(10):
+        config = loaded.built(loaded.sample(rng)).scaled(PROXY)
+        found = config.units(SIDE, TOKENS)
+        with torch.device("meta"):
+            network = config.build()
+        assert all(hasattr(network.get_submodule(unit.name), unit.method) for unit in found.members)
+        assert sum(unit.own.macs for unit in found.members) < found.network.macs == config.cost(SIDE, TOKENS).macs
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------

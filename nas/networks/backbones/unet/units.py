@@ -20,6 +20,7 @@ TRANSFORMER = (  # component, its piece of the closed form, its module in a tran
 
 def of(config: Config, latent_size: int, text_tokens: int) -> units.Units:
     """All of them. Raises ValueError for latents that the network cannot take."""
+    config = config.canonical()  # which is what is built
     network = total([function(*given).total for function, given in config.cost_terms(latent_size, text_tokens)])
     deep = depths(config)
     levels = [_At(config, index, latent_size >> index, text_tokens) for index in range(len(config.levels))]
