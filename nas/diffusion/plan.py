@@ -12,7 +12,11 @@ from nas.errors import InputError
 ONE_STEP = ("one_step", "renoise")  # solvers of generators that predict clean latents from noise
 
 MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
-ALWAYS = ("solver", "steps", "guidance")  # fields that are written even at their default; a later one keeps old records equal
+ALWAYS = (
+    "solver",
+    "steps",
+    "guidance",
+)  # fields that are written even at their default; a later one keeps old records equal
 
 
 class Plan(Section):
