@@ -2,7 +2,7 @@
 
 A file provides
 
-- `Settings`: a frozen pydantic model;
+- `Settings`: a frozen pydantic model; a `Lora` in it is of adapters of the teacher or of a network like it;
 - `noise_schedule(settings)`: the diffusers scheduler whose configuration a sampler must use;
 - `Objective(generator, teacher, settings)`: an `nn.Module` with `requires` (a frozenset of `INPUTS` that a study must
   supply; what is not among them is refused before anything is trained), `schedule_config` (that scheduler's

@@ -69,7 +69,7 @@ class Objective(Distillation):
     Raises InputError without a teacher.
     """
 
-    solvers = (*ALONG_A_PATH, "one_step")
+    solvers: tuple[str, ...] = (*ALONG_A_PATH, "one_step")
     guided_drawing = True
     measures_progress = True
 

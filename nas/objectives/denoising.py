@@ -17,7 +17,7 @@ __all__ = ["Objective", "Settings", "noise_schedule"]
 class Objective(Lone):
     """The denoising loss over one network; no critic, no teacher."""
 
-    solvers = (*ALONG_A_PATH, "one_step")
+    solvers: tuple[str, ...] = (*ALONG_A_PATH, "one_step")
     guided_drawing = True
     measures_progress = True
 

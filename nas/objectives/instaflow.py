@@ -57,7 +57,7 @@ def check(settings: Settings, updates: int) -> None:
 class Objective(reflow.Objective):
     """Both losses, one after the other, over one network and a frozen copy of it."""
 
-    solvers = ONE_STEP
+    solvers: tuple[str, ...] = ONE_STEP
     measures_progress = False  # the second loss starts anywhere but where the first one ended
     settings: Settings
 

@@ -42,7 +42,7 @@ class Objective(Distillation):
     """The velocity's error over one network. Raises InputError without a teacher, which only draws the pairs."""
 
     requires = frozenset({"teacher", "pairs"})
-    solvers = (*ALONG_A_PATH, "one_step")
+    solvers: tuple[str, ...] = (*ALONG_A_PATH, "one_step")
     measures_progress = True
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):

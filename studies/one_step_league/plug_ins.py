@@ -4,7 +4,7 @@
     python studies/one_step_league/plug_ins.py [RUN]
 
 The manner to be transferred is one that no caption names: the object lies in the left half of the picture. Adapters of rank 8 on
-every layer of the base (LoRA) learn it by plain denoising from the training pictures that are so, 64 updates of 32. They are then
+every layer of the base (LoRA) learn it by plain denoising from the training pictures that are so, 128 updates of 32. They are then
 added, unchanged, to the base and to the league's networks. Repeat r has adapters of its own. Each network draws the 256 held-out
 captions of the study without and with them, as it is drawn there and, where that is one step, in four.
 `left` is the share of pictures whose object's centre, found by the judge's rules, lies in the left half, of those that show
@@ -45,7 +45,7 @@ from nas.weights import checkpoints
 CELLS = ("ladd", "direct_distillation", "dmd2")
 LORA = lora.Lora(rank=8)
 TRAINING = Training(
-    init="base", images_seen=2048, batch=32, learning_rate=1e-3, warmup_images=256, ema_decay=0.9, lora=LORA
+    init="base", images_seen=4096, batch=32, learning_rate=1e-3, warmup_images=256, ema_decay=0.9, lora=LORA
 )
 FEW = 4  # steps beside one
 PICTURES = 20_000  # of the training split, of which those in the manner are learnt
