@@ -3,10 +3,10 @@
     nas run studies/one_step_league
     python studies/one_step_league/plug_ins.py [RUN]
 
-The manner to be transferred is one that no caption names: the object lies in the left half of the picture. Adapters of rank 8 on
-every layer of the base (LoRA) learn it by plain denoising from the training pictures that are so, 128 updates of 32. They are then
-added, unchanged, to the base and to the league's networks. Repeat r has adapters of its own. Each network draws the 256 held-out
-captions of the study without and with them, as it is drawn there and, where that is one step, in four.
+The manner to be transferred is one that no caption names: the object lies in the left half of the picture. Adapters of rank 8
+on every layer of the base (LoRA) learn it by plain denoising from the training pictures that are so, 128 updates of 32. They
+are then added, unchanged, to the base and to the league's networks. Repeat r has adapters of its own. Each network draws the
+256 held-out captions of the study without and with them, as it is drawn there and, where that is one step, in four.
 `left` is the share of pictures whose object's centre, found by the judge's rules, lies in the left half, of those that show
 exactly one object (`one_object`); pictures of the world have 0.5. `right` is the share of prompts that are right in every atom,
 unseen combinations among them. Writes plug_ins.csv, a row for each network, plan and repeat, beside this file; rows and adapters
