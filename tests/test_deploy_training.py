@@ -246,6 +246,11 @@ def test_recipes_that_are_refused(tmp_path, text, overrides, words):
         ({}, {"strategy": "fsdp"}, ["--strategy", "fsdp", "ddp"]),
         ({}, {"devices": 3}, ["stages.0.batch", "8", "--devices 3"]),
         ({"objective": "ufogen"}, {}, ["start: required", "ufogen"]),
+        (
+            {"objective": "mean_flow", "sampling": {"guidance": 1}},
+            {},
+            ["sampling.solver: ddim in 25", "mean_flow", "one_step"],
+        ),
     ],
 )
 def test_trainings_that_are_refused(network, tmp_path, changed, hardware, words):

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from nas.documents.section import Section
 from nas.errors import InputError
 from nas.networks import lora
 from nas.networks.backbones import Proxy
@@ -134,3 +135,21 @@ def test_no_match_is_one_line(network):
 def test_impossible_settings_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         lora.Lora(**options)
+
+
+def test_adapters_among_settings_are_found_where_they_are():
+    class Inner(Section):
+        rank: int = 3
+        head: lora.Lora | None = lora.Lora(rank=2)
+
+    class Outer(Section):
+        first: lora.Lora | None = None
+        inner: Inner = Inner()
+        second: lora.Lora = lora.Lora(rank=5)
+
+    found = dict(lora.inside(Outer(), "objective"))
+    assert {place: each.rank for place, each in found.items()} == {"objective.inner.head": 2, "objective.second": 5}
+    assert [place for place, _ in lora.inside(Outer(first=lora.Lora(), inner=Inner(head=None)), "x")] == [
+        "x.first",
+        "x.second",
+    ]

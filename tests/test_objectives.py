@@ -9,6 +9,7 @@ from torch import nn
 
 from nas import menu
 from nas.diffusion import schedule
+from nas.diffusion.plan import Plan
 from nas.networks.conditioning import Text
 from nas.objectives import INPUTS, LatentBatch, denoising
 
@@ -85,6 +86,8 @@ def test_the_contract(made):
     assert made.schedule_config["num_train_timesteps"] == 1000
     assert made.logged == {}
     assert made.passes >= 3 and isinstance(made.measures_progress, bool) and isinstance(made.guided_drawing, bool)
+    assert made.solvers and set(made.solvers) <= set(get_args(Plan.model_fields["solver"].annotation))
+    assert "ddim" in made.solvers or not made.guided_drawing  # a denoiser knows the way from noise to pictures
     made.after_step()
 
 

@@ -12,7 +12,7 @@ from nas.diffusion import solvers
 from nas.diffusion.schedule import Settings, noise_schedule
 from nas.errors import InputError
 from nas.networks.conditioning import Text
-from nas.settings import study_file
+from nas.settings import plausible, study_file
 from nas.trial import base_model, check, pairs
 
 TAUGHT = STUDY.replace("{name: ufogen, reconstruction: ema_distill}", "{name: dmd, pairs: {count: 6}}").replace(
@@ -102,7 +102,18 @@ ablation:
         (["base=null", "training.init=supernet"], ["objective", "dmd learns from what a base draws", "no base section"]),
         (["base=null", "training.init=scratch"], ["objective", "dmd starts from a trained network"]),
         (["objective.prediction=epsilon"], ["objective.prediction", "'epsilon'", "'v'"]),
-        (["sampling={steps: 4, guidance: 3}"], ["sampling.guidance: ", "3, but dmd", "without guidance", "expected 1"]),
+        (["sampling={solver: renoise, steps: 4, guidance: 3}"],
+         ["sampling.guidance: ", "3, but dmd", "without guidance", "expected 1"]),
+        (["sampling={steps: 4, guidance: 3}"], ["sampling.solver: ", "ddim in 4 steps, but dmd", "expected one_step or renoise"]),
+        (["objective=ufogen", "sampling={solver: dpm++, guidance: 1}"], ["sampling.solver: ", "dpm++ in 25 steps, but ufogen"]),
+        (["objective={name: swiftbrush, fake_lora: {targets: attention}}"],
+         ["objective.fake_lora.targets: ", "'attention' matches none"]),
+        (["objective={name: swiftbrush, fake_lora: {targets: attention}}", "base=null", "training.init=supernet"],
+         ["objective.fake_lora.targets: ", "'attention' matches none"]),
+        (["ablation.minimise=[denoising_loss]"], ["ablation.minimise: denoising_loss, but dmd trains no denoiser"]),
+        (["ablation.maximise=[denoising_loss]"], ["ablation.maximise: denoising_loss, but dmd trains no denoiser"]),
+        (["objective=reflow", "sampling={steps: 4, guidance: 1}", "ablation.minimise=[denoising_loss]"],
+         ["ablation.minimise: denoising_loss, but reflow trains no denoiser"]),
         (["training.init=scratch"], ["training.init: ", "dmd goes on from its teacher", "expected base"]),
         (["base.objective=mean_flow"], ["base.objective", "mean_flow", "cannot teach"]),
         (["objective=instaflow"], ["objective.reflow_updates: ", "1,000", "2 updates", "none is left"]),
@@ -119,6 +130,36 @@ def test_what_cannot_work_is_said_before_anything_is_trained(tmp_path, options, 
         check.check(study_file.load(path, options), None)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), str(caught.value)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["objective=dmd", "sampling={steps: 1, guidance: 1}"],  # all solvers are one where there is one step
+        ["objective=reflow", "sampling={steps: 4, guidance: 1}"],
+        ["objective=denoising", "sampling={solver: one_step}", "ablation.minimise=[denoising_loss]"],
+        ["objective={name: swiftbrush, fake_lora: {targets: '.*to_q'}}"],
+        ["objective={name: swiftbrush, fake_lora: null}"],
+    ],
+)
+def test_other_ways_to_draw_and_to_judge_are_accepted_without_a_warning(tmp_path, options):
+    path = tmp_path / "study.yaml"
+    path.write_text(CELLS)
+    study = study_file.load(path, options)
+    check.check(study, None)
+    assert not any(line.startswith("sampling") for line in plausible.unlikely(study))
+
+
+def test_fresh_noise_between_the_steps_of_a_denoiser_is_hardly_meant(tmp_path):
+    """A baseline in an ablation: it is accepted, once told and not for the generators beside it."""
+    levels = "{few: {objective: denoising}, more: {objective: denoising, training.batch: 16}, one: {objective: lcm}}"
+    path = tmp_path / "study.yaml"
+    path.write_text(CELLS)
+    options = ["sampling={solver: renoise, steps: 4}", f"ablation.factors={{rate: {{levels: {levels}}}}}"]
+    study = study_file.load(path, options)
+    check.check(study, None)
+    (line,) = (line for line in plausible.unlikely(study) if line.startswith("sampling"))
+    assert line.startswith("sampling.solver: renoise ") and "denoising" in line and "ddim, dpm++, one_step" in line
 
 
 def test_the_study_of_those_lines_is_accepted(tmp_path):

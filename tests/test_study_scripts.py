@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from nas.datasets import scenes
 from nas.networks.autoencoders import kl
 from nas.networks.decoders.kl import pruning
 from nas.settings import study_file
@@ -87,3 +88,19 @@ def test_the_autoencoders_that_are_made_are_those_that_are_compared():
     assert {str(make.FOLDER / f"c{n}.safetensors") for n in make.CHANNELS} == {
         level["autoencoder.path"] for level in levels.values()
     }
+
+
+def test_where_objects_of_the_world_lie_is_found_in_its_pictures():
+    """All prompts are right, and the share of objects on the left is that of the centres the pictures were drawn by."""
+    plug_ins = script("one_step_league/plug_ins.py")
+    study = study_file.load(STUDIES / "one_step_league")
+    pictures = scenes.load(study.dataset.settings("datasets"), "train")
+    batch, (layout, *_) = pictures.batch(0, 96), pictures.drawn(0, 96)
+    clear = torch.from_numpy(abs(layout.centre[:, 0, 0] - 0.5) > 0.02)  # a mirror-symmetric shape is found to a pixel
+    captions = [caption for caption, kept in zip(batch.captions, clear.tolist(), strict=True) if kept]
+    found = plug_ins.seen(batch.images[clear], captions)
+    assert found["right"] > 0.95 and found["one_object"] == 1
+    assert found["left"] == pytest.approx((layout.centre[clear.numpy(), 0, 0] < 0.5).mean(), abs=0.03)
+    wrong = plug_ins.seen(batch.images[clear], captions[::-1])
+    assert wrong["right"] < 0.2 and wrong["left"] == found["left"]
+    assert set(plug_ins.CELLS) <= set(study.ablation.factors["method"].names)

@@ -13,13 +13,13 @@ from nas.deploy import drawer, export_folder
 from nas.deploy.export_folder import CHECKPOINT
 from nas.errors import InputError
 from nas.full_training.recipe import Recipe
-from nas.networks import conditioning
+from nas.networks import conditioning, lora
 from nas.networks.backbones import Backbone
 from nas.objectives import check_drawing
 from nas.settings.entries import Entry
 from nas.space import published
 from nas.training.loop import Hardware
-from nas.weights import checkpoints
+from nas.weights import checkpoints, supernet
 
 STRATEGIES = ("auto", "ddp")
 SUPPLIED = {"teacher"}  # of what objectives ask for: the network that a training starts from
@@ -98,6 +98,8 @@ def _check(made: Job) -> None:
     if requires and given.start is None:
         raise InputError(f"start: required by objective {given.objective.name}, which learns from a trained network")
     check_drawing(given.objective.name, given.sampling)
+    for setting, adapters in lora.inside(given.objective.settings("objectives"), "objective"):
+        lora.targets(supernet.skeleton(made.architecture), adapters, setting)
     _check_files(given)
 
 

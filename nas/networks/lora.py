@@ -9,7 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from nas.disk import weight_files
 from nas.documents.section import Section
@@ -68,6 +68,16 @@ def targets(network: nn.Module, settings: Lora, setting: str = "training.lora") 
             f"convolutions{example}"
         )
     return names
+
+
+def inside(settings: BaseModel, setting: str) -> Iterator[tuple[str, Lora]]:
+    """All adapters among settings and the sections in them, with where each is; `setting` is where `settings` are."""
+    for name in type(settings).model_fields:
+        value, place = getattr(settings, name), f"{setting}.{name}"
+        if isinstance(value, Lora):
+            yield place, value
+        elif isinstance(value, BaseModel):
+            yield from inside(value, place)
 
 
 def _able(layer: nn.Module) -> bool:

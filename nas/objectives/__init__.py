@@ -2,13 +2,14 @@
 
 A file provides
 
-- `Settings`: a frozen pydantic model;
+- `Settings`: a frozen pydantic model; a `Lora` in it is of adapters of the teacher or of a network like it;
 - `noise_schedule(settings)`: the diffusers scheduler whose configuration a sampler must use;
 - `Objective(generator, teacher, settings)`: an `nn.Module` with `requires` (a frozenset of `INPUTS` that a study must
   supply; what is not among them is refused before anything is trained), `schedule_config` (that scheduler's
   configuration), `generator_loss(batch) -> scalar`, `critics` (the other networks that learn, by name: a discriminator, a
   fake score; {} for none), `logged` (detached scalars of the last losses, by name), `after_step()`, `guided_drawing`
-  (whether what it trains is made to be drawn with guidance), `measures_progress` (whether a lower generator loss means a
+  (whether what it trains is still a denoiser, made to be drawn with guidance), `solvers` (those of plans that it is made for),
+  `measures_progress` (whether a lower generator loss means a
   better network), and `passes`: the network passes that one image costs in a generator update and the critics' turns that
   belong to it. A forward pass counts 1, a backward pass to the weights 1, to the input 1; plain denoising has 3. Heads and
   embeddings count nothing. `passes_of(updates)` is their mean over a training, of an objective whose updates differ. An
@@ -34,7 +35,7 @@ from torch import Generator, Tensor, nn
 from nas import menu
 from nas.diffusion import schedule
 from nas.diffusion.guidance import Denoiser, guided
-from nas.diffusion.plan import Plan
+from nas.diffusion.plan import ALONG_A_PATH, ONE_STEP, Plan
 from nas.errors import InputError
 from nas.networks.conditioning import Text
 
@@ -133,8 +134,15 @@ class Objective(Protocol):
 
 
 def check_drawing(name: str, sampling: Plan) -> None:
-    """Raises InputError where what an objective of the menu trains has guidance inside and is to be drawn with it again."""
-    if sampling.guidance != 1 and not menu.pick("objectives", name).Objective.guided_drawing:
+    """Raises InputError where what an objective of the menu trains knows no path, and is to be drawn along one; and where it
+    has guidance inside, and is to be drawn with it again."""
+    made = menu.pick("objectives", name).Objective
+    if sampling.steps > 1 and sampling.solver in ALONG_A_PATH and sampling.solver not in made.solvers:
+        raise InputError(
+            f"sampling.solver: {sampling.solver} in {sampling.steps:,} steps, but {name} makes a generator that predicts clean "
+            f"latents at once; expected {' or '.join(made.solvers)}"
+        )
+    if sampling.guidance != 1 and not made.guided_drawing:
         raise InputError(
             f"sampling.guidance: {sampling.guidance:g}, but {name} makes a generator that is drawn without guidance; expected 1"
         )
@@ -144,6 +152,7 @@ class Lone(nn.Module):
     """What objectives share that train a generator by a noise schedule: no critic, no teacher, and nothing else that moves."""
 
     requires: frozenset[str] = frozenset()
+    solvers: tuple[str, ...] = ONE_STEP
     guided_drawing = False
     measures_progress = False
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from nas.diffusion import schedule
 from nas.diffusion.guidance import guided, guided_and_plain
-from nas.diffusion.plan import MOST_GUIDANCE, Plan
+from nas.diffusion.plan import ALONG_A_PATH, MOST_GUIDANCE, Plan
 from nas.diffusion.schedule import CLEAN, noise_schedule, signal_and_noise
 from nas.diffusion.solvers import times
 from nas.objectives import Distillation, LatentBatch
@@ -69,6 +69,7 @@ class Objective(Distillation):
     Raises InputError without a teacher.
     """
 
+    solvers: tuple[str, ...] = (*ALONG_A_PATH, "one_step")
     guided_drawing = True
     measures_progress = True
 

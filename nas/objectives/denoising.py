@@ -7,6 +7,7 @@ Where we differ from Stable Diffusion: v is the default, because a brief trainin
 
 from torch import Tensor
 
+from nas.diffusion.plan import ALONG_A_PATH
 from nas.diffusion.schedule import Settings, denoising_error, noise_schedule
 from nas.objectives import LatentBatch, Lone
 
@@ -16,6 +17,7 @@ __all__ = ["Objective", "Settings", "noise_schedule"]
 class Objective(Lone):
     """The denoising loss over one network; no critic, no teacher."""
 
+    solvers: tuple[str, ...] = (*ALONG_A_PATH, "one_step")
     guided_drawing = True
     measures_progress = True
 

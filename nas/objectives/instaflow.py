@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nas.diffusion import flow
+from nas.diffusion.plan import ONE_STEP
 from nas.diffusion.schedule import noise_schedule
 from nas.documents.strict import Decay
 from nas.errors import InputError
@@ -56,6 +57,7 @@ def check(settings: Settings, updates: int) -> None:
 class Objective(reflow.Objective):
     """Both losses, one after the other, over one network and a frozen copy of it."""
 
+    solvers: tuple[str, ...] = ONE_STEP
     measures_progress = False  # the second loss starts anywhere but where the first one ended
     settings: Settings
 

@@ -13,6 +13,9 @@ d is the pseudo-Huber distance (d^2 + c^2)^(1/2) - c, or the squared error. Cons
 Where we differ from the paper:
 - The guidance scale is fixed, not drawn for each sample and given to the student as an embedding: PixArt-delta (Chen et al.
   2024, arXiv 2401.05252) found a fixed one better. It is w in null + w (cond - null); the paper's w' is w - 1.
+  An embedding of w would have to be a part of what is drawn, and that is a backbone, network(latents, time, text), which has no
+  place for it: a layer beside it would be in no saved weights, no export and no cost. Drawn by one w its output is a constant,
+  so that what a fixed w loses is the choice after training alone.
 - The paper guides x0' and the noise each. Both are linear in the prediction, which we guide once.
 - The grid of another number of steps than divides 1,000 is rounded, as `ddim` plans are.
 

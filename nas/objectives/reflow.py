@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nas.diffusion import flow, schedule
 from nas.diffusion.pairs import Pairs
+from nas.diffusion.plan import ALONG_A_PATH
 from nas.diffusion.schedule import noise_schedule
 from nas.errors import InputError
 from nas.objectives import Distillation, LatentBatch
@@ -41,6 +42,7 @@ class Objective(Distillation):
     """The velocity's error over one network. Raises InputError without a teacher, which only draws the pairs."""
 
     requires = frozenset({"teacher", "pairs"})
+    solvers: tuple[str, ...] = (*ALONG_A_PATH, "one_step")
     measures_progress = True
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):

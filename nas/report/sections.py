@@ -11,6 +11,7 @@ from nas.analysis import ablation, certainty, findings, importance, naming, refe
 from nas.analysis.findings import Run
 from nas.analysis.naming import arrow, cell, label, measured, shown
 from nas.numbers import amount, duration, number_of
+from nas.report import losses
 from nas.runs.pictures import Grid
 from nas.weights import worlds
 
@@ -49,6 +50,7 @@ def contents(run: Run, album: dict[int, Grid], known: dict[str, Grid]) -> dict[s
         "failed": _reasons(table, "failed"),
         "refusals": [(naming.said(name), count) for name, count in findings.refusals(table, run.budget).items()],
         "components": _components(run),
+        "losses": losses.told(run.settings, run.trials),
         "conditions": _conditions(table),
         "timings": _timings_table(run.curves),
         "trials": _trials_table(run),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from nas import menu
 from nas.errors import InputError
+from nas.settings import design
 from nas.settings.study import Study
 from nas.settings.training import Training
 
@@ -46,6 +48,26 @@ def unlikely(study: Study) -> Iterator[str]:
     if study.worker_memory is not None and study.worker_memory < SMALL_MEMORY:
         yield f"worker_memory: {study.worker_memory / 1e6:.0f} M is hardly enough for a process with torch in it"
     yield from _rungs(study)
+    yield from dict.fromkeys(line for one in _cells(study) for line in _renoised(one))
+
+
+def _cells(study: Study) -> Iterator[Study]:
+    """The studies that an ablation consists of; a search is one."""
+    if study.ablation is None:
+        yield study
+        return
+    for cell in design.cells(study.ablation):
+        yield design.changed(study, cell.settings)
+
+
+def _renoised(study: Study) -> Iterator[str]:
+    """Several steps with fresh noise between, of what is no generator: a baseline for those that are, at most."""
+    solvers = menu.pick("objectives", study.objective.name).Objective.solvers
+    if study.sampling.steps > 1 and study.sampling.solver not in solvers:
+        yield (
+            f"sampling.solver: {study.sampling.solver} predicts clean latents from fresh noise in every step, which "
+            f"{study.objective.name} does not learn; usual are {', '.join(solvers)}"
+        )
 
 
 def _rungs(study: Study) -> Iterator[str]:

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas import menu
 from nas.cost.budget import over_budget
@@ -22,6 +22,9 @@ from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.trial import base_model, data_check, starts
 from nas.weights import checkpoints, supernet
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ANY_DATA = {"latent_channels": 4, "text_width": 8, "pooled_width": 8}  # for shapes that don't depend on the data
 PROBES = 2_000  # candidates counted on paper, to catch a budget nothing meets
@@ -55,9 +58,8 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     if study.training.init not in ("scratch", "base"):
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
     largest = [part.architecture(part.largest()) for part in space.parts]
-    if study.training.lora is not None:
-        for network in largest:
-            _check_adapters(study, network)
+    for network in largest:
+        _check_adapters(study, network)
     data_check.check(study, largest)
 
 
@@ -84,8 +86,7 @@ def check_cells(study: Study) -> None:
             plausible.check(variant)
             _check_start(variant)
             _check_weights(variant, network)
-            if variant.training.lora is not None:
-                _check_adapters(variant, network)
+            _check_adapters(variant, network)
             data = json.dumps([variant.model_dump(mode="json")[name] for name in design.ENCODED], default=str)
             if data not in seen:
                 data_check.check(variant, [network])
@@ -196,14 +197,21 @@ def _check_weights(study: Study, config: Backbone) -> None:
 
 
 def _check_adapters(study: Study, config: Backbone) -> None:
-    """Whether adapters fit a network, of whose proxy only the names of layers matter here."""
-    assert study.training.lora is not None
-    if study.training.init == "scratch":
-        raise InputError(
-            "training.lora: adapters of a network that was never trained, training.init is scratch; expected base, "
-            "supernet or a path to supernet weights"
-        )
-    lora.targets(supernet.skeleton(config.scaled(Proxy(study.proxy.width_divisor, **ANY_DATA))), study.training.lora)
+    """Whether adapters fit a network, and its objective's the teacher; only the names of layers matter here."""
+    if study.training.lora is not None:
+        if study.training.init == "scratch":
+            raise InputError(
+                "training.lora: adapters of a network that was never trained, training.init is scratch; expected base, "
+                "supernet or a path to supernet weights"
+            )
+        lora.targets(_skeleton(study, config), study.training.lora)
+    for setting, adapters in lora.inside(study.objective.settings("objectives"), "objective"):
+        taught_by = config if study.base is None else base_model.architecture(study)
+        lora.targets(_skeleton(study, taught_by), adapters, setting)
+
+
+def _skeleton(study: Study, config: Backbone) -> nn.Module:
+    return supernet.skeleton(config.scaled(Proxy(study.proxy.width_divisor, **ANY_DATA)))
 
 
 def probe(study: Study, space: SearchSpace) -> list[Backbone]:
@@ -254,8 +262,19 @@ def _columns(study: Study, costs: list[str]) -> None:
     known = [*metrics, *(["denoising_loss"] if _one_loss(study) else []), *costs]
     asked, section = (study.search, "search") if study.search else (study.ablation, "ablation")
     assert asked is not None
+    _check_loss(study, section)
     _named(f"{section}.minimise", asked.minimise, known)
     _named(f"{section}.maximise", asked.maximise, known)
+
+
+def _check_loss(study: Study, section: str) -> None:
+    """Whether the denoising loss is not asked for of networks that are no denoisers."""
+    made = menu.pick("objectives", study.objective.name).Objective
+    if "denoising_loss" in study.objectives and _one_loss(study) and not made.guided_drawing:
+        raise InputError(
+            f"{section}.{study.objectives['denoising_loss']}: denoising_loss, but {study.objective.name} trains no denoiser, "
+            "so that it says nothing; expected columns of metrics or costs"
+        )
 
 
 def _one_loss(study: Study) -> bool:

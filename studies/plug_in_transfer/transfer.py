@@ -77,7 +77,7 @@ class Transfer:
             objective = denoising.Objective(network, None, schedule.Settings())
             module = loop.DenoiserTraining(objective, STYLE_TRAINING)
             loop.train(module, self.style.train_data, seed, STYLE_TRAINING.images_seen)
-            module.ema.swap()
+            module.swap_average()
             lora.save(network, path, {"repeat": str(repeat)})
         return path
 
