@@ -184,8 +184,8 @@ def _of_export(folder: Path, steps: int | None) -> Subject:
     model = drawer.model(drawer.load_network(folder), pipeline)
     plan = model.drawer().plan.changed(steps)
     size = model.graphs[2].run(model.graphs[2].random_inputs(1))[0].shape[-1]
-    calls = plan.steps * plan.branches
-    return Subject(str(folder), "trained", size, pipeline["autoencoder"]["name"], calls, model.graphs, _files(folder))
+    name, files = pipeline["autoencoder"]["name"], _files(folder)
+    return Subject(str(folder), "trained", size, name, plan.calls, model.graphs, files)
 
 
 def _files(folder: Path) -> dict[str, dict[str, Path]]:

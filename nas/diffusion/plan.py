@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from nas.diffusion.spacing import SPACINGS, TIMES, renoising
 from nas.documents.section import Section
-from nas.errors import InputError
+from nas.documents.strict import first_wrong
+from nas.errors import InputError, shown
 
 ONE_STEP = ("one_step", "renoise")  # solvers of generators that predict clean latents from noise
 
 MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
-ALWAYS = ("solver", "steps", "guidance")  # fields that are written even at their default; a later one keeps old records equal
+ALWAYS = (
+    "solver",
+    "steps",
+    "guidance",
+)  # fields that are written even at their default; a later one keeps old records equal
+Time = Annotated[int, Field(ge=0, lt=TIMES)]  # of training
 
 
 class Plan(Section):
-    """One way to draw from a denoiser. Its cost: network MACs x steps x guidance branches."""
+    """One way to draw from a denoiser. Its cost: network MACs x `calls`."""
 
-    solver: Literal["ddim", "dpm++", "one_step", "renoise"] = "ddim"
-    """DDIM (Song et al. 2021) or second-order multistep DPM-Solver++ (Lu et al. 2022). For one-step generators: `one_step`,
-    the clean latents predicted from pure noise, or `renoise`, which noises them again to a lower time, predicts again, and
-    so on (UFOGen, Xu et al. 2023)."""
+    solver: Literal["ddim", "dpm++", "unipc", "heun", "one_step", "renoise"] = "ddim"
+    """DDIM (Song et al. 2021), or of second order: multistep DPM-Solver++ (Lu et al. 2022), UniPC, which corrects each of
+    its steps by the next evaluation (Zhao et al. 2023), and Heun, who evaluates twice a step. For one-step generators:
+    `one_step`, the clean latents predicted from pure noise, or `renoise`, which noises them again to a lower time, predicts
+    again, and so on (UFOGen, Xu et al. 2023)."""
     steps: int = Field(25, ge=1, le=MOST_STEPS)
-    """Network evaluations per branch. One step takes the clean latents predicted from pure noise. `one_step` has 1."""
+    """Network evaluations per branch; `heun` has twice as many less one. One step takes the clean latents predicted from
+    pure noise. `one_step` has 1."""
     guidance: float = Field(3.0, ge=0, le=MOST_GUIDANCE)
     """Classifier-free guidance scale w in null + w (cond - null); 1 evaluates only the conditional branch, and is what
     one-step generators are made for: with `one_step` and `renoise` it is 1 unless given."""
+    spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+    """Which training times are asked about (Lin et al. 2024, table 2): evenly from the last one down (`trailing`), down to
+    the first one without the last (`leading`), or with both ends (`linspace`). One step needs `trailing`, as one-step
+    generators do."""
+    guidance_interval: tuple[Time, Time] = (0, TIMES - 1)
+    """The lowest and the highest training time, of 0 to 999, that is guided (Kynkäänniemi et al. 2024). At other times only
+    the conditional branch is evaluated."""
 
     @model_validator(mode="before")
     @classmethod
@@ -41,39 +64,81 @@ class Plan(Section):
             raise ValueError(f"steps: solver one_step has 1 step, got {self.steps}; several are solver renoise")
         return self
 
+    @model_validator(mode="after")
+    def _asks_of_noise(self) -> Plan:
+        if self.spacing != "trailing" and self.solver in ONE_STEP:
+            raise ValueError(
+                f"spacing: solver {self.solver} has times of its own, expected trailing, got {self.spacing}"
+            )
+        if self.spacing != "trailing" and self.steps == 1:
+            raise ValueError(
+                f"spacing: {self.spacing} asks about pure noise as if it were time 0 where steps is 1; expected trailing"
+            )
+        return self
+
+    @field_validator("guidance_interval", mode="before")
+    @classmethod
+    def _two_times(cls, given: Any) -> Any:
+        if not isinstance(given, list | tuple) or len(given) != 2:
+            raise ValueError(f"expected two training times, such as [200, 799], got {shown(given)}")
+        return given
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _ordered(cls, interval: tuple[int, int]) -> tuple[int, int]:
+        if interval[0] > interval[1]:
+            raise ValueError(f"expected the lower time first, got {list(interval)}")
+        return interval
+
     @model_serializer(mode="wrap")
     def _written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without later fields at their default: plans that were recorded before them read and compare as they did."""
         fields = type(self).model_fields
         return {
-            name: value
+            name: list(value) if isinstance(value, tuple) else value  # as YAML and JSON have it
             for name, value in plain(self).items()
             if name in ALWAYS or getattr(self, name) != fields[name].default
         }
 
-    def changed(self, steps: int | None = None, guidance: float | None = None) -> Plan:
-        """The plan with other steps or guidance; a one-step plan that is given several steps renoises between them.
+    def changed(self, steps: int | None = None, guidance: float | None = None, **others: Any) -> Plan:
+        """The plan with other fields; a one-step plan that is given several steps renoises between them.
 
         Raises InputError for what a plan cannot have.
         """
-        given = {"steps": steps, "guidance": guidance}
-        values = self.model_dump() | {key: value for key, value in given.items() if value is not None}
-        if self.solver == "one_step" and values["steps"] != 1:
-            values["solver"] = "renoise"
+        given = {
+            name: value
+            for name, value in (others | {"steps": steps, "guidance": guidance}).items()
+            if value is not None
+        }
+        own = self.model_dump()
+        if given.get("solver") == "one_step":
+            own["steps"] = 1
+        elif self.solver == "one_step" and given.get("steps", 1) != 1:
+            own["solver"] = "renoise"
         try:
-            return Plan(**values)
+            return Plan.model_validate(own | given)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
+            raise InputError(first_wrong(Plan, error)) from None
+
+    def times(self, count: int = TIMES) -> list[int]:
+        """The training times, of `count`, that the steps start from, the noisiest first."""
+        return renoising(self.steps, count) if self.solver in ONE_STEP else SPACINGS[self.spacing](self.steps, count)
+
+    def scale_at(self, time: int) -> float:
+        """The guidance scale at a training time; 1 for the conditional branch alone."""
+        low, high = self.guidance_interval
+        return self.guidance if low <= time <= high else 1.0
 
     @property
-    def branches(self) -> int:
-        return 1 if self.guidance == 1 else 2
+    def asked(self) -> list[int]:
+        """The training time of every evaluation: of `heun` those between two steps twice."""
+        first, *later = self.times()
+        return [first, *(time for time in later for _ in range(2 if self.solver == "heun" else 1))]
 
     @property
     def calls(self) -> int:
-        """Of the network, for one image."""
-        return self.steps * self.branches
+        """Of the network, for one image: an evaluation with guidance is two."""
+        return sum(1 if self.scale_at(time) == 1 else 2 for time in self.asked)
 
     def macs(self, network_macs: int) -> int:
         """Multiply-adds of the denoiser for one image."""

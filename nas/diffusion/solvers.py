@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from nas.diffusion.guidance import Denoiser, guided
 from nas.diffusion.plan import ONE_STEP, Plan
-from nas.diffusion.schedule import clean
+from nas.diffusion.schedule import clean, velocity
 from nas.networks.conditioning import Text
 from nas.seeds import Noise
 
@@ -28,8 +30,10 @@ def sample(
     predict = _guided(network, plan, text, null, len(noise))
     if plan.solver in ONE_STEP:
         return _renoise(predict, plan, schedule_config, noise)
+    if plan.solver == "heun":
+        return _heun(predict, plan, schedule_config, noise)
     solver = _solver(plan, schedule_config)
-    solver.set_timesteps(timesteps=times(plan, schedule_config["num_train_timesteps"]), device=noise.device)
+    _start(solver, times(plan, schedule_config["num_train_timesteps"]), noise.device)
     latents: Tensor = noise * solver.init_noise_sigma
     for step in solver.timesteps:
         prediction = predict(solver.scale_model_input(latents, step), step)
@@ -41,8 +45,33 @@ Predict = Callable[[Tensor, Tensor], Tensor]  # latents (B, C, H, W), one time (
 
 
 def _guided(network: Denoiser, plan: Plan, text: Text, null: Text, size: int) -> Predict:
-    """The network's prediction under the text, guided away from `null` where the plan says so."""
-    return lambda latents, time: guided(network, latents, time.expand(size), text, null, plan.guidance)
+    """The network's prediction under the text, guided away from `null` where and when the plan says so."""
+    return lambda latents, time: guided(network, latents, time.expand(size), text, null, plan.scale_at(int(time)))
+
+
+def _heun(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
+    """Heun's method along the angle phi with a_t = cos(phi), s_t = sin(phi), in which the probability flow is dx/dphi = v.
+
+    v is finite where a_t is 0, so that a last time of pure noise needs no number in place of zero. A DDIM step over d turns
+    (x, v) by the angle d. The corrected step x + tan(d/2) (v + v') is the trapezoidal rule, fitted to be exact where v turns
+    so, as of a point; tan(d/2) = d/2 + O(d^3) keeps it of second order. The last step, to the clean latents, is DDIM's.
+    """
+    from diffusers import DDPMScheduler
+
+    schedule: Any = DDPMScheduler.from_config(dict(schedule_config))
+    angles = [math.acos(math.sqrt(kept)) for kept in schedule.alphas_cumprod.tolist()]
+    asked, latents = times(plan, schedule.config["num_train_timesteps"]), noise
+
+    def slope(latents: Tensor, asked: int) -> Tensor:
+        time = torch.tensor(asked, device=noise.device)
+        return velocity(schedule, latents, time.expand(len(noise)), predict(latents, time))
+
+    for now, after in pairwise(asked):
+        turn, first = angles[after] - angles[now], slope(latents, now)
+        second = slope(math.cos(turn) * latents + math.sin(turn) * first, after)
+        latents = latents + math.tan(turn / 2) * (first + second)
+    last = angles[asked[-1]]
+    return math.cos(last) * latents - math.sin(last) * slope(latents, asked[-1])
 
 
 def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
@@ -70,13 +99,8 @@ def _fresh_noise(noise: Tensor, count: int) -> Iterator[Tensor]:
 
 
 def times(plan: Plan, count: int) -> list[int]:
-    """The training times, of `count`, that a plan asks about: from the last one down, evenly (Lin et al. 2024, table 2:
-    trailing; for one-step generators UFOGen's floor(i / k (count - 1)), i = k .. 1).
-    """
-    if plan.solver in ONE_STEP:
-        return [index * (count - 1) // plan.steps for index in range(plan.steps, 0, -1)]
-    spaced = np.arange(count, 0, -count / plan.steps).round()[: plan.steps]  # rounding errors may add one below zero
-    return [int(time) - 1 for time in spaced]
+    """The training times, of `count`, that the steps of a plan start from, the noisiest first."""
+    return plan.times(count)
 
 
 def alphas_cumprod(plan: Plan, schedule_config: Mapping[str, Any]) -> list[float]:
@@ -85,8 +109,8 @@ def alphas_cumprod(plan: Plan, schedule_config: Mapping[str, Any]) -> list[float
     """
     from diffusers import DDPMScheduler
 
-    one_step = plan.solver in ONE_STEP
-    made: Any = DDPMScheduler.from_config(dict(schedule_config)) if one_step else _solver(plan, schedule_config)
+    plain = plan.solver in (*ONE_STEP, "heun")
+    made: Any = DDPMScheduler.from_config(dict(schedule_config)) if plain else _solver(plan, schedule_config)
     return [float(f"{value:.9g}") for value in made.alphas_cumprod.tolist()]  # float32, to the digit
 
 
@@ -96,12 +120,26 @@ def _solver(plan: Plan, schedule_config: Mapping[str, Any]) -> Any:
     DDIM is DPM-Solver++ of first order (Lu et al. 2022, section 4). `DDIMScheduler` equals it where the number of steps
     divides 1,000; elsewhere it steps to times it never asks the network about, and may end short of the clean latents.
     """
-    from diffusers import DPMSolverMultistepScheduler
+    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
     config = {key: value for key, value in schedule_config.items() if not key.startswith("_")}
+    if plan.solver == "unipc":
+        return UniPCMultistepScheduler.from_config(config, solver_order=2, solver_type="bh2", lower_order_final=True)
     return DPMSolverMultistepScheduler.from_config(
         config,
         algorithm_type="dpmsolver++",
         solver_order=1 if plan.solver == "ddim" else 2,
         lower_order_final=True,
     )
+
+
+def _start(solver: Any, asked: Sequence[int], device: torch.device) -> None:
+    """Set a diffusers scheduler to the times. `UniPCMultistepScheduler` spaces only by itself, and is put right after it."""
+    from diffusers import UniPCMultistepScheduler
+
+    if not isinstance(solver, UniPCMultistepScheduler):
+        return solver.set_timesteps(timesteps=list(asked), device=device)
+    solver.set_timesteps(len(asked), device=device)
+    kept = solver.alphas_cumprod[list(asked)]
+    solver.timesteps = torch.tensor(asked, device=device)
+    solver.sigmas = torch.cat([((1 - kept) / kept).sqrt(), torch.zeros(1)])
