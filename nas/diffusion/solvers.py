@@ -138,7 +138,8 @@ def _start(solver: Any, asked: Sequence[int], device: torch.device) -> None:
     from diffusers import UniPCMultistepScheduler
 
     if not isinstance(solver, UniPCMultistepScheduler):
-        return solver.set_timesteps(timesteps=list(asked), device=device)
+        solver.set_timesteps(timesteps=list(asked), device=device)
+        return
     solver.set_timesteps(len(asked), device=device)
     kept = solver.alphas_cumprod[list(asked)]
     solver.timesteps = torch.tensor(asked, device=device)
