@@ -32,7 +32,7 @@ def stay_in_this_process(export, conversions):
     from nas.schedules import search
     from nas.settings import study_file
     from nas.space import published
-    from nas.study import guidance_sweep
+    from nas.study import sweep
     from nas.trial import supernet_training
     from nas.trust import replay
 
@@ -42,7 +42,7 @@ def stay_in_this_process(export, conversions):
     torch.export.load = read_once(torch.export.load)
     supernet_training.train = trained_small(supernet_training.train)
     nas.trust.anchors.run = once(nas.trust.anchors.run, lambda study, overrides, *_: study_file.load(study, overrides))
-    guidance_sweep.sweep = once(guidance_sweep.sweep, lambda *_: None)
+    sweep.sweep = once(sweep.sweep, lambda *_: None)
     explore = replay.explore
     replay.explore = lambda table, about, sampler, *rest: explore(table, about, QUICKER.get(sampler, sampler), *rest)
     scheduled = search.run

@@ -271,7 +271,7 @@ def schedule_of(steps=STEPS, name="pixart"):
 @pytest.mark.parametrize(
     ("cache", "name", "message"),
     [
-        (schedule_of(4), "pixart", "cache.rows: 4 rows, and the plan has 6 steps"),
+        (schedule_of(4), "pixart", "cache.rows: 4 rows, and the plan evaluates the network 6 times"),
         (schedule_of(), "mobilediffusion", "cache.rows: 84 letters in a row, and the network has 77 units"),
         (
             schedule_of().model_copy(update={"network": "0" * 12}),
@@ -299,6 +299,21 @@ def test_a_network_that_is_no_module_keeps_nothing():
         solvers.sample(
             lambda x, t, c: x, Plan(steps=2, cache=Fora(name="fora")), SCHEDULE, torch.zeros(1, 4, 8, 8), None, None
         )
+
+
+def test_a_cache_and_guidance_that_comes_and_goes_are_refused_together():
+    with pytest.raises(ValueError, match="cache: what both branches put out cannot stand for one"):
+        Plan(cache=Fora(name="fora"), guidance_interval=[200, 799])
+    assert Plan(cache=Fora(name="fora"), guidance_interval=[200, 799], guidance=1.0).calls == 25
+
+
+def test_rows_are_evaluations_so_that_heun_keeps_within_a_step():
+    units = NETWORKS["pixart"][1]
+    plan = Plan(solver="heun", steps=3, guidance=1.0, cache=Fora(name="fora", every=5))
+    assert plan.computed(units).any(axis=1).tolist() == [True, False, False, False, False]
+    assert plan.macs(units) == Plan(steps=1, guidance=1.0).macs(units) + 4 * (
+        units.network.macs - sum(unit.own.macs for unit in units.members)
+    )
 
 
 def test_plans_without_a_cache_are_written_as_they_were():

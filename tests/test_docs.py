@@ -105,7 +105,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
         word in keys
         for word in ("images_seen", "width_divisor", "zero_terminal_snr", "skip_corrupt", "ffn_ratio", "mid_blocks")
     )
-    assert "nas sweep-guidance" in (site / "reference" / "cli.html").read_text()
+    assert "nas sweep" in (site / "reference" / "cli.html").read_text()
     assert "macs_without_attention" in (site / "reference" / "results-columns.html").read_text()
     assert "hypervolume_history" in (site / "reference" / "api.html").read_text()
     assert (site / "studies" / "quickstart" / "front.png").exists()

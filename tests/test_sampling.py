@@ -207,7 +207,7 @@ def test_a_plan_counts_its_cost():
 
 def test_one_step_plans_have_their_own_defaults():
     assert Plan(solver="one_step") == Plan(solver="one_step", steps=1, guidance=1)
-    assert Plan(solver="renoise", steps=4).guidance == 1 and Plan(solver="one_step", guidance=2).branches == 2
+    assert Plan(solver="renoise", steps=4).guidance == 1 and Plan(solver="one_step", guidance=2).calls == 2
     assert Plan(solver="one_step").calls == 1 and Plan(solver="renoise", steps=4).calls == 4
     with pytest.raises(ValueError, match="solver one_step has 1 step, got 4; several are solver renoise"):
         Plan(solver="one_step", steps=4)

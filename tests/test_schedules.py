@@ -138,7 +138,9 @@ def test_an_export_with_a_found_plan_draws_by_it(found, run, tmp_path):
     drawn = CliRunner().invoke(app, ["sample", str(tmp_path / "model"), "pizza", "--out", str(tmp_path / "drawn.png")])
     assert drawn.exit_code == 0, drawn.output
     fewer = CliRunner().invoke(app, ["sample", str(tmp_path / "model"), "pizza", "--steps", "1"])
-    assert fewer.exit_code == 1 and "cache.rows: 2 rows, and the plan has 1 steps" in str(fewer.exception)
+    assert fewer.exit_code == 1 and "cache.rows: 2 rows, and the plan evaluates the network 1 times" in str(
+        fewer.exception
+    )
     graphs = CliRunner().invoke(app, [*map(str, words), "--format", "onnx"])
     assert "onnx computes every unit at every step" in str(graphs.exception)
     deploy = yaml.safe_load((tmp_path / "model/deploy.yaml").read_text())

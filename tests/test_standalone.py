@@ -164,12 +164,17 @@ class Waves:
 
 @pytest.mark.parametrize("settings_", [{}, {"prediction": "epsilon"}, {"zero_terminal_snr": True}], ids=str)
 @pytest.mark.parametrize(
-    ("solver", "steps"),
-    [("ddim", 1), ("ddim", 9), ("dpm++", 1), ("dpm++", 2), ("dpm++", 25), ("one_step", 1), ("renoise", 4)],
+    ("solver", "steps", "spacing"),
+    [
+        *[("ddim", 1, "trailing"), ("ddim", 9, "trailing"), ("ddim", 7, "leading"), ("ddim", 3, "linspace")],
+        *[("dpm++", 1, "trailing"), ("dpm++", 2, "trailing"), ("dpm++", 25, "trailing"), ("dpm++", 6, "linspace")],
+        *[("heun", 1, "trailing"), ("heun", 6, "trailing"), ("heun", 7, "leading")],
+        *[("one_step", 1, "trailing"), ("renoise", 4, "trailing")],
+    ],
 )
-def test_the_program_steps_as_nas_does(tmp_path, encoder, settings_, solver, steps):
+def test_the_program_steps_as_nas_does(tmp_path, encoder, settings_, solver, steps, spacing):
     objective = {"name": "denoising", **settings_}
-    plan = Plan(solver=solver, steps=steps, guidance=1)
+    plan = Plan(solver=solver, steps=steps, guidance=1, spacing=spacing)
     told = standalone.about(encoder, (4, 4, 4), pipeline(objective, **plan.model_dump()), {})
     noise = np.stack([Noise.of_picture(5, index).draw((4, 4, 4)) for index in range(2)])
     text = Text(torch.tensor([0.3, -0.4]).view(2, 1, 1), torch.zeros(2, 1))
@@ -183,6 +188,54 @@ def test_the_program_steps_as_nas_does(tmp_path, encoder, settings_, solver, ste
     found = program(tmp_path, told)["sample"](predict, noise, solver, steps)
     scale = float(expected.abs().max())
     assert np.abs(found - expected.numpy()).max() < 2e-5 * max(1.0, scale)
+
+
+@pytest.mark.parametrize(("solver", "calls"), [("ddim", 5 + 2), ("heun", 9 + 4), ("renoise", 5 + 2)])
+def test_the_program_guides_when_nas_does(tmp_path, encoder, solver, calls):
+    """Of five times two are in the interval; what it asks the network is what a plan says that it costs."""
+    plan = Plan(solver=solver, steps=5, guidance=3.0, guidance_interval=(390, 610))
+    told = standalone.about(encoder, (4, 4, 4), pipeline(**plan.model_dump()), {})
+    alone = program(tmp_path, told | {"networks": {"made up": {}}})["draw"]
+    means, asked = {"": 0.2, "a": 0.3, "b": -0.4}, []
+
+    def text_encoder(captions):
+        means_of = np.array([means[caption] for caption in captions], np.float32)
+        return [means_of.reshape(-1, 1, 1), np.zeros((len(captions), 1), np.float32)]
+
+    def denoiser(latents, time, tokens, pooled):
+        asked.append(len(latents))
+        given = torch.from_numpy(latents), torch.from_numpy(time), Text(*map(torch.from_numpy, (tokens, pooled)))
+        return [Waves()(*given).numpy()]
+
+    networks = {"text_encoder": text_encoder, "denoiser": denoiser, "decoder": lambda latents: [latents / 9]}
+    alone.__globals__.update(load=lambda name, files: networks[name], tokenise=lambda captions: [captions])
+    found = alone(["a", "b"], 5).transpose(0, 3, 1, 2) * 9
+    noise = torch.from_numpy(np.stack([Noise.of_picture(5, index).draw((4, 4, 4)) for index in range(2)]))
+    text, null = (Text(*map(torch.from_numpy, text_encoder(captions))) for captions in (["a", "b"], [""]))
+    config = dict(schedule.noise_schedule(schedule.Settings()).config)
+    expected = solvers.sample(Waves(), plan, config, noise, text, null).clamp(-9, 9)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-3)
+    assert sum(asked) == 2 * plan.calls == 2 * calls
+
+
+def test_a_plan_that_the_program_does_not_know_leaves_no_program(tmp_path, encoder):
+    networks = {"onnx": {"fp32": {"networks": {"denoiser": {"file": "onnx/denoiser.onnx"}}}}}
+    assert standalone.write(tmp_path, encoder, (8, 8, 8), pipeline(solver="heun", spacing="leading"), networks) == []
+    assert (tmp_path / "draw.py").exists()
+    (line,) = standalone.write(tmp_path, encoder, (8, 8, 8), pipeline(solver="unipc", steps=4), networks)
+    assert line == "no draw.py: it does not know solver: unipc of the plan, by which nas sample draws"
+    assert {path.name for path in tmp_path.iterdir()} == {"draw.json", "tokenizer.json"}
+    (card,) = model_card._without_nas(standalone.read(tmp_path), "sun")
+    assert "There is no draw.py here: it does not know what the plan says, solver: unipc" in card
+    assert standalone.beyond({"solver": "ddim", "steps": 1, "unheard": 3}) == "unheard: 3"
+    known = Plan(solver="dpm++", guidance_interval=(1, 2), spacing="linspace").model_dump()
+    assert standalone.beyond(known) == "" and set(known) <= set(standalone.FIELDS)
+
+
+def test_few_steps_that_a_spacing_has_not_end_the_program(tmp_path, encoder):
+    told = standalone.about(encoder, (4, 4, 4), pipeline(steps=4, spacing="leading"), {})
+    with pytest.raises(SystemExit, match="--steps 1: leading times ask about pure noise"):
+        program(tmp_path, told)["times_of"]("ddim", 1, 1000)
 
 
 def test_the_schedule_is_that_of_training(encoder):

@@ -17,6 +17,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 ABOUT = json.loads((HERE / "draw.json").read_text(encoding="utf-8"))
+DETERMINISTIC = ("ddim", "dpm++", "heun")  # solvers that add no noise of their own
 
 
 def tokenise(captions):
@@ -106,30 +107,51 @@ def load_executorch(path):
     return network
 
 
+def times_of(solver, steps, count):
+    """The training times, of `count`, that the steps start from, the noisiest first."""
+    spacing = ABOUT["sampling"].get("spacing", "trailing")
+    if solver not in DETERMINISTIC:
+        return [index * (count - 1) // steps for index in range(steps, 0, -1)]
+    if spacing == "trailing":  # from the last time on
+        return np.arange(count, 0, -count / steps).round()[:steps].astype(int) - 1
+    if steps == 1:
+        raise SystemExit(f"--steps 1: {spacing} times ask about pure noise as if it were time 0; expected 2 or more")
+    if spacing == "leading":
+        return [index * (count // steps) for index in reversed(range(steps))]
+    return np.linspace(1, count, steps).round()[::-1].astype(int) - 1
+
+
 def sample(predict, noise, solver, steps):
     """Latents from noise (B, C, H, W); `predict(latents, time)` is the network's guided prediction."""
     kept = np.array(ABOUT["schedule"]["alphas_cumprod"])
-    signal, spread, count = np.sqrt(kept), np.sqrt(1 - kept), len(kept)
-    deterministic = solver in ("ddim", "dpm++")
-    times = [index * (count - 1) // steps for index in range(steps, 0, -1)]
-    if deterministic:  # trailing: from the last time on
-        times = np.arange(count, 0, -count / steps).round()[:steps].astype(int) - 1
+    signal, spread = np.sqrt(kept), np.sqrt(1 - kept)
+
+    def clean_and_noise(x, time):
+        a, s, prediction = signal[time], spread[time], predict(x, time)
+        clean = a * x - s * prediction if ABOUT["schedule"]["prediction"] == "v" else (x - s * prediction) / a
+        return clean, (x - a * clean) / s
+
+    times = times_of(solver, steps, len(kept))
     seeds = (np.frombuffer(blake2b(row.tobytes(), digest_size=16).digest(), "<u4") for row in noise)
     streams = [np.random.RandomState(seed) for seed in seeds]
     x, before = noise, None
     for time, after in zip(times, [*times[1:], None], strict=True):
-        a, s, prediction = signal[time], spread[time], predict(x, time)
-        clean = a * x - s * prediction if ABOUT["schedule"]["prediction"] == "v" else (x - s * prediction) / a
+        clean, left = clean_and_noise(x, time)
         if after is None:
             return clean
         towards = clean
         if solver == "dpm++" and before:  # the correction of second order
             then, now, next_ = (np.log(signal[one] / spread[one]) for one in (before[0], time, after))
             towards = clean + (next_ - now) / (2 * (now - then)) * (clean - before[1])
-        left = (x - a * towards) / s
-        if not deterministic:
+            left = (x - signal[time] * towards) / spread[time]
+        if solver not in DETERMINISTIC:
             left = np.stack([stream.standard_normal(noise.shape[1:]) for stream in streams]).astype(np.float32)
-        x, before = signal[after] * towards + spread[after] * left, (time, clean)
+        stepped, before = signal[after] * towards + spread[after] * left, (time, clean)
+        if solver == "heun":  # the trapezoidal rule along the angle whose cosine is the signal
+            clean_then, left_then = clean_and_noise(stepped, after)
+            slopes = signal[time] * left - spread[time] * clean + signal[after] * left_then - spread[after] * clean_then
+            stepped = x + np.tan((np.arccos(signal[after]) - np.arccos(signal[time])) / 2) * slopes
+        x = stepped
 
 
 def draw(captions, seed=0, steps=None, guidance=None, networks=None):
@@ -145,11 +167,15 @@ def draw(captions, seed=0, steps=None, guidance=None, networks=None):
     seeds = [[row, *divmod(seed % 2**64, 2**32)] for row in range(len(captions))]
     noise = np.stack([np.random.RandomState(words).standard_normal(ABOUT["latents"]) for words in seeds])
 
+    low, high = plan.get("guidance_interval", (0, np.inf))  # the times that are guided
+
     def predict(latents, time):
-        doubled = np.concatenate([latents] * branches).astype(np.float32)
-        (prediction,) = denoiser(doubled, np.full(len(doubled), time, np.int64), *text)
+        asked = branches if low <= time <= high else 1
+        doubled = np.concatenate([latents] * asked).astype(np.float32)
+        rows = [one[-len(doubled) :] for one in text]  # those with a caption come last
+        (prediction,) = denoiser(doubled, np.full(len(doubled), time, np.int64), *rows)
         without, caption = prediction[: -len(latents)], prediction[-len(latents) :]
-        return caption if branches == 1 else without + weight * (caption - without)
+        return caption if asked == 1 else without + weight * (caption - without)
 
     latents = sample(predict, noise.astype(np.float32), plan["solver"], steps or plan["steps"])
     return decoder(latents.astype(np.float32))[0].clip(-1, 1).transpose(0, 2, 3, 1)

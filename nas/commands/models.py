@@ -123,8 +123,8 @@ def serve(
     serving.serve(model, port, runtime, precision, _say)
 
 
-@app.command("sweep-guidance", rich_help_panel=PANEL)
-def sweep_guidance(
+@app.command(rich_help_panel=PANEL)
+def sweep(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run directory, a study's folder in runs/, or an exported folder.")
     ],
@@ -132,31 +132,51 @@ def sweep_guidance(
         list[str],
         typer.Option(help="base | knee | best:COLUMN | trial:NUMBER; repeatable. Default: knee, or every cell."),
     ] = [],  # noqa: B006 (typer reads the default)
-    scales: Annotated[str, typer.Option(help="Guidance scales, with commas between them.")] = "1,2,3,5,7.5",
+    scales: Annotated[
+        str | None,
+        typer.Option(
+            help="Guidance scales, with commas between them; default 1,2,3,5,7.5, with --set the network's own."
+        ),
+    ] = None,
     steps: Annotated[
         str | None, typer.Option(help="Also draw in these numbers of steps, with commas between them.")
     ] = None,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="FIELD=VALUE,VALUE",
+            help="Values of a field of `sampling`; repeatable. Each network is drawn by its own plan with every combination.",
+        ),
+    ] = [],  # noqa: B006 (typer reads the default)
     repeats: Annotated[int, typer.Option(min=1, help="Of every cell of an ablation, how many repeats.")] = 1,
 ) -> None:
-    """Draw a distance (fid, kid, mind) against a score of captions (clip_score, prompt_accuracy) over guidance scales.
+    """Draw trained networks in many ways: a distance (fid, kid, mind) against a score of captions (clip_score, prompt_accuracy).
 
-    Writes guidance.csv and guidance.png into the run; the same command goes on where it was interrupted.
+    Without --set it sweeps over guidance scales, as trained and in one step. Writes guidance.csv and guidance.png into the run;
+    the same command goes on where it was interrupted.
 
     Examples:
 
-        nas sweep-guidance runs/ufogen_lora
+        nas sweep runs/ufogen_lora
 
-        nas sweep-guidance runs/ufogen_lora --scales 1,1.5,2,3 --repeats 3
+        nas sweep runs/ufogen_lora --scales 1,1.5,2,3 --repeats 3
 
-        nas sweep-guidance runs/ufogen_lora --scales 1 --steps 1,2,4
+        nas sweep runs/ufogen_lora --scales 1 --steps 1,2,4
+
+        nas sweep runs/ufogen_lora --pick base --set solver=ddim,dpm++,unipc,heun --set steps=2,4,6,10
+
+        nas sweep runs/ufogen_lora --pick base --set spacing=leading,trailing --set "guidance_interval=[0, 999],[200, 799]"
     """
     from nas.report import page
-    from nas.study import guidance_sweep
+    from nas.study import sweep as sweeping
+    from nas.study import sweep_plans
 
-    chosen, also = guidance_sweep.scales_of(scales), guidance_sweep.steps_of(steps) if steps is not None else []
-    found, picks = guidance_sweep.opened(run, pick)
-    guidance_sweep.sweep(found, picks, chosen, repeats, typer.echo, also)
-    typer.echo(f"wrote {found.path / guidance_sweep.PICTURE}; report: {page.write(found.path)}")
+    ways = sweep_plans.ways_of(scales, steps, set_)
+    found, picks = sweeping.opened(run, pick)
+    sweeping.sweep(found, picks, ways, repeats, typer.echo)
+    typer.echo(f"wrote {found.path / sweeping.PICTURE}; report: {page.write(found.path)}")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -143,7 +143,8 @@ def export(
             say("int8: preparing the study's data and metrics")
             bench = Bench(picked.study, picked.run.cache)
             int8.add(manifest, model, modules, folder, bench, captions, say)
-        standalone.write(folder, model.encoder, model.latents, model.pipeline, manifest["formats"])
+        for line in standalone.write(folder, model.encoder, model.latents, model.pipeline, manifest["formats"]):
+            say(line)
     write_yaml(folder / export_folder.MANIFEST, manifest)
     write_card(folder, picked)
     return folder
@@ -209,7 +210,8 @@ def add_formats(
     plan_file.check_formats(Plan(**pipeline["sampling"]), modules)
     model = drawer.model(drawer.load_network(folder), pipeline)
     _add_graphs(manifest, model, modules, precisions, folder, model.encoder.examples[:2], say)
-    standalone.write(folder, model.encoder, model.latents, pipeline, manifest["formats"])
+    for line in standalone.write(folder, model.encoder, model.latents, pipeline, manifest["formats"]):
+        say(line)
     manifest["version"] = drawer.VERSION
     write_yaml(folder / export_folder.MANIFEST, manifest)
     model_card.write_card(folder)

@@ -188,9 +188,8 @@ def _of_export(folder: Path, steps: int | None) -> Subject:
     plan = able.plan.changed(steps)
     keeping = replace(able, plan=plan) if plan.cache is not None else None
     size = model.graphs[2].run(model.graphs[2].random_inputs(1))[0].shape[-1]
-    calls = plan.steps * plan.branches
-    name = pipeline["autoencoder"]["name"]
-    return Subject(str(folder), "trained", size, name, calls, model.graphs, _files(folder), keeping)
+    name, files = pipeline["autoencoder"]["name"], _files(folder)
+    return Subject(str(folder), "trained", size, name, plan.calls, model.graphs, files, keeping)
 
 
 def _files(folder: Path) -> dict[str, dict[str, Path]]:

@@ -191,9 +191,16 @@ def _without_nas(alone: Mapping[str, Any] | None, example: str) -> list[str]:
         f"`draw.json` holds this table, the plan (`{plan['solver']}`, {plan['steps']} steps, guidance {plan['guidance']:g}) "
         f"and the noise: `alphas_cumprod[t]` is a^2 of x_t = a x_0 + s e with a^2 + s^2 = 1, at the times t = 0 .. "
         f"{len(schedule['alphas_cumprod']) - 1}; the plan asks about `times`. {PREDICTED[schedule['prediction']]} Guidance "
-        f"w takes null + w (prediction - null), where null is the prediction for the empty caption (`unconditional`).",
+        f"w takes null + w (prediction - null), where null is the prediction for the empty caption (`unconditional`)"
+        f"{_when(plan)}.",
     ]
     return ["\n\n".join(told)]
+
+
+def _when(plan: Mapping[str, Any]) -> str:
+    """At which times a plan guides, where that is not always."""
+    interval = plan.get("guidance_interval")
+    return "" if interval is None else ", at times from {} to {}; at others the prediction stands".format(*interval)
 
 
 def _program(alone: Mapping[str, Any], example: str) -> str:
@@ -205,6 +212,11 @@ def _program(alone: Mapping[str, Any], example: str) -> str:
             "to become `input_ids` as in the encoder's own package."
         )
     who = "draw.py itself" if carried["reader"] == "draw.py" else "the package `tokenizers`"
+    if unknown := standalone.beyond(alone["sampling"]):
+        return (
+            f"There is no draw.py here: it does not know what the plan says, {unknown}; `nas sample` draws by it. "
+            f"`{carried['file']}` is the text encoder's tokenizer in Hugging Face's format. {carried['about']}"
+        ).strip()
     read = f"`{carried['file']}` is the text encoder's tokenizer in Hugging Face's format, read by {who}."
     read = " ".join(filter(None, [read, carried["about"]]))
     if not networks:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PROGRAM, ABOUT, TOKENIZER = FILES = ("draw.py", "draw.json", "tokenizer.json")
 SOURCE = assets.FOLDER / PROGRAM
 RUNTIMES = {"onnx": "onnxruntime", "executorch": "executorch (with its torch)"}  # of formats that the program can load
+SOLVERS = ("ddim", "dpm++", "heun", "one_step", "renoise")  # that the program knows
+FIELDS = ("solver", "steps", "guidance", "spacing", "guidance_interval")  # of a plan, that it obeys
 UNCONDITIONAL = ""  # the caption whose prediction guidance leads away from
 
 
@@ -33,8 +35,9 @@ def write(
     latents: tuple[int, int, int],
     pipeline: Mapping[str, Any],
     formats: Mapping[str, Any],
-) -> None:
-    """Write the files into an export's folder; the program only if a format of `formats` (the manifest's) is for it.
+) -> list[str]:
+    """Write the files into an export's folder; the program only if a format of `formats` (the manifest's) is for it, and
+    it knows all that the plan says. Returns a line for whoever asked where it does not.
 
     `latents` are (C, H, W), `pipeline` is what pipeline.yaml holds.
     """
@@ -46,15 +49,23 @@ def write(
         told["tokenizer"] = {"file": TOKENIZER, "reader": carried.reader, "about": carried.about}
         text = json.dumps(carried.content, ensure_ascii=False, indent=1)
         (folder / TOKENIZER).write_text(text, encoding="utf-8")
-        if told["networks"]:
+        if told["networks"] and not beyond(told["sampling"]):
             (folder / PROGRAM).write_bytes(SOURCE.read_bytes())
     (folder / ABOUT).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    unknown = beyond(told["sampling"]) if told["networks"] else ""
+    return [f"no {PROGRAM}: it does not know {unknown} of the plan, by which nas sample draws"] if unknown else []
 
 
 def read(folder: Path) -> dict[str, Any] | None:
     """What draw.json of an export holds; None where it has none."""
     path = folder / ABOUT
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def beyond(sampling: Mapping[str, Any]) -> str:
+    """What of a plan the program does not know, as `key: value`; "" if it knows all."""
+    unknown = [name for name in sampling if name not in FIELDS or (name == "solver" and sampling[name] not in SOLVERS)]
+    return ", ".join(f"{name}: {sampling[name]}" for name in unknown)
 
 
 def about(

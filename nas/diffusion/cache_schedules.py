@@ -138,7 +138,9 @@ class Written(Section):
     def modes(self, steps: int, units: Units) -> Modes:
         """(steps, units). Raises InputError for another network or number of steps."""
         if len(self.rows) != steps:
-            raise InputError(f"cache.rows: {len(self.rows)} rows, and the plan has {steps} steps; expected as many")
+            raise InputError(
+                f"cache.rows: {len(self.rows)} rows, and the plan evaluates the network {steps} times; expected as many"
+            )
         if len(self.rows[0]) != len(units):
             raise InputError(
                 f"cache.rows: {len(self.rows[0])} letters in a row, and the network has {len(units)} units; expected as many"

@@ -21,7 +21,7 @@ class Pairs(Section):
     def _deterministic(cls, plan: Plan) -> Plan:
         if plan.solver in ONE_STEP:
             raise ValueError(
-                f"solver: pairs are drawn along the paths of a denoiser, by ddim or dpm++; got {plan.solver}"
+                f"solver: pairs are drawn along the paths of a denoiser, by ddim, dpm++, unipc or heun; got {plan.solver}"
             )
         return plan
 

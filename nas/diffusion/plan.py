@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from nas.cost.units import Computed, Units
 from nas.diffusion.cache_schedules import Cache
+from nas.diffusion.spacing import SPACINGS, TIMES, renoising
 from nas.documents.section import Section
-from nas.errors import InputError
+from nas.documents.strict import first_wrong
+from nas.errors import InputError, shown
 
 ONE_STEP = ("one_step", "renoise")  # solvers of generators that predict clean latents from noise
 ALONG_A_PATH = ("ddim", "dpm++")  # solvers of the flow from noise to clean latents that a denoiser knows
@@ -21,21 +30,30 @@ ALWAYS = (
     "steps",
     "guidance",
 )  # fields that are written even at their default; a later one keeps old records equal
+Time = Annotated[int, Field(ge=0, lt=TIMES)]  # of training
 
 
 class Plan(Section):
-    """One way to draw from a denoiser. Its cost: network MACs x steps x guidance branches, less what a cache spares."""
+    """One way to draw from a denoiser. Its cost: network MACs x `calls`, less what a cache spares."""
 
-    solver: Literal["ddim", "dpm++", "one_step", "renoise"] = "ddim"
-    """DDIM (Song et al. 2021) or second-order multistep DPM-Solver++ (Lu et al. 2022). For one-step generators: `one_step`,
-    the clean latents predicted from pure noise, or `renoise`, which noises them again to a lower time, predicts again, and
-    so on (UFOGen, Xu et al. 2023)."""
+    solver: Literal["ddim", "dpm++", "unipc", "heun", "one_step", "renoise"] = "ddim"
+    """DDIM (Song et al. 2021), or of second order: multistep DPM-Solver++ (Lu et al. 2022), UniPC, which corrects each of
+    its steps by the next evaluation (Zhao et al. 2023), and Heun, who evaluates twice a step. For one-step generators:
+    `one_step`, the clean latents predicted from pure noise, or `renoise`, which noises them again to a lower time, predicts
+    again, and so on (UFOGen, Xu et al. 2023)."""
     steps: int = Field(25, ge=1, le=MOST_STEPS)
-    """Network evaluations per branch. One step takes the clean latents predicted from pure noise. `one_step` has 1."""
+    """Network evaluations per branch; `heun` has twice as many less one. One step takes the clean latents predicted from
+    pure noise. `one_step` has 1."""
     guidance: float = Field(3.0, ge=0, le=MOST_GUIDANCE)
     """Classifier-free guidance scale w in null + w (cond - null); 1 evaluates only the conditional branch, and is what
     one-step generators are made for: with `one_step` and `renoise` it is 1 unless given."""
-
+    spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+    """Which training times are asked about (Lin et al. 2024, table 2): evenly from the last one down (`trailing`), down to
+    the first one without the last (`leading`), or with both ends (`linspace`). One step needs `trailing`, as one-step
+    generators do."""
+    guidance_interval: tuple[Time, Time] = (0, TIMES - 1)
+    """The lowest and the highest training time, of 0 to 999, that is guided (Kynkäänniemi et al. 2024). At other times only
+    the conditional branch is evaluated."""
     cache: Cache | None = None
     """Which units of the network a step keeps instead of computing them: a heuristic, such as {name: fora, every: 2}, or a
     schedule that `nas schedule` found. None: all are computed."""
@@ -53,49 +71,110 @@ class Plan(Section):
             raise ValueError(f"steps: solver one_step has 1 step, got {self.steps}; several are solver renoise")
         return self
 
+    @model_validator(mode="after")
+    def _asks_of_noise(self) -> Plan:
+        if self.spacing != "trailing" and self.solver in ONE_STEP:
+            raise ValueError(
+                f"spacing: solver {self.solver} has times of its own, expected trailing, got {self.spacing}"
+            )
+        if self.spacing != "trailing" and self.steps == 1:
+            raise ValueError(
+                f"spacing: {self.spacing} asks about pure noise as if it were time 0 where steps is 1; expected trailing"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_whole_batches(self) -> Plan:
+        if self.cache is not None and self.guidance != 1 and self.guidance_interval != (0, TIMES - 1):
+            raise ValueError(
+                f"cache: what both branches put out cannot stand for one; expected no guidance_interval beside it, got "
+                f"{list(self.guidance_interval)}"
+            )
+        return self
+
+    @field_validator("guidance_interval", mode="before")
+    @classmethod
+    def _two_times(cls, given: Any) -> Any:
+        if not isinstance(given, list | tuple) or len(given) != 2:
+            raise ValueError(f"expected two training times, such as [200, 799], got {shown(given)}")
+        return given
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _ordered(cls, interval: tuple[int, int]) -> tuple[int, int]:
+        if interval[0] > interval[1]:
+            raise ValueError(f"expected the lower time first, got {list(interval)}")
+        return interval
+
     @model_serializer(mode="wrap")
     def _written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without later fields at their default: plans that were recorded before them read and compare as they did."""
         fields = type(self).model_fields
         return {
-            name: value
+            name: list(value) if isinstance(value, tuple) else value  # as YAML and JSON have it
             for name, value in plain(self).items()
             if name in ALWAYS or getattr(self, name) != fields[name].default
         }
 
-    def changed(self, steps: int | None = None, guidance: float | None = None) -> Plan:
-        """The plan with other steps or guidance; a one-step plan that is given several steps renoises between them.
+    def changed(self, steps: int | None = None, guidance: float | None = None, **others: Any) -> Plan:
+        """The plan with other fields; a one-step plan that is given several steps renoises between them.
 
         Raises InputError for what a plan cannot have.
         """
-        given = {"steps": steps, "guidance": guidance}
-        values = self.model_dump() | {key: value for key, value in given.items() if value is not None}
-        if self.solver == "one_step" and values["steps"] != 1:
-            values["solver"] = "renoise"
+        given = {
+            name: value
+            for name, value in (others | {"steps": steps, "guidance": guidance}).items()
+            if value is not None
+        }
+        own = self.model_dump()
+        if given.get("solver") == "one_step":
+            own["steps"] = 1
+        elif self.solver == "one_step" and given.get("steps", 1) != 1:
+            own["solver"] = "renoise"
         try:
-            return Plan(**values)
+            return Plan.model_validate(own | given)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
+            raise InputError(first_wrong(Plan, error)) from None
+
+    def times(self, count: int = TIMES) -> list[int]:
+        """The training times, of `count`, that the steps start from, the noisiest first."""
+        return renoising(self.steps, count) if self.solver in ONE_STEP else SPACINGS[self.spacing](self.steps, count)
+
+    def scale_at(self, time: int) -> float:
+        """The guidance scale at a training time; 1 for the conditional branch alone."""
+        low, high = self.guidance_interval
+        return self.guidance if low <= time <= high else 1.0
 
     @property
-    def branches(self) -> int:
-        return 1 if self.guidance == 1 else 2
+    def asked(self) -> list[int]:
+        """The training time of every evaluation: of `heun` those between two steps twice."""
+        first, *later = self.times()
+        return [first, *(time for time in later for _ in range(2 if self.solver == "heun" else 1))]
+
+    @property
+    def evaluations(self) -> int:
+        """Of the network with all its branches, for one image: a row of a cache's schedule each."""
+        return len(self.asked)
 
     @property
     def calls(self) -> int:
-        """Of the network, for one image."""
-        return self.steps * self.branches
+        """Of the network, for one image: an evaluation with guidance is two."""
+        return sum(self._branches)
+
+    @property
+    def _branches(self) -> list[int]:
+        """At each evaluation."""
+        return [1 if self.scale_at(time) == 1 else 2 for time in self.asked]
 
     def macs(self, units: Units) -> int:
         """Multiply-adds of the denoiser for one image, of the units that the cache leaves to be computed.
 
         Raises InputError for a cache that is another network's.
         """
-        return int(units.macs(self.computed(units)).sum()) * self.branches
+        return int(units.macs(self.computed(units)) @ np.array(self._branches))
 
     def computed(self, units: Units) -> Computed:
-        """Which units are computed at which step, (steps, units). Raises InputError as `macs`."""
+        """Which units are computed at which evaluation, (evaluations, units). Raises InputError as `macs`."""
         if self.cache is None:
-            return np.ones((self.steps, len(units)), dtype=bool)
-        return units.effective(self.cache.modes(self.steps, units))
+            return np.ones((self.evaluations, len(units)), dtype=bool)
+        return units.effective(self.cache.modes(self.evaluations, units))

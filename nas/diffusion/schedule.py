@@ -76,6 +76,14 @@ def noise_in(schedule: DDPMScheduler, noisy: Tensor, time: Tensor, prediction: T
     return s * noisy.float() + a * prediction.float()
 
 
+def velocity(schedule: DDPMScheduler, noisy: Tensor, time: Tensor, prediction: Tensor) -> Tensor:
+    """The v = a e - s x_0 (B, C, H, W) that a prediction at times (B,) means, float32: v itself, or (e - s x) / a."""
+    if schedule.config["prediction_type"] == "v_prediction":
+        return prediction.float()
+    a, s = signal_and_noise(schedule, time)
+    return (prediction.float() - s * noisy.float()) / a
+
+
 def ddim_step(schedule: DDPMScheduler, noisy: Tensor, time: Tensor, prediction: Tensor, later: Tensor) -> Tensor:
     """x (B, C, H, W) at less noisy times `later` (B,): a' x0 + s' e of what a prediction at times (B,) means, float32.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from nas.diffusion.caching import Steps, keeping
 from nas.diffusion.guidance import Denoiser, guided
 from nas.diffusion.plan import ONE_STEP, Plan
-from nas.diffusion.schedule import clean
+from nas.diffusion.schedule import clean, velocity
 from nas.errors import InputError
 from nas.networks.conditioning import Text
 from nas.seeds import Noise
@@ -37,20 +39,27 @@ def sample(
     """
     predict = _guided(network, plan, text, null, len(noise))
     with _keeping(module or network, plan, noise, text) as steps:
-        if plan.solver in ONE_STEP:
-            return _renoise(predict, plan, schedule_config, noise, steps)
-        solver = _solver(plan, schedule_config)
-        solver.set_timesteps(timesteps=times(plan, schedule_config["num_train_timesteps"]), device=noise.device)
-        latents: Tensor = noise * solver.init_noise_sigma
-        for steps.now, step in enumerate(solver.timesteps):
-            prediction = predict(solver.scale_model_input(latents, step), step)
-            latents = solver.step(prediction, step, latents).prev_sample
-        return latents
+        return _drawn(_counted(predict, steps), plan, schedule_config, noise)
+
+
+def _drawn(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
+    """Latents by the plan's solver."""
+    if plan.solver in ONE_STEP:
+        return _renoise(predict, plan, schedule_config, noise)
+    if plan.solver == "heun":
+        return _heun(predict, plan, schedule_config, noise)
+    solver = _solver(plan, schedule_config)
+    _start(solver, times(plan, schedule_config["num_train_timesteps"]), noise.device)
+    latents: Tensor = noise * solver.init_noise_sigma
+    for step in solver.timesteps:
+        prediction = predict(solver.scale_model_input(latents, step), step)
+        latents = solver.step(prediction, step, latents).prev_sample
+    return latents
 
 
 @contextmanager
 def _keeping(network: Denoiser | nn.Module, plan: Plan, noise: Tensor, text: Text) -> Iterator[Steps]:
-    """The counter of steps, which the network's units listen to where the plan has a cache."""
+    """The counter of evaluations, which the network's units listen to where the plan has a cache."""
     if plan.cache is None:
         yield Steps()
         return
@@ -60,19 +69,55 @@ def _keeping(network: Denoiser | nn.Module, plan: Plan, noise: Tensor, text: Tex
         )
     backbone: Any = network
     units = backbone.config.units(noise.shape[-1], text.tokens.shape[1])
-    with keeping(network, units, plan.cache.modes(plan.steps, units)) as steps:
+    with keeping(network, units, plan.cache.modes(plan.evaluations, units)) as steps:
         yield steps
+
+
+def _counted(predict: Predict, steps: Steps) -> Predict:
+    """The prediction, after which the drawing has come one evaluation further."""
+
+    def counted(latents: Tensor, time: Tensor) -> Tensor:
+        found = predict(latents, time)
+        steps.now += 1
+        return found
+
+    return counted
 
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # latents (B, C, H, W), one time () -> prediction (B, C, H, W), float32
 
 
 def _guided(network: Denoiser, plan: Plan, text: Text, null: Text, size: int) -> Predict:
-    """The network's prediction under the text, guided away from `null` where the plan says so."""
-    return lambda latents, time: guided(network, latents, time.expand(size), text, null, plan.guidance)
+    """The network's prediction under the text, guided away from `null` where and when the plan says so."""
+    return lambda latents, time: guided(network, latents, time.expand(size), text, null, plan.scale_at(int(time)))
 
 
-def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor, steps: Steps) -> Tensor:
+def _heun(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
+    """Heun's method along the angle phi with a_t = cos(phi), s_t = sin(phi), in which the probability flow is dx/dphi = v.
+
+    v is finite where a_t is 0, so that a last time of pure noise needs no number in place of zero. A DDIM step over d turns
+    (x, v) by the angle d. The corrected step x + tan(d/2) (v + v') is the trapezoidal rule, fitted to be exact where v turns
+    so, as of a point; tan(d/2) = d/2 + O(d^3) keeps it of second order. The last step, to the clean latents, is DDIM's.
+    """
+    from diffusers import DDPMScheduler
+
+    schedule: Any = DDPMScheduler.from_config(dict(schedule_config))
+    angles = [math.acos(math.sqrt(kept)) for kept in schedule.alphas_cumprod.tolist()]
+    asked, latents = times(plan, schedule.config["num_train_timesteps"]), noise
+
+    def slope(latents: Tensor, asked: int) -> Tensor:
+        time = torch.tensor(asked, device=noise.device)
+        return velocity(schedule, latents, time.expand(len(noise)), predict(latents, time))
+
+    for now, after in pairwise(asked):
+        turn, first = angles[after] - angles[now], slope(latents, now)
+        second = slope(math.cos(turn) * latents + math.sin(turn) * first, after)
+        latents = latents + math.tan(turn / 2) * (first + second)
+    last = angles[asked[-1]]
+    return math.cos(last) * latents - math.sin(last) * slope(latents, asked[-1])
+
+
+def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
     """UFOGen's sampler: from t_i the clean latents, noised afresh to t_(i-1), i = k .. 1."""
     from diffusers import DDPMScheduler
 
@@ -80,7 +125,7 @@ def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], n
     fresh = _fresh_noise(noise, plan.steps - 1)
     latents = noise
     for index, asked in enumerate(times(plan, schedule.config["num_train_timesteps"])):
-        time, steps.now = torch.tensor(asked, device=noise.device), index
+        time = torch.tensor(asked, device=noise.device)
         if index:
             latents = schedule.add_noise(latents, next(fresh), time.expand(len(noise)))
         latents = clean(schedule, latents, time.expand(len(noise)), predict(latents, time))
@@ -97,13 +142,8 @@ def _fresh_noise(noise: Tensor, count: int) -> Iterator[Tensor]:
 
 
 def times(plan: Plan, count: int) -> list[int]:
-    """The training times, of `count`, that a plan asks about: from the last one down, evenly (Lin et al. 2024, table 2:
-    trailing; for one-step generators UFOGen's floor(i / k (count - 1)), i = k .. 1).
-    """
-    if plan.solver in ONE_STEP:
-        return [index * (count - 1) // plan.steps for index in range(plan.steps, 0, -1)]
-    spaced = np.arange(count, 0, -count / plan.steps).round()[: plan.steps]  # rounding errors may add one below zero
-    return [int(time) - 1 for time in spaced]
+    """The training times, of `count`, that the steps of a plan start from, the noisiest first."""
+    return plan.times(count)
 
 
 def alphas_cumprod(plan: Plan, schedule_config: Mapping[str, Any]) -> list[float]:
@@ -112,8 +152,8 @@ def alphas_cumprod(plan: Plan, schedule_config: Mapping[str, Any]) -> list[float
     """
     from diffusers import DDPMScheduler
 
-    one_step = plan.solver in ONE_STEP
-    made: Any = DDPMScheduler.from_config(dict(schedule_config)) if one_step else _solver(plan, schedule_config)
+    plain = plan.solver in (*ONE_STEP, "heun")
+    made: Any = DDPMScheduler.from_config(dict(schedule_config)) if plain else _solver(plan, schedule_config)
     return [float(f"{value:.9g}") for value in made.alphas_cumprod.tolist()]  # float32, to the digit
 
 
@@ -123,12 +163,27 @@ def _solver(plan: Plan, schedule_config: Mapping[str, Any]) -> Any:
     DDIM is DPM-Solver++ of first order (Lu et al. 2022, section 4). `DDIMScheduler` equals it where the number of steps
     divides 1,000; elsewhere it steps to times it never asks the network about, and may end short of the clean latents.
     """
-    from diffusers import DPMSolverMultistepScheduler
+    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
     config = {key: value for key, value in schedule_config.items() if not key.startswith("_")}
+    if plan.solver == "unipc":
+        return UniPCMultistepScheduler.from_config(config, solver_order=2, solver_type="bh2", lower_order_final=True)
     return DPMSolverMultistepScheduler.from_config(
         config,
         algorithm_type="dpmsolver++",
         solver_order=1 if plan.solver == "ddim" else 2,
         lower_order_final=True,
     )
+
+
+def _start(solver: Any, asked: Sequence[int], device: torch.device) -> None:
+    """Set a diffusers scheduler to the times. `UniPCMultistepScheduler` spaces only by itself, and is put right after it."""
+    from diffusers import UniPCMultistepScheduler
+
+    if not isinstance(solver, UniPCMultistepScheduler):
+        solver.set_timesteps(timesteps=list(asked), device=device)
+        return
+    solver.set_timesteps(len(asked), device=device)
+    kept = solver.alphas_cumprod[list(asked)]
+    solver.timesteps = torch.tensor(asked, device=device)
+    solver.sigmas = torch.cat([((1 - kept) / kept).sqrt(), torch.zeros(1)])

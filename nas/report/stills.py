@@ -111,7 +111,7 @@ def draw_fronts(fronts: Mapping[str, pd.DataFrame], shown_pairs: Sequence[tuple[
             colour, front = SERIES[number % len(SERIES)], table[table["on_front"]]
             axes.scatter(*_xy(table[~table["on_front"]], x, y), color=colour, s=14, alpha=0.35)
             axes.scatter(*_xy(front, x, y), color=colour, s=44, marker=MARKERS[number % len(MARKERS)], label=name)
-        _plain(axes, label(x), label(y))
+        plain(axes, label(x), label(y))
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), frameon=False, fontsize=10)
     return figure
@@ -123,7 +123,7 @@ def draw_hypervolume(history: pd.DataFrame) -> Figure:
     prefix, divisor = magnitude(float(history["macs"].iloc[-1]))
     axes.step(history["macs"] / divisor, history["share"], where="post", color=FRONT)
     axes.set_ylim(bottom=0)
-    _plain(axes, f"Training compute ({prefix}MACs)", "Share of the box dominated")
+    plain(axes, f"Training compute ({prefix}MACs)", "Share of the box dominated")
     return figure
 
 
@@ -139,7 +139,7 @@ def draw_importance(decisions: pd.DataFrame, goals: Objectives) -> Figure:
         axes.invert_yaxis()
         axes.set_title(label(column), fontsize=10)
         axes.tick_params(labelleft=axes is first, labelsize=9)
-        _plain(axes, "Share of the differences (%)", "")
+        plain(axes, "Share of the differences (%)", "")
     return figure
 
 
@@ -155,7 +155,7 @@ def _curves(run: Run, column: str) -> Any:
             axes.scatter(
                 part["images_seen"].iloc[-1], scaled(column, part[column].iloc[-1]), color=GREY, marker="x", s=28
             )
-    _plain(axes, "Images seen", label(column))
+    plain(axes, "Images seen", label(column))
     return figure
 
 
@@ -165,7 +165,7 @@ def draw_cells(cells: pd.DataFrame, column: str) -> Figure:
     half = scaled(column, (cells["high"] - cells["low"]) / 2).fillna(0.0)
     axes.errorbar(scaled(column, cells["mean"]), cells["cell"].astype(str), xerr=half, fmt="D", color=FRONT, capsize=3)
     axes.invert_yaxis()
-    _plain(axes, label(column), "")
+    plain(axes, label(column), "")
     return figure
 
 
@@ -177,7 +177,7 @@ def draw_differences(differences: pd.DataFrame, column: str) -> Figure:
     axes.errorbar(scaled(column, differences["estimate"]), cells, xerr=half, fmt="D", color=FRONT, capsize=3)
     axes.axvline(0.0, color=LIMIT, linestyle="--", linewidth=1.2)
     axes.invert_yaxis()
-    _plain(axes, f"{label(column)}, less that of {differences['against'].iloc[0]}", "")
+    plain(axes, f"{label(column)}, less that of {differences['against'].iloc[0]}", "")
     return figure
 
 
@@ -193,7 +193,8 @@ def _xy(rows: pd.DataFrame, x: str, y: str) -> tuple[pd.Series, pd.Series]:
     return scaled(x, rows[x].astype(float)), scaled(y, rows[y].astype(float))
 
 
-def _plain(axes: Any, x: str, y: str) -> None:
+def plain(axes: Any, x: str, y: str) -> None:
+    """Names of the axes, a grid behind what is drawn, and no frame above and to the right."""
     axes.set_xlabel(x, fontsize=11)
     axes.set_ylabel(y, fontsize=11)
     axes.grid(color=GRID)
@@ -234,7 +235,7 @@ def _panel(axes: Any, points: pd.DataFrame, x: str, y: str) -> None:
     for chosen, name, style in groups:
         rows = points[chosen]
         axes.scatter(scaled(x, rows[x].astype(float)), scaled(y, rows[y].astype(float)), label=name, **style)
-    _plain(axes, label(x), label(y))
+    plain(axes, label(x), label(y))
 
 
 def save_replay(rules: pd.DataFrame, explored: pd.DataFrame | None, path: Path) -> None:
@@ -302,51 +303,3 @@ def _draw_explored(axes: Any, explored: pd.DataFrame) -> None:
     axes.set_ylabel("hypervolume (% of the table's)")
     axes.set_title("Samplers, with and without stopping", fontsize=10)
     axes.legend(frameon=False, fontsize=7, loc="lower right")
-
-
-def save_guidance(points: pd.DataFrame, x: str, y: str, path: Path) -> None:
-    """A curve over guidance scales per network and way of drawing, a filled mark where it is drawn as trained.
-
-    Where a network is drawn in more than two ways, the marks say in how many steps, only the ends of a curve say their scale,
-    and the legend names the networks and the ways apart.
-    """
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    many = int(points.drop_duplicates(["model", "solver", "steps"]).groupby("model").size().max()) > 2
-    figure = Figure(figsize=(6.4, 5.2 if many else 4.6), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    names = points["model"].unique()
-    palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
-    colours = {name: palette(place % palette.N) for place, name in enumerate(names)}
-    counts = sorted(points["steps"].unique()) if many else []
-    marks = {steps: MARKERS[place % len(MARKERS)] for place, steps in enumerate(counts)}
-    ways: dict[str, tuple[str, str]] = {}  # to line and mark
-    for (name, solver, steps), rows in points.groupby(["model", "solver", "steps"], sort=False):
-        colour, line, mark = colours[name], "--" if steps == 1 else "-", marks.get(steps, "o")
-        how = "one step" if solver == "one_step" else f"{solver} {steps}"
-        ways[how] = line, mark
-        axes.plot(rows[x], rows[y], line, color=colour, marker=mark, mfc="white", label=f"{name}, {how}")
-        own = rows[rows["as_trained"]]
-        axes.plot(own[x], own[y], linestyle="", marker=mark, color=colour)
-        _say_scales(axes, (rows.iloc[[0, -1]] if len(rows) > 1 else rows[:0]) if many else rows, x, y, colour)
-    _plain(axes, label(x), label(y))
-    apart = {"handles": _apart(colours, ways)} if many else {}
-    figure.legend(loc="outside lower center", ncols=3 if many else 2, frameon=False, fontsize=9, **apart)
-    figure.savefig(path)
-
-
-def _say_scales(axes: Any, rows: pd.DataFrame, x: str, y: str, colour: Any) -> None:
-    """The guidance scale beside each of the points."""
-    for _, row in rows.iterrows():
-        place = {"xytext": (4, 4), "textcoords": "offset points"}
-        axes.annotate(f"{row['guidance']:g}", (row[x], row[y]), **place, fontsize=8, color=colour)
-
-
-def _apart(colours: Mapping[str, Any], ways: Mapping[str, tuple[str, str]]) -> list[Any]:
-    """A legend of networks by colour, and of ways of drawing by line and mark."""
-    from matplotlib.lines import Line2D
-
-    networks = [Line2D([], [], color=colour, linewidth=3, label=name) for name, colour in colours.items()]
-    looks: list[dict[str, Any]] = [{"ls": line, "marker": mark, "label": how} for how, (line, mark) in ways.items()]
-    return networks + [Line2D([], [], color=GREY, mfc="white", **look) for look in looks]

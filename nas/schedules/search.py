@@ -17,7 +17,7 @@ from nas import interruption
 from nas.analysis import naming
 from nas.cost.units import COMPUTE, Modes
 from nas.diffusion import cache_schedules
-from nas.diffusion.plan import ONE_STEP, Plan
+from nas.diffusion.plan import Plan
 from nas.disk import files
 from nas.errors import InputError
 from nas.schedules import unit_times
@@ -83,12 +83,12 @@ class Search:
 
     def __post_init__(self) -> None:
         plan = self.subject.plan
-        if plan.solver in ONE_STEP and plan.steps == 1:
+        if plan.evaluations == 1:
             raise InputError(
                 f"{self.subject.name} is drawn in one step, which leaves nothing to keep; expected several steps"
             )
         self.minimised = quality(self.settings.quality, self._higher_is_better())
-        self.genes = Genes(self.subject.units, plan.steps)
+        self.genes = Genes(self.subject.units, plan.evaluations)
         self.judge = Judge(self.subject, Task.calibration(self.subject.bench, self.settings.images, self.settings.seed))
         self.record = Record(self.folder, self._identity())
         self.known = {one.rows: (one.quality, one.cost) for one in self.record.scored}
@@ -97,7 +97,7 @@ class Search:
     @property
     def start(self) -> list[Modes]:
         """The uncached schedule and the heuristics."""
-        steps, units = self.subject.plan.steps, self.subject.units
+        steps, units = self.subject.plan.evaluations, self.subject.units
         found = [np.full((steps, len(units)), COMPUTE, dtype=np.int8)]
         self.heuristics[units.canonical(found[0]).tobytes()] = UNCACHED
         for preset in cache_schedules.presets(steps, units):

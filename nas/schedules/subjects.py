@@ -8,7 +8,7 @@ from nas.errors import InputError
 from nas.report.schedules import FOLDER
 from nas.schedules.drawing import Subject
 from nas.settings import study_file
-from nas.study import guidance_sweep
+from nas.study import sweep
 from nas.trial import base_model
 from nas.trial.bench import Bench
 
@@ -17,14 +17,14 @@ def find(path: Path, pick: str | None, root: Path = Path("runs")) -> tuple[Subje
     """The network, and the folder for what is found. Raises InputError where `path` and `pick` name not exactly one."""
     if path.suffix in (".yaml", ".yml") or (path / "study.yaml").is_file():
         return _of_study(path, pick, root)
-    run, picks = guidance_sweep.opened(path, [pick] if pick else [])
-    models = list(guidance_sweep.networks_of(run, picks, 1))
+    run, picks = sweep.opened(path, [pick] if pick else [])
+    models = list(sweep.networks_of(run, picks, 1))
     if len(models) != 1:
         raise InputError(
             f"{path}: holds {len(models)} networks; expected --pick with one, such as --pick trial:0 or base"
         )
     (model,) = models
-    subject = Subject(model.name, model.bench, model.load().eval(), guidance_sweep.schedule_of(model.bench))
+    subject = Subject(model.name, model.bench, model.load().eval(), sweep.schedule_of(model.bench))
     return subject, run.path / FOLDER / model.name.replace(" ", "-")
 
 
@@ -37,4 +37,4 @@ def _of_study(path: Path, pick: str | None, root: Path) -> tuple[Subject, Path]:
     own = study.base.sampling or study.sampling
     bench = base_model.bench_of(bench).variant({"sampling": own.model_dump()})
     network = base_model.network(Bench(study, root / ".cache"))
-    return Subject("base", bench, network.eval(), guidance_sweep.schedule_of(bench)), root / study.name / FOLDER
+    return Subject("base", bench, network.eval(), sweep.schedule_of(bench)), root / study.name / FOLDER

@@ -60,7 +60,7 @@ def measure(subject: Subject, task: Task) -> Times:
             whole = time.perf_counter() - began
         if repeat >= WARM:
             found.append([whole - sum(own), *own])
-    middle = 1e3 * np.median(np.array(found), axis=0) / subject.plan.steps
+    middle = 1e3 * np.median(np.array(found), axis=0) / subject.plan.evaluations
     return Times(subject.units, middle[1:], float(middle[0]))
 
 

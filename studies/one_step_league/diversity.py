@@ -23,7 +23,7 @@ from nas.datasets.scenes.world import RADII_ALONE
 from nas.diffusion import solvers
 from nas.networks.conditioning import Text
 from nas.study import launch
-from nas.study.guidance_sweep import Model, networks_of, schedule_of
+from nas.study.sweep import Model, networks_of, schedule_of
 
 CAPTIONS, PICTURES, SEED = 32, 8, 11
 REPEATS = 3

@@ -32,7 +32,7 @@ from nas.settings import training
 from nas.settings.study import Study
 from nas.study import launch
 from nas.study.cells import cell_seed
-from nas.study.guidance_sweep import scores
+from nas.study.sweep import scores
 from nas.training import loop
 from nas.trial import base_model
 from nas.trial.rung import Bench

@@ -1,4 +1,4 @@
-"""A curve over guidance scales: a distance against a score of captions, such as FID and CLIP score, many-step and one-step.
+"""Networks drawn in many ways: a distance against a score of captions, such as FID and CLIP score, by guidance, steps, solver.
 
 Every point has the captions and the noise of the run's own scores. A network drawn in many steps is drawn in one step as
 well; a one-step generator only as it was made to be drawn. The scale is w in null + w (cond - null), at every evaluation of
@@ -6,11 +6,13 @@ the network (Ho & Salimans 2022, eq. 6, with w = 1 for none). A one-step generat
 took from a guided teacher is in its weights, and another w extrapolates from its two single predictions. Such points are
 drawn too (trained without caption dropout, its prediction without a caption is the base's, untuned), and `as_trained` says
 which point of a curve is the plan that the run itself scored. Asked for further numbers of steps, a sweep draws every network
-in those as well: a one-step generator then renoises between them.
+in those as well: a one-step generator then renoises between them. Asked for values of fields of the plan, it draws every
+network by its own plan with each combination of them (`nas.study.sweep_plans`).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +23,16 @@ import pandas as pd
 from nas import failures, menu, metrics
 from nas.analysis import naming, picking, results
 from nas.deploy import export_folder
-from nas.diffusion.plan import MOST_GUIDANCE, MOST_STEPS, ONE_STEP, Plan
+from nas.diffusion.plan import ALWAYS, Plan
 from nas.disk import files
 from nas.errors import InputError
 from nas.networks import backbones
-from nas.report import stills
+from nas.report import sweep_picture
 from nas.runs import description
 from nas.runs.directory import RunDirectory
 from nas.settings.study import Study
 from nas.study import launch
+from nas.study.sweep_plans import Ways
 from nas.trial import base_model
 from nas.trial.bench import Bench
 from nas.weights import checkpoints
@@ -38,8 +41,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
-IDENTITY = ["model", "trial", "repeat", "images_seen", "solver", "steps", "guidance"]  # what makes a point another one
+IDENTITY = ["model", "trial", "repeat", "images_seen", *ALWAYS]  # what makes a point another one, with LATER
+LATER = [name for name in Plan.model_fields if name not in ALWAYS]  # of a plan; columns only where a point says them
 WHOLE = {column: "Int64" for column in ("trial", "repeat", "images_seen", "steps")}
 DISTANCES, CAPTIONS = ("fid", "kid", "mind"), ("clip_score", "prompt_accuracy")  # what a curve has on its axes
 TABLE, PICTURE = "guidance.csv", "guidance.png"
@@ -59,86 +62,50 @@ class Model:
     """With the settings of its cell."""
     load: Callable[[], nn.Module]
 
-    def points(self, scales: Sequence[float], steps: Sequence[int] = ()) -> Iterator[tuple[Plan, dict[str, Any]]]:
-        """Every plan it is drawn by, and the columns that name the point."""
+    def points(self, ways: Ways) -> tuple[list[tuple[Plan, dict[str, Any]]], list[str]]:
+        """Every plan it is drawn by, and the columns that name the point; and why some are left out."""
         own = self.bench.study.sampling
-        for plan in plans(own, steps):
-            for scale in scales:
-                drawn = plan.changed(guidance=scale)
-                yield drawn, self._named(drawn) | {"as_trained": drawn == own}
+        plans, wrong = ways.plans(own)
+        return [(plan, self._named(plan) | {"as_trained": plan == own}) for plan in plans], wrong
 
     def _named(self, plan: Plan) -> dict[str, Any]:
         named = {"model": self.name, "trial": self.trial, "repeat": self.repeat, "images_seen": self.images_seen}
-        return named | {"solver": plan.solver, "steps": plan.steps, "guidance": plan.guidance}
+        return named | {name: value if name in ALWAYS else _text(value) for name, value in plan.model_dump().items()}
 
 
-def scales_of(text: str) -> list[float]:
-    """`1,2,7.5` as ascending numbers without repetition. Raises InputError."""
-    try:
-        scales = sorted({float(part) for part in text.split(",")})
-    except ValueError:
-        scales = []
-    if not scales or not all(0 <= scale <= MOST_GUIDANCE for scale in scales):
-        raise InputError(
-            f"--scales {text}: expected numbers from 0 to {MOST_GUIDANCE}, with commas between them, such as 1,2,3,5,7.5"
-        )
-    return scales
-
-
-def steps_of(text: str) -> list[int]:
-    """`1,2,4` as ascending whole numbers without repetition. Raises InputError."""
-    try:
-        steps = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        steps = []
-    if not steps or not 1 <= steps[0] <= steps[-1] <= MOST_STEPS:
-        raise InputError(
-            f"--steps {text}: expected whole numbers from 1 to {MOST_STEPS}, with commas between them, such as 1,2,4"
-        )
-    return steps
-
-
-def plans(own: Plan, steps: Sequence[int] = ()) -> list[Plan]:
-    """How a network that is drawn by `own` enters a sweep: so, in one step if that is another plan, and in each of `steps`.
-
-    One step is one way whatever the solver: the clean latents predicted from pure noise.
-    """
-    one = [] if own.solver in ONE_STEP else [Plan(solver="one_step")]
-    asked = [
-        Plan(solver="one_step") if count == 1 else own.changed(steps=count) for count in steps if count != own.steps
-    ]
-    different = {(plan.solver, plan.steps): plan for plan in (own, *one, *asked)}
-    return list(different.values())
+def _text(value: Any) -> str:
+    """A value of a later field as the table has it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def sweep(
     run: RunDirectory,
     picks: Sequence[str] = (),
-    scales: Sequence[float] = SCALES,
+    ways: Ways = Ways(),  # noqa: B008 (frozen)
     repeats: int = 1,
     say: Callable[[str], None] = print,
-    steps: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Draw and score every point that `guidance.csv` does not have yet; returns the whole table.
 
     The table is written after each point, so that the same command goes on where it was interrupted. `picks` as in
     `nas.analysis.picking.pick`, or `base`; without any, the knee of a search, or the base and the first `repeats` repeats
-    of every cell of an ablation. `steps` are numbers of steps in which each network is drawn as well. Raises InputError when a
-    pick is not there, was not trained or draws no numbers, or the run measured no distance or no score of captions.
+    of every cell of an ablation. Raises InputError when a pick is not there, was not trained or draws no numbers, the run
+    measured no distance or no score of captions, or no network can be drawn in any of the ways.
     """
 
     x, y = axes(run)
     models = list(networks_of(run, picks, repeats))
     if not models:
         raise InputError(f"{run.path}: no cell was trained to the end, so there is nothing to draw")
+    points = _points(models, ways, say)
     table = _read(run.path / TABLE)
-    for model in models:
-        missing = [point for point in model.points(scales, steps) if not _has(table, point[1])]
+    for model, wanted in zip(models, points, strict=True):
+        missing = [point for point in wanted if not _has(table, point[1])]
         if not missing:
             continue
         network, schedule = model.load(), schedule_of(model.bench)
         for plan, named in missing:
-            what = f"{named['model']}, {plan.solver} {plan.steps}, scale {plan.guidance:g}"
+            what = f"{named['model']}, {_told(plan)}"
             try:
                 found = scores(model.bench, network, schedule, plan)
             except failures.Diverged as error:
@@ -146,8 +113,25 @@ def sweep(
             table = pd.concat([table, pd.DataFrame([named | found])], ignore_index=True).astype(WHOLE)
             _write(table, run.path / TABLE)
             say(f"{what}: {_said(found, (x, y))}")
-    stills.save_guidance(curves(table, x, y), x, y, run.path / PICTURE)
+    sweep_picture.save(curves(table, x, y), x, y, run.path / PICTURE)
     return table
+
+
+def _points(models: Sequence[Model], ways: Ways, say: Callable[[str], None]) -> list[list[tuple[Plan, dict[str, Any]]]]:
+    """The points of each network. Raises InputError where there are none at all; what some lack is said."""
+    found = [model.points(ways) for model in models]
+    if not any(points for points, _ in found):
+        raise InputError(f"--set: {found[0][1][0]}")
+    for model, (_, wrong) in zip(models, found, strict=True):
+        for reason in wrong:
+            say(f"{model.name}: left out: {reason}")
+    return [points for points, _ in found]
+
+
+def _told(plan: Plan) -> str:
+    """A plan in a line."""
+    later = [f", {name} {_text(value)}" for name, value in plan.model_dump().items() if name not in ALWAYS]
+    return f"{plan.solver} {plan.steps}, scale {plan.guidance:g}" + "".join(later)
 
 
 def opened(path: Path, picks: Sequence[str]) -> tuple[RunDirectory, list[str]]:
@@ -175,19 +159,24 @@ def axes(run: RunDirectory) -> tuple[str, str]:
     captions = [name for name in CAPTIONS if name in measured]
     if not distances or not captions:
         raise InputError(
-            f"{run.path}: a guidance sweep needs a distance ({', '.join(DISTANCES)}) and a score of captions "
+            f"{run.path}: a sweep needs a distance ({', '.join(DISTANCES)}) and a score of captions "
             f"({', '.join(CAPTIONS)}); it measured {_list(measured)}"
         )
     return captions[0], distances[0]
 
 
 def curves(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Means over repeats: model, solver, steps, guidance, as_trained, n, and the two scores; by scale within a curve."""
-    by = ["model", "solver", "steps", "guidance"]
-    found = table.groupby(by, sort=False, as_index=False).agg(
-        **{"as_trained": ("as_trained", "any"), "n": (x, "size"), x: (x, "mean"), y: (y, "mean")}
+    """Means over repeats: model, the fields of the plan that the table has, as_trained, n, and the two scores; by scale within
+    a curve."""
+    later = [name for name in LATER if name in table]
+    default = {name: _text(Plan.model_fields[name].default) for name in later}
+    by = ["model", "solver", "steps", *later, "guidance"]
+    found = (
+        table.fillna(default)
+        .groupby(by, sort=False, as_index=False)
+        .agg(**{"as_trained": ("as_trained", "any"), "n": (x, "size"), x: (x, "mean"), y: (y, "mean")})
     )
-    place = found.groupby(by[:3], sort=False).ngroup()
+    place = found.groupby(by[:-1], sort=False).ngroup()
     return found.assign(place=place).sort_values(["place", "guidance"], kind="stable").drop(columns="place")
 
 
@@ -268,9 +257,10 @@ def _has(table: pd.DataFrame, named: Mapping[str, Any]) -> bool:
     if table.empty:
         return False
     same = pd.Series(True, index=table.index)
-    for column in IDENTITY:
-        value = named[column]
-        same &= table[column].isna() if value is None else table[column] == value
+    for column in [*IDENTITY, *LATER]:
+        value = named.get(column)
+        held = table[column] if column in table else pd.Series(None, index=table.index, dtype=object)
+        same &= held.isna() if value is None else held == value
     return bool(same.any())
 
 
@@ -278,7 +268,7 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame()
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype=dict.fromkeys(LATER, str))
         absent = [column for column in IDENTITY if column not in table]
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as a table ({error}); remove it to sweep again") from None

@@ -1,4 +1,4 @@
-"""Guidance sweeps over a made-up ablation: what is drawn, that it is drawn right, and once."""
+"""Sweeps over a made-up ablation: what is drawn, that it is drawn right, and once."""
 
 import json
 import sys
@@ -7,20 +7,19 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nas import cli
 from nas.diffusion import schedule
 from nas.diffusion.plan import Plan
-from nas.diffusion.solvers import _fresh_noise
+from nas.diffusion.solvers import _fresh_noise, sample
 from nas.errors import InputError
 from nas.networks.backbones.unet import presets
-from nas.report import stills
 from nas.runs.directory import RunDirectory
 from nas.settings import study_file
-from nas.study import guidance_sweep
+from nas.study import sweep as sweeping
+from nas.study.sweep_plans import Ways
 from nas.training.encoded import EncodedSet
 from nas.trial.bench import Bench, fresh
 from nas.weights import checkpoints
@@ -90,7 +89,7 @@ class Small(Bench):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """An ablation of two cells and two repeats, and a base, all with random weights."""
-    monkeypatch.setattr(guidance_sweep, "Bench", Small)
+    monkeypatch.setattr(sweeping, "Bench", Small)
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace("CHECKPOINT", str(tmp_path / "base.safetensors")))
     study = study_file.load(path)
@@ -129,9 +128,9 @@ def _weights(proxy, seed, path):
     save_file(network.state_dict(), path, {"images_seen": "128"})
 
 
-def swept(run, *scales, picks=(), repeats=1, steps=()):
+def swept(run, *scales, picks=(), repeats=1, steps=(), **values):
     told = []
-    return guidance_sweep.sweep(run, picks, scales, repeats, told.append, steps), told
+    return sweeping.sweep(run, picks, Ways(scales or None, steps, values), repeats, told.append), told
 
 
 def test_every_network_is_drawn_in_its_ways(run):
@@ -198,32 +197,6 @@ def test_two_steps_are_scored_as_renoised_by_hand(run):
     assert row.fid == pytest.approx(float(latents[:, :3].square().mean()), rel=1e-4)
 
 
-def test_the_picture_of_many_ways_names_networks_and_steps_apart(tmp_path, monkeypatch):
-    """Three networks in five ways: eight lines in the legend, not fifteen, and a mark for each number of steps."""
-    ways = [("dpm++", 10), ("one_step", 1), ("dpm++", 2), ("dpm++", 4), ("renoise", 4)]
-    rows = [
-        {"model": name, "solver": solver, "steps": steps, "guidance": scale, "as_trained": scale == 3.0}
-        | {"clip_score": 0.1 * scale + place, "fid": 10.0 / steps + scale}
-        for place, name in enumerate(["base", "a=1", "a=2"])
-        for solver, steps in ways
-        for scale in (1.0, 2.0, 3.0)
-    ]
-    figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
-    table = pd.DataFrame(rows)
-    stills.save_guidance(table, "clip_score", "fid", tmp_path / "p.png")
-    (legend,), (axes,) = figures[0].legends, figures[0].axes
-    said = [text.get_text() for text in legend.get_texts()]
-    assert said == ["base", "a=1", "a=2", "dpm++ 10", "one step", "dpm++ 2", "dpm++ 4", "renoise 4"]
-    marks = {line.get_marker() for line in axes.lines}
-    assert len(marks) == len({1, 2, 4, 10}) and len(axes.texts) == 3 * 5 * 2
-    two = table[table.steps.isin([1, 10])]
-    stills.save_guidance(two, "clip_score", "fid", tmp_path / "p.png")
-    (legend,), (axes,) = figures[1].legends, figures[1].axes
-    assert [text.get_text() for text in legend.get_texts()][:2] == ["base, dpm++ 10", "base, one step"]
-    assert {line.get_marker() for line in axes.lines} == {"o"} and len(axes.texts) == 3 * 2 * 3
-
-
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
 def test_one_step_scores_are_those_of_the_guided_clean_latents(run, scale):
     """x0 = a x - s v with v = null + w (cond - null), by hand."""
@@ -251,13 +224,6 @@ def test_a_network_that_draws_no_numbers_is_named_and_the_rest_is_kept(run):
     assert pd.read_csv(run.path / "guidance.csv").model.tolist() == ["base", "base", "reference"]
 
 
-@pytest.mark.parametrize("text", ["", "x", "1,,2", "-1", "nan", "inf", "1e30", "1001"])
-def test_scales_that_are_none(text):
-    with pytest.raises(InputError, match="expected numbers from 0 to 1000"):
-        guidance_sweep.scales_of(text)
-    assert guidance_sweep.scales_of("3,1000,0,3") == [0, 3, 1000]
-
-
 def test_nothing_is_drawn_twice(run):
     first, _ = swept(run, 1.0, 2.0)
     again, told = swept(run, 1.0, 2.0)
@@ -269,7 +235,7 @@ def test_nothing_is_drawn_twice(run):
     whole.drop(index=4).to_csv(run.path / "guidance.csv", index=False)
     mended, told = swept(run, 1.0, 2.0)
     assert len(told) == 1
-    keys = guidance_sweep.IDENTITY
+    keys = sweeping.IDENTITY
     pd.testing.assert_frame_equal(
         mended.sort_values(keys).reset_index(drop=True),
         whole.sort_values(keys).reset_index(drop=True),
@@ -286,9 +252,53 @@ def test_weights_that_were_trained_on_are_drawn_again(run):
     assert len(told) == 1 and table.images_seen.tolist() == [64, 128]
 
 
+def test_values_of_fields_are_crossed(run):
+    """Each network by its own plan with every combination; scores of one of them are those of its plan."""
+    values = {"solver": ["ddim", "heun"], "spacing": ["trailing", "leading"], "guidance_interval": [(0, 999), (0, 600)]}
+    table, told = swept(run, picks=["base"], **values)
+    assert len(table) == len(told) == 8 and (table.steps == 2).all() and (table.guidance == 2.0).all()
+    assert set(zip(table.solver, table.spacing.fillna("-"), table.guidance_interval.fillna("-"), strict=True)) == {
+        (solver, spacing, interval)
+        for solver in ("ddim", "heun")
+        for spacing in ("-", "leading")
+        for interval in ("-", "[0, 600]")
+    }
+    assert table.as_trained.tolist() == [True] + 7 * [False]
+    bench = Small(study_file.load(run.path.parents[2] / "study.yaml"), run.path)
+    network = bench.scaled(presets()["mobilediffusion"].to_dict()).build().eval()
+    checkpoints.load_weights(network, run.path.parents[2] / "base.safetensors", "")
+    plan = Plan(solver="heun", steps=2, guidance=2.0, spacing="leading", guidance_interval=(0, 600))
+    _, text, noise = bench.drawn
+    config = schedule.noise_schedule(schedule.Settings()).config
+    latents = sample(network, plan, config, noise, text, bench.train_data.null)
+    row = table[(table.solver == "heun") & (table.spacing == "leading") & table.guidance_interval.notna()]
+    assert row.fid.item() == pytest.approx(float(latents[:, :3].square().mean()), rel=1e-4)
+    assert swept(run, picks=["base"], **values)[1] == []
+    again = pd.read_csv(run.path / "guidance.csv")
+    assert len(again) == 8 and (run.path / "guidance.png").exists()
+
+
+def test_tables_of_before_are_read_and_get_columns_where_a_point_needs_them(run):
+    swept(run, 1.0, 2.0)
+    old = (run.path / "guidance.csv").read_text()
+    assert "spacing" not in old and "guidance_interval" not in old
+    table, told = swept(run, 2.0, picks=["base"], spacing=["trailing", "linspace"])
+    assert len(told) == 1 and told[0].startswith("base, ddim 2, scale 2, spacing linspace: ")
+    assert table.spacing.notna().sum() == 1 and "guidance_interval" not in table
+    seen = sweeping.curves(table, "clip_score", "fid")
+    assert len(seen) == 11 and seen.spacing.value_counts().to_dict() == {"trailing": 10, "linspace": 1}
+    assert len(swept(run, 1.0, 2.0)[0]) == 11
+
+
+def test_what_a_network_cannot_be_drawn_by_is_said_and_left_out(run):
+    table, told = swept(run, 2.0, steps=(), spacing=["leading"])
+    assert sorted(set(table.model)) == ["base", "drawing=many"]
+    assert told[0].startswith("reference: left out: spacing: solver one_step has times of its own")
+
+
 def test_repeats_are_averaged_in_the_picture_only(run):
     table, _ = swept(run, 1.0, 2.0, repeats=2)
-    seen = guidance_sweep.curves(table, "clip_score", "fid")
+    seen = sweeping.curves(table, "clip_score", "fid")
     assert len(table) == 4 + 2 * (2 + 4) and (seen[seen.model != "base"].n == 2).all()
     one = table[(table.model == "reference") & (table.guidance == 2.0)]
     (mean,) = seen[(seen.model == "reference") & (seen.guidance == 2.0)].fid
@@ -308,53 +318,21 @@ def test_an_exported_folder_is_its_trial(run, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "deploy.yaml").write_text(yaml.safe_dump({"from": {"run": str(run.path), "trial": 3}}))
-    found, picks = guidance_sweep.opened(folder, [])
+    found, picks = sweeping.opened(folder, [])
     assert found.path == run.path and picks == ["trial:3"]
     with pytest.raises(InputError, match="one exported trial"):
-        guidance_sweep.opened(folder, ["knee"])
+        sweeping.opened(folder, ["knee"])
 
 
 def test_what_nas_train_wrote_is_no_trial(tmp_path):
     (tmp_path / "deploy.yaml").write_text(yaml.safe_dump({"from": {"trained": "knee"}, "stages": 2}))
     with pytest.raises(InputError, match="holds no trial of a study.*nas train wrote it"):
-        guidance_sweep.opened(tmp_path, [])
-
-
-@pytest.mark.parametrize("text", ["", "a", "1,,2", "-1", "nan", "inf", "1;2"])
-def test_scales_that_are_not_numbers(text):
-    with pytest.raises(InputError, match="--scales"):
-        guidance_sweep.scales_of(text)
-
-
-def test_scales_are_ordered_and_different():
-    assert guidance_sweep.scales_of("3, 1,3,7.5") == [1.0, 3.0, 7.5]
-
-
-@pytest.mark.parametrize("text", ["", "a", "1,,2", "0", "-1", "1.5", "nan", "1001", "1;2", "99999999999999999999"])
-def test_steps_that_are_none(text):
-    with pytest.raises(InputError, match="--steps .*: expected whole numbers from 1 to 1000"):
-        guidance_sweep.steps_of(text)
-    assert guidance_sweep.steps_of("4, 1,2,4,1000") == [1, 2, 4, 1000]
-
-
-def test_what_a_plan_becomes_in_other_steps():
-    one, two, four = Plan(solver="one_step"), Plan(solver="renoise", steps=2), Plan(solver="renoise", steps=4)
-    assert guidance_sweep.plans(one, [1, 2, 4]) == [one, two, four]
-    assert guidance_sweep.plans(four, [1, 2, 4]) == [four, one, two]
-    many = Plan(solver="dpm++", steps=10, guidance=2.0)
-    few = Plan(solver="dpm++", steps=4, guidance=2.0)
-    assert guidance_sweep.plans(many, [1, 4, 10]) == [many, one, few]
-    assert guidance_sweep.plans(many, []) == guidance_sweep.plans(many) == [many, one]
-
-
-def test_what_a_plan_becomes():
-    assert guidance_sweep.plans(Plan(solver="renoise", steps=4)) == [Plan(solver="renoise", steps=4)]
-    assert guidance_sweep.plans(Plan(steps=4)) == [Plan(steps=4), Plan(solver="one_step")]
+        sweeping.opened(tmp_path, [])
 
 
 def test_bad_runs_are_one_line(run, monkeypatch, capsys):
     def told(*arguments):
-        monkeypatch.setattr(sys, "argv", ["nas", "sweep-guidance", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["nas", "sweep", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         assert stopped.value.code == 2
@@ -366,6 +344,14 @@ def test_bad_runs_are_one_line(run, monkeypatch, capsys):
     assert "--steps 0" in told(run.path, "--steps", "0")
     assert "trial:9" in told(run.path, "--pick", "trial:9") or "9" in told(run.path, "--pick", "trial:9")
     assert "not a run directory" in told(run.path / "trials")
+    assert "--set solver=unip: solver: expected 'ddim'" in told(run.path, "--set", "solver=unip")
+    assert "--set solvr=ddim: a plan of sampling has no 'solvr'; did you mean 'solver'?" in told(
+        run.path, "-s", "solvr=ddim"
+    )
+    assert "--set steps: expected FIELD=VALUE,VALUE" in told(run.path, "--set", "steps")
+    assert "--steps 2: --set says steps too" in told(run.path, "--set", "steps=4", "--steps", "2")
+    assert "--set: steps: solver one_step has 1 step, got 4" in told(run.path, "-s", "solver=one_step", "-s", "steps=4")
+    assert not (run.path / "guidance.csv").exists()
     (run.path / "trials/0000/weights.safetensors").unlink()
     assert "has no weights" in told(run.path, "--pick", "trial:0")
     (run.path / "guidance.csv").write_text("a\n1\n")
@@ -376,12 +362,12 @@ def test_bad_runs_are_one_line(run, monkeypatch, capsys):
 
 
 def test_the_axes_are_a_distance_and_a_score_of_captions(run):
-    assert guidance_sweep.axes(run) == ("clip_score", "fid")
+    assert sweeping.axes(run) == ("clip_score", "fid")
     drawn = {"guidance": 1.0}
     run.write_json(
         "conditions.json", {"prompt_accuracy": drawn, "mind_efficientnet_lite0": drawn, "denoising_loss": {}}
     )
-    assert guidance_sweep.axes(run) == ("prompt_accuracy", "mind_efficientnet_lite0")
+    assert sweeping.axes(run) == ("prompt_accuracy", "mind_efficientnet_lite0")
     run.write_json("conditions.json", {"prompt_accuracy": drawn})
     with pytest.raises(InputError, match=r"needs a distance \(fid, kid, mind\) .*; it measured prompt_accuracy$"):
-        guidance_sweep.axes(run)
+        sweeping.axes(run)
