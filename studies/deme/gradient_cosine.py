@@ -3,12 +3,13 @@
     python studies/deme/gradient_cosine.py [STUDY]
 
 The times are cut into 8 equal ranges. A range's gradient is that of the denoising loss at times spread over it, of IMAGES
-training pictures with fixed noise, the same for all ranges. Writes gradient_cosine.csv beside this file, a row for each pair of ranges:
+training pictures with fixed noise, the same for all ranges. Writes gradient_cosine.csv beside this file, a row for each pair:
 
-cosine    of the two gradients, of the same pictures and noise, so that what is drawn by chance is alike in both;
-apart     one range's gradient of one half of the pictures against the other's of the other half, the mean of both ways: for a range with
-          itself it says how much of a gradient is the range's and not chance;
-corrected `apart` over the square root of both ranges' own, an estimate of the cosine without chance; none where an own one is not above 0.
+cosine     of the two gradients, of the same pictures and noise, so that what is drawn by chance is alike in both;
+apart      one range's gradient of half of the pictures against the other's of the other half, the mean of both ways: for a
+           range with itself it says how much of a gradient is the range's, not chance;
+corrected  `apart` over the square root of both ranges' own, an estimate of the cosine without chance; none where an own one
+           is not above 0.
 """
 
 import sys
