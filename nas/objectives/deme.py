@@ -188,7 +188,8 @@ class Objective(Distillation):
 
         def losses(weights: experts.State) -> Tensor:
             errors = []
-            for rows in torch.arange(len(time), device=time.device).split(ROWS):
+            for first in range(0, len(time), ROWS):
+                rows = slice(first, first + ROWS)
                 text = Text(batch.text.tokens[rows], batch.text.pooled[rows])
                 prediction = functional_call(self.teacher, dict(weights), (noisy[rows], time[rows], text))
                 errors.append((prediction.float() - target[rows]).square().flatten(1).mean(1))
