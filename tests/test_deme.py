@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_in_training import in_training
 from test_objectives import SHAPE, Denoiser, batch_of
+from test_pairs import BASE
 from test_study_scripts import script
 from test_training import encoded, on_the_cpu  # noqa: F401 (fixtures)
+from test_trial import STUDY as TRIAL
+from test_trial import Small, rung
 from torch import nn
 
 from nas import menu
@@ -20,7 +23,7 @@ from nas.diffusion.plan import Plan
 from nas.errors import InputError
 from nas.full_training import job
 from nas.full_training.recipe import Recipe
-from nas.networks import experts, lora
+from nas.networks import backbones, experts, lora
 from nas.networks.conditioning import Text
 from nas.networks.experts import Experts
 from nas.objectives import deme, denoising
@@ -28,8 +31,8 @@ from nas.search import coordinates
 from nas.settings import design, study_file
 from nas.training import batches
 from nas.training.loop import Hardware, train
+from nas.trial import base_model, check
 from nas.trial import bench as benches
-from nas.trial import check
 from nas.weights import checkpoints
 
 STUDY = Path(__file__).parents[1] / "studies/deme"
@@ -455,6 +458,60 @@ def test_a_lesson_is_fixed_and_repeats_where_there_is_less(monkeypatch):
     assert sorted(rows[:10]) == list(range(10)) and rows[10:20] == rows[:10] and len(rows) == 25
     assert not any(torch.equal(tokens, data.null.tokens[0]) for tokens in one.text.tokens)
     assert batches.drawn(data, torch.tensor(rows), 0.0, torch.Generator(), 0).text.tokens.equal(one.text.tokens)
+
+
+# --- as a trial ------------------------------------------------------------------------------------------------------
+
+TAUGHT = TRIAL.replace(
+    "{name: ufogen, reconstruction: ema_distill}", "{name: deme, experts: 2, table: 4, evaluations: 3}"
+)
+
+
+def bench_of(folder, training="warmup_images: 0, init: base, learning_rate: 0.003", options=()):
+    path = folder / "study.yaml"
+    path.write_text(TAUGHT.replace("warmup_images: 0, lora: {rank: 2}", training) + BASE)
+    bench = Small(study_file.load(path, list(options)), folder)
+    bench.prepare()
+    base_model.train(bench)
+    return bench
+
+
+def test_a_trials_weights_are_one_network_and_rungs_change_nothing(tmp_path):
+    bench = bench_of(tmp_path)
+    first = rung(bench, tmp_path / "parts", 8, last=False)["rung"]
+    second = rung(bench, tmp_path / "parts", 16, number=1)["rung"]
+    whole = rung(bench, tmp_path / "whole", 16)["rung"]
+    parts, other = (load_file(tmp_path / name / "weights.safetensors") for name in ("parts", "whole"))
+    assert same(parts, other) and second["metrics"] == whole["metrics"] != first["metrics"]
+    base = load_file(base_model.weights_path(bench))
+    assert base.keys() == parts.keys() and not same(base, parts)
+    logged = {"generator_loss", "expert_1_loss", "coefficient_0", "coefficient_1", "merged_loss_ratio"}
+    assert (
+        logged <= second["training"].keys()
+        and second["training"]["merged_loss_ratio"] == whole["training"]["merged_loss_ratio"]
+    )
+    assert second["passes"] == 8
+
+
+def test_a_trial_of_unmerged_experts_is_drawn_and_swept_but_not_exported(tmp_path):
+    bench = bench_of(tmp_path, options=("objective.merge=none",))
+    made = rung(bench, tmp_path / "trial", 8)
+    path, build = tmp_path / "trial" / "weights.safetensors", backbones.from_dict(made["proxy"]).build
+    again = checkpoints.restored(build, path, "trial 0")
+    config = denoising.noise_schedule(denoising.Settings()).config
+    assert (
+        isinstance(again, Experts) and bench.denoising_losses(again.eval(), config) == made["rung"]["denoising_losses"]
+    )
+    with pytest.raises(InputError, match="2 experts by time"):
+        checkpoints.load_weights(build(), path, "runs/one")
+
+
+def test_a_trial_of_adapters_leaves_one_plain_network(tmp_path):
+    bench = bench_of(tmp_path, "warmup_images: 0, init: base, learning_rate: 0.003, lora: {rank: 2}")
+    rung(bench, tmp_path / "trial", 8)
+    found = load_file(tmp_path / "trial" / "weights.safetensors")
+    assert found.keys() == load_file(base_model.weights_path(bench)).keys()
+    assert not (tmp_path / "trial" / "adapters.safetensors").exists()
 
 
 # --- the study -------------------------------------------------------------------------------------------------------
