@@ -530,11 +530,11 @@ def passes(study):
     return getattr(one, "offline_passes", 0) + one.passes_of(study.training.updates(images)) * images
 
 
-@pytest.mark.parametrize(("file", "share"), [("study.yaml", 0.025), ("tuning.yaml", 0.0125)])
+@pytest.mark.parametrize(("file", "share"), [("study.yaml", 0.015), ("tuning.yaml", 0.0075)])
 def test_every_cell_of_the_study_costs_the_same(file, share):
     base = checkpoints.images_seen(STUDY.parents[1] / "nas/assets/base_scenes.safetensors")
     for name, study in cells(file).items():
-        assert passes(study) == pytest.approx(share * 3 * base, rel=0.015), name
+        assert passes(study) == pytest.approx(share * 3 * base, rel=0.02), name
 
 
 def test_the_table_of_cosines_corrects_for_chance():
