@@ -467,6 +467,12 @@ TAUGHT = TRIAL.replace(
 )
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the benches of these trials keep the base that they share."""
+    return tmp_path_factory.mktemp("deme")
+
+
 def bench_of(folder, training="warmup_images: 0, init: base, learning_rate: 0.003", options=()):
     path = folder / "study.yaml"
     path.write_text(TAUGHT.replace("warmup_images: 0, lora: {rank: 2}", training) + BASE)
@@ -476,8 +482,8 @@ def bench_of(folder, training="warmup_images: 0, init: base, learning_rate: 0.00
     return bench
 
 
-def test_a_trials_weights_are_one_network_and_rungs_change_nothing(tmp_path):
-    bench = bench_of(tmp_path)
+def test_a_trials_weights_are_one_network_and_rungs_change_nothing(tmp_path, folder):
+    bench = bench_of(folder)
     first = rung(bench, tmp_path / "parts", 8, last=False)["rung"]
     second = rung(bench, tmp_path / "parts", 16, number=1)["rung"]
     whole = rung(bench, tmp_path / "whole", 16)["rung"]
@@ -493,8 +499,8 @@ def test_a_trials_weights_are_one_network_and_rungs_change_nothing(tmp_path):
     assert second["passes"] == 8
 
 
-def test_a_trial_of_unmerged_experts_is_drawn_and_swept_but_not_exported(tmp_path):
-    bench = bench_of(tmp_path, options=("objective.merge=none",))
+def test_a_trial_of_unmerged_experts_is_drawn_and_swept_but_not_exported(tmp_path, folder):
+    bench = bench_of(folder, options=("objective.merge=none",))
     made = rung(bench, tmp_path / "trial", 8)
     path, build = tmp_path / "trial" / "weights.safetensors", backbones.from_dict(made["proxy"]).build
     again = checkpoints.restored(build, path, "trial 0")
@@ -506,8 +512,8 @@ def test_a_trial_of_unmerged_experts_is_drawn_and_swept_but_not_exported(tmp_pat
         checkpoints.load_weights(build(), path, "runs/one")
 
 
-def test_a_trial_of_adapters_leaves_one_plain_network(tmp_path):
-    bench = bench_of(tmp_path, "warmup_images: 0, init: base, learning_rate: 0.003, lora: {rank: 2}")
+def test_a_trial_of_adapters_leaves_one_plain_network(tmp_path, folder):
+    bench = bench_of(folder, "warmup_images: 0, init: base, learning_rate: 0.003, lora: {rank: 2}")
     rung(bench, tmp_path / "trial", 8)
     found = load_file(tmp_path / "trial" / "weights.safetensors")
     assert found.keys() == load_file(base_model.weights_path(bench)).keys()

@@ -48,7 +48,7 @@ class Experts(nn.Module):
 
     def forward(self, latents: Tensor, time: Tensor, text: Text) -> Tensor:
         """The prediction (B, C, H, W) for latents of that shape at times (B,)."""
-        which = torch.bucketize(time, self.boundaries, right=True)
+        which = torch.bucketize(time.contiguous(), self.boundaries, right=True)
         asked = [(which == index).nonzero().squeeze(1) for index in range(len(self.experts))]
         parts = [
             expert(latents[rows], time[rows], Text(text.tokens[rows], text.pooled[rows]))
