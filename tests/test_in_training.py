@@ -35,6 +35,8 @@ CASES = [  # stopped after 5 of 11 updates: beside the turns of critics, and bef
     ("mean_flow", {}),
     ("mean_flow", {"derivative": "jvp"}),
     ("mean_flow", {"guidance_scale": 2.0}),
+    ("deme", {"experts": 3}),
+    ("deme", {"experts": 2, "boundaries": (100,), "merge": "none", "consistency": 0.0}),
 ]
 
 

@@ -62,6 +62,7 @@ def weights(module):
     """Everything a trial is continued from."""
     tensors = {f"network.{name}": value for name, value in module.objective.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in module.ema.weights.items()}
+    tensors |= {f"averages.{name}": value for name, value in module.averages.state_dict().items()}
     for index, adam in enumerate(module.adam.values()):
         for row, state in adam.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{row}.{name}": torch.as_tensor(value) for name, value in state.items()}

@@ -22,7 +22,7 @@ from nas.documents.strict import first_wrong
 from nas.errors import InputError, shown
 
 ONE_STEP = ("one_step", "renoise")  # solvers of generators that predict clean latents from noise
-ALONG_A_PATH = ("ddim", "dpm++")  # solvers of the flow from noise to clean latents that a denoiser knows
+ALONG_A_PATH = ("ddim", "dpm++", "unipc", "heun")  # solvers of the flow from noise to clean latents that a denoiser knows
 
 MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
 ALWAYS = (

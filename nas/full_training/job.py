@@ -90,7 +90,13 @@ def _check(made: Job) -> None:
     for number, stage in enumerate(given.stages):
         if stage.batch % hardware.devices:
             raise InputError(f"stages.{number}.batch: {stage.batch} does not divide by --devices {hardware.devices}")
-    requires = menu.pick("objectives", given.objective.name).Objective.requires
+    objective = menu.pick("objectives", given.objective.name).Objective
+    requires = objective.requires
+    if objective.finishes:
+        raise InputError(
+            f"objective: {given.objective.name} makes its network at the end, of more than one that nas train keeps; expected "
+            "another objective, or a study"
+        )
     if strange := sorted(requires - SUPPLIED):
         raise InputError(
             f"objective: {given.objective.name} needs {' and '.join(strange)}, which nas train does not have"

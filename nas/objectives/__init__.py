@@ -7,13 +7,14 @@ A file provides
 - `Objective(generator, teacher, settings)`: an `nn.Module` with `requires` (a frozenset of `INPUTS` that a study must
   supply; what is not among them is refused before anything is trained), `schedule_config` (that scheduler's
   configuration), `generator_loss(batch) -> scalar`, `critics` (the other networks that learn, by name: a discriminator, a
-  fake score; {} for none), `logged` (detached scalars of the last losses, by name), `after_step()`, `guided_drawing`
-  (whether what it trains is still a denoiser, made to be drawn with guidance), `solvers` (those of plans that it is made for),
-  `measures_progress` (whether a lower generator loss means a
-  better network), and `passes`: the network passes that one image costs in a generator update and the critics' turns that
-  belong to it. A forward pass counts 1, a backward pass to the weights 1, to the input 1; plain denoising has 3. Heads and
-  embeddings count nothing. `passes_of(updates)` is their mean over a training, of an objective whose updates differ. An
-  objective that learns from pairs also has `offline_passes`, those spent before the first update, in all;
+  fake score, other experts; {} for none), `logged` (detached scalars of the last losses, by name), `after_step()`,
+  `guided_drawing` (whether what it trains is still a denoiser, made to be drawn with guidance), `solvers` (those of plans that
+  it is made for), `measures_progress` (whether a lower generator loss means a better network), `finishes` (whether it makes
+  what is drawn of more than its generator) and `finished(lessons)`, which makes it, and `passes`: the network passes that one
+  image costs in a generator update and the critics' turns that belong to it. A forward pass counts 1, a backward pass to the
+  weights 1, to the input 1; plain denoising has 3. Heads and embeddings count nothing. `passes_of(updates)` is their mean over
+  a training, of an objective whose updates differ. An objective that learns from pairs, or searches at the end, also has
+  `offline_passes`, those spent outside the updates, in all;
 - `check(settings, updates)`, if a training of so many updates can be wrong for it: raises InputError.
 
 What is logged has one name in all files: `gan_loss_gen` and `gan_loss_disc` of a game, `critic_accuracy_fake` and `_real` of
@@ -107,6 +108,7 @@ class Critic:
     every: int = 1  # generator updates from one turn of its to the next
     learning_rate: float = 1.0  # times the generator's
     betas: tuple[float, float] | None = None  # AdamW's; None: the generator's
+    averaged: bool = False  # whether a moving average is kept of it as of the generator, and is what `finished` finds
 
 
 class Objective(Protocol):
@@ -127,6 +129,8 @@ class Objective(Protocol):
     def generator_loss(self, batch: LatentBatch) -> Tensor: ...
 
     def after_step(self) -> None: ...
+
+    def finished(self, lessons: Callable[[int], LatentBatch]) -> nn.Module: ...
 
     def passes_of(self, updates: int) -> float: ...
 
@@ -155,6 +159,7 @@ class Lone(nn.Module):
     solvers: tuple[str, ...] = ONE_STEP
     guided_drawing = False
     measures_progress = False
+    finishes = False
 
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: schedule.Settings):
         super().__init__()
@@ -185,6 +190,13 @@ class Lone(nn.Module):
 
     def after_step(self) -> None:
         """Nothing moves besides the generator."""
+
+    def finished(self, lessons: Callable[[int], LatentBatch]) -> nn.Module:
+        """The network that is scored and saved where a training pauses or ends, averages in the place of weights.
+
+        `lessons(count)` is a fixed batch of what was learned from, the same for every training of a study.
+        """
+        return self.generator
 
 
 class Distillation(Lone):

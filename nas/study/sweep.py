@@ -226,9 +226,8 @@ def _trial(run: RunDirectory, bench: Bench, record: Mapping[str, Any]) -> Model:
         raise InputError(f"{run.path}: trial {number} ({record['state'].replace('_', ' ')}) has no weights")
 
     def load() -> nn.Module:
-        network: nn.Module = backbones.from_dict(record["proxy"]).build()
-        checkpoints.load_weights(network, weights, f"trial {number}")
-        return network.eval()
+        build = backbones.from_dict(record["proxy"]).build
+        return checkpoints.restored(build, weights, f"trial {number}").eval()
 
     name = str(record.get("cell") or f"trial {number}")
     seen = int(record["rungs"][-1]["images_seen"])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -45,13 +45,18 @@ class DenoiserTraining(L.LightningModule):
         self.objective = objective
         self.settings = settings
         self.step = settings.updates(images_seen)
-        self.ema = Average(objective.generator, settings.ema_decay, warmup=settings.init == "scratch")
+        self.ema = self._average(objective.generator)
+        averaged = {name: critic.network for name, critic in objective.critics.items() if critic.averaged}
+        self.averages = nn.ModuleDict({name: self._average(network) for name, network in averaged.items()})
         self.adam = {"generator": self._adamw(objective.generator, 1.0, settings.betas)}
         for name, critic in objective.critics.items():
             self.adam[name] = self._adamw(critic.network, critic.learning_rate, critic.betas or settings.betas)
         self.loss = torch.tensor(math.nan)
         self.heard: Callable[[int], None] = ignored  # told the number of updates after each
         self.log_sums: dict[str, tuple[int, Tensor]] = {}
+
+    def _average(self, network: nn.Module) -> Average:
+        return Average(network, self.settings.ema_decay, warmup=self.settings.init == "scratch")
 
     def _adamw(self, network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.AdamW:
         """AdamW whose learning rate is always `rate` times that of the settings, which may change between updates."""
@@ -73,7 +78,8 @@ class DenoiserTraining(L.LightningModule):
         self._log(self.objective.logged)
         self.objective.logged.clear()
         self.step += 1
-        self.ema.update(self.objective.generator, self.step)
+        for average, network in self._averaged():
+            average.update(network, self.step)
         self.heard(self.step)
         if self.step % FINITE_CHECK_EVERY == 0 and not math.isfinite(self.loss):
             raise Diverged(f"the loss is {self.loss.item()} after {self.step * self.settings.batch:,} images")
@@ -119,8 +125,15 @@ class DenoiserTraining(L.LightningModule):
         return min(1.0, (self.step + 1) / warmup) if warmup else 1.0
 
     def swap_average(self) -> None:
-        """Exchange the generator's weights with their moving average; a second call undoes it."""
-        self.ema.swap(self.objective.generator)
+        """Exchange weights with their moving average, the generator's and others' that have one; a second call undoes it."""
+        for average, network in self._averaged():
+            average.swap(network)
+
+    def _averaged(self) -> list[tuple[Average, nn.Module]]:
+        """Every moving average with its network."""
+        critics = self.objective.critics
+        others = [(cast(Average, average), critics[name].network) for name, average in self.averages.items()]
+        return [(self.ema, self.objective.generator), *others]
 
     @property
     def images_seen(self) -> int:
@@ -130,6 +143,8 @@ class DenoiserTraining(L.LightningModule):
         """All that moves in one safetensors file, replaced atomically: weights that are trained, averaged weights and
         optimiser moments."""
         tensors = {f"ema.{name}": value for name, value in self.ema.weights.items()}
+        for role, average in self.averages.items():
+            tensors |= {f"average.{role}.{name}": value for name, value in cast(Average, average).weights.items()}
         for role, network in self._moving().items():
             tensors |= {f"{role}.{name}": value for name, value in _state(network, frozen=False).items()}
         for role, adam in self.adam.items():
@@ -144,6 +159,8 @@ class DenoiserTraining(L.LightningModule):
         tensors, metadata = weight_files.read(path, "checkpoint")
         self.step = self.settings.updates(int(metadata["images_seen"]))
         self.ema.restore(_below(tensors, "ema."))
+        for role, average in self.averages.items():
+            cast(Average, average).restore(_below(tensors, f"average.{role}."))
         for role, network in self._moving().items():
             network.load_state_dict(_state(network, frozen=True) | _below(tensors, f"{role}."))
         for role, adam in self.adam.items():

@@ -28,11 +28,12 @@ from nas.metrics import Reference, scores
 from nas.networks import autoencoders, backbones, conditioning, lora
 from nas.networks.backbones import Backbone, Proxy
 from nas.networks.conditioning import Text
+from nas.objectives import LatentBatch
 from nas.runs.pictures import save_grid
 from nas.settings import design
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
-from nas.training import encoded, loop
+from nas.training import batches, encoded, loop
 from nas.trial import base_model, pairs
 from nas.weights import checkpoints, supernet
 
@@ -40,6 +41,7 @@ SCORE_BATCH = 64  # images decoded and scored at a time
 GRID_COLUMNS, GRID_ROWS = 8, 4
 SHOWN = GRID_COLUMNS * GRID_ROWS  # pictures in a grid of samples
 LOSS_IMAGES = 256  # held-out images of the paired denoising loss, at most
+LESSON = 4  # stream of the study's seed
 LOSS_TIMES = 8  # times per image of the paired denoising loss
 Captioned = tuple[Tensor, list[str]]  # pictures (B, 3, H, W) in [-1, 1] with their captions
 _DATA = ("train_data", "held_out_data", "proxy", "drawn")
@@ -253,6 +255,13 @@ class Bench:
         if "pairs" not in menu.pick("objectives", entry.name).Objective.requires:
             return self.train_data
         return pairs.load(self, entry.settings("objectives").pairs)
+
+    def lesson(self, count: int) -> LatentBatch:
+        """A fixed batch of what the objective learns from, the same for every trial; over and over where there is less."""
+        data, generator = self.lessons, torch.Generator().manual_seed(seeds.stream_seed(self.study.seed, LESSON))
+        rows = torch.randperm(len(data), generator=generator)
+        rows = rows.repeat(-(-count // len(rows)))[:count]
+        return batches.drawn(data, rows, 0.0, generator, 0)
 
     def objective(self, network: nn.Module, seed: int) -> Any:
         """The study's objective over a network that has just been initialised, which is given its adapters here.

@@ -137,7 +137,8 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         module.save(checkpoint, {"trial": str(job.trial)})  # what comes now may be interrupted without loss
     module.swap_average()
     network.eval()
-    plain = lora.merged(network) if bench.study.training.lora is not None else network
+    done = objective.finished(bench.lesson)
+    plain = lora.merged(done) if bench.study.training.lora is not None else done
     scores = bench.score(plain, objective.schedule_config, timings, job.folder / "samples.png", headway.drawn)
     shutil.copyfile(job.folder / "samples.png", job.folder / f"samples_{job.rung}.png")
     bad = [name for name, value in scores.metrics.items() if not math.isfinite(value)]
@@ -146,7 +147,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
     with timings.phase("save_s"):
         weights = {name: value.detach().cpu().contiguous() for name, value in plain.state_dict().items()}
         save_file(weights, job.folder / "weights.safetensors", {"images_seen": str(module.images_seen)})
-        if plain is not network:
+        if done is network and plain is not network:
             lora.save(network, job.folder / "adapters.safetensors", {"images_seen": str(module.images_seen)})
         if job.last:
             checkpoint.unlink(missing_ok=True)
@@ -159,7 +160,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         "passes": objective.passes_of(module.step),
         "metrics": scores.metrics,
         "denoising_losses": scores.denoising_losses,
-        "training": module.logged(),
+        "training": module.logged() | {name: float(value) for name, value in objective.logged.items()},
         "timings": timings.seconds,
         "images_per_s": pace.images_per_s,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from nas.disk import weight_files
 from nas.errors import InputError
+from nas.networks import experts
+from nas.networks.experts import Experts
 
 PROXY, TRAINED = "proxy", "network"  # where the weights are: of a study's trial, and of `nas train`
 
@@ -27,10 +30,23 @@ def checkpoint_file(path: Path, setting: str = "base.checkpoint") -> Path:
 def load_weights(network: nn.Module, path: Path, setting: str) -> None:
     """Give the network the weights at `path`. Raises InputError naming the first tensor in which they differ."""
     weights = weight_files.read(path, setting).tensors
+    if (count := experts.count(weights)) and not isinstance(network, Experts):
+        raise InputError(
+            f"{setting}: {path} holds {count} experts by time (objective deme, merge none), which only their run draws; "
+            "expected one network, such as those of merge searched"
+        )
     difference = first_difference({n: tuple(t.shape) for n, t in weights.items()}, shapes(network))
     if difference:
         raise InputError(f"{setting}: {path} holds another architecture: {difference}")
     network.load_state_dict(weights)
+
+
+def restored(build: Callable[[], nn.Module], path: Path, setting: str) -> nn.Module:
+    """What the weights at `path` are of: the network that `build` makes, or experts by time. Raises InputError as above."""
+    count = experts.count(weight_files.read(path, setting).tensors)
+    network = Experts([build() for _ in range(count)], [0] * (count - 1)) if count else build()
+    load_weights(network, path, setting)
+    return network
 
 
 def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
