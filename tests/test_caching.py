@@ -271,7 +271,6 @@ def schedule_of(steps=STEPS, name="pixart"):
 @pytest.mark.parametrize(
     ("cache", "name", "message"),
     [
-        (schedule_of(4), "pixart", "cache.rows: 4 rows, and the plan evaluates the network 6 times"),
         (schedule_of(), "mobilediffusion", "cache.rows: 84 letters in a row, and the network has 77 units"),
         (
             schedule_of().model_copy(update={"network": "0" * 12}),
@@ -288,6 +287,11 @@ def test_schedules_that_do_not_fit_are_refused(cache, name, message):
 
 
 def test_rows_are_checked_as_they_are_read():
+    with pytest.raises(
+        ValueError, match="cache: its schedule has 4 rows, and ddim in 6 steps evaluates the network 6 times"
+    ):
+        Plan(steps=6, cache=schedule_of(4))
+    assert Plan(solver="heun", steps=2, cache=schedule_of(3)).evaluations == 3
     with pytest.raises(ValueError, match="row 1 has 'x'; expected letters among c, r, 1, 2, 3"):
         Plan(steps=2, cache={"name": "schedule", "network": "", "rows": ["cr", "cx"]})
     with pytest.raises(ValueError, match="row 1 has 3 letters; expected 2"):

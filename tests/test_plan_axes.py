@@ -75,7 +75,10 @@ def test_a_search_without_plans_is_what_it_was(tmp_path):
         ("plan: {steps: [4, 0]}, ", "search.plan: steps 0: steps: expected greater than or equal to 1"),
         ("plan: {steps: [4, 4]}, ", "search.plan.steps: a value is listed twice"),
         ("plan: {cache: [{name: fora, evry: 2}]}, ", "unknown key"),
-        ("plan: {cache: [{name: deepcache, branch: 40}]}, ", "cache.branch: 40; expected at most"),
+        (
+            "plan: {cache: [{name: deepcache, branch: 40}]}, ",
+            "search.plan.cache: deepcache every 2 branch 40: cache.branch: 40; expected at most",
+        ),
         ("plan: {steps: [4]}, sampler: pool, ", "search.plan: sampler pool looks at networks"),
     ],
 )
@@ -87,6 +90,42 @@ def test_bad_plans_are_refused_before_anything_is_written(tmp_path, plan, messag
         study = study_file.load(path)
         check.check(study, SearchSpace.load(study.space))
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("steps", ["[1, 100]", "[100, 1]"])
+def test_a_budget_of_a_picture_refuses_dear_plans_and_no_search(tmp_path, steps):
+    """Whatever the order of the values; a start is tried by its cheapest plan."""
+    path = written(tmp_path, f"plan: {{steps: {steps}}}, start: [mobilediffusion], ", trials=3)
+    path.write_text(path.read_text().replace("budget: {params: 400M, macs: 200G}", "budget: {drawing_macs: 3000G}"))
+    study = study_file.load(path)
+    check.check(study, SearchSpace.load(study.space))
+    found = records.read_all(free_study.coordinate(path, tmp_path / "runs").directory.path)
+    trained = [record for record in found.values() if record["state"] == "complete"]
+    assert len(trained) == 3 and all(record["choices"]["plan.steps"] == 1 for record in trained)
+    assert all(record["cost"]["drawing_macs"] <= 3e12 for record in trained)
+
+
+def test_plans_of_one_network_are_compared_on_one_training(tmp_path):
+    study = study_file.load(written(tmp_path))
+    config = SearchSpace.load("mobilediffusion").base
+    keys = [plan_axes.key(study, config, {"plan.steps": steps, "plan.cache": "none"}) for steps in (4, 10)]
+    assert keys[0] != keys[1] and {plan_axes.network_key(key) for key in keys} == {config.key}
+
+
+def test_plans_that_the_objective_does_not_draw_by_are_refused(tmp_path):
+    path = written(tmp_path, "plan: {guidance: [1, 3]}, ")
+    path.write_text(path.read_text() + "objective: mean_flow\nsampling: {solver: one_step}\n")
+    study = study_file.load(path)
+    with pytest.raises(InputError, match="sampling.guidance: 3, but mean_flow"):
+        check.check(study, SearchSpace.load(study.space))
+
+
+def test_a_cache_of_a_study_is_checked_before_anything_is_trained(tmp_path):
+    path = written(tmp_path, plan="", minimise="fid_efficientnet_lite0, macs")
+    path.write_text(path.read_text() + "sampling: {cache: {name: deepcache, branch: 40}}\n")
+    study = study_file.load(path)
+    with pytest.raises(InputError, match="^sampling.cache.branch: 40; expected at most"):
+        check.check(study, SearchSpace.load(study.space))
 
 
 def test_a_search_for_cheap_pictures_needs_plans(tmp_path):

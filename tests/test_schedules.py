@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from nas import failures
 from nas.cli import app
 from nas.cost import units as counting
 from nas.cost.count import Count
@@ -137,16 +138,44 @@ def test_an_export_with_a_found_plan_draws_by_it(found, run, tmp_path):
     assert pipeline["sampling"] == yaml.safe_load(plan.read_text())["sampling"]
     drawn = CliRunner().invoke(app, ["sample", str(tmp_path / "model"), "pizza", "--out", str(tmp_path / "drawn.png")])
     assert drawn.exit_code == 0, drawn.output
+    again = nas(tmp_path / "model", *ASKED, "--out", tmp_path / "again")  # an export is searched as its trial
+    assert again.exit_code == 0 and (tmp_path / "again" / search.TABLE).exists(), again.output
+    slow = CliRunner().invoke(app, ["latency", str(tmp_path / "model"), "--runtime", "onnxruntime"])
+    assert "onnxruntime computes every unit at every step" in str(slow.exception)
     fewer = CliRunner().invoke(app, ["sample", str(tmp_path / "model"), "pizza", "--steps", "1"])
-    assert fewer.exit_code == 1 and "cache.rows: 2 rows, and the plan evaluates the network 1 times" in str(
-        fewer.exception
-    )
+    assert fewer.exit_code == 1 and "cache: its schedule has 2 rows" in str(fewer.exception)
     graphs = CliRunner().invoke(app, [*map(str, words), "--format", "onnx"])
     assert "onnx computes every unit at every step" in str(graphs.exception)
     deploy = yaml.safe_load((tmp_path / "model/deploy.yaml").read_text())
     assert deploy["scores"]["clip_score"] == pytest.approx(
         float(table[table["schedule"] == name]["clip_score"].iloc[0])
     )
+
+
+def test_a_score_that_is_to_be_large_is_told_as_it_is(run, tmp_path):
+    done = nas(run, "--pick", "trial:0", *ASKED, "--quality", "clip_score", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(tmp_path / search.TABLE)
+    whole = table[table["schedule"] == "uncached"].iloc[0]
+    assert np.sign(whole["calibration"]) == np.sign(whole["clip_score"]) and abs(whole["calibration"]) < 100
+
+
+def test_a_schedule_that_draws_no_numbers_is_behind_all_others_and_ends_nothing(run, tmp_path, monkeypatch):
+    subject, _ = subjects.find(run, "trial:0")
+    searching = search.Search(subject, search.Settings(images=2, evaluations=20, population=8, keep=3), tmp_path)
+    pictures, drawn = type(subject).pictures, []
+
+    def failing(self, task, plan):
+        drawn.append(plan)
+        if len(drawn) == 4:
+            raise failures.Diverged("no numbers")
+        return pictures(self, task, plan)
+
+    monkeypatch.setattr(type(subject), "pictures", failing)
+    searching.evolve(lambda line: None)
+    qualities = [quality for quality, _ in searching.archive.scores]
+    assert qualities.count(search.WORST) == 1
+    assert all(searching.archive.of(modes)[0] < search.WORST for modes in searching.chosen().values())
 
 
 def test_units_are_timed(run, tmp_path):

@@ -113,7 +113,7 @@ def test_the_effective_schedule_is_the_one_that_a_loop_finds(rows):
 
 @given(SCHEDULES, st.data())
 @settings(deadline=None)
-def test_computing_more_of_what_nothing_holds_never_costs_less(rows, data):
+def test_computing_more_never_costs_less(rows, data):
     modes = np.array(rows, dtype=np.int8)
     more = modes.copy()
     more[data.draw(st.integers(0, len(modes) - 1)), data.draw(st.integers(0, 5))] = COMPUTE

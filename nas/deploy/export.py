@@ -29,7 +29,7 @@ from nas.errors import InputError
 from nas.networks import backbones
 from nas.runs import description
 from nas.runs.directory import RunDirectory
-from nas.settings import design
+from nas.settings import design, plan_axes
 from nas.settings.study import Study
 from nas.trial.bench import Bench
 from nas.weights import checkpoints
@@ -122,10 +122,11 @@ def export(
     if quantised:
         int8.check(modules, precisions)
     picked = pick_trial(run, pick)
+    folder = to or run.path / "export" / pick.replace(":", "-")
+    _check_target(folder)
     if plan is not None:
         picked = _planned(picked, plan, modules, say)
     plan_file.check_formats(Plan(**picked.resolved["sampling"]), modules)
-    folder = to or run.path / "export" / pick.replace(":", "-")
     _emptied(folder)
     write_yaml(folder / "deploy.yaml", _deploy(picked))
     write_yaml(folder / "pipeline.yaml", picked.pipeline)
@@ -160,17 +161,22 @@ def _planned(picked: Picked, path: Path, modules: Mapping[str, ModuleType], say:
     say(f"scoring trial {picked.record['trial']}, drawn by {path}")
     found = bench.score(network, drawer.schedule(changed.pipeline)).metrics
     last = {**picked.record["rungs"][-1], "metrics": found}
-    return replace(changed, record={**picked.record, "rungs": [*picked.record["rungs"][:-1], last]})
+    record = {**picked.record, **plan_axes.without(picked.record), "rungs": [*picked.record["rungs"][:-1], last]}
+    return replace(changed, record=record)
 
 
 def _emptied(folder: Path) -> None:
-    """Make the folder, without the manifest and the card of an earlier export: until this one is done there is none.
-
-    Raises InputError when it holds what no export of a trial wrote: its README.md may be somebody's own, its weights those of
-    `nas train`.
-    """
+    """Make the folder, without the manifest and the card of an earlier export: until this one is done there is none."""
     folder.mkdir(parents=True, exist_ok=True)
-    held = {path.name for path in folder.iterdir()}
+    for name in (export_folder.MANIFEST, CARD, *standalone.FILES):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _check_target(folder: Path) -> None:
+    """Raises InputError when the folder holds what no export of a trial wrote: its README.md may be somebody's own, its weights
+    those of `nas train`.
+    """
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "deploy.yaml" in held:  # the first file of an export
         held -= {
             "deploy.yaml",
@@ -185,8 +191,6 @@ def _emptied(folder: Path) -> None:
         raise InputError(
             f"--to {folder}: holds {min(strange)!r} and is no trial's export; expected a new folder, or such a one"
         )
-    for name in (export_folder.MANIFEST, CARD, *standalone.FILES):
-        (folder / name).unlink(missing_ok=True)
 
 
 def add_formats(

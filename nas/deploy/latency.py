@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from nas import menu
 from nas.deploy import drawer, export_folder, exporters, graphs
 from nas.deploy.graphs import as_tuple
+from nas.diffusion import solvers
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.machine import device
@@ -256,6 +257,10 @@ def measure(what: Subject, runtime: str, threads: int, repeats: int) -> Row:
     """One row: every network of the subject on one runtime, one picture at a time."""
     import torch
 
+    if what.keeping is not None and runtime != EAGER:
+        raise InputError(
+            f"--runtime: {runtime} computes every unit at every step, and the plan keeps some; expected {EAGER}"
+        )
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     times: dict[str, float] = {}
@@ -265,9 +270,8 @@ def measure(what: Subject, runtime: str, threads: int, repeats: int) -> Row:
                 written = what.files.get(runtime, {}).get(graph.name)
                 network = on_runtime(graph, runtime, threads, Path(scratch), written)
                 inputs = graph.random_inputs(1)
-                found = timed(partial(network, inputs), repeats)
-                if graph.name == "denoiser" and what.keeping is not None:
-                    found = _drawing(what.keeping, runtime, repeats)
+                keeping = what.keeping if graph.name == "denoiser" else None
+                found = _drawing(keeping, repeats) if keeping else timed(partial(network, inputs), repeats)
                 times |= {
                     f"{graph.name}_ms": found.median_ms,
                     f"{graph.name}_low_ms": found.low_ms,
@@ -300,16 +304,13 @@ def measure(what: Subject, runtime: str, threads: int, repeats: int) -> Row:
     )
 
 
-def _drawing(keeping: drawer.Drawer, runtime: str, repeats: int) -> Timing:
-    """A call of the denoiser, as a mean over those of one picture. Raises InputError for a runtime that computes all units."""
+def _drawing(keeping: drawer.Drawer, repeats: int) -> Timing:
+    """A call of the denoiser, as a mean over those of one picture, with what the solver takes."""
     import torch
 
-    if runtime != EAGER:
-        raise InputError(
-            f"--runtime: {runtime} computes every unit at every step, and the plan keeps some; expected {EAGER}"
-        )
-    text, noise = keeping.encode(["a caption"]), torch.zeros(1, *keeping.latents)
-    found, calls = timed(partial(keeping.sample, noise, text), repeats), keeping.plan.calls
+    text, null, noise = keeping.encode(["a caption"]), keeping.encode([""]), torch.zeros(1, *keeping.latents)
+    draw = partial(solvers.sample, keeping.denoise, keeping.plan, keeping.schedule, noise, text, null, keeping.backbone)
+    found, calls = timed(draw, repeats), keeping.plan.calls
     return Timing(*(value / calls for value in (found.median_ms, found.low_ms, found.high_ms, found.cpu_ms)))
 
 

@@ -136,11 +136,7 @@ class Written(Section):
         return self
 
     def modes(self, steps: int, units: Units) -> Modes:
-        """(steps, units). Raises InputError for another network or number of steps."""
-        if len(self.rows) != steps:
-            raise InputError(
-                f"cache.rows: {len(self.rows)} rows, and the plan evaluates the network {steps} times; expected as many"
-            )
+        """(steps, units), as many steps as there are rows. Raises InputError for another network."""
         if len(self.rows[0]) != len(units):
             raise InputError(
                 f"cache.rows: {len(self.rows[0])} letters in a row, and the network has {len(units)} units; expected as many"

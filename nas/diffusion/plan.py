@@ -15,14 +15,19 @@ from pydantic import (
 )
 
 from nas.cost.units import Computed, Units
-from nas.diffusion.cache_schedules import Cache
+from nas.diffusion.cache_schedules import Cache, Written
 from nas.diffusion.spacing import SPACINGS, TIMES, renoising
 from nas.documents.section import Section
 from nas.documents.strict import first_wrong
 from nas.errors import InputError, shown
 
 ONE_STEP = ("one_step", "renoise")  # solvers of generators that predict clean latents from noise
-ALONG_A_PATH = ("ddim", "dpm++", "unipc", "heun")  # solvers of the flow from noise to clean latents that a denoiser knows
+ALONG_A_PATH = (
+    "ddim",
+    "dpm++",
+    "unipc",
+    "heun",
+)  # solvers of the flow from noise to clean latents that a denoiser knows
 
 MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
 ALWAYS = (
@@ -89,6 +94,15 @@ class Plan(Section):
             raise ValueError(
                 f"cache: what both branches put out cannot stand for one; expected no guidance_interval beside it, got "
                 f"{list(self.guidance_interval)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_rows(self) -> Plan:
+        if isinstance(self.cache, Written) and len(self.cache.rows) != self.evaluations:
+            raise ValueError(
+                f"cache: its schedule has {len(self.cache.rows)} rows, and {self.solver} in {self.steps} steps evaluates the "
+                f"network {self.evaluations} times; expected as many"
             )
         return self
 

@@ -129,9 +129,8 @@ Quality = Callable[[Judge, Tensor], float]  # of pictures, to be minimised
 DISTANCE = "distance"
 
 
-def quality(name: str, higher_is_better: bool) -> Quality:
-    """The mean distance from the uncached pictures, or a column of the study's metrics."""
+def quality(name: str, sign: int) -> Quality:
+    """The mean distance from the uncached pictures, or a column of the study's metrics times its sign."""
     if name == DISTANCE:
         return lambda judge, pictures: float(judge.distances(pictures).mean())
-    sign = -1 if higher_is_better else 1
     return lambda judge, pictures: sign * judge.subject.scores(judge.task, pictures)[name]

@@ -30,7 +30,7 @@ def gain(table: pd.DataFrame, distances: Mapping[str, NDArray[np.float32]]) -> G
     names = [str(name) for name in table["schedule"]]
     shares, found = table["macs_share"].to_numpy(), table["found"].to_numpy(dtype=bool)
     every = np.stack([np.asarray(distances[name], dtype=float) for name in names])
-    largest = every.mean(axis=1).max()
+    largest = every.mean(axis=1).max() or 1.0
 
     def volumes(rows: Any) -> tuple[float, float]:
         points = np.column_stack([shares, every[:, rows].mean(axis=1) / largest])

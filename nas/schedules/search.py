@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from nas import interruption
+from nas import failures, interruption
 from nas.analysis import naming
 from nas.cost.units import COMPUTE, Modes
 from nas.diffusion import cache_schedules
@@ -29,6 +30,7 @@ Cost = Literal["macs", "ms"]
 TABLE, PLANS, DISTANCES = "schedules.csv", "plans", "distances.json"
 TIMED = 3  # drawings of the calibration captions by each schedule of the front, beside uncached ones
 UNCACHED, FOUND = "uncached", "found"
+WORST = 1e9  # quality of what draws no numbers: it stays behind everything
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class Search:
             raise InputError(
                 f"{self.subject.name} is drawn in one step, which leaves nothing to keep; expected several steps"
             )
-        self.minimised = quality(self.settings.quality, self._higher_is_better())
+        self.sign = -1 if self._higher_is_better() else 1
+        self.minimised = quality(self.settings.quality, self.sign)
         self.genes = Genes(self.subject.units, plan.evaluations)
         self.judge = Judge(self.subject, Task.calibration(self.subject.bench, self.settings.images, self.settings.seed))
         self.record = Record(self.folder, self._identity())
@@ -123,7 +126,10 @@ class Search:
         half = [(q, modes.tobytes() in self.heuristics) for modes, (q, c) in self._pairs() if c <= 0.5]
         best = min((q for q, _ in half), default=None)
         old = min((q for q, heuristic in half if heuristic), default=None)
-        return f"at half the cost {_number(best)} {name}, heuristics {_number(old)}"
+        return f"at half the cost {self._said(best)} {name}, heuristics {self._said(old)}"
+
+    def _said(self, minimised: float | None) -> str:
+        return "none" if minimised is None else f"{self.sign * minimised:.3g}"
 
     def _pairs(self) -> Iterator[tuple[Modes, tuple[float, float]]]:
         return zip(self.archive.modes, self.archive.scores, strict=True)
@@ -133,10 +139,17 @@ class Search:
         if rows not in self.known:
             interruption.check()
             began = time.perf_counter()
-            found = self.minimised(self.judge, self.judge.pictures(self.subject.by(modes))), self.cost(modes)
+            found = self._quality(modes), self.cost(modes)
             self.record.add(Scored(rows, *found, time.perf_counter() - began))
             self.known[rows] = found
         return self.known[rows]
+
+    def _quality(self, modes: Modes) -> float:
+        """To be minimised; WORST where pictures are not finite numbers, as an extrapolation may lead there."""
+        try:
+            return self.minimised(self.judge, self.judge.pictures(self.subject.by(modes)))
+        except failures.Diverged:
+            return WORST
 
     def cost(self, modes: Modes) -> float:
         """The share of the uncached drawing that a schedule costs, in multiply-adds or by the units' own times."""
@@ -179,20 +192,19 @@ class Search:
         values = np.array(self.archive.scores)
         old = [place for place, modes in enumerate(self.archive.modes) if modes.tobytes() in self.heuristics]
         alone = Archive(self._score, [self.archive.modes[p] for p in old], [self.archive.scores[p] for p in old])
-        places = [old[place] for place in alone.front()]
         named: dict[str, Modes] = {UNCACHED: self.start[0]}
-        for place in [
-            *_spread(places, values, self.settings.keep),
-            *_spread(self.archive.front(), values, self.settings.keep),
-        ]:
-            modes = self.archive.modes[place]
-            named[self.heuristics.get(modes.tobytes(), f"{FOUND} {100 * values[place, 1]:.1f} %")] = modes
+        for places in ([old[place] for place in alone.front()], self.archive.front()):
+            for place in _spread([place for place in places if values[place, 0] < WORST], values, self.settings.keep):
+                modes, cost = self.archive.modes[place], values[place, 1]
+                named[self.heuristics.get(modes.tobytes()) or _free(f"{FOUND} {100 * cost:.1f} %", named)] = modes
         return named
 
     def held_out(self, say: Callable[[str], None]) -> Found:
         """Every chosen schedule: shares of MACs and of the measured time, distance from uncached, and the study's metrics."""
         judge, named = Judge(self.subject, Task.held_out(self.subject.bench)), self.chosen()
         rows, distances = [], {}
+        for left in (self.folder / PLANS).glob("*.yaml"):
+            left.unlink()
         for name, modes in named.items():
             row, distances[name] = self._row(judge, name, modes)
             rows.append(row)
@@ -211,7 +223,7 @@ class Search:
         calibration, cost = self.archive.of(self.subject.units.canonical(modes))
         row: dict[str, Any] = {"schedule": name, "found": name.startswith(FOUND), "macs": plan.macs(self.subject.units)}
         row["macs_share"] = row["macs"] / self.subject.plan.macs(self.subject.units)
-        row |= {"cost": cost, "calibration": calibration, DISTANCE: float(distances.mean())}
+        row |= {"cost": cost, "calibration": self.sign * calibration, DISTANCE: float(distances.mean())}
         (self.folder / PLANS).mkdir(exist_ok=True)
         files.write_yaml(self.folder / PLANS / f"{file_name(name)}.yaml", {"sampling": plan.model_dump(mode="json")})
         return row | self.subject.scores(judge.task, pictures), distances
@@ -277,5 +289,6 @@ def _spread(places: Sequence[int], values: np.ndarray, most: int) -> list[int]:
     return list(dict.fromkeys(places[int(np.abs(costs - at).argmin())] for at in wanted))
 
 
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3g}"
+def _free(name: str, taken: Mapping[str, Modes]) -> str:
+    """The name, with a letter if it is taken: costs may agree to a tenth of a percent."""
+    return next(one for one in (name, *(f"{name} {letter}" for letter in ascii_lowercase)) if one not in taken)

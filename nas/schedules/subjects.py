@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nas.deploy import export_folder
 from nas.errors import InputError
 from nas.report.schedules import FOLDER
 from nas.schedules.drawing import Subject
@@ -15,7 +16,8 @@ from nas.trial.bench import Bench
 
 def find(path: Path, pick: str | None, root: Path = Path("runs")) -> tuple[Subject, Path]:
     """The network, and the folder for what is found. Raises InputError where `path` and `pick` name not exactly one."""
-    if path.suffix in (".yaml", ".yml") or (path / "study.yaml").is_file():
+    exported = (path / export_folder.DEPLOY).is_file()
+    if path.suffix in (".yaml", ".yml") or (not exported and (path / "study.yaml").is_file()):
         return _of_study(path, pick, root)
     run, picks = sweep.opened(path, [pick] if pick else [])
     models = list(sweep.networks_of(run, picks, 1))

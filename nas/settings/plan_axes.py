@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -38,6 +38,19 @@ def axes(study: Study) -> tuple[Axis, ...]:
 def extended(study: Study, space: SearchSpace) -> SearchSpace:
     """The space with these axes."""
     return replace(space, axes=(*space.axes, *axes(study))) if axes(study) else space
+
+
+def ways(study: Study) -> list[Choices]:
+    """Every combination of the values, as choices; one without any where no plan is searched."""
+    return [
+        dict(zip((axis.name for axis in axes(study)), chosen, strict=True))
+        for chosen in product(*(axis.choices for axis in axes(study)))
+    ]
+
+
+def cheapest(study: Study, config: Backbone) -> Choices:
+    """The way of drawing that costs a network least."""
+    return min(ways(study), key=lambda way: costs(study, config, way).get(COLUMN, 0))
 
 
 def spelled(value: Any) -> Any:
@@ -79,6 +92,11 @@ def key(study: Study, config: Backbone, choices: Mapping[str, Any]) -> str:
     return f"{config.key}-{hashlib.sha256(drawn.encode()).hexdigest()[:6]}"
 
 
+def network_key(key: str) -> str:
+    """The architecture's part of a trial's key."""
+    return key.partition("-")[0]
+
+
 def costs(study: Study, config: Backbone, choices: Mapping[str, Any]) -> dict[str, Any]:
     """Costs at deploy scale, that of a drawing among them where plans are searched.
 
@@ -87,16 +105,19 @@ def costs(study: Study, config: Backbone, choices: Mapping[str, Any]) -> dict[st
     found = study.deploy.costs(config)
     if axes(study):
         units = config.units(study.deploy.latent_size, study.deploy.text_tokens)
+        drawn = plan(study, choices)
         try:
-            found[COLUMN] = plan(study, choices).macs(units)
+            found[COLUMN] = drawn.macs(units)
         except InputError as error:
-            raise InputError(f"search.plan.cache: {plan(study, choices).cache}: {error}") from None
+            cache = "none" if drawn.cache is None else spelled(drawn.cache.model_dump())
+            raise InputError(
+                f"{'search.plan' if f'{PREFIX}cache' in choices else SECTION}.cache: {cache}: {error}"
+            ) from None
     return found
 
 
-def check(study: Study, networks: Collection[Backbone]) -> None:
-    """Raises InputError for fields that a plan does not have, for values that make none, alone or together, and for a cache that
-    some of the networks have no units for."""
+def check(study: Study) -> None:
+    """Raises InputError for fields that a plan does not have, and for values that make none, alone or together."""
     asked = study.search.plan if study.search is not None else {}
     for field, values in asked.items():
         if field not in Plan.model_fields:
@@ -107,12 +128,29 @@ def check(study: Study, networks: Collection[Backbone]) -> None:
         raise InputError(
             "search.plan: sampler pool looks at networks, not at how they are drawn; expected another sampler"
         )
-    for values in product(*asked.values()):
-        given: Choices = {f"{PREFIX}{field}": spelled(value) for field, value in zip(asked, values, strict=True)}
+    for way in ways(study):
         try:
-            plan(study, given)
+            plan(study, way)
         except ValidationError as error:
-            said = ", ".join(f"{field} {spelled(value)}" for field, value in zip(asked, values, strict=True))
+            said = ", ".join(f"{name.removeprefix(PREFIX)} {choice}" for name, choice in way.items())
             raise InputError(f"search.plan: {said}: {first_wrong(Plan, error)}") from None
-        for network in networks:
-            costs(study, network, given)
+
+
+def without(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Key, choices and costs of a trial's record as they are without its plan."""
+    return {
+        "key": network_key(record["key"]),
+        "choices": {name: choice for name, choice in record["choices"].items() if not name.startswith(PREFIX)},
+        "cost": {name: value for name, value in record["cost"].items() if name != COLUMN},
+    }
+
+
+def check_cache(study: Study, drawn: Plan, networks: Iterable[Backbone], place: str = SECTION) -> None:
+    """Raises InputError for a cache that is not of the units of one of the networks."""
+    if drawn.cache is None:
+        return
+    for network in networks:
+        try:
+            drawn.computed(network.units(study.deploy.latent_size, study.deploy.text_tokens))
+        except InputError as error:
+            raise InputError(f"{place}.{error}") from None

@@ -45,8 +45,9 @@ class Candidates:
         assert study.search is not None
         self._study, self._search, self._space = study, study.search, plan_axes.extended(study, space)
         self._networks = space
-        drawn = {axis.name: axis.choices[0] for axis in plan_axes.axes(study)}
-        self._starts = [{**start, **drawn} for start in starts.members(study, space)]
+        self._starts = [
+            {**start, **plan_axes.cheapest(study, space.architecture(start))} for start in starts.members(study, space)
+        ]
 
     def sampler(self, known: int) -> BaseSampler:
         return sampler(self._search.sampler, self._search.trials, self._study.seed, known)
@@ -81,8 +82,9 @@ class Candidates:
     def _typical(self, workers: int) -> list[Variant]:
         """Members within budget, spread over their multiply-adds."""
         rng = random.Random(self._study.seed)
-        members = [self._space.architecture(self._space.sample(rng)) for _ in range(LOOKED_AT)]
-        costs = [self._study.deploy.costs(member) for member in members]
+        drawn = [self._space.sample(rng) for _ in range(LOOKED_AT)]
+        members = [self._space.architecture(choices) for choices in drawn]
+        costs = [plan_axes.costs(self._study, *pair) for pair in zip(members, drawn, strict=True)]
         within = [pair for pair in zip(costs, members, strict=True) if not over_budget(pair[0], self._study.budget)]
         ordered = [member for _, member in sorted(within, key=lambda pair: pair[0]["macs"])]
         places = [round((place + 0.5) / workers * len(ordered) - 0.5) for place in range(workers)] if ordered else []
@@ -155,6 +157,10 @@ class Candidates:
             record["cost"] = numbers(plan_axes.costs(self._study, config, choices))
         return record
 
+    def _seed(self, key: str, repeat: int) -> int:
+        """That of the network: with another plan it is the same training, so that plans are compared without its noise."""
+        return trial_seed(self._study.seed, plan_axes.network_key(key), repeat)
+
     def _key(self, choices: Choices) -> str:
         return plan_axes.key(self._study, self._space.architecture(choices), choices)
 
@@ -168,7 +174,7 @@ class Candidates:
             self._trials.reuse(record, earlier[0])
         else:
             record["repeat"] = len(earlier)
-            record["seed"] = trial_seed(self._study.seed, record["key"], len(earlier))
+            record["seed"] = self._seed(record["key"], len(earlier))
             self._trials.start(record)
         self._proposals.add(record)
 
@@ -216,7 +222,7 @@ class Candidates:
             **self._entry(asked.number, first["choices"]),
             "race": True,
             "repeat": repeat,
-            "seed": trial_seed(self._study.seed, key, repeat),
+            "seed": self._seed(key, repeat),
         }
         self._trials.start(record)
         self._proposals.add(record)

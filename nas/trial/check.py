@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from nas import menu
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ANY_DATA = {"latent_channels": 4, "text_width": 8, "pooled_width": 8}  # for shapes that don't depend on the data
+PROBED_CACHES = 20  # of these, that are asked for their units
 PROBES = 2_000  # candidates counted on paper, to catch a budget nothing meets
 
 
@@ -43,11 +45,17 @@ def check(study: Study, space: SearchSpace | None) -> None:
 
 def _check_search(study: Study, space: SearchSpace) -> None:
     members = probe(study, space)
-    plan_axes.check(
-        study, [part.architecture(end) for part in space.parts for end in (part.largest(), part.smallest())]
-    )
-    first = {axis.name: axis.choices[0] for axis in plan_axes.axes(study)}
-    costs = [plan_axes.costs(study, member, first) for member in members]
+    plan_axes.check(study)
+    ends = [part.architecture(end) for part in space.parts for end in (part.largest(), part.smallest())]
+    ways = plan_axes.ways(study)
+    for way in ways:
+        check_drawing(study.objective.name, plan_axes.plan(study, way))
+        for network in ends:
+            plan_axes.costs(study, network, way)
+    assert study.search is not None
+    if "cache" not in study.search.plan:
+        plan_axes.check_cache(study, study.sampling, [*ends, *members[:PROBED_CACHES]])
+    costs = [plan_axes.costs(study, member, way) for member, way in zip(members, cycle(ways), strict=False)]
     known = _numbers(costs[0])
     _named("budget", study.budget, known)
     _columns(study, known)
@@ -83,6 +91,7 @@ def check_cells(study: Study) -> None:
             if over := over_budget(costs[cell.name], study.budget):
                 raise InputError(f"budget: over it: {over}")
             variant, network = design.changed(study, cell.settings), networks[cell.name]
+            plan_axes.check_cache(variant, variant.sampling, [network])
             plausible.check(variant)
             _check_start(variant)
             _check_weights(variant, network)
@@ -140,6 +149,8 @@ def _check_base(study: Study) -> None:
         checkpoints.checkpoint_file(study.base.checkpoint)
     with _of_base():
         _check_weights(base_model.as_study(study), base_model.architecture(study))
+        for plan in (study.base.sampling or study.sampling, study.sampling):
+            plan_axes.check_cache(study, plan, [base_model.architecture(study)])
 
 
 def _check_start(study: Study) -> None:

@@ -12,6 +12,7 @@ from nas.networks import backbones
 from nas.networks.backbones import Backbone
 from nas.runs import description, records
 from nas.runs.records import Record
+from nas.settings import plan_axes
 from nas.settings.study import Study
 from nas.space import published, screen
 from nas.space.search_space import Choices, SearchSpace
@@ -31,7 +32,8 @@ def members(study: Study, space: SearchSpace) -> list[Choices]:
                 choices = screen.position(space, network)
                 if choices is None:
                     raise InputError(f"{said} is not a member of space {space.name!r}")
-                if over := over_budget(study.deploy.costs(network), study.budget):
+                cost = plan_axes.costs(study, network, plan_axes.cheapest(study, network))
+                if over := over_budget(cost, study.budget):
                     raise InputError(f"{said} is over budget: {over}")
                 found.setdefault(network.canonical().key, choices)
     if len(found) > study.search.trials:

@@ -46,7 +46,7 @@ def of_network(bench: Bench, architecture: dict[str, Any]) -> Pace:
     rows = slice(0, min(SCORE_BATCH, len(noise)))
     count = len(noise[rows])
     some = Text(text.tokens[rows], text.pooled[rows])
-    plan = study.sampling.changed(min(STEPS, study.sampling.steps))
+    plan = study.sampling.model_copy(update={"cache": None}).changed(min(STEPS, study.sampling.steps))
     draw = partial(solvers.sample, network, plan, objective.schedule_config)
     with torch.no_grad():
         bench.autoencoder.decode(draw(noise[:1], Text(some.tokens[:1], some.pooled[:1]), bench.train_data.null))
