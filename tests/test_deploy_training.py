@@ -176,7 +176,7 @@ def test_a_one_step_generator_learns_from_a_trained_network(network, whole, tmp_
     before, after = (load_file(out / "network" / "weights.safetensors") for out in (whole[0], made.out))
     assert any(not torch.equal(before[name], value) for name, value in after.items())
     drawer = drawing.load(made.out)
-    assert (drawer.plan.steps, drawer.plan.branches) == (1, 1) and drawer.draw(["sun"], 0).isfinite().all()
+    assert (drawer.plan.steps, drawer.plan.calls) == (1, 1) and drawer.draw(["sun"], 0).isfinite().all()
     with pytest.raises(InputError, match="--devices 2: objective ufogen has a critic"):
         two = dataclasses.replace(made, hardware=Hardware(devices=2))
         loop._module(two, loop._network(two, loop._frozen(two.recipe)), 0)

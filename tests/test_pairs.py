@@ -159,7 +159,11 @@ def test_fresh_noise_between_the_steps_of_a_denoiser_is_hardly_meant(tmp_path):
     study = study_file.load(path, options)
     check.check(study, None)
     (line,) = (line for line in plausible.unlikely(study) if line.startswith("sampling"))
-    assert line.startswith("sampling.solver: renoise ") and "denoising" in line and "ddim, dpm++, one_step" in line
+    assert (
+        line.startswith("sampling.solver: renoise ")
+        and "denoising" in line
+        and "ddim, dpm++, unipc, heun, one_step" in line
+    )
 
 
 def test_the_study_of_those_lines_is_accepted(tmp_path):

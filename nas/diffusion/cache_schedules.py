@@ -27,6 +27,7 @@ class Fora(Section):
     units are attention and MLP; here the residual branches of conv blocks are too."""
 
     name: Literal["fora"]
+    """FORA."""
     every: int = Field(2, ge=1, le=MOST_EVERY)
     """Steps from one that is computed to the next."""
 
@@ -41,6 +42,7 @@ class DeepCache(Section):
     2312.00858). A network without skip connections has no such units."""
 
     name: Literal["deepcache"]
+    """DeepCache."""
     every: int = Field(2, ge=1, le=MOST_EVERY)
     """Steps from one that is computed whole to the next."""
     branch: int = Field(0, ge=0)
@@ -64,6 +66,7 @@ class TGate(Section):
     (T-GATE, Zhang et al. 2024, arXiv 2404.02747). The two guidance branches are kept as they are, not averaged."""
 
     name: Literal["tgate"]
+    """T-GATE."""
     gate: int = Field(5, ge=1, le=MOST_EVERY)
     """The first step that keeps what cross-attention put out at the one before."""
     every: int = Field(1, ge=1, le=MOST_EVERY)
@@ -82,6 +85,7 @@ class TaylorSeer(Section):
     (Liu et al. 2025, arXiv 2503.06923)."""
 
     name: Literal["taylorseer"]
+    """TaylorSeer."""
     every: int = Field(2, ge=1, le=MOST_EVERY)
     """Steps from one that is computed to the next."""
     order: int = Field(1, ge=0, le=3)
@@ -100,6 +104,7 @@ class Evenly(Section):
     """One kind of unit is computed at a number of steps, spaced evenly, and kept between; all others are computed."""
 
     name: Literal["evenly"]
+    """One kind of unit."""
     component: Literal["self_attention", "cross_attention", "feed_forward", "conv"]
     """The kind."""
     computed: int = Field(ge=1, le=MOST_EVERY)
@@ -116,6 +121,7 @@ class Written(Section):
     """A schedule step by step and unit by unit, as `nas schedule` finds it."""
 
     name: Literal["schedule"]
+    """A schedule, written out."""
     network: str
     """Twelve hex digits of the units it is for: networks with units of the same names share them."""
     rows: tuple[str, ...] = Field(min_length=1)

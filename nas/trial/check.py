@@ -49,7 +49,6 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     ends = [part.architecture(end) for part in space.parts for end in (part.largest(), part.smallest())]
     ways = plan_axes.ways(study)
     for way in ways:
-        check_drawing(study.objective.name, plan_axes.plan(study, way))
         for network in ends:
             plan_axes.costs(study, network, way)
     assert study.search is not None
@@ -62,6 +61,8 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     _meetable(study, space, costs)
     _check_proxy(study, space, members)
     _check_start(study)
+    for way in ways:
+        check_drawing(study.objective.name, plan_axes.plan(study, way))
     starts.members(study, space)
     if study.training.init not in ("scratch", "base"):
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
