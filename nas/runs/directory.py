@@ -149,11 +149,11 @@ def _differing(ran: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
 
 
 def _identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings two runs must share to be one run."""
+    """The settings two runs must share to be one run; what is empty was not there before there was such a key."""
     kept = {key: value for key, value in resolved.items() if key not in (*EXTENDABLE, "provenance")}
     for section, more in MORE.items():
         if kept.get(section):
-            kept[section] = {key: value for key, value in kept[section].items() if key != more}
+            kept[section] = {key: value for key, value in kept[section].items() if key != more and value != {}}
     return kept
 
 
