@@ -2,46 +2,28 @@
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from test_experts import denoiser, same
 from test_in_training import in_training
 from test_objectives import SHAPE, Denoiser, batch_of
-from test_pairs import BASE
-from test_study_scripts import script
 from test_training import encoded, on_the_cpu  # noqa: F401 (fixtures)
-from test_trial import STUDY as TRIAL
-from test_trial import Small, rung
 from torch import nn
 
-from nas import menu
-from nas.diffusion import gradients, schedule, solvers
-from nas.diffusion.plan import Plan
+from nas.diffusion import gradients, schedule
 from nas.errors import InputError
 from nas.full_training import job
 from nas.full_training.recipe import Recipe
-from nas.networks import backbones, experts, lora
+from nas.networks import experts, lora
 from nas.networks.conditioning import Text
 from nas.networks.experts import Experts
 from nas.objectives import deme, denoising
 from nas.search import coordinates
-from nas.settings import design, study_file
 from nas.training import batches
 from nas.training.loop import Hardware, train
-from nas.trial import base_model, check
 from nas.trial import bench as benches
-from nas.weights import checkpoints
-
-STUDY = Path(__file__).parents[1] / "studies/deme"
-
-
-def denoiser(seed):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return Denoiser()
 
 
 def made(generator=0, **options):
@@ -71,93 +53,6 @@ def losses_of(objective, batch):
         batch.generator.set_state(state)
         found.append(loss(batch))
     return found
-
-
-# --- merging ---------------------------------------------------------------------------------------------------------
-
-
-def states(count, seed=0):
-    """A start and experts of mixed tensors, some of their weights far larger than their changes."""
-    generator = torch.Generator().manual_seed(seed)
-    start = {"weight": torch.randn(50, 7, generator=generator), "norm": 1e4 * torch.randn(9, generator=generator)}
-    moved = [
-        {name: tensor + 1e-4 * torch.randn(tensor.shape, generator=generator) for name, tensor in start.items()}
-        for _ in range(count)
-    ]
-    return [one | {"steps": torch.tensor(index)} for index, one in enumerate((start, *moved))]
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_without_weights_it_is_the_start_and_with_one_alone_that_expert():
-    start, *moved = states(4)
-    assert same(experts.merged(start, moved, [0, 0, 0, 0]), start)
-    for index in range(4):
-        found = experts.merged(start, moved, [float(other == index) for other in range(4)])
-        assert same(found, moved[index] | {"steps": start["steps"]})
-
-
-def test_merging_is_the_sum_of_task_vectors_and_linear():
-    start, *moved = states(3)
-    a, b = [0.3, -0.2, 1.2], [0.5, 0.1, -0.4]
-    one, two, both = (experts.merged(start, moved, w) for w in (a, b, [x + y for x, y in zip(a, b, strict=True)]))
-    for name in ("weight", "norm"):
-        theta = start[name].double()
-        expected = theta + sum(w * (expert[name].double() - theta) for w, expert in zip(a, moved, strict=True))
-        torch.testing.assert_close(one[name], expected.float(), rtol=1.2e-7, atol=0)  # halves are rounded either way
-        torch.testing.assert_close(one[name] + two[name] - start[name], both[name], rtol=1e-6, atol=3e-7)
-
-
-def test_merging_half_precision_rounds_once():
-    """fp16 differences alone would lose changes of 5e-4."""
-    start = {"weight": torch.full((3,), 1.0).half()}
-    moved = [{"weight": torch.full((3,), 1.0 + step).half()} for step in (2**-10, 2**-9)]
-    expected = torch.tensor(1 + 0.5 * 2**-10 + 0.75 * 2**-9).half()
-    assert torch.equal(experts.merged(start, moved, [0.5, 0.75])["weight"], expected.expand(3))
-
-
-# --- asked by time ---------------------------------------------------------------------------------------------------
-
-
-def test_each_row_is_asked_of_the_expert_of_its_time():
-    parts = [denoiser(seed) for seed in (1, 2, 3)]
-    together, batch = Experts(parts, (250, 600)), batch_of(6)
-    time, answers = torch.tensor([599, 250, 999, 0, 249, 600]), [1, 1, 2, 0, 0, 2]
-    expected = torch.stack([parts[which](batch.latents, time, batch.text)[row] for row, which in enumerate(answers)])
-    torch.testing.assert_close(together(batch.latents, time, batch.text), expected)
-
-
-def test_a_plan_draws_from_experts_as_from_any_network():
-    one, batch = denoiser(1), batch_of(4)
-    config = dict(schedule.noise_schedule(schedule.Settings()).config)
-    alike = Experts([one, one], (400,))
-    drawn = [
-        solvers.sample(network, Plan(solver="dpm++", steps=4), config, batch.latents, batch.text, batch.null)
-        for network in (one, alike, Experts([one, denoiser(2)], (400,)))
-    ]
-    torch.testing.assert_close(drawn[0], drawn[1])
-    assert not torch.allclose(drawn[0], drawn[2])
-
-
-def test_experts_are_told_by_their_names_and_read_back(tmp_path):
-    together = Experts([denoiser(seed) for seed in (1, 2, 3)], (100, 700))
-    assert experts.count(together.state_dict()) == 3 and experts.count(denoiser(1).state_dict()) == 0
-    path = tmp_path / "weights.safetensors"
-    save_file(together.state_dict(), path)
-    again = checkpoints.restored(Denoiser, path, "trial 3")
-    assert isinstance(again, Experts) and same(again.state_dict(), together.state_dict())
-    save_file(denoiser(5).state_dict(), path)
-    assert isinstance(checkpoints.restored(Denoiser, path, "trial 3"), Denoiser)
-
-
-def test_what_is_one_network_alone_refuses_experts(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    save_file(Experts([denoiser(1), denoiser(2)], (500,)).state_dict(), path)
-    with pytest.raises(InputError, match=r"^trial 3: .* holds 2 experts by time .* expected one network") as error:
-        checkpoints.load_weights(Denoiser(), path, "trial 3")
-    assert "\n" not in str(error.value)
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -458,101 +353,3 @@ def test_a_lesson_is_fixed_and_repeats_where_there_is_less(monkeypatch):
     assert sorted(rows[:10]) == list(range(10)) and rows[10:20] == rows[:10] and len(rows) == 25
     assert not any(torch.equal(tokens, data.null.tokens[0]) for tokens in one.text.tokens)
     assert batches.drawn(data, torch.tensor(rows), 0.0, torch.Generator(), 0).text.tokens.equal(one.text.tokens)
-
-
-# --- as a trial ------------------------------------------------------------------------------------------------------
-
-TAUGHT = TRIAL.replace(
-    "{name: ufogen, reconstruction: ema_distill}", "{name: deme, experts: 2, table: 4, evaluations: 3}"
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the benches of these trials keep the base that they share."""
-    return tmp_path_factory.mktemp("deme")
-
-
-def bench_of(folder, training="warmup_images: 0, init: base, learning_rate: 0.003", options=()):
-    path = folder / "study.yaml"
-    path.write_text(TAUGHT.replace("warmup_images: 0, lora: {rank: 2}", training) + BASE)
-    bench = Small(study_file.load(path, list(options)), folder)
-    bench.prepare()
-    base_model.train(bench)
-    return bench
-
-
-def test_a_trials_weights_are_one_network_and_rungs_change_nothing(tmp_path, folder):
-    bench = bench_of(folder)
-    first = rung(bench, tmp_path / "parts", 8, last=False)["rung"]
-    second = rung(bench, tmp_path / "parts", 16, number=1)["rung"]
-    whole = rung(bench, tmp_path / "whole", 16)["rung"]
-    parts, other = (load_file(tmp_path / name / "weights.safetensors") for name in ("parts", "whole"))
-    assert same(parts, other) and second["metrics"] == whole["metrics"] != first["metrics"]
-    base = load_file(base_model.weights_path(bench))
-    assert base.keys() == parts.keys() and not same(base, parts)
-    logged = {"generator_loss", "expert_1_loss", "coefficient_0", "coefficient_1", "merged_loss_ratio"}
-    assert (
-        logged <= second["training"].keys()
-        and second["training"]["merged_loss_ratio"] == whole["training"]["merged_loss_ratio"]
-    )
-    assert second["passes"] == 8
-
-
-def test_a_trial_of_unmerged_experts_is_drawn_and_swept_but_not_exported(tmp_path, folder):
-    bench = bench_of(folder, options=("objective.merge=none",))
-    made = rung(bench, tmp_path / "trial", 8)
-    path, build = tmp_path / "trial" / "weights.safetensors", backbones.from_dict(made["proxy"]).build
-    again = checkpoints.restored(build, path, "trial 0")
-    config = denoising.noise_schedule(denoising.Settings()).config
-    assert (
-        isinstance(again, Experts) and bench.denoising_losses(again.eval(), config) == made["rung"]["denoising_losses"]
-    )
-    with pytest.raises(InputError, match="2 experts by time"):
-        checkpoints.load_weights(build(), path, "runs/one")
-
-
-def test_a_trial_of_adapters_leaves_one_plain_network(tmp_path, folder):
-    bench = bench_of(folder, "warmup_images: 0, init: base, learning_rate: 0.003, lora: {rank: 2}")
-    rung(bench, tmp_path / "trial", 8)
-    found = load_file(tmp_path / "trial" / "weights.safetensors")
-    assert found.keys() == load_file(base_model.weights_path(bench)).keys()
-    assert not (tmp_path / "trial" / "adapters.safetensors").exists()
-
-
-# --- the study -------------------------------------------------------------------------------------------------------
-
-
-def cells(file):
-    study = study_file.load(STUDY / file)
-    check.check(study, None)  # raises what is wrong
-    return {cell.name: design.changed(study, cell.settings) for cell in design.cells(study.ablation)}
-
-
-def passes(study):
-    """All that a cell's training costs."""
-    module, images = menu.pick("objectives", study.objective.name), study.training.images_seen
-    one = module.Objective(denoiser(0), denoiser(0).requires_grad_(False), study.objective.settings("objectives"))
-    return getattr(one, "offline_passes", 0) + one.passes_of(study.training.updates(images)) * images
-
-
-@pytest.mark.parametrize(("file", "share"), [("study.yaml", 0.04), ("tuning.yaml", 0.0075)])
-def test_every_cell_of_the_study_costs_the_same(file, share):
-    base = checkpoints.images_seen(STUDY.parents[1] / "nas/assets/base_scenes.safetensors")
-    for name, study in cells(file).items():
-        assert passes(study) == pytest.approx(share * 3 * base, rel=0.02), name
-
-
-def test_the_table_of_cosines_corrects_for_chance():
-    """Two ranges that share a direction and one against it, each with noise of its own half."""
-    generator = torch.Generator().manual_seed(0)
-    shared = torch.randn(20_000, generator=generator).double()
-    mine = [shared, shared, -shared]
-    found = torch.stack(
-        [torch.stack([one + torch.randn(20_000, generator=generator) for _ in range(2)]) for one in mine]
-    )
-    table = script("deme/gradient_cosine.py").table(found).set_index(["range_a", "range_b"])
-    assert table.loc[(0, 1), "apart"] == pytest.approx(0.5, abs=0.03)  # signal and noise alike
-    assert table.loc[(0, 1), "corrected"] == pytest.approx(1, abs=0.05)
-    assert table.loc[(0, 2), "corrected"] == pytest.approx(-1, abs=0.05)
-    assert table.loc[(0, 0), "cosine"] == 1 and len(table) == 6

@@ -48,6 +48,22 @@ class _Kept:
         return sum(terms[1:], start=terms[0])
 
 
+Method = Callable[..., Any]
+
+
+@contextmanager
+def replaced(network: nn.Module, units: Units, other: Callable[[int, Method], Method | None]) -> Iterator[None]:
+    """Inside, the method of every unit is what `other` makes of its place and itself; None leaves it as it is."""
+    with ExitStack() as changed:
+        for place, unit in enumerate(units.members):
+            module = network.get_submodule(unit.name)
+            made = other(place, getattr(module, unit.method))
+            if made is not None:
+                setattr(module, unit.method, made)
+                changed.callback(delattr, module, unit.method)
+        yield
+
+
 @contextmanager
 def keeping(network: nn.Module, units: Units, modes: Modes) -> Iterator[Steps]:
     """Draw by a schedule (steps, units) inside; whoever draws sets `Steps.now` before each step.
@@ -55,14 +71,14 @@ def keeping(network: nn.Module, units: Units, modes: Modes) -> Iterator[Steps]:
     Nothing is left on the network, and nothing kept, when it ends: pictures of two drawings do not meet.
     """
     steps, computed = Steps(), units.effective(modes)
-    with ExitStack() as changed:
-        for place, unit in enumerate(units.members):
-            own = modes[:, place]
-            if (own != COMPUTE).any():
-                module = network.get_submodule(unit.name)
-                compute = getattr(module, unit.method)
-                setattr(module, unit.method, _scheduled(compute, steps, _wanted(own, computed[:, place]), own.tolist()))
-                changed.callback(delattr, module, unit.method)
+
+    def scheduled(place: int, compute: Method) -> Method | None:
+        own = modes[:, place]
+        if (own == COMPUTE).all():
+            return None
+        return _scheduled(compute, steps, _wanted(own, computed[:, place]), own.tolist())
+
+    with replaced(network, units, scheduled):
         yield steps
 
 

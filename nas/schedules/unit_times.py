@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nas.cost.units import Computed, Units
+from nas.diffusion.caching import replaced
 from nas.disk import files
 from nas.errors import InputError
 from nas.schedules.drawing import Subject, Task
@@ -82,9 +83,5 @@ def _clocked(network: nn.Module, units: Units) -> Iterator[list[float]]:
 
         return output
 
-    with ExitStack() as changed:
-        for place, unit in enumerate(units.members):
-            module = network.get_submodule(unit.name)
-            setattr(module, unit.method, timed(place, getattr(module, unit.method)))
-            changed.callback(delattr, module, unit.method)
+    with replaced(network, units, timed):
         yield own

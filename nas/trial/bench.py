@@ -283,9 +283,8 @@ class Bench:
 
         Raises training.Diverged when they are not finite numbers, which not every metric could tell from bad ones.
         """
-        _, text, noise = self.drawn
+        (_, text, noise), null = self.drawn, self.train_data.null
         total = len(noise) if images is None else images
-        null = self.train_data.null
         for start in range(0, total, SCORE_BATCH):
             rows = slice(start, min(start + SCORE_BATCH, total))
             latents = solvers.sample(
