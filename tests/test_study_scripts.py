@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from nas.datasets import scenes
 from nas.networks.autoencoders import kl
@@ -104,3 +105,16 @@ def test_where_objects_of_the_world_lie_is_found_in_its_pictures():
     wrong = plug_ins.seen(batch.images[clear], captions[::-1])
     assert wrong["right"] < 0.2 and wrong["left"] == found["left"]
     assert set(plug_ins.CELLS) <= set(study.ablation.factors["method"].names)
+
+
+def test_the_ways_at_equal_cost_are_compared_by_repeat(capsys):
+    """Against a second implementation of the paired interval, and every cell of the study stands on one side."""
+    ways = script("architecture_and_plan/at_equal_cost.py")
+    results = pd.read_csv(ways.RESULTS)
+    found = ways.table(results)
+    assert {*found["way"], *found["against"]} == set(results["factor.way"])
+    by_repeat = results.set_index(["factor.way", "repeat"])["prompt_accuracy"] * 100
+    for _, row in found.iterrows():
+        difference = by_repeat[row["way"]] - by_repeat[row["against"]]
+        low, high = stats.t.interval(0.95, 2, difference.mean(), stats.sem(difference))
+        assert (row["low"], row["high"]) == (round(low, 1), round(high, 1))

@@ -279,7 +279,7 @@ def test_tables_of_before_are_read_and_get_columns_where_a_point_needs_them(run)
     table, told = swept(run, 2.0, picks=["base"], spacing=["trailing", "linspace"])
     assert len(told) == 1 and told[0].startswith("base, ddim 2, scale 2, spacing linspace: ")
     assert table.spacing.notna().sum() == 1 and "guidance_interval" not in table
-    seen = sweeping.curves(table, "clip_score", "fid")
+    seen = sweeping.curves(table, ["clip_score", "fid"])
     assert len(seen) == 11 and seen.spacing.value_counts().to_dict() == {"trailing": 10, "linspace": 1}
     assert len(swept(run, 1.0, 2.0)[0]) == 11
 
@@ -292,7 +292,7 @@ def test_what_a_network_cannot_be_drawn_by_is_said_and_left_out(run):
 
 def test_repeats_are_averaged_in_the_picture_only(run):
     table, _ = swept(run, 1.0, 2.0, repeats=2)
-    seen = sweeping.curves(table, "clip_score", "fid")
+    seen = sweeping.curves(table, ["clip_score", "fid"])
     assert len(table) == 4 + 2 * (2 + 4) and (seen[seen.model != "base"].n == 2).all()
     one = table[(table.model == "reference") & (table.guidance == 2.0)]
     (mean,) = seen[(seen.model == "reference") & (seen.guidance == 2.0)].fid
@@ -350,18 +350,20 @@ def test_bad_runs_are_one_line(run, monkeypatch, capsys):
     assert "has no weights" in told(run.path, "--pick", "trial:0")
     (run.path / "guidance.csv").write_text("a\n1\n")
     assert "guidance.csv" in told(run.path, "--pick", "trial:1")
-    (run.path / "conditions.json").write_text(json.dumps({"fid": CONDITIONS["fid"]}))
+    (run.path / "conditions.json").write_text(json.dumps({"denoising_loss": {}}))
     assert "clip_score" in told(run.path)
     assert not (run.path / "guidance.png").exists()
 
 
-def test_the_axes_are_a_distance_and_a_score_of_captions(run):
-    assert sweeping.axes(run) == ("clip_score", "fid")
+def test_the_axes_are_a_distance_and_a_score_of_captions_as_far_as_they_are_there(run):
+    assert sweeping.axes(run) == ["clip_score", "fid"]
     drawn = {"guidance": 1.0}
     run.write_json(
         "conditions.json", {"prompt_accuracy": drawn, "mind_efficientnet_lite0": drawn, "denoising_loss": {}}
     )
-    assert sweeping.axes(run) == ("prompt_accuracy", "mind_efficientnet_lite0")
+    assert sweeping.axes(run) == ["prompt_accuracy", "mind_efficientnet_lite0"]
     run.write_json("conditions.json", {"prompt_accuracy": drawn})
-    with pytest.raises(InputError, match=r"needs a distance \(fid, kid, mind\) .*; it measured prompt_accuracy$"):
+    assert sweeping.axes(run) == ["prompt_accuracy"]
+    run.write_json("conditions.json", {"colour_accuracy": drawn})
+    with pytest.raises(InputError, match=r"needs a distance \(fid, kid, mind\) or .*; it measured colour_accuracy$"):
         sweeping.axes(run)

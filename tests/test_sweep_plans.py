@@ -24,14 +24,14 @@ def test_the_picture_of_many_ways_names_networks_and_steps_apart(tmp_path, monke
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
     table = pd.DataFrame(rows)
-    sweep_picture.save(table, "clip_score", "fid", tmp_path / "p.png")
+    sweep_picture.save(table, ["clip_score", "fid"], tmp_path / "p.png")
     (legend,), (axes,) = figures[0].legends, figures[0].axes
     said = [text.get_text() for text in legend.get_texts()]
     assert said == ["base", "a=1", "a=2", "dpm++ 10", "one step", "dpm++ 2", "dpm++ 4", "renoise 4"]
     marks = {line.get_marker() for line in axes.lines}
     assert len(marks) == len({1, 2, 4, 10}) and len(axes.texts) == 3 * 5 * 2
     two = table[table.steps.isin([1, 10])]
-    sweep_picture.save(two, "clip_score", "fid", tmp_path / "p.png")
+    sweep_picture.save(two, ["clip_score", "fid"], tmp_path / "p.png")
     (legend,), (axes,) = figures[1].legends, figures[1].axes
     assert [text.get_text() for text in legend.get_texts()][:2] == ["base, dpm++ 10", "base, one step"]
     assert {line.get_marker() for line in axes.lines} == {"o"} and len(axes.texts) == 3 * 2 * 3
@@ -58,10 +58,21 @@ def points_of(ways, scales, models=("base",)):
 def drawn_of(points, path, monkeypatch):
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
-    sweep_picture.save(points, "clip_score", "fid", path)
+    sweep_picture.save(points, ["clip_score", "fid"], path)
     (legend,), (axes,) = figures[0].legends, figures[0].axes
     lines = [line for line in axes.lines if len(line.get_xdata()) and not line.get_label().startswith("_")]
     return [text.get_text() for text in legend.get_texts()], [text.get_text() for text in axes.texts], lines
+
+
+def test_one_score_stands_over_what_varies(tmp_path, monkeypatch):
+    """Its points lie at their steps, which nothing needs to repeat beside them."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    points = points_of([{"solver": "ddim", "steps": steps} for steps in (2, 4, 10)], [3.0]).drop(columns="fid")
+    sweep_picture.save(points, ["clip_score"], tmp_path / "p.png")
+    (axes,) = figures[0].axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Steps", "CLIP score") and not axes.texts
+    assert axes.lines[0].get_xydata().tolist() == [[2, 3], [4, 4], [10, 5]]
 
 
 def test_at_one_scale_a_curve_is_over_steps(tmp_path, monkeypatch):

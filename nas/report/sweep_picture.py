@@ -1,4 +1,5 @@
-"""A sweep's picture: a distance against a score of captions, a curve for each network and way of drawing."""
+"""A sweep's picture: a distance against a score of captions, or one score against what varies, a curve for each network and way
+of drawing."""
 
 from __future__ import annotations
 
@@ -21,17 +22,18 @@ WORDS = {
 }  # of fields whose value does not say what it is
 
 
-def save(points: pd.DataFrame, x: str, y: str, path: Path) -> None:
+def save(points: pd.DataFrame, scores: Sequence[str], path: Path) -> None:
     """A curve per network and way of drawing over guidance scales, or where every way has one scale over steps; a filled mark
     where a network is drawn as trained.
 
-    `points` is what `nas.study.sweep.curves` makes. The legend names the fields that differ. Where a network is drawn in more
-    than two ways, the marks say in how many steps, only the ends of a curve say their scale, and the legend names the networks
-    and the ways apart; of a single network the colours say the way.
+    `points` is what `nas.study.sweep.curves` makes of the scores: two are the axes, one stands over what varies. The legend names
+    the fields that differ. Where a network is drawn in more than two ways, the marks say in how many steps, only the ends of a
+    curve say their scale, and the legend names the networks and the ways apart; of a single network the colours say the way.
     """
     from matplotlib.figure import Figure
 
     along = _along(points)
+    x, y = scores if len(scores) == 2 else (along, *scores)
     named = points.assign(way=_ways(points, along))
     many = int(named.drop_duplicates(["model", "way"]).groupby("model").size().max()) > 2
     figure = Figure(figsize=(6.4, 5.2 if many else 4.6), dpi=150, layout="constrained")
@@ -50,7 +52,8 @@ def save(points: pd.DataFrame, x: str, y: str, path: Path) -> None:
         own = rows[rows["as_trained"]]
         axes.plot(own[x], own[y], linestyle="", marker=mark, color=colour)
         ends = rows.iloc[[0, -1]] if len(rows) > 1 else rows[:0]
-        _say(axes, ends if many and along == "guidance" else rows, x, y, along, colour)
+        if x != along:
+            _say(axes, ends if many and along == "guidance" else rows, x, y, along, colour)
     plain(axes, label(x), label(y))
     apart = {"handles": _apart(colours, looks)} if many and not alone else {}
     if alone:

@@ -1,4 +1,5 @@
-"""Networks drawn in many ways: a distance against a score of captions, such as FID and CLIP score, by guidance, steps, solver.
+"""Networks drawn in many ways: a distance against a score of captions, such as FID and CLIP score, by guidance, steps, solver;
+where a run measured one of them alone, that one against guidance or steps.
 
 Every point has the captions and the noise of the run's own scores. A network drawn in many steps is drawn in one step as
 well; a one-step generator only as it was made to be drawn. The scale is w in null + w (cond - null), at every evaluation of
@@ -90,10 +91,10 @@ def sweep(
     The table is written after each point, so that the same command goes on where it was interrupted. `picks` as in
     `nas.analysis.picking.pick`, or `base`; without any, the knee of a search, or the base and the first `repeats` repeats
     of every cell of an ablation. Raises InputError when a pick is not there, was not trained or draws no numbers, the run
-    measured no distance or no score of captions, or no network can be drawn in any of the ways.
+    measured neither a distance nor a score of captions, or no network can be drawn in any of the ways.
     """
 
-    x, y = axes(run)
+    shown = axes(run)
     models = list(networks_of(run, picks, repeats))
     if not models:
         raise InputError(f"{run.path}: no cell was trained to the end, so there is nothing to draw")
@@ -112,8 +113,8 @@ def sweep(
                 raise InputError(f"{run.path}: {what}: {error}") from None
             table = pd.concat([table, pd.DataFrame([named | found])], ignore_index=True).astype(WHOLE)
             _write(table, run.path / TABLE)
-            say(f"{what}: {_said(found, (x, y))}")
-    sweep_picture.save(curves(table, x, y), x, y, run.path / PICTURE)
+            say(f"{what}: {_said(found, shown)}")
+    sweep_picture.save(curves(table, shown), shown, run.path / PICTURE)
     return table
 
 
@@ -152,29 +153,33 @@ def opened(path: Path, picks: Sequence[str]) -> tuple[RunDirectory, list[str]]:
     return launch.find_run(Path(made["run"])), [f"trial:{made['trial']}"]
 
 
-def axes(run: RunDirectory) -> tuple[str, str]:
-    """The columns of the picture: a score of captions, and a distance. Raises InputError when the run did not measure both."""
+def axes(run: RunDirectory) -> list[str]:
+    """The columns of the picture: a score of captions and a distance, or the one of them that the run measured.
+
+    Raises InputError when it measured neither.
+    """
     measured = [name for name, how in description.conditions(run.path).items() if "guidance" in how]
-    distances = [name for name in measured if name.partition("_")[0] in DISTANCES]
     captions = [name for name in CAPTIONS if name in measured]
-    if not distances or not captions:
+    distances = [name for name in measured if name.partition("_")[0] in DISTANCES]
+    if not distances and not captions:
         raise InputError(
-            f"{run.path}: a sweep needs a distance ({', '.join(DISTANCES)}) and a score of captions "
+            f"{run.path}: a sweep needs a distance ({', '.join(DISTANCES)}) or a score of captions "
             f"({', '.join(CAPTIONS)}); it measured {_list(measured)}"
         )
-    return captions[0], distances[0]
+    return captions[:1] + distances[:1]
 
 
-def curves(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Means over repeats: model, the fields of the plan that the table has, as_trained, n, and the two scores; by scale within
-    a curve."""
+def curves(table: pd.DataFrame, shown: Sequence[str]) -> pd.DataFrame:
+    """Means over repeats: model, the fields of the plan that the table has, as_trained, n, and the scores; by scale within a
+    curve."""
     later = [name for name in LATER if name in table]
     default = {name: _text(Plan.model_fields[name].default) for name in later}
     by = ["model", "solver", "steps", *later, "guidance"]
+    means = {column: (column, "mean") for column in shown}
     found = (
         table.fillna(default)
         .groupby(by, sort=False, as_index=False)
-        .agg(**{"as_trained": ("as_trained", "any"), "n": (x, "size"), x: (x, "mean"), y: (y, "mean")})
+        .agg(**{"as_trained": ("as_trained", "any"), "n": (shown[0], "size"), **means})
     )
     place = found.groupby(by[:-1], sort=False).ngroup()
     return found.assign(place=place).sort_values(["place", "guidance"], kind="stable").drop(columns="place")
