@@ -107,7 +107,7 @@ def test_where_objects_of_the_world_lie_is_found_in_its_pictures():
     assert set(plug_ins.CELLS) <= set(study.ablation.factors["method"].names)
 
 
-def test_the_ways_at_equal_cost_are_compared_by_repeat(capsys):
+def test_the_ways_at_equal_cost_are_compared_by_repeat():
     """Against a second implementation of the paired interval, and every cell of the study stands on one side."""
     ways = script("architecture_and_plan/at_equal_cost.py")
     results = pd.read_csv(ways.RESULTS)

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from nas.diffusion import cache_schedules
 from nas.diffusion.plan import Plan
 from nas.disk import files
 from nas.errors import InputError
-from nas.schedules import unit_times
+from nas.schedules import run_time_tests, unit_times
 from nas.schedules.drawing import DISTANCE, Judge, Subject, Task, quality
 from nas.schedules.record import Record, Scored
 from nas.search.schedules import Archive, Genes, evolve
@@ -97,17 +98,20 @@ class Search:
         self.known = {one.rows: (one.quality, one.cost) for one in self.record.scored}
         self.archive = Archive(self._score)
 
-    @property
+    @cached_property
     def start(self) -> list[Modes]:
         """The uncached schedule and the heuristics."""
-        steps, units = self.subject.plan.evaluations, self.subject.units
-        found = [np.full((steps, len(units)), COMPUTE, dtype=np.int8)]
-        self.heuristics[units.canonical(found[0]).tobytes()] = UNCACHED
-        for preset in cache_schedules.presets(steps, units):
-            modes = units.canonical(preset.modes(steps, units))
-            self.heuristics.setdefault(modes.tobytes(), called(preset))
-            found.append(modes)
+        found = []
+        for name, modes in self._heuristics():
+            found.append(self.subject.units.canonical(modes))
+            self.heuristics.setdefault(found[-1].tobytes(), name)
         return found
+
+    def _heuristics(self) -> Iterator[tuple[str, Modes]]:
+        steps, units = self.subject.plan.evaluations, self.subject.units
+        yield UNCACHED, np.full((steps, len(units)), COMPUTE, dtype=np.int8)
+        yield from ((called(preset), preset.modes(steps, units)) for preset in cache_schedules.presets(steps, units))
+        yield from run_time_tests.schedules(run_time_tests.measured(self.subject, self.judge.task), units)
 
     def evolve(self, say: Callable[[str], None]) -> None:
         """Score schedules until there are as many as asked for."""
