@@ -299,7 +299,7 @@ def test_rows_are_checked_as_they_are_read():
 
 
 def test_a_network_that_is_no_module_keeps_nothing():
-    with pytest.raises(InputError, match="only PyTorch keeps units"):
+    with pytest.raises(InputError, match="these graphs compute every unit"):
         solvers.sample(
             lambda x, t, c: x, Plan(steps=2, cache=Fora(name="fora")), SCHEDULE, torch.zeros(1, 4, 8, 8), None, None
         )

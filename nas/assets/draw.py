@@ -9,7 +9,7 @@ import json
 import re
 import unicodedata
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +79,7 @@ def word_reader(told):
 
 def load(name, files):
     """A network as a function: its inputs in order -> its outputs in order, all with the batch in front."""
-    path, names = HERE / files[name], [given["name"] for given in ABOUT["tensors"][name]["inputs"]]
+    path = HERE / files[name]
     if path.suffix == ".pte":
         return load_executorch(path)
     import onnxruntime
@@ -88,6 +88,7 @@ def load(name, files):
     if ".fp16" in path.name:  # onnxruntime 1.31.1 dies in what it does to these beyond this level
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
     return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True)))
 
 
@@ -154,6 +155,23 @@ def sample(predict, noise, solver, steps):
         x = stepped
 
 
+def keeping(files, steps):
+    """The denoiser at each step of a plan that keeps what parts of it put out: networks that hand that on."""
+    if steps != ABOUT["sampling"]["steps"]:
+        raise SystemExit(
+            f"--steps {steps}: the networks keep what they put out by a plan of {ABOUT['sampling']['steps']}"
+        )
+    networks, held = {step["network"]: load(step["network"], files) for step in ABOUT["steps"]}, {}
+    for step in ABOUT["steps"]:
+
+        def denoiser(*inputs, step=step):
+            prediction, *kept = networks[step["network"]](*inputs, *(held[name] for name in step["taken"]))
+            held.update(zip(step["kept"], kept, strict=True))
+            return [prediction]
+
+        yield denoiser
+
+
 def draw(captions, seed=0, steps=None, guidance=None, networks=None):
     """Pictures (B, H, W, 3) of numbers in [-1, 1]. What is not given is as in draw.json."""
     plan, files = ABOUT["sampling"], ABOUT["networks"][networks or next(iter(ABOUT["networks"]))]
@@ -168,12 +186,13 @@ def draw(captions, seed=0, steps=None, guidance=None, networks=None):
     noise = np.stack([np.random.RandomState(words).standard_normal(ABOUT["latents"]) for words in seeds])
 
     low, high = plan.get("guidance_interval", (0, np.inf))  # the times that are guided
+    turns = keeping(files, steps or plan["steps"]) if "steps" in ABOUT else repeat(denoiser)
 
     def predict(latents, time):
         asked = branches if low <= time <= high else 1
         doubled = np.concatenate([latents] * asked).astype(np.float32)
         rows = [one[-len(doubled) :] for one in text]  # those with a caption come last
-        (prediction,) = denoiser(doubled, np.full(len(doubled), time, np.int64), *rows)
+        (prediction,) = next(turns)(doubled, np.full(len(doubled), time, np.int64), *rows)
         without, caption = prediction[: -len(latents)], prediction[-len(latents) :]
         return caption if asked == 1 else without + weight * (caption - without)
 

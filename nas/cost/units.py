@@ -81,7 +81,7 @@ class Units:
         for step in range(modes.shape[-2]):
             now = computed[..., step, :]
             for places in self._generations:
-                called = self._called(now, places)
+                called = self.called(now, places)
                 wanted = modes[..., step, places] == COMPUTE
                 now[..., places] = called & (wanted | ~filled[..., places])
             filled |= now
@@ -90,8 +90,13 @@ class Units:
     def canonical(self, modes: Modes) -> Modes:
         """The one spelling of a schedule, or of each of several: what is computed says so, and what is not called says 0."""
         computed = self.effective(modes)
-        called = self._called(computed, np.arange(len(self)))
+        called = self.called(computed)
         return np.where(computed, COMPUTE, np.where(called, modes, 0)).astype(np.int8)
+
+    def called(self, computed: Computed, places: NDArray[np.int64] | None = None) -> Computed:
+        """Of the units, or those at some places, which their holder calls at a step (..., units)."""
+        holders = self.inside if places is None else self.inside[places]
+        return np.asarray(computed[..., holders] | (holders < 0))
 
     def macs(self, computed: Computed, attention: bool = True) -> NDArray[np.int64]:
         """Multiply-adds of one call on one image at each step (..., steps); without the two products of attention if so asked."""
@@ -106,11 +111,6 @@ class Units:
         for place, holder in enumerate(self.inside):
             ages[place] = 0 if holder < 0 else ages[holder] + 1
         return [np.flatnonzero(ages == age) for age in range(ages.max(initial=-1) + 1)]
-
-    def _called(self, computed: Computed, places: NDArray[np.int64]) -> Computed:
-        """Of the units at these places, which their holder calls at a step (..., units)."""
-        holders = self.inside[places]
-        return np.asarray(computed[..., holders] | (holders < 0))
 
 
 def _macs(count: Count, attention: bool) -> int:

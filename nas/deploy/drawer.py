@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nas import menu
-from nas.deploy import export_folder, exporters, graphs, wiring
+from nas.deploy import export_folder, exporters, graphs, step_graphs, wiring
+from nas.deploy.step_graphs import ByStep, Step
 from nas.diffusion import solvers
 from nas.diffusion.plan import Plan
 from nas.documents.document import Document
@@ -49,6 +50,8 @@ class Drawer:
     """Configuration of the noise schedule."""
     backbone: nn.Module | None = None
     """The denoiser's module on PyTorch, whose units a plan with a cache keeps."""
+    steps: Sequence[Step] = ()
+    """Of a plan with a cache, on a runtime of graphs: which network draws each, and what they hand on."""
 
     def encode(self, captions: Sequence[str]) -> Text:
         """Captions as the denoiser reads them, float32."""
@@ -84,11 +87,14 @@ class Drawer:
             )
         return pictures
 
-    def sample(self, noise: Tensor, text: Text, plan: Plan | None = None) -> Tensor:
-        """Latents from noise (B, C, H, W) under embedded captions."""
+    def sample(self, noise: Tensor, text: Text, plan: Plan | None = None, null: Text | None = None) -> Tensor:
+        """Latents from noise (B, C, H, W) under embedded captions; `null` is the embedded empty one, if it is at hand."""
 
-        null = self.encode([""])
-        return solvers.sample(self.denoise, plan or self.plan, self.schedule, noise, text, null, self.backbone)
+        plan, null = plan or self.plan, self.encode([""]) if null is None else null
+        if plan.cache is not None and self.steps:
+            by_step = ByStep(self.networks, self.steps, self.plan)
+            return solvers.sample(by_step, plan, self.schedule, noise, text, null, by_step)
+        return solvers.sample(self.denoise, plan, self.schedule, noise, text, null, self.backbone)
 
     def too_long(self, captions: Sequence[str]) -> list[str]:
         """A line for every caption of which the denoiser reads only the beginning."""
@@ -110,14 +116,25 @@ class Model:
     encoder: TextEncoder
     latents: tuple[int, int, int]
 
-    def drawer(self, networks: Mapping[str, Network] | None = None) -> Drawer:
+    def drawer(self, networks: Mapping[str, Network] | None = None, steps: Sequence[Step] = ()) -> Drawer:
         """It on its own runtime, or on another one that holds the networks."""
 
         plan, noise = Plan(**self.pipeline["sampling"]), schedule(self.pipeline)
         if networks is not None:
-            return Drawer(networks, self.encoder, self.latents, plan, noise)
+            return Drawer(networks, self.encoder, self.latents, plan, noise, steps=steps)
         own = {graph.name: graph.run for graph in self.graphs}
         return Drawer(own, self.encoder, self.latents, plan, noise, self.backbone)
+
+    def step_graphs(self) -> tuple[list[Graph], list[Step]]:
+        """The graphs by which a runtime keeps the units that the plan keeps, and its steps; none for a plan without a cache.
+
+        Raises InputError for a cache that extrapolates.
+        """
+        plan, config = Plan(**self.pipeline["sampling"]), cast(Any, self.backbone).config
+        (denoiser,) = (graph for graph in self.graphs if graph.name == "denoiser")
+        if plan.cache is None:
+            return [], []
+        return step_graphs.of_plan(denoiser, plan, config.units(self.latents[-1], self.encoder.length))
 
     @property
     def backbone(self) -> nn.Module:
@@ -240,6 +257,7 @@ def _on_runtime(folder: Path, form: str, precision: str, pipeline: dict[str, Any
         tuple(manifest["latents"]),
         Plan(**pipeline["sampling"]),
         schedule(pipeline),
+        steps=[Step(**step) for step in manifest["formats"][form][precision].get("steps", ())],
     )
 
 

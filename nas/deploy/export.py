@@ -13,7 +13,7 @@ runtimes, each compared with PyTorch before the export counts as done.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,7 @@ def export(
     _check_target(folder)
     if plan is not None:
         picked = _planned(picked, plan, modules, say)
-    plan_file.check_formats(Plan(**picked.resolved["sampling"]), modules)
+    plan_file.check_formats(Plan(**picked.resolved["sampling"]), modules, quantised)
     _emptied(folder)
     write_yaml(folder / "deploy.yaml", _deploy(picked))
     write_yaml(folder / "pipeline.yaml", picked.pipeline)
@@ -274,11 +274,12 @@ def _add_graphs(
 def _graphs(
     model: drawer.Model, module: ModuleType, folder: Path, name: str, precision: str, captions: Sequence[str], say: Say
 ) -> dict[str, Any]:
-    """Write the three networks in one format, and compare each, and the pictures they draw together, with PyTorch."""
+    """Write the networks in one format, and compare each, and the pictures they draw together, with PyTorch."""
 
     networks: dict[str, Network] = {}
     entries: dict[str, Any] = {}
-    for graph in model.graphs:
+    by_step, steps = model.step_graphs()
+    for graph in (*model.graphs, *by_step):
         say(f"{name} {precision}: {graph.name.replace('_', ' ')}, written and compared with PyTorch")
         stem = graph.name if precision == "fp32" else f"{graph.name}.{precision}"
         path = module.write(graph, folder / name / stem, precision)
@@ -297,9 +298,11 @@ def _graphs(
                 f"expected at most {TOLERANCE[precision]:g}"
             )
     described: dict[str, Any] = {"networks": entries, "tolerance": TOLERANCE[precision]}
+    if steps:
+        described["steps"] = [asdict(step) for step in steps]
     if len(networks) == len(entries):
         say(f"{name} {precision}: {len(captions)} pictures, drawn here and with PyTorch")
-        described["pictures"] = compare_pictures(model.drawer(), model.drawer(networks), captions)
+        described["pictures"] = compare_pictures(model.drawer(), model.drawer(networks, steps), captions)
         if not described["pictures"]["mean_difference"] <= PICTURE_TOLERANCE[precision]:
             raise InputError(f"format {name}: pictures in {precision} differ from PyTorch's: {described['pictures']}")
     return described

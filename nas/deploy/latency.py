@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from nas import menu
 from nas.deploy import drawer, export_folder, exporters, graphs
+from nas.deploy.drawer import PYTORCH
 from nas.deploy.graphs import as_tuple
-from nas.diffusion import solvers
+from nas.diffusion.plan import Plan
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.machine import device
@@ -157,6 +158,29 @@ def _compiled(graph: Graph) -> Network:
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """An export's plan that keeps units."""
+
+    folder: Path
+    plan: Plan
+
+    def check(self, runtime: str) -> None:
+        """Raises InputError for a runtime that the export keeps nothing on."""
+        able = [EAGER, *(name for name in drawer.runtimes(self.folder) if name != PYTORCH)]
+        if runtime not in able:
+            raise InputError(f"--runtime: {runtime} keeps no units of {self.folder}; expected among {', '.join(able)}")
+
+    def timed(self, runtime: str, threads: int, repeats: int) -> Timing:
+        """A call of the denoiser, as a mean over those of one picture, with what the solver takes."""
+        import torch
+
+        drawing = drawer.load(self.folder, PYTORCH if runtime == EAGER else runtime, "fp32", threads)
+        text, null, noise = drawing.encode(["a caption"]), drawing.encode([""]), torch.zeros(1, *drawing.latents)
+        found, calls = timed(partial(drawing.sample, noise, text, self.plan, null), repeats), self.plan.calls
+        return Timing(*(value / calls for value in (found.median_ms, found.low_ms, found.high_ms, found.cpu_ms)))
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is timed: three graphs, and how often the denoiser is called for one picture."""
 
@@ -168,8 +192,8 @@ class Subject:
     graphs: tuple[Graph, ...]
     files: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     """Of an export: by runtime and graph, what is written already, in fp32."""
-    keeping: drawer.Drawer | None = None
-    """What draws by a plan that keeps units: its calls of the denoiser are timed together, as they differ."""
+    keeping: Keeping | None = None
+    """Of a plan that keeps units: its calls of the denoiser are timed together, as they differ."""
 
 
 def subject(what: str, image_size: int, steps: int | None, decoder: str = DECODER) -> Subject:
@@ -185,9 +209,8 @@ def _of_export(folder: Path, steps: int | None) -> Subject:
     drawer.read(folder)
     pipeline = export_folder.pipeline(folder)
     model = drawer.model(drawer.load_network(folder), pipeline)
-    able = model.drawer()
-    plan = able.plan.changed(steps)
-    keeping = replace(able, plan=plan) if plan.cache is not None else None
+    plan = Plan(**pipeline["sampling"]).changed(steps)
+    keeping = Keeping(folder, plan) if plan.cache is not None else None
     size = model.graphs[2].run(model.graphs[2].random_inputs(1))[0].shape[-1]
     name, files = pipeline["autoencoder"]["name"], _files(folder)
     return Subject(str(folder), "trained", size, name, plan.calls, model.graphs, files, keeping)
@@ -257,21 +280,20 @@ def measure(what: Subject, runtime: str, threads: int, repeats: int) -> Row:
     """One row: every network of the subject on one runtime, one picture at a time."""
     import torch
 
-    if what.keeping is not None and runtime != EAGER:
-        raise InputError(
-            f"--runtime: {runtime} computes every unit at every step, and the plan keeps some; expected {EAGER}"
-        )
+    if what.keeping is not None:
+        what.keeping.check(runtime)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     times: dict[str, float] = {}
     try:
         with tempfile.TemporaryDirectory() as scratch:
             for graph in what.graphs:
-                written = what.files.get(runtime, {}).get(graph.name)
-                network = on_runtime(graph, runtime, threads, Path(scratch), written)
-                inputs = graph.random_inputs(1)
-                keeping = what.keeping if graph.name == "denoiser" else None
-                found = _drawing(keeping, repeats) if keeping else timed(partial(network, inputs), repeats)
+                if what.keeping is not None and graph.name == "denoiser":
+                    found = what.keeping.timed(runtime, threads, repeats)
+                else:
+                    written = what.files.get(runtime, {}).get(graph.name)
+                    network = on_runtime(graph, runtime, threads, Path(scratch), written)
+                    found = timed(partial(network, graph.random_inputs(1)), repeats)
                 times |= {
                     f"{graph.name}_ms": found.median_ms,
                     f"{graph.name}_low_ms": found.low_ms,
@@ -302,16 +324,6 @@ def measure(what: Subject, runtime: str, threads: int, repeats: int) -> Row:
         fingerprint=fingerprint,
         **times,
     )
-
-
-def _drawing(keeping: drawer.Drawer, repeats: int) -> Timing:
-    """A call of the denoiser, as a mean over those of one picture, with what the solver takes."""
-    import torch
-
-    text, null, noise = keeping.encode(["a caption"]), keeping.encode([""]), torch.zeros(1, *keeping.latents)
-    draw = partial(solvers.sample, keeping.denoise, keeping.plan, keeping.schedule, noise, text, null, keeping.backbone)
-    found, calls = timed(draw, repeats), keeping.plan.calls
-    return Timing(*(value / calls for value in (found.median_ms, found.low_ms, found.high_ms, found.cpu_ms)))
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

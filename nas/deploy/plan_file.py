@@ -36,10 +36,15 @@ def check(plan: Plan, network: nn.Module, bench: Bench, where: str) -> None:
         raise InputError(f"{where}: {error}") from None
 
 
-def check_formats(plan: Plan, formats: Iterable[str]) -> None:
-    """Raises InputError for formats of graphs, which compute every unit at every step, where the plan keeps some."""
-    if plan.cache is not None and (graphs := list(formats)):
+def check_formats(plan: Plan, formats: Iterable[str], quantised: bool = False) -> None:
+    """Raises InputError for formats of graphs, which hand on what a unit put out as it was, where the plan extrapolates, and for
+    8 bits where it keeps anything."""
+    if plan.cache is not None and quantised:
         raise InputError(
-            f"--format: {graphs[0]} computes every unit at every step, and the plan keeps some (cache: {plan.cache.name}); "
+            f"--quantise int8: not of a plan that keeps units (cache: {plan.cache.name}); expected one without"
+        )
+    if plan.cache is not None and plan.cache.extrapolates and (graphs := list(formats)):
+        raise InputError(
+            f"--format: {graphs[0]} keeps what a unit put out as it was, and the plan extrapolates (cache: {plan.cache.name}); "
             "expected yaml, safetensors"
         )

@@ -25,7 +25,7 @@ PROGRAM, ABOUT, TOKENIZER = FILES = ("draw.py", "draw.json", "tokenizer.json")
 SOURCE = assets.FOLDER / PROGRAM
 RUNTIMES = {"onnx": "onnxruntime", "executorch": "executorch (with its torch)"}  # of formats that the program can load
 SOLVERS = ("ddim", "dpm++", "heun", "one_step", "renoise")  # that the program knows
-FIELDS = ("solver", "steps", "guidance", "spacing", "guidance_interval")  # of a plan, that it obeys
+FIELDS = ("solver", "steps", "guidance", "spacing", "guidance_interval", "cache")  # of a plan, that it obeys
 UNCONDITIONAL = ""  # the caption whose prediction guidance leads away from
 
 
@@ -86,7 +86,14 @@ def about(
             for precision, held in precisions.items()
         },
         "schedule": _schedule(pipeline, plan),
+        **_steps(formats),
     }
+
+
+def _steps(formats: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a plan that keeps units: which network draws each step, and what they hand on; alike in all formats."""
+    told = [held["steps"] for precisions in formats.values() for held in precisions.values() if "steps" in held]
+    return {"steps": told[0]} if told else {}
 
 
 def _schedule(pipeline: Mapping[str, Any], plan: Plan) -> dict[str, Any]:

@@ -22,7 +22,16 @@ LETTERS = {"c": COMPUTE, "r": 0, "1": 1, "2": 2, "3": 3}  # of a schedule that i
 MOST_EVERY = 1000
 
 
-class Fora(Section):
+class Schedule(Section):
+    """What they have in common."""
+
+    @property
+    def extrapolates(self) -> bool:
+        """Whether a unit that is not computed may be other than it was."""
+        return False
+
+
+class Fora(Schedule):
     """All units are computed at every so many steps and kept between (FORA, Selvaraju et al. 2024, arXiv 2407.01425). There,
     units are attention and MLP; here the residual branches of conv blocks are too."""
 
@@ -37,7 +46,7 @@ class Fora(Section):
         return _kept(kept[:, None] & (units.components != WHOLE))
 
 
-class DeepCache(Section):
+class DeepCache(Schedule):
     """What lies deeper than a skip connection is computed at every so many steps and kept between (Ma et al. 2024, arXiv
     2312.00858). A network without skip connections has no such units."""
 
@@ -61,7 +70,7 @@ class DeepCache(Section):
         return _kept(kept[:, None] & (units.depths > self.branch))
 
 
-class TGate(Section):
+class TGate(Schedule):
     """Cross-attention is kept from a step on; self-attention is computed at every so many steps before it, and at each after
     (T-GATE, Zhang et al. 2024, arXiv 2404.02747). The two guidance branches are kept as they are, not averaged."""
 
@@ -80,7 +89,7 @@ class TGate(Section):
         return _kept(cross | own)
 
 
-class TaylorSeer(Section):
+class TaylorSeer(Schedule):
     """All units are computed at every so many steps, and between them extrapolated from the differences of what they put out
     (Liu et al. 2025, arXiv 2503.06923)."""
 
@@ -93,6 +102,10 @@ class TaylorSeer(Section):
     first: int = Field(2, ge=1, le=MOST_EVERY)
     """Steps at the beginning that are computed."""
 
+    @property
+    def extrapolates(self) -> bool:
+        return self.order > 0
+
     def modes(self, steps: int, units: Units) -> Modes:
         """(steps, units)"""
         step = np.arange(steps)
@@ -100,7 +113,7 @@ class TaylorSeer(Section):
         return _kept(kept[:, None] & (units.components != WHOLE), self.order)
 
 
-class Evenly(Section):
+class Evenly(Schedule):
     """One kind of unit is computed at a number of steps, spaced evenly, and kept between; all others are computed."""
 
     name: Literal["evenly"]
@@ -117,7 +130,7 @@ class Evenly(Section):
         return _kept(kept[:, None] & (units.components == self.component))
 
 
-class Written(Section):
+class Written(Schedule):
     """A schedule step by step and unit by unit, as `nas schedule` finds it."""
 
     name: Literal["schedule"]
@@ -140,6 +153,10 @@ class Written(Section):
                     f"rows: row {number} has {len(row)} letters; expected {len(self.rows[0])}, as row 0 has"
                 )
         return self
+
+    @property
+    def extrapolates(self) -> bool:
+        return any(LETTERS[letter] > 0 for row in self.rows for letter in row)
 
     def modes(self, steps: int, units: Units) -> Modes:
         """(steps, units), as many steps as there are rows. Raises InputError for another network."""

@@ -8,10 +8,10 @@ are always those of the step. A network that is drawn without a schedule is not 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import factorial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,24 @@ from torch import Tensor, nn
 
 from nas.cost.units import COMPUTE, Modes, Units
 
+if TYPE_CHECKING:
+    from nas.diffusion.plan import Plan
+
 
 @dataclass
 class Steps:
     """Where a drawing is. The sampler moves it: modules are called as often as a solver and guidance please."""
 
     now: int = 0
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A network that keeps units by itself, such as graphs on a runtime."""
+
+    def keeping(self, plan: Plan) -> AbstractContextManager[Steps]:
+        """While a drawing by the plan lasts. Raises InputError for a plan it cannot keep units by."""
+        ...
 
 
 @dataclass
@@ -76,13 +88,13 @@ def keeping(network: nn.Module, units: Units, modes: Modes) -> Iterator[Steps]:
         own = modes[:, place]
         if (own == COMPUTE).all():
             return None
-        return _scheduled(compute, steps, _wanted(own, computed[:, place]), own.tolist())
+        return _scheduled(compute, steps, wanted(own, computed[:, place]), own.tolist())
 
     with replaced(network, units, scheduled):
         yield steps
 
 
-def _wanted(modes: Modes, computed: NDArray[np.bool_]) -> list[int]:
+def wanted(modes: Modes, computed: NDArray[np.bool_]) -> list[int]:
     """At each step, of one unit, up to which order differences are wanted of what is computed there; -1 for nothing.
 
     An extrapolation of order k needs the k + 1 outputs before it. What no later step needs is not kept.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.diffusion.caching import Steps, keeping
+from nas.diffusion.caching import Keeps, Steps, keeping
 from nas.diffusion.guidance import Denoiser, guided
 from nas.diffusion.plan import ONE_STEP, Plan
 from nas.diffusion.schedule import clean, velocity
@@ -30,12 +30,13 @@ def sample(
     noise: Tensor,
     text: Text,
     null: Text,
-    module: nn.Module | None = None,
+    module: nn.Module | Keeps | None = None,
 ) -> Tensor:
     """Latents (B, C, H, W) drawn from `noise` of the same shape under `text` (B rows); `null` has one row.
 
     Deterministic: the noise is the only randomness, and rows are independent. A plan with a cache keeps units of `module`, the
-    backbone behind `network` if that is not one itself. Raises InputError where there is none, or the cache is another network's.
+    backbone behind `network` if that is not one itself, or what keeps them by itself. Raises InputError where there is none, or
+    the cache is another network's.
     """
     predict = _guided(network, plan, text, null, len(noise))
     with _keeping(module or network, plan, noise, text) as steps:
@@ -58,14 +59,18 @@ def _drawn(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noi
 
 
 @contextmanager
-def _keeping(network: Denoiser | nn.Module, plan: Plan, noise: Tensor, text: Text) -> Iterator[Steps]:
+def _keeping(network: Denoiser | nn.Module | Keeps, plan: Plan, noise: Tensor, text: Text) -> Iterator[Steps]:
     """The counter of evaluations, which the network's units listen to where the plan has a cache."""
     if plan.cache is None:
         yield Steps()
         return
+    if isinstance(network, Keeps):
+        with network.keeping(plan) as steps:
+            yield steps
+        return
     if not isinstance(network, nn.Module):
         raise InputError(
-            "sampling.cache: only PyTorch keeps units of a network; expected the runtime pytorch, or no cache"
+            "sampling.cache: these graphs compute every unit; expected the runtime pytorch, no cache, or an export by this plan"
         )
     backbone: Any = network
     units = backbone.config.units(noise.shape[-1], text.tokens.shape[1])

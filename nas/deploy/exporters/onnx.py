@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.deploy.exporters import Network, Unsupported, named, refusal
-from nas.deploy.graphs import Half
 from nas.deploy.int8 import onnx as onnx_int8
 from nas.errors import InputError, brief
 
@@ -80,8 +80,9 @@ def quantise(
 
 
 def _variadic(module: Any) -> bool:
-
-    return isinstance(module, Half)  # its forward takes *inputs: torch.export wants their shapes as one entry
+    """Whether its forward takes *inputs, whose shapes torch.export wants as one entry."""
+    (first, *_) = inspect.signature(module.forward).parameters.values()
+    return bool(first.kind is first.VAR_POSITIONAL)
 
 
 def _converted(graph: Graph, traced: ExportedProgram) -> Any:
