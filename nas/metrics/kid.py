@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
 from nas.metrics import Reference
-from nas.metrics.fid import FeatureDistance, Settings, check
+from nas.metrics.fid import FeatureDistance, Settings, check, column
 
 __all__ = ["Settings", "build", "check", "columns"]
 GROUPS = 20  # of real pictures, at most
@@ -19,7 +19,7 @@ GROUPS = 20  # of real pictures, at most
 
 def columns(settings: Settings) -> tuple[str, ...]:
     """`kid`, or `kid_<extractor>`."""
-    return ("kid" if settings.features == "inception" else f"kid_{settings.features}",)
+    return ("kid" if settings.features == "inception" else column("kid", settings),)
 
 
 def build(settings: Settings, reference: Reference) -> KernelDistance:
