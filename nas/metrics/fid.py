@@ -134,6 +134,9 @@ class OfFeatures(Metric):
     def found(self, drawn: Tensor) -> tuple[Tensor, ...]:
         """A number for each column, of (n, D). ValueError for too few pictures."""
 
+    def enough(self, count: int) -> None:
+        """Raises ValueError unless so many pictures can be scored."""
+
     def update(self, images: Tensor, captions: list[str]) -> None:
         self.features.append(self.extractor(images))
 
@@ -182,6 +185,9 @@ class FrechetDistance(FeatureDistance):
     which is exact and takes milliseconds instead of the seconds of a D x D matrix root.
     """
 
+    def enough(self, count: int) -> None:
+        _two_each(count, len(self.real))
+
     def distance(self, drawn: Tensor) -> Tensor:
         return frechet_distance(drawn, self.real)
 
@@ -189,8 +195,7 @@ class FrechetDistance(FeatureDistance):
 def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
     """Between the Gaussians fitted to two samples (n, D) and (m, D). ValueError below two rows, and for features that are not
     finite numbers."""
-    if min(len(x), len(y)) < 2:
-        raise ValueError(f"the Frechet distance needs at least 2 pictures on each side, got {len(x)} and {len(y)}")
+    _two_each(len(x), len(y))
     bad = [int((~z.isfinite()).any(1).sum()) for z in (x, y)]
     if any(bad):
         raise ValueError(
@@ -203,6 +208,11 @@ def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
     cross = torch.linalg.svdvals(small @ _compact(large).T).sum()
     distance: Tensor = (x.mean(0) - y.mean(0)).square().sum() + traces - 2 * cross
     return distance
+
+
+def _two_each(drawn: int, real: int) -> None:
+    if min(drawn, real) < 2:
+        raise ValueError(f"the Frechet distance needs at least 2 pictures on each side, got {drawn} and {real}")
 
 
 def _compact(centred: Tensor) -> Tensor:

@@ -32,16 +32,21 @@ class KernelDistance(FeatureDistance):
 
     unit = "1000 x squared kernel distance"
 
+    def enough(self, count: int) -> None:
+        _as_many(count, len(self.real))
+
     def distance(self, drawn: Tensor) -> Tensor:
         return 1000 * kernel_distance(drawn, self.real)
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> Tensor:
     """Unbiased, between samples (n, D) and (m, D) with n <= m, in float64; ValueError below two rows or for n > m."""
-    if not 2 <= len(x) <= len(y):
-        raise ValueError(
-            f"the kernel distance needs at least 2 pictures and as many real ones, got {len(x)} and {len(y)}"
-        )
+    _as_many(len(x), len(y))
     whole = len(y) // len(x) * len(x)
     groups = torch.split(y[:whole].double(), len(x))[:GROUPS]
     return torch.stack([poly_mmd(x.double(), group) for group in groups]).mean()
+
+
+def _as_many(drawn: int, real: int) -> None:
+    if not 2 <= drawn <= real:
+        raise ValueError(f"the kernel distance needs at least 2 pictures and as many real ones, got {drawn} and {real}")

@@ -47,13 +47,16 @@ class AmongNeighbours(AgainstReal):
         self.neighbours = settings.neighbours
         self.conditions = {**self.conditions, "neighbours": settings.neighbours}
 
-    def groups(self, drawn: Tensor) -> list[Tensor]:
-        """Of the real pictures' features, each as many as the drawn ones, float64. ValueError for too few of either."""
-        if not self.neighbours < len(drawn) <= len(self.real):
+    def enough(self, count: int) -> None:
+        if not self.neighbours < count <= len(self.real):
             raise ValueError(
-                f"{self.columns[0]}: needs more than {self.neighbours} pictures and as many real ones, got {len(drawn)} and "
+                f"{self.columns[0]}: needs more than {self.neighbours} pictures and as many real ones, got {count} and "
                 f"{len(self.real)}"
             )
+
+    def groups(self, drawn: Tensor) -> list[Tensor]:
+        """Of the real pictures' features, each as many as the drawn ones, float64. ValueError for too few of either."""
+        self.enough(len(drawn))
         step = len(self.real) // len(drawn)
         return [self.real[first::step][: len(drawn)].double() for first in range(min(step, GROUPS))]
 
