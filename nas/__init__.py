@@ -27,6 +27,10 @@ def load(*runs: str | Path) -> pd.DataFrame:
         fid, fid_...         Frechet distance of image features to the dataset's, lower is better; `fid` is Inception's, any
                              other extractor is part of the name
         kid_..., mind_...    kernel and sliced Wasserstein distance of the same features, for few pictures
+        precision_..., recall_...   share of pictures among the real ones' neighbours, and of real ones among theirs
+        density_..., coverage_...   the same with what counts more than once, and the share of real pictures that were met
+        vendi_...            how many different pictures there are, in effect
+        memorised_...        share of pictures nearer to a training picture than that one is to the others
         prompt_accuracy      share of pictures of dataset scenes that show all that their captions say, by rule, of captions
                              whose combinations training showed; unseen_prompt_accuracy of the others; background_accuracy,
                              count_accuracy, colour_accuracy, size_accuracy, shape_accuracy, relation_accuracy of one thing each

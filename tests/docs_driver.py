@@ -51,6 +51,7 @@ LATER = {  # options that make a verb small; the last one given counts
     "latency": ["--repeats", "1"],
     "replay": ["--shuffles", "3", "--repeats", "1"],
     "supernet train": ["--images", "8", "--set", "training.batch=8"],
+    "score": ["--images", "8", "--reference", "{name: scenes, pictures: 64}"],
     "sweep": ["--scales", "1,2", "--repeats", "1"],
     "train": ["--dry-run"],
     "wandb sync": ["--dry-run"],

@@ -139,8 +139,15 @@ def restored(path):
     loop.DenoiserTraining(objective(), settings).restore(path)
 
 
+OF_FEATURES = ("fid", "kid", "mind", "precision_recall", "density_coverage", "vendi", "memorisation")
 PLACES = {
     "metrics.fid.weights": lambda to, plant, _: inception(one_file(to, plant, "inception.pth")),
+    "metrics.fid.weights, of timm": lambda to, plant, _: fid.build(
+        fid.Settings(features="resnet10t", weights=one_file(to, plant)), Reference(list)
+    ),
+    "metrics.fid.features": lambda to, plant, _: fid.build(
+        fid.Settings(features=str(one_file(to, plant, "own.pt"))), Reference(list)
+    ),
     "metrics.clip_score.pretrained": lambda to, plant, _: judged(
         clip_score, judge="ViT-B-32", pretrained=str(one_file(to, plant, "model.pt"))
     ),
@@ -240,7 +247,7 @@ def test_every_setting_that_takes_a_path_to_weights_is_planted():
                 if "Path" in str(field.annotation) or key in ("judge", "pretrained", "weights", "checkpoint"):
                     found.add((folder, name, key))
     assert found == {
-        *(("metrics", name, "weights") for name in ("fid", "kid", "mind")),  # one reader: fid's
+        *(("metrics", name, "weights") for name in OF_FEATURES),  # one reader: fid's
         ("metrics", "clip_score", "judge"),
         ("metrics", "clip_score", "pretrained"),
         ("metrics", "caption_accuracy", "judge"),

@@ -229,6 +229,62 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command(rich_help_panel=PANEL)
+def score(
+    what: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER|EXPORT...", help="Folders of pictures, or folders that nas export wrote."),
+    ],
+    metrics: Annotated[
+        str, typer.Option(help="Names in nas/metrics, by commas; with settings as {name: fid, features: inception}.")
+    ],
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            help="A caption a line, of a folder's pictures by name, or to draw. Default metadata.jsonl, or held out."
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Real pictures: a folder, or a data set as `nas train --data` takes it. Default an export's own."
+        ),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="How many, at most; an export draws 256 by default.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, max=4096, help="Pixels along a side; default the first picture's shorter side.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of an export's noise.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a score, one a line.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the rows to this file as well.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where features of a data set are kept.")] = Path("runs/.cache"),
+) -> None:
+    """Score any pictures by any metrics: those of a folder, or what an export draws.
+
+    Examples:
+
+        nas score my-pictures --metrics vendi,clip_score
+
+        nas score my-pictures --metrics mind,precision_recall --reference emoji --csv runs/scores.csv
+
+        nas score runs/quickstart/2026-01-01_10-00-00/export/knee --metrics scene_accuracy,mind --images 512 --json
+    """
+    from functools import partial
+
+    from nas.deploy import score as scoring
+
+    say = partial(typer.echo, err=True)
+    rows = scoring.score(what, scoring.Asked(metrics, captions, reference, images, size, seed, cache), say)
+    if csv:
+        scoring.write_csv(rows, csv)
+    if json:
+        typer.echo("\n".join(scoring.lines(rows)))
+    else:
+        print_grid(*scoring.grid(rows))
+
+
 def _measure_blocks(what: list[str], to: Path, image_size: int, threads: int, repeats: int) -> None:
     """The latency table of one search space."""
     from nas import menu

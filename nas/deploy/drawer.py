@@ -67,15 +67,20 @@ class Drawer:
         return self.networks["decoder"]((latents,))[0].clamp(-1, 1)
 
     def draw(
-        self, captions: Sequence[str], seed: int, steps: int | None = None, guidance: float | None = None
+        self,
+        captions: Sequence[str],
+        seed: int,
+        steps: int | None = None,
+        guidance: float | None = None,
+        first: int = 0,
     ) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1]. Picture i depends on the seed and i, not on the other captions.
+        """Pictures (B, 3, H, W) in [-1, 1]. Picture i, counted from `first`, depends on the seed and i, not on other captions.
 
         Raises InputError when what comes out is not finite numbers.
         """
         import torch
 
-        drawn = (Noise.of_picture(seed, index).draw(self.latents) for index in range(len(captions)))
+        drawn = (Noise.of_picture(seed, first + at).draw(self.latents) for at in range(len(captions)))
         noise = torch.stack([torch.from_numpy(one) for one in drawn])
         plan = self.plan.changed(steps, guidance)
         latents = self.sample(noise, self.encode(captions), plan)

@@ -60,6 +60,16 @@ def decode(encoded: bytes, size: int) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
+def shorter_side(encoded: bytes) -> int:
+    """Pixels of an encoded picture's shorter side. Raises UnreadablePicture."""
+    try:
+        return min(_opened(encoded).size)
+    except UnreadablePicture:
+        raise
+    except Exception as error:
+        raise UnreadablePicture(brief(error)) from error
+
+
 def _opened(encoded: bytes) -> Image.Image:
     """The picture in memory."""
     if encoded.startswith(b"\xff\xd8") and (scans := encoded.count(b"\xff\xda")) > SCANS:

@@ -7,8 +7,6 @@ assumption.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +16,12 @@ from pydantic import Field, model_validator
 
 from nas import menu
 from nas.diffusion.plan import Plan
-from nas.documents import yaml_text
 from nas.documents.document import Document
 from nas.documents.section import Section
 from nas.documents.strict import Decay, validated
-from nas.documents.yaml_text import NotRead
-from nas.errors import InputError, bounded
+from nas.errors import InputError
 from nas.networks.conditioning import Conditioning
-from nas.settings.entries import Entry
+from nas.settings.entries import Entry, dataset_of
 from nas.settings.training import MOST_IMAGES, MOST_IN_BATCH, Training
 
 
@@ -154,29 +150,3 @@ def _recipe(document: Document) -> Recipe:
             raise document.error((folder, "image_size"), "given by the stages; expected none here")
         document.validate(module.Settings, entry.options, (folder,))
     return recipe
-
-
-def dataset_of(data: str) -> dict[str, Any]:
-    """What `--data` means: a YAML mapping, a name of the menu, or a path whose kind shows.
-
-    A folder with metadata.jsonl is `folder`; tars, a folder of them or a pattern is `webdataset`.
-    """
-    tars = re.search(r"\.tar(\.gz)?$", data) is not None
-    if not tars and data.lstrip().startswith("{"):  # not the pattern {000..099}.tar
-        try:
-            return dict(yaml_text.read(data).value)
-        except (NotRead, TypeError, ValueError):
-            raise InputError(
-                bounded(f"--data {data}: not valid YAML; expected for example {{name: folder, path: DIR}}")
-            ) from None
-    if data in menu.names("datasets"):
-        return {"name": data}
-    path = Path(os.path.expanduser(data))
-    if (path / "metadata.jsonl").is_file():
-        return {"name": "folder", "path": data}
-    if tars or (path.is_dir() and any(path.glob("*.tar*"))):
-        return {"name": "webdataset", "path": data}
-    raise InputError(
-        f"--data {bounded(data)}: no data set; expected shards (.tar, a folder of them or a pattern), a folder with "
-        f"metadata.jsonl, or one of: {', '.join(menu.names('datasets'))}"
-    )

@@ -3,7 +3,8 @@
 A metric is a `torchmetrics.Metric` with `columns` (an extractor is part of a name unless it is the field's standard one),
 `unit`, `higher_is_better` and `conditions`. `update(images, captions)` takes (B, 3, H, W) float32 in [-1, 1]; `compute()` gives a
 scalar by column. `columns(settings)` tells the names without loading anything; a metric has those that its captions ask for.
-Optional: `check(settings, captions)` raises an InputError that begins with a setting for a file or model that is known not to be
+Optional: `CAPTIONED = True`: it needs captions; its metric's `enough(count)` raises ValueError unless so many pictures can be
+scored; `check(settings, captions)` raises an InputError that begins with a setting for a file or model that is known not to be
 there, or for captions that it does not take; it loads nothing either.
 """
 

@@ -16,6 +16,7 @@ from nas.metrics import Reference
 from nas.metrics.clip_score import OTHERWISE, Judge, Settings, check, weights
 
 __all__ = ["OTHERWISE", "Settings", "build", "check", "columns", "weights"]
+CAPTIONED = True
 OTHERS = 100
 
 

@@ -16,6 +16,7 @@ from nas.metrics import Reference
 from nas.metrics.fid import resized
 from nas.networks.conditioning import clip
 
+CAPTIONED = True
 SHIPPED = assets.FOLDER / "judge"
 
 

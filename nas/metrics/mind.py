@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nas.metrics import Reference
-from nas.metrics.fid import FeatureDistance, Settings, check
+from nas.metrics.fid import FeatureDistance, Settings, check, column
 
 __all__ = ["Settings", "build", "check", "columns"]
 DIRECTIONS = 1024
@@ -20,7 +20,7 @@ CHUNK = 128  # directions at a time
 
 def columns(settings: Settings) -> tuple[str, ...]:
     """`mind`, or `mind_<extractor>`."""
-    return ("mind" if settings.features == "inception" else f"mind_{settings.features}",)
+    return ("mind" if settings.features == "inception" else column("mind", settings),)
 
 
 def build(settings: Settings, reference: Reference) -> SlicedDistance:

@@ -19,6 +19,7 @@ from nas.documents.section import Section
 from nas.errors import InputError
 from nas.metrics import Reference
 
+CAPTIONED = True
 PROMPT, UNSEEN = "prompt_accuracy", "unseen_prompt_accuracy"
 
 
