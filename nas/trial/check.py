@@ -21,6 +21,7 @@ from nas.settings import design, design_check, plan_axes, plausible
 from nas.settings.entries import Entry
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
+from nas.training import block_drop
 from nas.trial import base_model, data_check, starts
 from nas.weights import checkpoints, supernet
 
@@ -69,6 +70,8 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     largest = [part.architecture(part.largest()) for part in space.parts]
     for network in largest:
         _check_adapters(study, network)
+    for network in ends:
+        _check_block_drop(study, network)
     data_check.check(study, largest)
 
 
@@ -97,6 +100,7 @@ def check_cells(study: Study) -> None:
             _check_start(variant)
             _check_weights(variant, network)
             _check_adapters(variant, network)
+            _check_block_drop(variant, network)
             data = json.dumps([variant.model_dump(mode="json")[name] for name in design.ENCODED], default=str)
             if data not in seen:
                 data_check.check(variant, [network])
@@ -150,6 +154,7 @@ def _check_base(study: Study) -> None:
         checkpoints.checkpoint_file(study.base.checkpoint)
     with _of_base():
         _check_weights(base_model.as_study(study), base_model.architecture(study))
+        _check_block_drop(base_model.as_study(study), base_model.architecture(study))
         for plan in (study.base.sampling or study.sampling, study.sampling):
             plan_axes.check_cache(study, plan, [base_model.architecture(study)])
 
@@ -220,6 +225,12 @@ def _check_adapters(study: Study, config: Backbone) -> None:
     for setting, adapters in lora.inside(study.objective.settings("objectives"), "objective"):
         taught_by = config if study.base is None else base_model.architecture(study)
         lora.targets(_skeleton(study, taught_by), adapters, setting)
+
+
+def _check_block_drop(study: Study, config: Backbone) -> None:
+    """Whether a network has blocks that can be left out."""
+    if study.training.block_drop is not None:
+        block_drop.check(_skeleton(study, config))
 
 
 def _skeleton(study: Study, config: Backbone) -> nn.Module:

@@ -106,6 +106,10 @@ class Block(nn.Module):
         x = x + self.attend_cross(x, text) if self.cross else x
         return x + gate_mlp * cast(Tensor, self.mlp(self.norm_mlp(x) * (1 + scale_mlp) + shift_mlp))
 
+    def skipped(self, x: Tensor, text: Tensor, time: Tensor) -> Tensor:
+        """The input."""
+        return x
+
 
 def modulation(width: int, count: int) -> nn.Linear:
     """From the time to `count` vectors side by side, zero at first."""
