@@ -11,6 +11,8 @@ from nas.documents.section import Section
 from nas.documents.strict import Decay
 from nas.networks.lora import Lora
 
+OF_BASE = ("base", "inherited")  # values of `init` that need a base model
+UNSLICED = ("scratch", *OF_BASE)  # those that need no supernet
 MOST_IMAGES, MOST_IN_BATCH = 10**11, 2**20  # a hundred times what anybody trains with
 
 
@@ -50,8 +52,9 @@ class Training(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """What forward and backward passes compute in; weights are fp32 either way."""
     init: str = "scratch"
-    """`scratch`, `base` (the study's base model), `supernet` (the weights shipped for this space and proxy), or a path to
-    supernet weights."""
+    """`scratch`, `base` (the study's base model), `inherited` (the same for a network that lacks some of the base's blocks: each
+    block has the weights it had there), `supernet` (the weights shipped for this space and proxy), or a path to supernet
+    weights."""
     lora: Lora | None = None
     """Train low-rank adapters of the network instead of its weights, for example {rank: 8}."""
     block_drop: BlockDrop | None = None
@@ -63,6 +66,11 @@ class Training(Section):
         """Without `block_drop` where there is none: trainings that were recorded before it read and compare as they did."""
         written: dict[str, Any] = plain(self)
         return {name: value for name, value in written.items() if name != "block_drop" or value is not None}
+
+    @property
+    def sliced(self) -> bool:
+        """Whether it starts from a slice of supernet weights."""
+        return self.init not in UNSLICED
 
     def updates(self, images: int) -> int:
         """Updates after which `images` have been seen."""

@@ -135,6 +135,23 @@ class Residual(Protocol):
         """In place of `forward`: the input, or its projection alone where the block changes the width."""
 
 
+@runtime_checkable
+class Removable(Protocol):
+    """A family whose networks find their weights in one with more blocks under other names than their own."""
+
+    def sources(self, whole: Any) -> Mapping[str, str]:
+        """Blocks that are called otherwise in `whole`, a network of the family with more blocks: their names here and there."""
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A network that says where its stages end, for distillation of one into another: stages of one name are compared."""
+
+    @property
+    def stages(self) -> Mapping[str, nn.Module]:
+        """The last block of every stage, in the order in which they are called; what they put out are tensors."""
+
+
 def from_dict(values: Mapping[str, Any]) -> Backbone:
     """The network that plain values describe, of whatever family. Raises ValueError naming the field, or an unknown family."""
     name = values.get(FAMILY, FIRST)

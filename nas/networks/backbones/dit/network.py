@@ -161,6 +161,12 @@ class Transformer(nn.Module):
         return cast(nn.Conv2d, self.smooth) if self.config.modulation == "token" else self._of_patch(self.unpatch)
 
     @property
+    def stages(self) -> dict[str, nn.Module]:
+        """The last block of each quarter of them; tokens (B, N, D)."""
+        ends = [-(-quarter * self.config.depth // 4) - 1 for quarter in range(1, 5)]
+        return {f"quarter {number}": self.blocks[end] for number, end in enumerate(ends, 1)}
+
+    @property
     def middle(self) -> nn.Module:
         """The last block of the first half; its output is tokens (B, N, D)."""
         return self.blocks[(self.config.depth - 1) // 2]

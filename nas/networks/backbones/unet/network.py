@@ -328,6 +328,13 @@ class UNet(nn.Module):
         return self.conv_out
 
     @property
+    def stages(self) -> dict[str, nn.Module]:
+        """The last block of each resolution on the way down and on the way up, before the image is resampled; (B, C, H, W)."""
+        levels = [cast(LevelBlocks, level) for level in self.levels]
+        down = {f"levels.{index}.down": level.down[-1] for index, level in enumerate(levels)}
+        return down | {f"levels.{index}.up": level.up[-1] for index, level in reversed(list(enumerate(levels)))}
+
+    @property
     def middle(self) -> nn.Module:
         """The deepest block, after which the network turns upwards; its output is (B, C, H, W)."""
         deepest = cast(LevelBlocks, self.levels[-1])
