@@ -27,6 +27,10 @@ class Denoiser(nn.Module):
         self.middle, self.middle_width = nn.Tanh(), SHAPE[0]
         self.output = nn.Conv2d(SHAPE[0], SHAPE[0], 1)
 
+    @property
+    def stages(self):
+        return {"whole": self.middle}
+
     def forward(self, latents, time, text):
         given = self.text(text.tokens.mean(1) + text.pooled) + self.time(time[:, None] / 1000)
         return self.output(self.middle(self.convolution(latents) + given[:, :, None, None]))

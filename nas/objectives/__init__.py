@@ -15,7 +15,8 @@ A file provides
   weights 1, to the input 1; plain denoising has 3. Heads and embeddings count nothing. `passes_of(updates)` is their mean over
   a training, of an objective whose updates differ. An objective that learns from pairs, or searches at the end, also has
   `offline_passes`, those spent outside the updates, in all;
-- `check(settings, updates)`, if a training of so many updates can be wrong for it: raises InputError.
+- `check(settings, updates)`, if a training of so many updates can be wrong for it: raises InputError;
+- `check_teacher(settings, own, taught)`, if a teacher can be: given what the stages put out (`nas.networks.stages.shapes`).
 
 What is logged has one name in all files: `gan_loss_gen` and `gan_loss_disc` of a game, `critic_accuracy_fake` and `_real` of
 its critic, `vsd_loss` of a difference of scores, `distillation_loss`, `regression_loss` and `reconstruction_loss` of what is
@@ -94,6 +95,7 @@ class LatentBatch:
 
 INPUTS = {  # what a study can supply
     "teacher": "the trained network that a `base` section names",
+    "base": "a `base` section for the teacher, of another architecture where one likes, from which nothing need start",
     "pairs": "noise, and what the base draws from it: the batch's `start` and `latents` (setting `pairs` of the objective)",
 }
 

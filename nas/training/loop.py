@@ -27,6 +27,7 @@ from nas.failures import Diverged
 from nas.networks.averages import Average
 from nas.objectives import LatentBatch, Objective
 from nas.settings.training import Training
+from nas.training import block_drop
 from nas.training.batches import Batches
 from nas.training.encoded import EncodedSet
 
@@ -51,6 +52,7 @@ class DenoiserTraining(L.LightningModule):
         self.adam = {"generator": self._adamw(objective.generator, 1.0, settings.betas)}
         for name, critic in objective.critics.items():
             self.adam[name] = self._adamw(critic.network, critic.learning_rate, critic.betas or settings.betas)
+        self.blocks = block_drop.blocks_of(objective.generator)
         self.loss = torch.tensor(math.nan)
         self.heard: Callable[[int], None] = ignored  # told the number of updates after each
         self.log_sums: dict[str, tuple[int, Tensor]] = {}
@@ -70,10 +72,11 @@ class DenoiserTraining(L.LightningModule):
     def training_step(self, batch: LatentBatch, batch_index: int) -> None:
         optimizers = self.optimizers()
         generator, *critics = optimizers if isinstance(optimizers, list) else [optimizers]
-        for (name, critic), optimizer in zip(self.objective.critics.items(), critics, strict=True):
-            for _ in range(critic.updates if self.step % critic.every == 0 else 0):
-                self._update(name, optimizer, critic.loss, batch)
-        self.loss = self._update("generator", generator, self.objective.generator_loss, batch)
+        with self._without_blocks(batch):
+            for (name, critic), optimizer in zip(self.objective.critics.items(), critics, strict=True):
+                for _ in range(critic.updates if self.step % critic.every == 0 else 0):
+                    self._update(name, optimizer, critic.loss, batch)
+            self.loss = self._update("generator", generator, self.objective.generator_loss, batch)
         self.objective.after_step()
         self._log(self.objective.logged)
         self.objective.logged.clear()
@@ -86,9 +89,19 @@ class DenoiserTraining(L.LightningModule):
         if self.trainer.world_size == 1:  # several devices must agree on it: `nas.full_training.loop`
             interruption.check()
 
+    def _without_blocks(self, batch: LatentBatch) -> AbstractContextManager[Any]:
+        """Within it the generator is without the blocks that `block_drop` leaves out of this update."""
+        settings = self.settings.block_drop
+        if settings is None:
+            return nullcontext()
+        rise = self._risen(settings.rise_images)
+        dropped = block_drop.drawn(len(self.blocks.members), settings.probability * rise, batch.generator)
+        self._log({"blocks_dropped": dropped.sum()})
+        return block_drop.dropping(self.blocks, dropped)
+
     def _update(self, role: str, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
         (group,) = optimizer.param_groups
-        group["lr"] = self.settings.learning_rate * group["rate"] * self._warmup()
+        group["lr"] = self.settings.learning_rate * group["rate"] * self._risen(self.settings.warmup_images)
         optimizer.zero_grad()
         loss = torch.zeros((), device=self.device)
         pieces = batch.split(self.parts)
@@ -120,9 +133,10 @@ class DenoiserTraining(L.LightningModule):
         self.log_sums.clear()
         return means
 
-    def _warmup(self) -> float:
-        warmup = self.settings.updates(self.settings.warmup_images)
-        return min(1.0, (self.step + 1) / warmup) if warmup else 1.0
+    def _risen(self, images: int) -> float:
+        """How far a linear rise over so many images has come with this update, of 1."""
+        updates = self.settings.updates(images)
+        return min(1.0, (self.step + 1) / updates) if updates else 1.0
 
     def swap_average(self) -> None:
         """Exchange weights with their moving average, the generator's and others' that have one; a second call undoes it."""

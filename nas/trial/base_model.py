@@ -22,7 +22,7 @@ from nas.seeds import trial_seed
 from nas.settings import design
 from nas.settings.study import Base, Study
 from nas.training import encoded, loop
-from nas.weights import supernet
+from nas.weights import inheritance, supernet
 from nas.weights.checkpoints import checkpoint_file, load_weights
 
 if TYPE_CHECKING:
@@ -109,6 +109,15 @@ def _train(bench: Bench, proxy: Backbone, path: Path) -> None:
     with files.replacing(path) as partial:
         save_file(weights, partial, {"images_seen": str(module.images_seen)})
     checkpoint.unlink()
+
+
+def initialise(bench: Bench, network: nn.Module, proxy: Backbone) -> None:
+    """Give a network, of this proxy, the base's weights, as `training.init` says. Raises InputError where they do not fit."""
+    if bench.study.training.init == "base":
+        load_weights(network, weights_path(bench), "training.init: base")
+    else:
+        own = bench.scaled(architecture(bench.study).to_dict())
+        inheritance.inherit(network, bench.teacher, inheritance.sources(proxy, own))
 
 
 def network(bench: Bench) -> nn.Module:

@@ -32,6 +32,7 @@ from nas.objectives import LatentBatch
 from nas.runs.pictures import save_grid
 from nas.settings import design
 from nas.settings.study import Study
+from nas.settings.training import OF_BASE
 from nas.space.search_space import SearchSpace
 from nas.training import batches, encoded, loop
 from nas.trial import base_model, pairs
@@ -197,9 +198,8 @@ class Bench:
 
     def check_weights(self) -> None:
         """Raises InputError when the weights that trials start from do not fit the space or the proxy."""
-        init, space = self.study.training.init, self.study.space
-        if self.study.search and init not in ("scratch", "base"):
-            supernet.require_covers(self._supernet(), SearchSpace.load(str(space)), self.proxy)
+        if self.study.search and self.study.training.sliced:
+            supernet.require_covers(self._supernet(), SearchSpace.load(str(self.study.space)), self.proxy)
 
     def _supernet(self) -> Path:
         return supernet.weights_path(self.study.training.init, self.study.space, self.study.dataset.name)
@@ -233,12 +233,11 @@ class Bench:
 
     def network(self, proxy: Backbone, seed: int, like: Backbone | None = None) -> nn.Module:
         """A proxy network, initialised as training.init says; `like` another's weights of this seed where shapes agree."""
-        init, space = self.study.training.init, self.study.space
         network = fresh(proxy, seed)
-        if init == "base":
-            checkpoints.load_weights(network, base_model.weights_path(self), "training.init: base")
-        elif init != "scratch":
-            supernet.initialise(network, self._supernet(), str(space), self.proxy)
+        if self.study.training.init in OF_BASE:
+            base_model.initialise(self, network, proxy)
+        elif self.study.training.sliced:
+            supernet.initialise(network, self._supernet(), str(self.study.space), self.proxy)
         elif like is not None and like != proxy:
             checkpoints.copy_agreeing(fresh(like, seed), network)
         return network

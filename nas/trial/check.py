@@ -13,22 +13,25 @@ from nas import menu
 from nas.cost.budget import over_budget
 from nas.documents.document import Placed
 from nas.errors import InputError, shown
-from nas.networks import lora
+from nas.networks import lora, stages
 from nas.networks.backbones import Backbone, Proxy
 from nas.numbers import amount
 from nas.objectives import INPUTS, check_drawing
 from nas.settings import design, design_check, plan_axes, plausible
 from nas.settings.entries import Entry
 from nas.settings.study import Study
+from nas.settings.training import OF_BASE
 from nas.space.search_space import SearchSpace
+from nas.training import block_drop
 from nas.trial import base_model, data_check, starts
-from nas.weights import checkpoints, supernet
+from nas.weights import checkpoints, inheritance, supernet
 
 if TYPE_CHECKING:
     from torch import nn
 
 ANY_DATA = {"latent_channels": 4, "text_width": 8, "pooled_width": 8}  # for shapes that don't depend on the data
 PROBED_CACHES = 20  # of these, that are asked for their units
+PROBED_STUDENTS = 20  # of these, that are compared with a base of another architecture
 PROBES = 2_000  # candidates counted on paper, to catch a budget nothing meets
 
 
@@ -64,11 +67,15 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     for way in ways:
         check_drawing(study.objective.name, plan_axes.plan(study, way))
     starts.members(study, space)
-    if study.training.init not in ("scratch", "base"):
+    if study.training.sliced:
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
     largest = [part.architecture(part.largest()) for part in space.parts]
+    for network in [*ends, *members[:PROBED_STUDENTS]]:
+        _check_student(study, network)
     for network in largest:
         _check_adapters(study, network)
+    for network in ends:
+        _check_block_drop(study, network)
     data_check.check(study, largest)
 
 
@@ -96,7 +103,9 @@ def check_cells(study: Study) -> None:
             plausible.check(variant)
             _check_start(variant)
             _check_weights(variant, network)
+            _check_student(variant, network)
             _check_adapters(variant, network)
+            _check_block_drop(variant, network)
             data = json.dumps([variant.model_dump(mode="json")[name] for name in design.ENCODED], default=str)
             if data not in seen:
                 data_check.check(variant, [network])
@@ -138,7 +147,7 @@ def _check_base(study: Study) -> None:
     data = {path.partition(".")[0] for path in design.varied(study.ablation)} if study.ablation else set()
     for section in sorted(data & {*design.ENCODED, "proxy"}):
         raise InputError(f"base: cells that differ in {section} cannot share one base model")
-    if study.base.training.init == "base":
+    if study.base.training.init in OF_BASE:
         raise InputError("base.training.init: the base cannot start from itself; expected scratch or supernet")
     if "teacher" in menu.pick("objectives", study.base.objective.name).Objective.requires:
         raise InputError(f"base.objective: {study.base.objective.name} needs a teacher, and the base is the first")
@@ -150,6 +159,7 @@ def _check_base(study: Study) -> None:
         checkpoints.checkpoint_file(study.base.checkpoint)
     with _of_base():
         _check_weights(base_model.as_study(study), base_model.architecture(study))
+        _check_block_drop(base_model.as_study(study), base_model.architecture(study))
         for plan in (study.base.sampling or study.sampling, study.sampling):
             plan_axes.check_cache(study, plan, [base_model.architecture(study)])
 
@@ -163,8 +173,10 @@ def _check_start(study: Study) -> None:
         raise InputError(
             f"objective: {entry.name} needs {' and '.join(strange)}, which no study supplies; supplied are: {', '.join(INPUTS)}"
         )
-    if study.base is None and study.training.init == "base":
-        raise InputError("training.init: base: the study has no base section")
+    if study.base is None and study.training.init in OF_BASE:
+        raise InputError(f"training.init: {study.training.init}: the study has no base section")
+    if study.base is None and "base" in needs:
+        raise InputError(f"objective: {entry.name} learns from a base, and the study has no base section")
     if study.base is None and study.training.init == "scratch" and "teacher" in needs:
         raise InputError(
             f"objective: {entry.name} starts from a trained network, but training.init is scratch and the study has no "
@@ -172,9 +184,9 @@ def _check_start(study: Study) -> None:
         )
     if study.base is None and "pairs" in needs:
         raise InputError(f"objective: {entry.name} learns from what a base draws, and the study has no base section")
-    if study.base is not None and "teacher" in needs and study.training.init == "scratch":
+    if study.base is not None and "teacher" in needs and "base" not in needs and study.training.init == "scratch":
         raise InputError(f"training.init: scratch, but {entry.name} goes on from its teacher; expected base")
-    if study.base is not None and ("teacher" in needs or study.training.init == "base"):
+    if study.base is not None and ("teacher" in needs or study.training.init in OF_BASE):
         _check_prediction(entry, study.base.objective)
     check_drawing(entry.name, study.sampling)
     if (own := getattr(module, "check", None)) is not None:
@@ -202,10 +214,29 @@ def _check_weights(study: Study, config: Backbone) -> None:
         base = base_model.architecture(study).scaled(proxy)
         shapes = [checkpoints.shapes(supernet.skeleton(network)) for network in (base, wanted)]
         if difference := checkpoints.first_difference(*shapes):
-            raise InputError(f"training.init: base: the base model is another architecture: {difference}")
-    elif init != "scratch":
+            raise InputError(
+                f"training.init: base: the base model is another architecture: {difference}; expected the same, or "
+                "training.init: inherited for one with blocks removed"
+            )
+    elif study.training.sliced:
         path = supernet.weights_path(init, study.space, study.dataset.name)
         supernet.check_covers(config, path, str(study.space), study.proxy.width_divisor)
+
+
+def _check_student(study: Study, config: Backbone) -> None:
+    """Whether a network that is not the base can have its weights, and learn from it."""
+    if study.base is None:
+        return
+    proxy = Proxy(study.proxy.width_divisor, **ANY_DATA)
+    own, taught_by = config.scaled(proxy), base_model.architecture(study).scaled(proxy)
+    student, teacher = supernet.skeleton(own), supernet.skeleton(taught_by)
+    if study.training.init == "inherited":
+        inheritance.check(student, teacher, inheritance.sources(own, taught_by))
+    entry = study.objective
+    if (check_teacher := getattr(menu.pick("objectives", entry.name), "check_teacher", None)) is not None:
+        side = study.deploy.latent_size
+        shapes = (stages.shapes(network, given, side) for network, given in ((student, own), (teacher, taught_by)))
+        check_teacher(entry.settings("objectives"), *shapes)
 
 
 def _check_adapters(study: Study, config: Backbone) -> None:
@@ -220,6 +251,12 @@ def _check_adapters(study: Study, config: Backbone) -> None:
     for setting, adapters in lora.inside(study.objective.settings("objectives"), "objective"):
         taught_by = config if study.base is None else base_model.architecture(study)
         lora.targets(_skeleton(study, taught_by), adapters, setting)
+
+
+def _check_block_drop(study: Study, config: Backbone) -> None:
+    """Whether a network has blocks that can be left out."""
+    if study.training.block_drop is not None:
+        block_drop.check(_skeleton(study, config))
 
 
 def _skeleton(study: Study, config: Backbone) -> nn.Module:
@@ -240,7 +277,7 @@ def check_pool(study: Study) -> None:
         raise InputError(
             "search.sampler: pool looks at slices of one space's supernet; expected another sampler for several"
         )
-    if study.training.init in ("scratch", "base"):
+    if not study.training.sliced:
         raise InputError(
             f"search.sampler: pool looks at slices of a supernet, but training.init is {study.training.init}; expected another "
             "sampler, or training.init: supernet or a path to supernet weights"

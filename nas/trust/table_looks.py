@@ -28,7 +28,7 @@ def record(table: Table, about: Study, folder: Path, cache: Path) -> Path:
     """Look at every architecture of the table and write `folder`/looks.csv. InputError for a table without choices."""
     if table.choices is None or about.space is None:
         raise InputError(f"{table.source}: no columns arch.<axis>, so there is nothing to look at")
-    if about.training.init in ("scratch", "base"):
+    if not about.training.sliced:
         raise InputError(f"--look: training.init is {about.training.init}, so there are no slices to look at")
     space, bench = SearchSpace.load(about.space), Bench(about, cache)
     bench.check_weights()

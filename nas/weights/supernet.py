@@ -137,7 +137,7 @@ def weights_path(init: str, space: str | Sequence[str] | None, dataset: str) -> 
             else "no such file"
         )
         raise InputError(
-            f"training.init: {init}: {what}; expected scratch, base, supernet or a path to supernet weights"
+            f"training.init: {init}: {what}; expected scratch, base, inherited, supernet or a path to supernet weights"
         )
     return path
 

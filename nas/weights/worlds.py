@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from nas import assets, menu
 from nas.errors import InputError
 from nas.networks import conditioning
+from nas.settings.training import UNSLICED
 from nas.weights import supernet
 
 RECORDED = "made_for_others"  # among the provenance of a run: `told`, as it was when the run began
@@ -87,7 +88,7 @@ def _weights(resolved: Mapping[str, Any]) -> Iterator[tuple[str, Path, str]]:
     for section in ("training", "base"):
         training = resolved.get(section) or {}
         init = (training.get("training") or {} if section == "base" else training).get("init", "scratch")
-        if init not in ("scratch", "base"):
+        if init not in UNSLICED:
             path = _supernet(init, resolved)
             if path is not None:
                 yield "supernet", path, "training.init: scratch, or one from nas supernet train"

@@ -22,7 +22,7 @@ from nas.errors import InputError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
-    from torch import nn
+    from torch import Tensor, nn
 
     from nas.cost.count import Call, Cost, Part
     from nas.cost.latency_table import Block
@@ -124,6 +124,32 @@ class Linearised(Protocol):
 
     def linearise(self) -> None:
         """Compute linearly from now on."""
+
+
+@runtime_checkable
+class Residual(Protocol):
+    """A block that adds something to its input, and what is left of it when it is dropped (`training.block_drop`). One that
+    holds others is dropped where all of those are."""
+
+    def skipped(self, x: Tensor, *given: Any) -> Tensor:
+        """In place of `forward`: the input, or its projection alone where the block changes the width."""
+
+
+@runtime_checkable
+class Removable(Protocol):
+    """A family whose networks find their weights in one with more blocks under other names than their own."""
+
+    def sources(self, whole: Any) -> Mapping[str, str]:
+        """Blocks that are called otherwise in `whole`, a network of the family with more blocks: their names here and there."""
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A network that says where its stages end, for distillation of one into another: stages of one name are compared."""
+
+    @property
+    def stages(self) -> Mapping[str, nn.Module]:
+        """The last block of every stage, in the order in which they are called; what they put out are tensors."""
 
 
 def from_dict(values: Mapping[str, Any]) -> Backbone:

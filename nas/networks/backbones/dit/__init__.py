@@ -152,6 +152,16 @@ class Config:
 
         return units.of(self, latent_size, text_tokens)
 
+    def sources(self, whole: "Config") -> dict[str, str]:
+        """Of equal groups of blocks the first is kept in the first half, the last in the second: BK-SDM's rule as TinyFusion
+        (Fang et al. 2024, arXiv 2412.01199) carries it over to transformers."""
+        half = self.depth / 2
+        kept = [
+            index * whole.depth // self.depth if index < half else -(-(index + 1) * whole.depth // self.depth) - 1
+            for index in range(self.depth)
+        ]
+        return {f"blocks.{index}": f"blocks.{place}" for index, place in enumerate(kept) if self.depth <= whole.depth}
+
     def build(self) -> "Transformer":
         """The network with fresh weights, on torch's default device."""
         from nas.networks.backbones.dit.network import Transformer

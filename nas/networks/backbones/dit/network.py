@@ -106,6 +106,10 @@ class Block(nn.Module):
         x = x + self.attend_cross(x, text) if self.cross else x
         return x + gate_mlp * cast(Tensor, self.mlp(self.norm_mlp(x) * (1 + scale_mlp) + shift_mlp))
 
+    def skipped(self, x: Tensor, text: Tensor, time: Tensor) -> Tensor:
+        """The input."""
+        return x
+
 
 def modulation(width: int, count: int) -> nn.Linear:
     """From the time to `count` vectors side by side, zero at first."""
@@ -155,6 +159,12 @@ class Transformer(nn.Module):
     def output(self) -> nn.Linear | nn.Conv2d:
         """The last layer."""
         return cast(nn.Conv2d, self.smooth) if self.config.modulation == "token" else self._of_patch(self.unpatch)
+
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """The last block of each quarter of them; tokens (B, N, D)."""
+        ends = [-(-quarter * self.config.depth // 4) - 1 for quarter in range(1, 5)]
+        return {f"quarter {number}": self.blocks[end] for number, end in enumerate(ends, 1)}
 
     @property
     def middle(self) -> nn.Module:

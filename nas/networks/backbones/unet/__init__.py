@@ -293,6 +293,16 @@ class Config:
 
         return units.of(self, latent_size, text_tokens)
 
+    def sources(self, whole: "Config") -> dict[str, str]:
+        """Of the blocks on the way up the first is the first of the whole network's, the others are its last: so they take over
+        what the same blocks on the way down put out, as in BK-SDM (Kim et al. 2023, arXiv 2305.15798, section 3.1)."""
+        pairs = zip(self.canonical().levels, whole.canonical().levels, strict=False)  # a whole stage may be missing
+        return {
+            f"levels.{index}.up.{place}": f"levels.{index}.up.{len(full.up) - len(own.up) + place}"
+            for index, (own, full) in enumerate(pairs)
+            for place in range(1, len(own.up))
+        }
+
     def build(self) -> "UNet":
         """The network with fresh weights, on torch's default device."""
         from nas.networks.backbones.unet.network import UNet

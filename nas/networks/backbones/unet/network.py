@@ -58,6 +58,11 @@ class FullConv(nn.Module):
         shortcut: Tensor = self.shortcut(x)
         return shortcut + added
 
+    def skipped(self, x: Tensor, time: Tensor) -> Tensor:
+        """The shortcut alone."""
+        shortcut: Tensor = self.shortcut(x)
+        return shortcut
+
     def branch(self, x: Tensor, time: Tensor) -> Tensor:
         """What is added to the input."""
         h: Tensor = self.conv1(F.silu(self.norm1(x)))
@@ -84,6 +89,11 @@ class SeparableConv(nn.Module):
         added: Tensor = self.branch(x) + self.time(time)[:, :, None, None]
         shortcut: Tensor = self.shortcut(x)
         return shortcut + added
+
+    def skipped(self, x: Tensor, time: Tensor) -> Tensor:
+        """The shortcut alone."""
+        shortcut: Tensor = self.shortcut(x)
+        return shortcut
 
     def branch(self, x: Tensor) -> Tensor:
         """What is added to the input, but for the time's share."""
@@ -186,6 +196,10 @@ class TransformerBlock(nn.Module):
         ffn: Tensor = self.ffn(self.norm_ffn(x))
         return x + ffn
 
+    def skipped(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """The input."""
+        return x
+
 
 class Stack(nn.Module):
     """`depth` transformer blocks between two pointwise convolutions, added to the input."""
@@ -205,6 +219,10 @@ class Stack(nn.Module):
         h = h.transpose(1, 2).reshape(x.shape)  # (B, N, C) -> (B, C, H, W)
         out: Tensor = self.proj_out(h)
         return x + out
+
+    def skipped(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """The input."""
+        return x
 
 
 class Block(nn.Module):
@@ -308,6 +326,13 @@ class UNet(nn.Module):
     def output(self) -> nn.Conv2d:
         """The last layer."""
         return self.conv_out
+
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """The last block of each resolution on the way down and on the way up, before the image is resampled; (B, C, H, W)."""
+        levels = [cast(LevelBlocks, level) for level in self.levels]
+        down = {f"levels.{index}.down": level.down[-1] for index, level in enumerate(levels)}
+        return down | {f"levels.{index}.up": level.up[-1] for index, level in reversed(list(enumerate(levels)))}
 
     @property
     def middle(self) -> nn.Module:
