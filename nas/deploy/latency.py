@@ -22,6 +22,7 @@ from nas import menu
 from nas.deploy import drawer, export_folder, exporters, graphs
 from nas.deploy.graphs import as_tuple
 from nas.diffusion import solvers
+from nas.diffusion.plan import AUTOREGRESSIVE
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.machine import device
@@ -187,7 +188,8 @@ def _of_export(folder: Path, steps: int | None) -> Subject:
     model = drawer.model(drawer.load_network(folder), pipeline)
     able = model.drawer()
     plan = able.plan.changed(steps)
-    keeping = replace(able, plan=plan) if plan.cache is not None else None
+    whole = plan.cache is not None or plan.solver == AUTOREGRESSIVE  # calls say nothing of what they cost
+    keeping = replace(able, plan=plan) if whole else None
     size = model.graphs[2].run(model.graphs[2].random_inputs(1))[0].shape[-1]
     name, files = pipeline["autoencoder"]["name"], _files(folder)
     return Subject(str(folder), "trained", size, name, plan.calls, model.graphs, files, keeping)
