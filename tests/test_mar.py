@@ -188,6 +188,29 @@ def test_the_head_sees_one_token_at_a_time_and_a_call_knows_none():
     assert torch.equal(network.tokens(network(latents, time, text)), unknown)
 
 
+def test_gradients_of_a_new_network_are_small_where_nothing_is_told():
+    """An empty caption is zero vectors: rows of zeros, normed again and again, would have gradients of 10^20."""
+    for text in ("prefix", "cross", "late_cross"):
+        network = Config(4, 4, 32, 2, 1, 32, text=text, aligner=4, text_width=6, grid=4, latent_channels=3).build()
+        with torch.no_grad():
+            for parameter in network.head.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        empty = Text(torch.zeros(2, 5, 6), torch.zeros(2, 1))
+        network(torch.randn(2, 3, 4, 4), torch.tensor([100, 900]), empty).square().mean().backward()
+        norms = [float(p.grad.norm()) for p in network.parameters() if p.grad is not None]
+        assert max(norms) < 1e3
+
+
+def test_it_computes_in_half_precision_too():
+    network = woken(Config(1, 1, 8, 2, 1, 8, text_width=6, grid=4, latent_channels=3).build())
+    latents, time, text = inputs(network.config, 4)
+    tokens, mask = network.tokens(latents), known(2, 5, 16)
+    wanted = network.denoised(tokens, time, network.conditions(tokens, mask, text))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network.denoised(tokens, time, network.conditions(tokens, mask, text))
+    assert torch.allclose(found.float(), wanted, atol=0.1 * float(wanted.detach().abs().max()))
+
+
 def test_unequal_masks_raise():
     network = Config(1, 1, 8, 2, 1, 8, text_width=6, grid=4, latent_channels=3).build()
     mask = known(2, 5, 16)

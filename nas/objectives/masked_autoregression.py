@@ -114,7 +114,7 @@ def hidden_places(settings: Settings, order: Tensor, share: float) -> Tensor:
     tokens = order.shape[1]
     count = max(1, math.ceil(tokens * share))
     if settings.order == "raster":
-        return torch.arange(tokens - count, tokens).expand(len(order), -1)
+        return torch.arange(tokens - count, tokens, device=order.device).expand(len(order), -1)
     return order.argsort(1)[:, :count]
 
 

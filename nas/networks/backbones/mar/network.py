@@ -151,6 +151,7 @@ class Network(nn.Module):
         self.norm_decoder = nn.LayerNorm(width, EPSILON)
         self.head = Head(config)
         self.apply(_filled)
+        nn.init.normal_(self.text.bias, std=DEVIATION)  # the empty caption is zeros, at which norms have no slope
         for layer in (*(block.modulation for block in self.head.blocks), self.head.modulation_out, self.output):
             nn.init.zeros_(cast(nn.Linear, layer).weight)
 
@@ -228,7 +229,7 @@ class Network(nn.Module):
         before = context.shape[1] if self.config.text == "prefix" else self.config.buffer
         image = self.missing.expand(x.shape[0], side * side, -1)
         if places is not None:
-            image = image.scatter(1, places.expand(-1, -1, x.shape[2]), x[:, before:])
+            image = image.scatter(1, places.expand(-1, -1, x.shape[2]), x[:, before:].to(image.dtype))
         rows = x[:, :before] if self.config.text == "prefix" else x[:, :before] + self.slots_decoder
         x = torch.cat([rows, image + resampled(self.places_decoder, side)], dim=1)
         for block in self.decoder:
