@@ -36,6 +36,30 @@ class Denoiser(nn.Module):
         return self.output(self.middle(self.convolution(latents) + given[:, :, None, None]))
 
 
+class TokenDenoiser(Denoiser):
+    """The same as an `Autoregressor`: its tokens are positions, conditions come of a convolution over those that are known."""
+
+    def tokens(self, latents):
+        return latents.flatten(2).transpose(1, 2)
+
+    def latents(self, tokens):
+        return tokens.transpose(1, 2).unflatten(2, SHAPE[1:])
+
+    def conditions(self, tokens, known, text):
+        seen = torch.zeros_like(tokens[..., :1]) if known is None else known[..., None].float()
+        given = self.text(text.tokens.mean(1) + text.pooled)
+        return self.tokens(self.convolution(self.latents(torch.where(seen > 0, tokens, 1.0)))) + given[:, None]
+
+    def denoised(self, tokens, time, conditions):
+        given = conditions + self.time(time.reshape(len(time), -1, 1) / 1000)
+        return nn.functional.linear(self.middle(tokens + given), self.output.weight.flatten(1), self.output.bias)
+
+
+def network_of(module):
+    """A network that an objective can train."""
+    return TokenDenoiser() if "tokens" in module.Objective.requires else Denoiser()
+
+
 def batch_of(size=6, seed=0):
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(size, *SHAPE, generator=generator)
@@ -64,7 +88,7 @@ def made(request):
     module = menu.pick("objectives", name)
     torch.manual_seed(0)
     teacher = Denoiser().requires_grad_(False) if "teacher" in module.Objective.requires else None
-    made = module.Objective(Denoiser(), teacher, module.Settings(**options))
+    made = module.Objective(network_of(module), teacher, module.Settings(**options))
     made.given_teacher = [teacher]  # in a list, so that it is not registered
     with torch.no_grad():
         for parameter in made.generator.parameters():  # as if trained: some objectives start at a minimum
@@ -99,7 +123,7 @@ def test_the_schedule_can_be_had_without_a_network():
     for name in menu.names("objectives"):
         module = menu.pick("objectives", name)
         teacher = Denoiser() if "teacher" in module.Objective.requires else None
-        made = module.Objective(Denoiser(), teacher, module.Settings())
+        made = module.Objective(network_of(module), teacher, module.Settings())
         assert dict(module.noise_schedule(module.Settings()).config) == made.schedule_config
 
 

@@ -29,6 +29,9 @@ NAMES = [
     "dit-xl",
     "pixart",
     "u-vit-h",
+    "mar-b",
+    "mar-l",
+    "mar-h",
 ]
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.cost.autoregression import Autoregression
 from nas.cost.count import Count
 
 COMPUTE = -1  # in a schedule; else the order of the extrapolation: 0 is the last output as it was
@@ -50,6 +51,8 @@ class Units:
     members: tuple[Unit, ...]
     network: Count
     """What one call of the whole network costs."""
+    autoregression: Autoregression | None = None
+    """What drawing token by token costs; None where the network cannot draw so."""
 
     def __len__(self) -> int:
         return len(self.members)
@@ -117,6 +120,7 @@ def _macs(count: Count, attention: bool) -> int:
     return count.macs if attention else count.macs - count.attention
 
 
-def of(members: Sequence[Unit], network: Count) -> Units:
+def of(members: Sequence[Unit], network: Count, autoregression: Autoregression | None = None) -> Units:
     """The units of a network, in the order in which they are called but for those inside others, which follow these."""
-    return Units(tuple(sorted(members, key=lambda unit: unit.inside is not None)), network)
+    ordered = sorted(members, key=lambda unit: unit.inside is not None)
+    return Units(tuple(ordered), network, autoregression)

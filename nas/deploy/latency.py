@@ -22,7 +22,7 @@ from nas import menu
 from nas.deploy import drawer, export_folder, exporters, graphs
 from nas.deploy.drawer import PYTORCH
 from nas.deploy.graphs import as_tuple
-from nas.diffusion.plan import Plan
+from nas.diffusion.plan import AUTOREGRESSIVE, Plan
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.machine import device
@@ -210,7 +210,8 @@ def _of_export(folder: Path, steps: int | None) -> Subject:
     pipeline = export_folder.pipeline(folder)
     model = drawer.model(drawer.load_network(folder), pipeline)
     plan = Plan(**pipeline["sampling"]).changed(steps)
-    keeping = Keeping(folder, plan) if plan.cache is not None else None
+    whole = plan.cache is not None or plan.solver == AUTOREGRESSIVE  # calls say nothing of what they cost
+    keeping = Keeping(folder, plan) if whole else None
     size = model.graphs[2].run(model.graphs[2].random_inputs(1))[0].shape[-1]
     name, files = pipeline["autoencoder"]["name"], _files(folder)
     return Subject(str(folder), "trained", size, name, plan.calls, model.graphs, files, keeping)

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from nas.cost.units import Computed, Units
+from nas.diffusion import unmasking
 from nas.diffusion.cache_schedules import Cache, Written
 from nas.diffusion.spacing import SPACINGS, TIMES, renoising
 from nas.documents.section import Section
@@ -29,7 +30,11 @@ ALONG_A_PATH = (
     "heun",
 )  # solvers of the flow from noise to clean latents that a denoiser knows
 
+AUTOREGRESSIVE = "autoregressive"  # the solver that draws a picture token by token
+OF_TOKENS = ("order", "iterations", "temperature", "guidance_schedule")  # fields that only it reads
+
 MOST_STEPS, MOST_GUIDANCE = 1000, 1000  # bounds far beyond use: a guidance of 1e30 draws no numbers at all
+MOST_ITERATIONS = 10**6
 ALWAYS = (
     "solver",
     "steps",
@@ -41,14 +46,14 @@ Time = Annotated[int, Field(ge=0, lt=TIMES)]  # of training
 class Plan(Section):
     """One way to draw from a denoiser. Its cost: network MACs x `calls`, less what a cache spares."""
 
-    solver: Literal["ddim", "dpm++", "unipc", "heun", "one_step", "renoise"] = "ddim"
+    solver: Literal["ddim", "dpm++", "unipc", "heun", "one_step", "renoise", "autoregressive"] = "ddim"
     """DDIM (Song et al. 2021), or of second order: multistep DPM-Solver++ (Lu et al. 2022), UniPC, which corrects each of
     its steps by the next evaluation (Zhao et al. 2023), and Heun, who evaluates twice a step. For one-step generators:
     `one_step`, the clean latents predicted from pure noise, or `renoise`, which noises them again to a lower time, predicts
     again, and so on (UFOGen, Xu et al. 2023)."""
     steps: int = Field(25, ge=1, le=MOST_STEPS)
     """Network evaluations per branch; `heun` has twice as many less one. One step takes the clean latents predicted from
-    pure noise. `one_step` has 1."""
+    pure noise. `one_step` has 1. With `autoregressive` those of the head, for every token."""
     guidance: float = Field(3.0, ge=0, le=MOST_GUIDANCE)
     """Classifier-free guidance scale w in null + w (cond - null); 1 evaluates only the conditional branch, and is what
     one-step generators are made for: with `one_step` and `renoise` it is 1 unless given."""
@@ -62,6 +67,15 @@ class Plan(Section):
     cache: Cache | None = None
     """Which units of the network a step keeps instead of computing them: a heuristic, such as {name: fora, every: 2}, or a
     schedule that `nas schedule` found. None: all are computed."""
+    order: Literal["random", "raster"] = "random"
+    """Of `autoregressive`: which tokens are drawn first, any, or those of the picture's first row, one after the other."""
+    iterations: int | None = Field(None, ge=1, le=MOST_ITERATIONS)
+    """Of `autoregressive` in random order: in so many goes all tokens are drawn, few at first (the cosine rule). None: one
+    token in each."""
+    temperature: float = Field(1.0, ge=0, le=10)
+    """Of `autoregressive`: what the noise of a step is multiplied by."""
+    guidance_schedule: Literal["constant", "linear"] = "constant"
+    """Of `autoregressive`: whether the guidance is that of all iterations, or rises with the share of tokens known after them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -104,6 +118,22 @@ class Plan(Section):
                 f"cache: its schedule has {len(self.cache.rows)} rows, and {self.solver} in {self.steps} steps evaluates the "
                 f"network {self.evaluations} times; expected as many"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _of_tokens(self) -> Plan:
+        fields = type(self).model_fields
+        if self.solver != AUTOREGRESSIVE:
+            if told := [name for name in OF_TOKENS if getattr(self, name) != fields[name].default]:
+                raise ValueError(f"{told[0]}: solver {self.solver} does not read it; expected solver {AUTOREGRESSIVE}")
+            return self
+        if self.order == "raster" and self.iterations is not None:
+            raise ValueError(
+                f"iterations: order raster draws one token after the other, of several at once none would know its neighbour; "
+                f"expected none given, got {self.iterations}"
+            )
+        if told := [name for name in ("cache", "guidance_interval") if getattr(self, name) != fields[name].default]:
+            raise ValueError(f"{told[0]}: solver {AUTOREGRESSIVE} does not read it; expected none")
         return self
 
     @field_validator("guidance_interval", mode="before")
@@ -159,6 +189,11 @@ class Plan(Section):
         low, high = self.guidance_interval
         return self.guidance if low <= time <= high else 1.0
 
+    def scale_after(self, known: int, tokens: int) -> float:
+        """The guidance scale of the iteration after which so many tokens are known; MAR takes one for missing in the last."""
+        share = min(known, tokens - 1) / tokens if self.guidance_schedule == "linear" else 1.0
+        return 1 + (self.guidance - 1) * share if self.guidance != 1 else 1.0
+
     @property
     def asked(self) -> list[int]:
         """The training time of every evaluation: of `heun` those between two steps twice."""
@@ -167,7 +202,8 @@ class Plan(Section):
 
     @property
     def evaluations(self) -> int:
-        """Of the network with all its branches, for one image: a row of a cache's schedule each."""
+        """Of the network with all its branches, for one image: a row of a cache's schedule each; of `autoregressive` those of
+        the head, for one token."""
         return len(self.asked)
 
     @property
@@ -183,9 +219,19 @@ class Plan(Section):
     def macs(self, units: Units) -> int:
         """Multiply-adds of the denoiser for one image, of the units that the cache leaves to be computed.
 
-        Raises InputError for a cache that is another network's.
+        Raises InputError for a cache that is another network's, and for a network that cannot be drawn so.
         """
+        if self.solver == AUTOREGRESSIVE:
+            return self._macs_of_tokens(units)
         return int(units.macs(self.computed(units)) @ np.array(self._branches))
+
+    def _macs_of_tokens(self, units: Units) -> int:
+        if (parts := units.autoregression) is None:
+            raise InputError(
+                f"solver: {AUTOREGRESSIVE} draws token by token, which this family of networks cannot; expected another solver, "
+                "or a family that can, such as that of preset mar-b"
+            )
+        return max(self._branches) * parts.macs(unmasking.counts(parts.tokens, self.iterations), self.steps)
 
     def computed(self, units: Units) -> Computed:
         """Which units are computed at which evaluation, (evaluations, units). Raises InputError as `macs`."""

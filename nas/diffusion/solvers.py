@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.diffusion import autoregression
 from nas.diffusion.caching import Keeps, Steps, keeping
 from nas.diffusion.guidance import Denoiser, guided
-from nas.diffusion.plan import ONE_STEP, Plan
+from nas.diffusion.plan import AUTOREGRESSIVE, ONE_STEP, Plan
 from nas.diffusion.schedule import clean, velocity
 from nas.errors import InputError
+from nas.networks.backbones import Autoregressor
 from nas.networks.conditioning import Text
 from nas.seeds import Noise
 
@@ -36,11 +38,24 @@ def sample(
 
     Deterministic: the noise is the only randomness, and rows are independent. A plan with a cache keeps units of `module`, the
     backbone behind `network` if that is not one itself, or what keeps them by itself. Raises InputError where there is none, or
-    the cache is another network's.
+    the cache is another network's, or the network cannot draw token by token and the plan asks for that.
     """
+    if plan.solver == AUTOREGRESSIVE:
+        fresh, able = _fresh_noise(noise, plan.steps), _able(module or network)
+        return autoregression.drawn(able, plan, schedule_config, noise, fresh, text, null)
     predict = _guided(network, plan, text, null, len(noise))
     with _keeping(module or network, plan, noise, text) as steps:
         return _drawn(_counted(predict, steps), plan, schedule_config, noise)
+
+
+def _able(network: Denoiser | nn.Module | Keeps) -> Autoregressor:
+    """The network, if it draws token by token."""
+    if not isinstance(network, Autoregressor):
+        raise InputError(
+            f"sampling.solver: {AUTOREGRESSIVE} draws token by token, which this network cannot, and no network can outside "
+            "PyTorch; expected another solver, or a family that can on the runtime pytorch"
+        )
+    return network
 
 
 def _drawn(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:

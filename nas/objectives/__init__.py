@@ -15,8 +15,11 @@ A file provides
   weights 1, to the input 1; plain denoising has 3. Heads and embeddings count nothing. `passes_of(updates)` is their mean over
   a training, of an objective whose updates differ. An objective that learns from pairs, or searches at the end, also has
   `offline_passes`, those spent outside the updates, in all;
-- `check(settings, updates)`, if a training of so many updates can be wrong for it: raises InputError;
-- `check_teacher(settings, own, taught)`, if a teacher can be: given what the stages put out (`nas.networks.stages.shapes`).
+- `check(settings, updates)`, if a training of so many updates can be wrong for it, and `check_plan(settings, plan)`, if a way of
+  drawing can: raise InputError;
+- `check_teacher(settings, own, taught)`, if a teacher can be: given what the stages put out (`nas.networks.stages.shapes`);
+- `held_out_error(settings, network, schedule, latents, text, time, noise)`, if the loss of held-out pictures is not
+  `nas.diffusion.schedule.denoising_error`.
 
 What is logged has one name in all files: `gan_loss_gen` and `gan_loss_disc` of a game, `critic_accuracy_fake` and `_real` of
 its critic, `vsd_loss` of a difference of scores, `distillation_loss`, `regression_loss` and `reconstruction_loss` of what is
@@ -37,7 +40,7 @@ from torch import Generator, Tensor, nn
 from nas import menu
 from nas.diffusion import schedule
 from nas.diffusion.guidance import Denoiser, guided
-from nas.diffusion.plan import ALONG_A_PATH, ONE_STEP, Plan
+from nas.diffusion.plan import ALONG_A_PATH, AUTOREGRESSIVE, ONE_STEP, Plan
 from nas.errors import InputError
 from nas.networks.conditioning import Text
 
@@ -96,6 +99,7 @@ class LatentBatch:
 INPUTS = {  # what a study can supply
     "teacher": "the trained network that a `base` section names",
     "base": "a `base` section for the teacher, of another architecture where one likes, from which nothing need start",
+    "tokens": "a network that draws token by token (`nas.networks.backbones.Autoregressor`)",
     "pairs": "noise, and what the base draws from it: the batch's `start` and `latents` (setting `pairs` of the objective)",
 }
 
@@ -147,6 +151,11 @@ def check_drawing(name: str, sampling: Plan) -> None:
         raise InputError(
             f"sampling.solver: {sampling.solver} in {sampling.steps:,} steps, but {name} makes a generator that predicts clean "
             f"latents at once; expected {' or '.join(made.solvers)}"
+        )
+    if sampling.solver == AUTOREGRESSIVE and AUTOREGRESSIVE not in made.solvers:
+        raise InputError(
+            f"sampling.solver: {AUTOREGRESSIVE}, but {name} never tells the network a token that is known; expected another "
+            "solver, or objective masked_autoregression"
         )
     if sampling.guidance != 1 and not made.guided_drawing:
         raise InputError(

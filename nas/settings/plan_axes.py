@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nas.diffusion.plan import Plan
+from nas.diffusion.plan import AUTOREGRESSIVE, Plan
 from nas.documents.strict import first_wrong
 from nas.errors import InputError
 from nas.menu import nearest
@@ -100,7 +100,7 @@ def network_key(key: str) -> str:
 def costs(study: Study, config: Backbone, choices: Mapping[str, Any]) -> dict[str, Any]:
     """Costs at deploy scale, that of a drawing among them where plans are searched.
 
-    Raises InputError for a cache that the network has no units for.
+    Raises InputError for a cache that the network has no units for, and for a solver that it cannot be drawn by.
     """
     found = study.deploy.costs(config)
     if axes(study):
@@ -109,6 +109,8 @@ def costs(study: Study, config: Backbone, choices: Mapping[str, Any]) -> dict[st
         try:
             found[COLUMN] = drawn.macs(units)
         except InputError as error:
+            if drawn.cache is None:
+                raise InputError(f"{'search.plan' if f'{PREFIX}solver' in choices else SECTION}.{error}") from None
             cache = "none" if drawn.cache is None else spelled(drawn.cache.model_dump())
             raise InputError(
                 f"{'search.plan' if f'{PREFIX}cache' in choices else SECTION}.cache: {cache}: {error}"
@@ -145,12 +147,13 @@ def without(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_cache(study: Study, drawn: Plan, networks: Iterable[Backbone], place: str = SECTION) -> None:
-    """Raises InputError for a cache that is not of the units of one of the networks."""
-    if drawn.cache is None:
+def check_networks(study: Study, drawn: Plan, networks: Iterable[Backbone], place: str = SECTION) -> None:
+    """Raises InputError for a cache that is not of the units of one of the networks, and for a solver that one cannot be drawn
+    by."""
+    if drawn.cache is None and drawn.solver != AUTOREGRESSIVE:
         return
     for network in networks:
         try:
-            drawn.computed(network.units(study.deploy.latent_size, study.deploy.text_tokens))
+            drawn.macs(network.units(study.deploy.latent_size, study.deploy.text_tokens))
         except InputError as error:
             raise InputError(f"{place}.{error}") from None

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -301,13 +301,20 @@ class Bench:
         schedule: Any = DDPMScheduler.from_config(schedule_config)
         generator = torch.Generator().manual_seed(seeds.stream_seed(self.study.evaluation.seed, 2))
         rows = torch.arange(min(len(data), LOSS_IMAGES))
+        error_of = self._error()
         losses = []
         for level in loss_times(schedule.config["num_train_timesteps"]):
             time = torch.full((len(rows),), level)
             noise = torch.randn((len(rows), *data.latents.shape[1:]), generator=generator)
-            error = denoising_error(network, schedule, data.latents[rows], data.text(rows), time, noise)
+            error = error_of(network, schedule, data.latents[rows], data.text(rows), time, noise)
             losses.append(float(error.mean()))
         return losses
+
+    def _error(self) -> Callable[..., Tensor]:
+        """The squared errors of held-out pictures, as the objective has them."""
+        entry = self.study.objective
+        own = getattr(menu.pick("objectives", entry.name), "held_out_error", None)
+        return denoising_error if own is None else partial(own, entry.settings("objectives"))
 
     @property
     def loss_passes(self) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas import menu
 from nas.cost.budget import over_budget
+from nas.diffusion.plan import Plan
 from nas.documents.document import Placed
 from nas.errors import InputError, shown
 from nas.networks import lora, stages
@@ -56,7 +57,7 @@ def _check_search(study: Study, space: SearchSpace) -> None:
             plan_axes.costs(study, network, way)
     assert study.search is not None
     if "cache" not in study.search.plan:
-        plan_axes.check_cache(study, study.sampling, [*ends, *members[:PROBED_CACHES]])
+        plan_axes.check_networks(study, study.sampling, [*ends, *members[:PROBED_CACHES]])
     costs = [plan_axes.costs(study, member, way) for member, way in zip(members, cycle(ways), strict=False)]
     known = _numbers(costs[0])
     _named("budget", study.budget, known)
@@ -66,6 +67,7 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     _check_start(study)
     for way in ways:
         check_drawing(study.objective.name, plan_axes.plan(study, way))
+        _check_plan(study.objective, plan_axes.plan(study, way))
     starts.members(study, space)
     if study.training.sliced:
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
@@ -73,6 +75,7 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     for network in [*ends, *members[:PROBED_STUDENTS]]:
         _check_student(study, network)
     for network in largest:
+        _check_tokens(study.objective, study, network)
         _check_adapters(study, network)
     for network in ends:
         _check_block_drop(study, network)
@@ -99,9 +102,10 @@ def check_cells(study: Study) -> None:
             if over := over_budget(costs[cell.name], study.budget):
                 raise InputError(f"budget: over it: {over}")
             variant, network = design.changed(study, cell.settings), networks[cell.name]
-            plan_axes.check_cache(variant, variant.sampling, [network])
+            plan_axes.check_networks(variant, variant.sampling, [network])
             plausible.check(variant)
             _check_start(variant)
+            _check_tokens(variant.objective, variant, network)
             _check_weights(variant, network)
             _check_student(variant, network)
             _check_adapters(variant, network)
@@ -157,11 +161,12 @@ def _check_base(study: Study) -> None:
         )
     if study.base.checkpoint is not None:
         checkpoints.checkpoint_file(study.base.checkpoint)
+    _check_tokens(study.base.objective, study, base_model.architecture(study), "base.objective")
     with _of_base():
         _check_weights(base_model.as_study(study), base_model.architecture(study))
         _check_block_drop(base_model.as_study(study), base_model.architecture(study))
         for plan in (study.base.sampling or study.sampling, study.sampling):
-            plan_axes.check_cache(study, plan, [base_model.architecture(study)])
+            plan_axes.check_networks(study, plan, [base_model.architecture(study)])
 
 
 def _check_start(study: Study) -> None:
@@ -189,8 +194,26 @@ def _check_start(study: Study) -> None:
     if study.base is not None and ("teacher" in needs or study.training.init in OF_BASE):
         _check_prediction(entry, study.base.objective)
     check_drawing(entry.name, study.sampling)
+    _check_plan(entry, study.sampling)
     if (own := getattr(module, "check", None)) is not None:
         own(entry.settings("objectives"), study.training.updates(study.training.images_seen))
+
+
+def _check_plan(entry: Entry, plan: Plan) -> None:
+    """Whether a network that an objective trains can be drawn so, as far as the objective's settings say."""
+    if (own := getattr(menu.pick("objectives", entry.name), "check_plan", None)) is not None:
+        own(entry.settings("objectives"), plan)
+
+
+def _check_tokens(entry: Entry, study: Study, config: Backbone, section: str = "objective") -> None:
+    """Whether a network draws token by token, where its objective needs one that does."""
+    if "tokens" not in menu.pick("objectives", entry.name).Objective.requires:
+        return
+    if config.units(study.deploy.latent_size, study.deploy.text_tokens).autoregression is None:
+        raise InputError(
+            f"{section}: {entry.name} trains networks that draw token by token, which this family cannot; expected denoising, "
+            "or a family that can, such as that of preset mar-b"
+        )
 
 
 def _check_prediction(entry: Entry, base: Entry) -> None:

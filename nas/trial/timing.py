@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nas.diffusion import solvers
+from nas.diffusion.plan import AUTOREGRESSIVE
 from nas.networks.conditioning import Text
 from nas.training import loop
 from nas.trial.bench import SCORE_BATCH, Bench
@@ -46,7 +47,8 @@ def of_network(bench: Bench, architecture: dict[str, Any]) -> Pace:
     rows = slice(0, min(SCORE_BATCH, len(noise)))
     count = len(noise[rows])
     some = Text(text.tokens[rows], text.pooled[rows])
-    plan = study.sampling.model_copy(update={"cache": None}).changed(min(STEPS, study.sampling.steps))
+    steps = study.sampling.steps if study.sampling.solver == AUTOREGRESSIVE else min(STEPS, study.sampling.steps)
+    plan = study.sampling.model_copy(update={"cache": None}).changed(steps)
     draw = partial(solvers.sample, network, plan, objective.schedule_config)
     with torch.no_grad():
         bench.autoencoder.decode(draw(noise[:1], Text(some.tokens[:1], some.pooled[:1]), bench.train_data.null))

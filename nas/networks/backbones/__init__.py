@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nas.cost.count import Call, Cost, Part
     from nas.cost.latency_table import Block
     from nas.cost.units import Units
+    from nas.networks.conditioning import Text
 
 FAMILY = "backbone"  # the key under which an architecture of plain values names its family
 FIRST = "unet"  # the family of architectures that name none
@@ -116,6 +117,30 @@ class Backbone(Protocol):
 
     def build(self) -> nn.Module:
         """The network with fresh weights, on torch's default device."""
+
+
+@runtime_checkable
+class Autoregressor(Protocol):
+    """A network that also draws a picture token by token: what MAR (Li et al. 2024, arXiv 2406.11838) needs of one.
+
+    It makes a condition of every token from those that are known, and denoises each token by itself under its condition. B rows,
+    L tokens of c numbers each, D the width of a condition. Called as any network, it knows no token.
+    """
+
+    def tokens(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, n, n) as tokens (B, L, c), those of the first row of the picture first."""
+
+    def latents(self, tokens: Tensor) -> Tensor:
+        """The reverse."""
+
+    def conditions(self, tokens: Tensor, known: Tensor | None, text: Text) -> Tensor:
+        """(B, L, D), from those among `tokens` (B, L, c) that `known` (B, L) says are known, None for none of them.
+
+        Nothing else of `tokens` enters. Raises ValueError where rows know unequally many.
+        """
+
+    def denoised(self, tokens: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
+        """The prediction (B, N, c) for any N noisy tokens at times (B,) or (B, N) under their conditions (B, N, D)."""
 
 
 @runtime_checkable
