@@ -32,6 +32,7 @@ that a resumed training is the uninterrupted one.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -141,6 +142,12 @@ class Objective(Protocol):
     def passes_of(self, updates: int) -> float: ...
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]: ...
+
+
+def held_out_error(name: str, settings: Any) -> Callable[..., Tensor]:
+    """The squared errors of held-out pictures, as an objective of the menu has them (see the module docstring)."""
+    own = getattr(menu.pick("objectives", name), "held_out_error", None)
+    return schedule.denoising_error if own is None else partial(own, settings)
 
 
 def check_drawing(name: str, sampling: Plan) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,9 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from nas import failures, interruption, menu, seeds
+from nas import failures, interruption, menu, objectives, seeds
 from nas.datasets import BATCH
 from nas.diffusion import solvers
-from nas.diffusion.schedule import denoising_error
 from nas.errors import InputError, about
 from nas.metrics import Reference, scores
 from nas.networks import autoencoders, backbones, conditioning, lora
@@ -301,7 +300,8 @@ class Bench:
         schedule: Any = DDPMScheduler.from_config(schedule_config)
         generator = torch.Generator().manual_seed(seeds.stream_seed(self.study.evaluation.seed, 2))
         rows = torch.arange(min(len(data), LOSS_IMAGES))
-        error_of = self._error()
+        entry = self.study.objective
+        error_of = objectives.held_out_error(entry.name, entry.settings("objectives"))
         losses = []
         for level in loss_times(schedule.config["num_train_timesteps"]):
             time = torch.full((len(rows),), level)
@@ -309,12 +309,6 @@ class Bench:
             error = error_of(network, schedule, data.latents[rows], data.text(rows), time, noise)
             losses.append(float(error.mean()))
         return losses
-
-    def _error(self) -> Callable[..., Tensor]:
-        """The squared errors of held-out pictures, as the objective has them."""
-        entry = self.study.objective
-        own = getattr(menu.pick("objectives", entry.name), "held_out_error", None)
-        return denoising_error if own is None else partial(own, entry.settings("objectives"))
 
     @property
     def loss_passes(self) -> int:
