@@ -175,7 +175,11 @@ class Keeping:
         import torch
 
         drawing = drawer.load(self.folder, PYTORCH if runtime == EAGER else runtime, "fp32", threads)
-        text, null, noise = drawing.encode(["a caption"]), drawing.encode([""]), torch.zeros(1, *drawing.latents)
+        text, null, noise = (
+            drawing.encode(drawing.encoder.examples[:1]),
+            drawing.encode([""]),
+            torch.zeros(1, *drawing.latents),
+        )
         found, calls = timed(partial(drawing.sample, noise, text, self.plan, null), repeats), self.plan.calls
         return Timing(*(value / calls for value in (found.median_ms, found.low_ms, found.high_ms, found.cpu_ms)))
 
