@@ -242,7 +242,7 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch, f
     graph = graphs.decoder(nn.Conv2d(8, 3, 1), (8, 4, 4))
     monkeypatch.setattr(format_onnx, "write", lambda graph, path, precision: path)
     monkeypatch.setattr(format_onnx, "load", lambda path: lambda inputs: tuple(factor * v for v in graph.run(inputs)))
-    model = SimpleNamespace(graphs=(graph,))
+    model = SimpleNamespace(graphs=(graph,), step_graphs=lambda: ([], []))
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "decoder").write_text("")
     with pytest.raises(
