@@ -8,7 +8,7 @@ from nas import menu
 from nas.analysis.findings import Run
 from nas.report import losses, page
 
-DENOISERS = {"denoising", "cfg_distillation", "deme"}
+DENOISERS = {"denoising", "cfg_distillation", "deme", "feature_distillation", "masked_autoregression"}
 
 
 def trial(cell, **settings):

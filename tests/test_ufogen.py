@@ -12,7 +12,7 @@ from torch import nn
 
 from nas import menu
 from nas.errors import InputError
-from nas.networks.backbones import Proxy, dit, unet
+from nas.networks.backbones import Proxy, dit, mar, unet
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, ufogen
 
@@ -290,7 +290,15 @@ SMALL = {  # a network of each family
         Proxy(width_divisor=32, latent_channels=3, text_width=5, pooled_width=5)
     ),
     "dit": dit.Config(2, 24, 2, latent_channels=3, text_width=5, skips=True),
+    "mar": mar.Config(1, 1, 16, 2, 4, 16, grid=4, latent_channels=3, text_width=5),
 }
+
+
+OF_KNOWN = ("places", "project.")  # layers that a masked autoregressor asks only where tokens are known
+
+
+def finite(gradient):
+    return gradient is not None and gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("family", menu.names("backbones"))
@@ -311,7 +319,7 @@ def test_every_backbone_can_be_a_discriminator_and_be_penalised(family):
     nn.init.normal_(objective.critic.output.weight, std=0.1, generator=generator)
     objective.critic_loss(batch).backward()
     assert objective.logged["gradient_penalty"] > 0
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.critic.parameters())
+    assert all(finite(p.grad) for name, p in objective.critic.named_parameters() if not name.startswith(OF_KNOWN))
     attention = [p.grad for name, p in objective.critic.named_parameters() if ".to_q." in name]
     assert attention and all(gradient.abs().sum() > 0 for gradient in attention)
 
