@@ -49,8 +49,11 @@ def ablated(folder, levels, **given):
 
 
 def test_a_study_of_masked_autoregressors_is_accepted(tmp_path):
-    check.check(*loaded(tmp_path))
-    check.check(*loaded(tmp_path, objective="denoising", sampling={"solver": "ddim", "steps": 4}))
+    """As it is, and without a plan that draws token by token."""
+    for given in ({}, {"objective": "denoising", "sampling": {"solver": "ddim", "steps": 4}}):
+        study, space = loaded(tmp_path, **given)
+        check.check(study, space)
+        assert space.family == ("backbones", "mar")
 
 
 @pytest.mark.parametrize(

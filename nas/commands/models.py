@@ -274,11 +274,12 @@ def score(
     from functools import partial
 
     from nas.deploy import score as scoring
+    from nas.disk import files
 
     say = partial(typer.echo, err=True)
     rows = scoring.score(what, scoring.Asked(metrics, captions, reference, images, size, seed, cache), say)
     if csv:
-        scoring.write_csv(rows, csv)
+        files.write_csv(csv, [row.plain() for row in rows])
     if json:
         typer.echo("\n".join(scoring.lines(rows)))
     else:

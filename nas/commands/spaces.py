@@ -36,6 +36,7 @@ def cost(
 
         nas cost runs/quickstart/2026-01-01_10-00-00/best.yaml --by component
     """
+    from nas.disk import files
     from nas.space import published
 
     if by not in (None, "component"):
@@ -47,7 +48,7 @@ def cost(
         return
     rows = published.cost_table(networks, image_size, text_tokens)
     if csv:
-        published.write_csv(rows, csv)
+        files.write_csv(csv, [row.plain() for row in rows])
     if json:
         typer.echo("\n".join(published.lines(rows)))
     else:

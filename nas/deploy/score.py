@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -333,16 +332,6 @@ def _captions(real: Any) -> list[str]:
 def lines(rows: Sequence[Row]) -> list[str]:
     """One JSON object a score."""
     return [json.dumps(row.plain()) for row in rows]
-
-
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """All fields of all rows; a cell without a value is empty."""
-    plain = [row.plain() for row in rows]
-    columns = list(dict.fromkeys(name for row in plain for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(plain)
 
 
 def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
