@@ -168,7 +168,9 @@ class Keeping:
         """Raises InputError for a runtime that the export keeps nothing on."""
         able = [EAGER, *(name for name in drawer.runtimes(self.folder) if name != PYTORCH)]
         if runtime not in able:
-            raise InputError(f"--runtime: {runtime} keeps no units of {self.folder}; expected among {', '.join(able)}")
+            raise InputError(
+                f"--runtime: {runtime} cannot draw by the plan of {self.folder}; expected among {', '.join(able)}"
+            )
 
     def timed(self, runtime: str, threads: int, repeats: int) -> Timing:
         """A call of the denoiser, as a mean over those of one picture, with what the solver takes."""
