@@ -229,7 +229,7 @@ class Plan(Section):
         if (parts := units.autoregression) is None:
             raise InputError(
                 f"solver: {AUTOREGRESSIVE} draws token by token, which this family of networks cannot; expected another solver, "
-                "or a family that can, such as that of preset mar-b"
+                "or a family of networks that can"
             )
         return max(self._branches) * parts.macs(unmasking.counts(parts.tokens, self.iterations), self.steps)
 

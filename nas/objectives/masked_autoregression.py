@@ -141,9 +141,7 @@ def held_out_error(
 
 def _able(network: Any) -> Autoregressor:
     if not isinstance(network, Autoregressor):
-        raise InputError(
-            "objective: masked_autoregression trains networks that draw token by token, such as preset mar-b, and got another"
-        )
+        raise InputError("objective: masked_autoregression trains networks that draw token by token, and got another")
     return network
 
 

@@ -212,7 +212,7 @@ def _check_tokens(entry: Entry, study: Study, config: Backbone, section: str = "
     if config.units(study.deploy.latent_size, study.deploy.text_tokens).autoregression is None:
         raise InputError(
             f"{section}: {entry.name} trains networks that draw token by token, which this family cannot; expected denoising, "
-            "or a family that can, such as that of preset mar-b"
+            "or a family of networks that can"
         )
 
 
