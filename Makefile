@@ -24,10 +24,12 @@ check: .venv/tools
 notebooks: .venv/tools
 	OMP_NUM_THREADS=1 .venv/bin/python notebooks/execute.py $(ARGS)
 
-# The pages of docs/ and what is generated from the code, as a site that opens from the disk: site/index.html.
-docs: .venv/docs
+# The pages of docs/ and what is generated from the code, as a site that opens from the disk: site/index.html. Then everything that
+# the pages show is run, in a copy.
+docs: .venv/docs .venv/tools
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 	@echo "site/index.html"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m docs tests/test_docs.py
 
 setup: .venv/ready
 

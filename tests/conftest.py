@@ -21,7 +21,7 @@ settings.load_profile("untimed")
 
 
 _HEAVY = (
-    "docs supernet quantise cost dit export screen backbones deploy_training report ablation chaos ray survival run "
+    "supernet quantise cost dit export screen backbones deploy_training report ablation chaos ray survival run "
     "supernet_run families joint notebooks study guidance tracking results"
 )
 HEAVY = _HEAVY.split()  # files of much work, the most first: begun last, one would keep a single worker busy at the end

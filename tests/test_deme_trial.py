@@ -1,5 +1,6 @@
 """DeMe as a trial of a study, and the study of it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from test_experts import denoiser, same
 from test_pairs import BASE
 from test_study_scripts import script
 from test_training import encoded, on_the_cpu  # noqa: F401 (fixtures)
+from test_trial import NETWORK, Small, rung
 from test_trial import STUDY as TRIAL
-from test_trial import Small, rung
 
 from nas import menu
 from nas.errors import InputError
@@ -39,7 +40,9 @@ def folder(tmp_path_factory):
 
 def bench_of(folder, training="warmup_images: 0, init: base, learning_rate: 0.003", options=()):
     path = folder / "study.yaml"
-    path.write_text(TAUGHT.replace("warmup_images: 0, lora: {rank: 2}", training) + BASE)
+    path.write_text(
+        TAUGHT.replace("warmup_images: 0, lora: {rank: 2}", training) + BASE.format(json.dumps(NETWORK.to_dict()))
+    )
     bench = Small(study_file.load(path, list(options)), folder)
     bench.prepare()
     base_model.train(bench)

@@ -50,6 +50,7 @@ def done(clone, tmp_path_factory):
     return found
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("block", [block for block in BLOCKS if not block.not_run], ids=lambda block: block.name)
 def test_what_a_page_shows_works(block, done):
     assert not done[block.name]["error"], f"{block.code}\n{done[block.name]['error']}"
@@ -90,6 +91,7 @@ def test_every_key_of_a_study_file_is_explained():
             )
 
 
+@pytest.mark.docs
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="no mkdocs: make docs installs it")
     pytest.importorskip("mkdocstrings", reason="no mkdocstrings: make docs installs it")

@@ -213,13 +213,14 @@ def test_features_move_what_comes_before_them_and_nothing_after():
 TAUGHT = TRIAL.replace("{name: ufogen, reconstruction: ema_distill}", "feature_distillation").replace(
     "sampling: {solver: one_step}", "sampling: {steps: 2}"
 )
-WHOLE = backbones.presets()["mobilediffusion"].to_dict()
+PART = backbones.presets()["mobilediffusion"]
+WHOLE = PART.to_dict()
 WHOLE["levels"][2]["down"] = [3, 3, 3]
 
 
 def bench_of(folder, init):
     path = folder / "study.yaml"
-    base = BASE.replace("architecture: mobilediffusion", f"architecture: {json.dumps(WHOLE)}")
+    base = BASE.format(json.dumps(WHOLE))
     path.write_text(TAUGHT.replace("warmup_images: 0, lora: {rank: 2}", f"warmup_images: 0, init: {init}") + base)
     bench = Small(study_file.load(path), folder)
     bench.prepare()
@@ -229,16 +230,16 @@ def bench_of(folder, init):
 
 def test_a_trial_starts_with_the_bases_weights_and_learns_from_it(tmp_path):
     bench = bench_of(tmp_path, "inherited")
-    proxy = bench.scaled(backbones.presets()["mobilediffusion"].to_dict())  # one of the bottleneck's six blocks fewer
+    proxy = bench.scaled(PART.to_dict())  # one of the bottleneck's six blocks fewer
     given, whole = bench.network(proxy, 7).state_dict(), bench.teacher.state_dict()
     assert torch.equal(given["levels.2.up.2.stacks.0.proj_in.weight"], whole["levels.2.up.2.stacks.0.proj_in.weight"])
     assert torch.equal(
         given["levels.2.down.1.conv.separable.norm.weight"], whole["levels.2.down.1.conv.separable.norm.weight"]
     )
     assert len(bench.teacher.levels[2].down) == 3 and all(name in whole for name in given)
-    first = rung(bench, tmp_path / "parts", 8, last=False)["rung"]
-    second = rung(bench, tmp_path / "parts", 16, number=1)["rung"]
-    once = rung(bench, tmp_path / "whole", 16)["rung"]
+    first = rung(bench, tmp_path / "parts", 8, last=False, network=PART)["rung"]
+    second = rung(bench, tmp_path / "parts", 16, number=1, network=PART)["rung"]
+    once = rung(bench, tmp_path / "whole", 16, network=PART)["rung"]
     assert second["denoising_losses"] == once["denoising_losses"] != first["denoising_losses"]
     assert {"original_loss", "distillation_loss", "feature_loss"} <= first["training"].keys() and first["passes"] == 4
 

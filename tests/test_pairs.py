@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_trial import STUDY, Small, rung
+from test_trial import NETWORK, STUDY, Small, rung
 
 from nas.diffusion import solvers
 from nas.diffusion.schedule import Settings, noise_schedule
@@ -18,12 +18,12 @@ from nas.trial import base_model, check, pairs
 TAUGHT = STUDY.replace("{name: ufogen, reconstruction: ema_distill}", "{name: dmd, pairs: {count: 6}}").replace(
     "warmup_images: 0,", "warmup_images: 0, init: base, learning_rate: 0.003,"
 )
-BASE = "base: {architecture: mobilediffusion, training: {images_seen: 8, batch: 4}, sampling: {steps: 2}}\n"
+BASE = "base: {{architecture: {}, training: {{images_seen: 8, batch: 4}}, sampling: {{steps: 2}}}}\n"
 
 
 def bench_of(folder, *options):
     path = folder / "study.yaml"
-    path.write_text(TAUGHT + BASE)
+    path.write_text(TAUGHT + BASE.format(json.dumps(NETWORK.to_dict())))
     made = Small(study_file.load(path, list(options)), folder)
     made.prepare()
     base_model.train(made)

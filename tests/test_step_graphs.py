@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 
+import converted
 import exported
 import numpy as np
 import pytest
@@ -75,7 +76,8 @@ def test_every_other_step_needs_two_graphs():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     run = exported.run_directory(tmp_path_factory.mktemp("runs") / "kept" / "2026", overrides=KEPT)
-    return export.export(run, "trial:0", formats=("safetensors", "onnx"))
+    with converted.shared(tmp_path_factory):
+        return export.export(run, "trial:0", formats=("safetensors", "onnx"))
 
 
 def test_an_export_draws_the_same_on_onnx_runtime_and_without_nas(folder, tmp_path, monkeypatch):

@@ -224,7 +224,7 @@ def test_a_network_the_supernet_does_not_cover_is_named(whole):
         whole.weights_of(supernet.skeleton(presets()["sd15"].scaled(Proxy(8, 4, 24, 16))))
 
 
-@pytest.mark.parametrize("members", [1, 4])
+@pytest.mark.parametrize("members", [1, 2])
 def test_sandwich_updates_are_reproducible_and_lower_the_loss(space, fresh, members):
     data = EncodedSet(
         latents=torch.ones(8, 4, 8, 8),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from nas import failures, machine
 from nas.failures import Diverged
 from nas.networks import lora
-from nas.networks.backbones.unet import Config, presets
+from nas.networks.backbones.unet import Config, Level
 from nas.settings import study_file
 from nas.training.encoded import EncodedSet
 from nas.trial.bench import Bench
@@ -26,6 +26,7 @@ sampling: {solver: one_step}
 evaluation: {images: 4}
 search: {minimise: [macs]}
 """
+NETWORK = Config((Level(320, (0,), (0,)), Level(640, (1,), (1,), self_attention=True, cross_attention=True)))
 
 
 class Pictures:
@@ -55,10 +56,9 @@ def bench(tmp_path):
     return Small(study_file.load(path), tmp_path)
 
 
-def rung(bench, folder, images, number=0, last=True):
+def rung(bench, folder, images, number=0, last=True, network=NETWORK):
     folder.mkdir(exist_ok=True)
-    architecture = presets()["mobilediffusion"].to_dict()
-    return run_on(bench, Job(0, architecture, 7, number, images, last, folder))
+    return run_on(bench, Job(0, network.to_dict(), 7, number, images, last, folder))
 
 
 def test_adapters_are_saved_beside_a_plain_network(bench, tmp_path):

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,7 +53,6 @@ class DenoiserTraining(L.LightningModule):
         self.adam = {"generator": self._adamw(objective.generator, 1.0, settings.betas)}
         for name, critic in objective.critics.items():
             self.adam[name] = self._adamw(critic.network, critic.learning_rate, critic.betas or settings.betas)
-        self.blocks = block_drop.blocks_of(objective.generator)
         self.loss = torch.tensor(math.nan)
         self.heard: Callable[[int], None] = ignored  # told the number of updates after each
         self.log_sums: dict[str, tuple[int, Tensor]] = {}
@@ -89,15 +89,19 @@ class DenoiserTraining(L.LightningModule):
         if self.trainer.world_size == 1:  # several devices must agree on it: `nas.full_training.loop`
             interruption.check()
 
+    @cached_property
+    def _blocks(self) -> block_drop.Blocks:
+        return block_drop.blocks_of(self.objective.generator)
+
     def _without_blocks(self, batch: LatentBatch) -> AbstractContextManager[Any]:
         """Within it the generator is without the blocks that `block_drop` leaves out of this update."""
         settings = self.settings.block_drop
         if settings is None:
             return nullcontext()
         rise = self._risen(settings.rise_images)
-        dropped = block_drop.drawn(len(self.blocks.members), settings.probability * rise, batch.generator)
+        dropped = block_drop.drawn(len(self._blocks.members), settings.probability * rise, batch.generator)
         self._log({"blocks_dropped": dropped.sum()})
-        return block_drop.dropping(self.blocks, dropped)
+        return block_drop.dropping(self._blocks, dropped)
 
     def _update(self, role: str, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
         (group,) = optimizer.param_groups
