@@ -55,6 +55,7 @@ LATER = {  # options that make a verb small; the last one given counts
     "sweep": ["--scales", "1,2", "--repeats", "1"],
     "train": ["--dry-run"],
     "wandb sync": ["--dry-run"],
+    "zero-cost": ["--members", "2", "--workers", "1", *few("emoji")],
     "trust": ["--no-train", "--out", "runs/trust", *few("emoji")],
 }
 
@@ -149,11 +150,20 @@ def made_small(words):
             small += ["stopping.rungs=[0.0, 1.0]"] if study.name in WHOLE else ["space=tiny.yaml"]
     else:
         network = json.dumps(yaml.safe_load(TINY)["base"])
-        small += ["ablation.repeats=2", f"architecture={network}"]
+        small += ["ablation.repeats=2", f"architecture={network}", *short_levels(study.ablation)]
         small += ["training.init=scratch"] if study.base is None else ["base={training: {images_seen: 16, batch: 8}}"]
     if pictures := PICTURES.get(study.dataset.name):
         small.append("dataset=" + json.dumps({"name": study.dataset.name, **study.dataset.options, **pictures}))
     return [part for setting in small for part in ("--set", setting)]
+
+
+def short_levels(ablation):
+    """Levels that say themselves how long is trained, made as short as the rest."""
+    for factor, settings in ablation.factors.items():
+        levels = settings.levels if isinstance(settings.levels, dict) else {}
+        for level, sets in levels.items():
+            if "training.images_seen" in sets:
+                yield f"ablation.factors.{factor}.levels.{level}=" + json.dumps({**sets, "training.images_seen": 16})
 
 
 def run_pytest(words):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from nas.commands.grid import print_grid
+from nas.commands.options import Overrides
 from nas.errors import InputError
 
 PANEL = "On paper"
@@ -126,3 +127,48 @@ def screen(
     print_grid(headings, cells)
     if shared:
         typer.echo(f"the same in all: {shared}")
+
+
+@app.command("zero-cost", rich_help_panel=PANEL)
+def zero_cost(
+    study: Annotated[Path, typer.Argument(help="A study file of a search, or the folder that holds study.yaml.")],
+    members: Annotated[int, typer.Option(min=2, help="Members to score, spread over the space by multiply-adds.")] = 32,
+    by: Annotated[
+        str, typer.Option(help="What they are ordered by, by commas: the mean of a member's ranks.")
+    ] = "grad_norm,snip,synflow,naswot,zico",
+    top: Annotated[int, typer.Option(min=1, help="How many to print; ranking.csv holds all.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables; default runs/zero_cost/STUDY.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Networks side by side; 0 is one a core.")] = 0,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Rank members of a study's space by scores that need no training, on the study's own pictures.
+
+    Beside them stands how such rankings agreed with long trainings, where `nas trust` has measured it on this proxy.
+
+    Examples:
+
+        nas zero-cost studies/quickstart --members 16
+
+        nas zero-cost studies/emoji --by grad_norm --top 5
+    """
+    from nas.analysis import agreement
+    from nas.numbers import amount
+    from nas.trust import ranking
+
+    folder = study if study.is_dir() else study.parent
+    to, signals = out or Path("runs/zero_cost") / folder.name, [name for name in by.split(",") if name]
+    found = ranking.run(study, set_, members, signals, to, Path("runs/.cache"), workers, typer.echo)
+    best = found.members.head(top).to_dict("records")
+    scores = [name for name in map(str, found.members) if name not in ("key", "params", "macs", "choices")]
+    cells = [
+        [row["key"], amount(row["params"]), amount(row["macs"]), *(f"{row[name]:.4g}" for name in scores)]
+        for row in best
+    ]
+    print_grid(["key", "params", "macs", *scores], cells)
+    print_grid(["key", "choices"], [[row["key"], row["choices"]] for row in best])
+    typer.echo(f"wrote {to / 'ranking.csv'}")
+    if found.trust:
+        typer.echo("\nagreement with long trainings, as it was measured on this proxy (1: the same order, 0: chance)\n")
+        print_grid(*agreement.summary(found.trust))
+    else:
+        typer.echo(f"How these orders agree with trainings was not measured on this proxy: nas trust {study}")

@@ -92,7 +92,7 @@ def run(
         check(study, space)
         if plan.long:
             check(_study_of("long", study, plan), space)
-    targets = _prepared(study)
+    targets = prepared(study)
     table = AnchorTable(out)
     table.check(agreement.proxy_settings(study.resolved()), list(targets))
     rows = measure(study, space, plan, table, CACHE, workers, print) if train else table.rows()
@@ -116,7 +116,7 @@ def run(
     return found
 
 
-def _prepared(study: Study) -> dict[str, bool]:
+def prepared(study: Study) -> dict[str, bool]:
     """Make the caches all trials share and check what they start from; the study's scores, and whether higher is better."""
     slots = Workers(1, study, CACHE)
     try:
@@ -130,7 +130,9 @@ def _prepared(study: Study) -> dict[str, bool]:
     return {column: bool(found["higher_is_better"]) for column, found in conditions.items() if column not in costs}
 
 
-def choose(study: Study, space: SearchSpace, count: int, kept: Sequence[Backbone] = ()) -> list[Backbone]:
+def choose(
+    study: Study, space: SearchSpace, count: int, kept: Sequence[Backbone] = (), asked: str = "nas trust: --anchors"
+) -> list[Backbone]:
     """Members within budget, `kept` among them, one from each of `count` equal slices by multiply-adds where none is there yet,
     each as unlike the others as possible; at least `count` in all. Raises InputError when the space has too few.
     """
@@ -143,9 +145,7 @@ def choose(study: Study, space: SearchSpace, count: int, kept: Sequence[Backbone
         if not over_budget(cost, study.budget):
             found[config.key] = (cost["macs"], choices, config)
     if len(found) < count:
-        raise InputError(
-            f"nas trust: --anchors {count}: only {len(found)} of {CANDIDATES:,} candidates are within budget"
-        )
+        raise InputError(f"{asked} {count}: only {len(found)} of {CANDIDATES:,} candidates are within budget")
     ordered = sorted(found.values(), key=lambda candidate: candidate[0])
     slices = [ordered[index * len(ordered) // count : (index + 1) * len(ordered) // count] for index in range(count)]
     keys = {config.key for config in kept}
@@ -190,6 +190,27 @@ def measure(
         if jobs:
             _measure_kind(kind, study, plan, jobs, table, cache, workers or default_count(), say)
     return table.rows()
+
+
+def scored_on_paper(
+    study: Study,
+    space: SearchSpace,
+    members: int,
+    table: AnchorTable,
+    cache: Path,
+    workers: int,
+    say: Callable[[str], None],
+) -> pd.DataFrame:
+    """The zero-cost rows of a table, completed to so many members of a space. Raises InputError as `choose`."""
+    chosen = choose(study, space, members, table.architectures(), "--members")
+    table.begin(agreement.proxy_settings(study.resolved()), chosen)
+    done = table.done()
+    todo = [(config, 0) for config in chosen if ("zero_cost", config.key, 0) not in done]
+    if todo:
+        say(f"{len(todo)} of {len(chosen)} architectures to score; rows go to {table.path}")
+        _measure_kind("zero_cost", study, Plan(), todo, table, cache, workers or default_count(), say)
+    rows = table.rows()
+    return rows[rows["kind"] == "zero_cost"]
 
 
 def _jobs(kind: str, plan: Plan, chosen: Sequence[Backbone]) -> list[tuple[Backbone, int]]:
