@@ -17,16 +17,19 @@ import logging
 import netrc
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
 from nas.analysis import ablation, findings, fronts, naming, results
+from nas.disk import files as disk
 from nas.errors import InputError
 from nas.report.wandb import files
 from nas.runs import description
@@ -49,6 +52,7 @@ TRIAL, SUMMARY = "trial", "summary"  # job types
 SAMPLES, TRIALS, EFFECTS = "samples", "trials", "effects"  # a picture or a table
 LOGGED = ("complete", "stopped", "failed")  # states of trials that have a run
 MOST_SAMPLES = 24  # rows of the table of samples
+TOKEN = "token"  # in RUN/wandb: what the ids of the run directory's runs on W&B are made of
 STAGING = "WANDB_DATA_DIR"  # W&B reads it whenever it puts a file away
 HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # W&B's cloud, since wandb 0.30 and before: one place, two names
 NOT_A_TRIALS = (
@@ -68,6 +72,7 @@ class Tracker:
         self.settings, self.run_dir, self.study = settings, Path(run_dir), study
         self.mode: Mode = chosen_mode(settings.mode)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracking")
+        self._unopened: set[str] = set()  # names of runs that W&B could not open, whose ids its process keeps
 
     def trial(self, record: Record, directory: Path) -> None:
         """Log a trial that has ended: choices and costs as config, metrics by images seen, its samples."""
@@ -85,7 +90,6 @@ class Tracker:
 
     def _catch_up(self, records: Sequence[Record]) -> None:
         found = files.runs(self.run_dir)
-        begun = {run.name: run.identity for run in found if run.job == TRIAL and not run.ended}
         for run in found:
             if run.offline and not run.ended:
                 shutil.rmtree(run.folder, ignore_errors=True)  # written again; W&B's own process may not have ended yet
@@ -94,7 +98,7 @@ class Tracker:
             log.warning("W&B lacks %s, which ended before: written now from the records", _listed(missing))
         for record in missing:
             directory = self.run_dir / "trials" / f"{record['trial']:04d}"
-            self._guarded(partial(self._log_trial, record, directory, begun.get(trial_name(record))))
+            self._guarded(partial(self._log_trial, record, directory))
 
     def finish(self, table: pd.DataFrame, goals: Objectives) -> None:
         """Log the front as a table and a chart, and wait until everything is written."""
@@ -123,11 +127,11 @@ class Tracker:
 
         return description.resolved(self.run_dir)
 
-    def _log_trial(self, record: Record, directory: Path, known_as: str | None = None) -> None:
+    def _log_trial(self, record: Record, directory: Path) -> None:
         import wandb
 
         config = _config(record, self.resolved)
-        with self._start(TRIAL, trial_name(record), config, [record["state"]], known_as) as run:
+        with self._start(TRIAL, trial_name(record), config, [record["state"]]) as run:
             run.define_metric(STEP)
             run.define_metric("*", step_metric=STEP)
             for rung in record.get("rungs") or []:
@@ -177,10 +181,8 @@ class Tracker:
         except InputError:
             return {}
 
-    def _start(
-        self, job: str, name: str, config: Mapping[str, Any], tags: list[str], known_as: str | None = None
-    ) -> Any:
-        """A run. `known_as`: the id under which W&B may know its beginning, when it is written once more."""
+    def _start(self, job: str, name: str, config: Mapping[str, Any], tags: list[str]) -> Any:
+        """A run; what W&B knows of it from before is replaced."""
         import wandb
 
         # a study is many short runs: no system metrics, no console capture, no code or requirements in each
@@ -188,20 +190,39 @@ class Tracker:
             silent=True, console="off", disable_git=True, x_disable_stats=True, x_disable_meta=True,
             x_save_requirements=False, init_timeout=20, login_timeout=1,
         )  # fmt: skip
-        return wandb.init(
-            project=self.settings.project,
-            entity=self.settings.entity,
-            id=known_as,
-            group=group(self.study, self.run_dir),
-            job_type=job,
-            name=name,
-            config=dict(config),
-            tags=tags,
-            dir=str(self.run_dir),
-            mode="online" if self.mode == "online" else "offline",
-            reinit="create_new",
-            settings=quiet,
-        )
+        try:
+            return wandb.init(
+                project=self.settings.project,
+                entity=self.settings.entity,
+                id=self._id(name),
+                group=group(self.study, self.run_dir),
+                job_type=job,
+                name=name,
+                config=dict(config),
+                tags=tags,
+                dir=str(self.run_dir),
+                mode="online" if self.mode == "online" else "offline",
+                reinit="create_new",
+                settings=quiet,
+            )
+        except Exception as error:
+            known = name in self._unopened
+            self._unopened.add(name)
+            if not known and "in use" in str(error):  # a process that was killed shared this one's W&B
+                return self._start(job, name, config, tags)
+            raise
+
+    def _id(self, name: str) -> str:
+        """W&B's id of the run of this name: the same whenever it is written, so that W&B has it once.
+
+        What a process that was killed had begun online cannot be asked for: the name is often still in W&B's memory, not on disk.
+        """
+        path = self.run_dir / "wandb" / TOKEN
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            disk.write_text(path, secrets.token_hex(8))
+        token = path.read_text(encoding="utf-8") + ("-" if name in self._unopened else "")
+        return sha256(f"{token} {name}".encode()).hexdigest()[:16]
 
 
 @contextmanager
