@@ -6,10 +6,10 @@ import sys
 import textwrap
 
 import pytest
-import wandb
 import wandb_server
 from offline_runs import runs_of
 
+import wandb
 from nas.analysis import results
 from nas.report.wandb import files, sync, tracking
 from nas.report.wandb.tracking import Tracker
