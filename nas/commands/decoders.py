@@ -42,17 +42,14 @@ def decoder(
         nas decoder runs/quickstart
 
         nas decoder runs/quickstart --ratio 0.5 --ratio 0.25 --pick best:prompt_accuracy --out decoders
-
-        nas decoder studies/one_step_league --latents 1024   # the base of a study: its shipped network
     """
     from functools import partial
 
     from nas.decoder_distillation import job
     from nas.decoder_distillation.training import Recipe
-    from nas.schedules import subjects
 
     asked = job.Asked(tuple(ratio), latents, Recipe(images_seen, batch, learning_rate, seed))
-    subject, folder = subjects.find(source, pick, kind=job.FOLDER)
+    subject, folder = job.find(source, pick)
     made = job.Job(subject, asked, out or folder)
     table = job.run(made, partial(print, flush=True))
     print_grid(*job.grid(table, job.shown(made)))

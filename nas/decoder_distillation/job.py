@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from nas.analysis import naming
 from nas.decoder_distillation import measures, training
 from nas.decoder_distillation.latents import Latents
 from nas.decoder_distillation.training import Distillation, Recipe
+from nas.deploy import export_folder
+from nas.diffusion.plan import Plan
 from nas.disk import files, lock
 from nas.errors import InputError
 from nas.failures import Diverged
@@ -31,6 +33,7 @@ from nas.networks.autoencoders.kl import Decoder, KlAutoencoder
 from nas.networks.decoders.kl import pruning, stored
 from nas.networks.decoders.kl.network import Decoder as Network
 from nas.report import decoders as drawing
+from nas.schedules import subjects
 from nas.schedules.drawing import Subject, Task
 from nas.training.decoders import decoded, psnr
 
@@ -58,6 +61,19 @@ class Asked:
     def pruned(self) -> list[float]:
         """The ratios of decoders that are trained, the largest first."""
         return sorted({ratio for ratio in self.ratios if ratio != WHOLE}, reverse=True)
+
+
+def find(source: Path, pick: str | None) -> tuple[Subject, Path]:
+    """The network that `nas decoder` is given, an export's by the plan that the export draws by, and the folder for what is made.
+
+    Raises InputError where `source` and `pick` name not one.
+    """
+    subject, folder = subjects.find(source, pick, kind=FOLDER)
+    if (source / export_folder.PIPELINE).is_file():
+        plan, bench = export_folder.pipeline(source)["sampling"], subject.bench
+        if Plan(**plan) != bench.study.sampling:
+            subject = replace(subject, bench=bench.variant({"sampling": plan}))
+    return subject, folder
 
 
 @dataclass(frozen=True)
