@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from nas.commands import models, runs, schedules, spaces, studies
+from nas.commands import decoders, models, runs, schedules, spaces, studies
 from nas.errors import InputError
 from nas.failures import disk_trouble
 from nas.interruption import EXIT_CODE, Interrupted, Terminated
@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-for group in (studies, runs, models, schedules, spaces):
+for group in (studies, runs, models, schedules, decoders, spaces):
     app.add_typer(group.app)
 
 

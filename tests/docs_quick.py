@@ -23,6 +23,7 @@ def stay_in_this_process(export, conversions):
     import nas.trust.anchors
     import nas.workers.preload
     from nas.analysis import agreement
+    from nas.decoder_distillation import job, measures
     from nas.deploy import block_latency, drawer, latency
     from nas.deploy.exporters import onnx
     from nas.metrics import fid
@@ -52,6 +53,14 @@ def stay_in_this_process(export, conversions):
         return scheduled(subject, replace(asked, evaluations=1, images=2, keep=2), *rest)
 
     search.run = small_search
+    measures.REPEATS, measures.RUNTIMES, decoders = 1, ("eager",), job.run
+
+    def small_decoders(made, say):
+        vars(made.asked)["recipe"] = replace(made.asked.recipe, images=16)
+        vars(made.asked)["latents"] = 16
+        return decoders(made, say)
+
+    job.run = small_decoders
     for module, name in ((clip, "load"), (conditioning, "load"), (fid, "EfficientNet")):
         setattr(module, name, cache(getattr(module, name)))  # the same frozen weights, study after study
     nas.workers.preload.start = nas.interruption.install_in_coordinator = lambda: None

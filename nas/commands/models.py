@@ -43,6 +43,9 @@ def export(
             help="YAML with the sampling plan to draw by, such as `nas schedule` writes; default the study's."
         ),
     ] = None,
+    decoder: Annotated[
+        Path | None, typer.Option(help="A smaller image decoder, such as `nas decoder` writes; default the study's.")
+    ] = None,
 ) -> None:
     """Write one trial's architecture at deploy scale, its proxy with trained weights, and both for other runtimes.
 
@@ -65,7 +68,7 @@ def export(
     if quantise not in (None, "int8"):
         raise InputError(f"--quantise {quantise}: expected int8")
     if (run / "training.yaml").exists():
-        for option, given in (("--pick", pick), ("--to", to), ("--plan", plan)):
+        for option, given in (("--pick", pick), ("--to", to), ("--plan", plan), ("--decoder", decoder)):
             if given is not None:
                 raise InputError(
                     f"{option} {given}: {run} was written by nas train, and gets its graphs in place; leave it out"
@@ -74,7 +77,7 @@ def export(
     else:
         run_ = launch.find_run(run)
         folder = exporting.export(
-            run_, pick or "knee", to, _words(format), _words(precision), quantise is not None, _say, plan
+            run_, pick or "knee", to, _words(format), _words(precision), quantise is not None, _say, plan, decoder
         )
     typer.echo(f"wrote {folder}; draw with: nas sample {folder} {shlex.quote(drawer.examples(folder)[0])}")
 

@@ -21,7 +21,17 @@ import yaml
 
 from nas import menu
 from nas.analysis import picking, results
-from nas.deploy import drawer, export_folder, exporters, graphs, model_card, plan_file, standalone, verify
+from nas.deploy import (
+    drawer,
+    export_folder,
+    exporters,
+    graphs,
+    image_decoder,
+    model_card,
+    plan_file,
+    standalone,
+    verify,
+)
 from nas.deploy.int8 import export as int8
 from nas.diffusion.plan import Plan
 from nas.disk.files import write_yaml
@@ -107,15 +117,17 @@ def export(
     quantised: bool = False,
     say: Say = lambda line: None,
     plan: Path | None = None,
+    decoder: Path | None = None,
 ) -> Path:
     """Write the picked trial to a folder and return it; `deploy.yaml` and the model card are always there.
 
     `quantised`: also as 8-bit integers, in the formats that have them, with size, speed and the study's own scores before
     and after. `say` is told what is done, before it is. `plan`: a file with the sampling plan to draw by in place of the
-    study's; the scores are then of pictures drawn by it.
+    study's. `decoder`: what `nas decoder` made, in place of the autoencoder's own. The scores are then of pictures drawn so.
 
     Raises InputError when the pick or a format is not there, when the folder holds anything but an export, when a format's
-    networks differ from PyTorch's by more than TOLERANCE, and for a plan that does not fit the network or a format.
+    networks differ from PyTorch's by more than TOLERANCE, for a plan that does not fit the network or a format, and for a
+    decoder of other latents.
     """
 
     modules = check_formats(formats, precisions)
@@ -124,14 +136,16 @@ def export(
     picked = pick_trial(run, pick)
     folder = to or run.path / "export" / pick.replace(":", "-")
     _check_target(folder)
-    if plan is not None:
-        picked = _planned(picked, plan, modules, say)
+    if plan is not None or decoder is not None:
+        picked = _changed(picked, plan, decoder, modules, say)
     plan_file.check_formats(Plan(**picked.resolved["sampling"]), modules, quantised)
     _emptied(folder)
     write_yaml(folder / "deploy.yaml", _deploy(picked))
-    write_yaml(folder / "pipeline.yaml", picked.pipeline)
-    write_yaml(folder / "study.yaml", picked.resolved)
+    write_yaml(folder / "pipeline.yaml", image_decoder.carried(picked.pipeline))
+    write_yaml(folder / "study.yaml", image_decoder.carried(picked.resolved))
     manifest: dict[str, Any] = {"version": drawer.VERSION, "nas": _version(), "formats": {}}
+    if notes := image_decoder.put(folder, picked.resolved):
+        manifest["notes"] = notes
     if "safetensors" in formats:
         manifest["formats"]["safetensors"] = _proxy(picked, folder)
     if manifest["formats"] or modules:
@@ -151,24 +165,31 @@ def export(
     return folder
 
 
-def _planned(picked: Picked, path: Path, modules: Mapping[str, ModuleType], say: Say) -> Picked:
-    """The trial with another sampling plan, and with the scores of what it draws by that."""
-    plan = plan_file.read(path)
-    plan_file.check_formats(plan, modules)
-    changed = replace(picked, resolved={**picked.resolved, "sampling": plan.model_dump(mode="json")})
+def _changed(
+    picked: Picked, plan: Path | None, decoder: Path | None, modules: Mapping[str, ModuleType], say: Say
+) -> Picked:
+    """The trial with another sampling plan or image decoder, and with the scores of what it draws so."""
+    resolved, record = picked.resolved, picked.record
+    if decoder is not None:
+        resolved = image_decoder.chosen(resolved, decoder)
+    if plan is not None:
+        resolved = {**resolved, "sampling": plan_file.read(plan).model_dump(mode="json")}
+        record = {**record, **plan_axes.without(record)}
+    changed = replace(picked, resolved=resolved)
+    plan_file.check_formats(changed.study.sampling, modules)
     bench, network = Bench(changed.study, picked.run.cache), _network(picked)
-    plan_file.check(plan, network, bench, str(path))
-    say(f"scoring trial {picked.record['trial']}, drawn by {path}")
+    if plan is not None:
+        plan_file.check(changed.study.sampling, network, bench, str(plan))
+    say(f"scoring trial {record['trial']}, drawn by {' and '.join(str(path) for path in (plan, decoder) if path)}")
     found = bench.score(network, drawer.schedule(changed.pipeline)).metrics
-    last = {**picked.record["rungs"][-1], "metrics": found}
-    record = {**picked.record, **plan_axes.without(picked.record), "rungs": [*picked.record["rungs"][:-1], last]}
-    return replace(changed, record=record)
+    last = {**record["rungs"][-1], "metrics": found}
+    return replace(changed, record={**record, "rungs": [*record["rungs"][:-1], last]})
 
 
 def _emptied(folder: Path) -> None:
     """Make the folder, without the manifest and the card of an earlier export: until this one is done there is none."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (export_folder.MANIFEST, CARD, *standalone.FILES):
+    for name in (export_folder.MANIFEST, CARD, image_decoder.FILE, *standalone.FILES):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -183,6 +204,7 @@ def _check_target(folder: Path) -> None:
             "pipeline.yaml",
             "study.yaml",
             checkpoints.PROXY,
+            image_decoder.FILE,
             *standalone.FILES,
             *menu.names("exporters"),
         }

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nas import menu
-from nas.deploy import graphs
+from nas.deploy import graphs, image_decoder
 from nas.diffusion.plan import Plan
 from nas.documents import strict
 from nas.documents.document import Document
@@ -120,7 +120,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def pipeline(folder: Path) -> dict[str, Any]:
     """The sections of a study a drawing depends on, and `image_size`. Raises InputError naming the file and the key."""
-    return _checked(folder / PIPELINE, Pipeline)
+    return image_decoder.found_in(folder, _checked(folder / PIPELINE, Pipeline))
 
 
 def origin(folder: Path) -> dict[str, Any]:

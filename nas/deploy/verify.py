@@ -17,7 +17,7 @@ from typing import Any
 
 from nas import failures
 from nas.analysis import fronts, results
-from nas.deploy import drawer, export_folder
+from nas.deploy import drawer, export_folder, image_decoder
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.search import racing
@@ -82,7 +82,8 @@ def verify(folder: Path, cache: Path) -> list[Check]:
     if not described.is_file():
         raise InputError(f"{described}: not there; export the run again")
     deploy, resolved = export_folder.trial(folder), Document.read(described)
-    study: Study = resolved.validate(Study, {k: v for k, v in resolved.content.items() if k != "provenance"})
+    settings = image_decoder.found_in(folder, resolved.content)
+    study: Study = resolved.validate(Study, {k: v for k, v in settings.items() if k != "provenance"})
     with tempfile.TemporaryDirectory() as scratch:
         job = rung.Job(
             trial=origin["trial"],

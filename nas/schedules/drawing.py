@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +72,13 @@ class Subject:
     @property
     def config(self) -> Any:
         return self.network.config
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits of the network's weights."""
+        digest = hashlib.sha256()
+        for tensor in self.network.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     def by(self, modes: Modes) -> Plan:
         """The plan with a schedule."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -182,12 +181,9 @@ class Search:
         return bool(measured.get(self.settings.quality, {}).get("higher_is_better", False))
 
     def _identity(self) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for tensor in self.subject.network.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
         plan = self.subject.plan.model_dump(mode="json")
         asked = {name: getattr(self.settings, name) for name in ("images", "population", "quality", "cost", "seed")}
-        return {"network": digest.hexdigest()[:12], "plan": plan, **asked}
+        return {"network": self.subject.fingerprint(), "plan": plan, **asked}
 
     # --- on new captions -------------------------------------------------------------------------------------------
 

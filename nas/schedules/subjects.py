@@ -1,4 +1,5 @@
-"""Which trained network a schedule is searched for: a trial or the base of a run, that of an export, or the base of a study."""
+"""Which trained network a schedule is searched for, or a decoder made for: a trial or the base of a run, that of an export, or
+the base of a study."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ from nas.trial import base_model
 from nas.trial.bench import Bench
 
 
-def find(path: Path, pick: str | None, root: Path = Path("runs")) -> tuple[Subject, Path]:
-    """The network, and the folder for what is found. Raises InputError where `path` and `pick` name not exactly one."""
+def find(path: Path, pick: str | None, root: Path = Path("runs"), kind: str = FOLDER) -> tuple[Subject, Path]:
+    """The network, and the folder for what is found, by its `kind`. InputError where `path` and `pick` name not one."""
     exported = (path / export_folder.DEPLOY).is_file()
     if path.suffix in (".yaml", ".yml") or (not exported and (path / "study.yaml").is_file()):
-        return _of_study(path, pick, root)
+        return _of_study(path, pick, root, kind)
     run, picks = sweep.opened(path, [pick] if pick else [])
     models = list(sweep.networks_of(run, picks, 1))
     if len(models) != 1:
@@ -27,10 +28,10 @@ def find(path: Path, pick: str | None, root: Path = Path("runs")) -> tuple[Subje
         )
     (model,) = models
     subject = Subject(model.name, model.bench, model.load().eval(), sweep.schedule_of(model.bench))
-    return subject, run.path / FOLDER / model.name.replace(" ", "-")
+    return subject, run.path / kind / model.name.replace(" ", "-")
 
 
-def _of_study(path: Path, pick: str | None, root: Path) -> tuple[Subject, Path]:
+def _of_study(path: Path, pick: str | None, root: Path, kind: str) -> tuple[Subject, Path]:
     study = study_file.load(path)
     if study.base is None or pick not in (None, "base"):
         what = "it has no base" if study.base is None else f"--pick {pick}"
@@ -39,4 +40,4 @@ def _of_study(path: Path, pick: str | None, root: Path) -> tuple[Subject, Path]:
     own = study.base.sampling or study.sampling
     bench = base_model.bench_of(bench).variant({"sampling": own.model_dump()})
     network = base_model.network(Bench(study, root / ".cache"))
-    return Subject("base", bench, network.eval(), sweep.schedule_of(bench)), root / study.name / FOLDER
+    return Subject("base", bench, network.eval(), sweep.schedule_of(bench)), root / study.name / kind

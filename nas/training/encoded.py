@@ -53,6 +53,11 @@ class EncodedSet:
         return Text(self.tokens[-1:].float(), self.pooled[-1:].float())
 
 
+def encoder_of(autoencoder: Mapping[str, Any]) -> dict[str, Any]:
+    """What latents depend on of an autoencoder's settings: not by what decoder it decodes."""
+    return {name: value for name, value in autoencoder.items() if name != "decoder"}
+
+
 def encode_images(batches: Iterable[Batch], autoencoder: Autoencoder) -> tuple[Tensor, list[str]]:
     """Latents (N, C, H, W) and the N captions."""
     latents: list[Tensor] = []

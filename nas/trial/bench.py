@@ -134,7 +134,7 @@ class Bench:
 
     def _encoded(self, split: str) -> encoded.EncodedSet:
         resolved = self.study.resolved()
-        identity = {key: resolved[key] for key in ("dataset", "autoencoder")}
+        identity = {"dataset": resolved["dataset"], "autoencoder": encoded.encoder_of(resolved["autoencoder"])}
         identity["conditioning"] = conditioning.identity(self.study.conditioning)
         path = encoded.cache_path(self.cache, split=split, reading=encoded.READING, **identity)
         return encoded.load_or_encode(path, lambda: self.images(split), lambda: self.autoencoder, lambda: self.encoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -16,6 +17,7 @@ from nas.disk import weight_files
 from nas.documents import strict
 from nas.documents.section import Section
 from nas.errors import InputError, brief
+from nas.networks.decoders.kl import stored
 
 SHIPPED = {
     "emoji": assets.FOLDER / "autoencoder.safetensors",
@@ -30,6 +32,8 @@ class Settings(Section):
     """Which of the autoencoders that ship: that of the emoji pictures (f = 8) or of the scenes (f = 4)."""
     path: Path | None = None
     """Another one: a .safetensors file that make_autoencoder wrote, or a folder in diffusers' format."""
+    decoder: Path | None = Field(None, exclude_if=lambda path: path is None)
+    """Another decoder of its latents: a .safetensors file that `nas decoder` wrote. None: its own."""
 
 
 OTHERWISE = "autoencoder.path: a pretrained one in diffusers' format"
@@ -91,11 +95,14 @@ class KlAutoencoder:
     def __init__(self, model: AutoencoderKL, mean: Tensor, std: Tensor):
         self.model = model.eval().requires_grad_(False)
         self.mean, self.std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
+        self.convolution, self.network = model.post_quant_conv, model.decoder
         self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
         self.channels = int(model.config["latent_channels"])
 
     def to(self, device: torch.device) -> Self:
         self.model.to(device)
+        for module in filter(None, (self.convolution, self.network)):
+            module.to(device)
         self.mean, self.std = self.mean.to(device), self.std.to(device)
         return self
 
@@ -113,7 +120,25 @@ class KlAutoencoder:
         return images
 
     def decoder(self) -> nn.Module:
-        return Decoder(self.model, self.mean, self.std)
+        return Decoder(self.convolution, self.network, self.mean, self.std)
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits of its own decoder and of the scale of its latents: what another decoder of them was made for."""
+        model, digest = self.model, hashlib.sha256()
+        own = [*model.decoder.state_dict().values(), *(model.post_quant_conv or nn.Identity()).state_dict().values()]
+        for tensor in (*own, self.mean, self.std):
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def decode_by(self, path: Path) -> None:
+        """Decode by what a file of `nas decoder` holds. Raises InputError for one of other latents."""
+        held = stored.read(path, "autoencoder.decoder")
+        if held.autoencoder != self.fingerprint():
+            raise InputError(
+                f"autoencoder.decoder: {path}: reads the latents of autoencoder {held.autoencoder}, and this one is "
+                f"{self.fingerprint()}; expected a decoder that nas decoder made from it"
+            )
+        self.convolution, self.network = held.convolution, held.network
 
 
 class Decoder(nn.Module):
@@ -122,22 +147,34 @@ class Decoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: AutoencoderKL, mean: Tensor, std: Tensor):
+    def __init__(self, convolution: nn.Module | None, network: nn.Module, mean: Tensor, std: Tensor):
+        """`convolution`: over the latents, before the network."""
         super().__init__()
-        self.convolution, self.network = model.post_quant_conv, model.decoder
+        self.convolution, self.network = convolution, network
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
+        return self.unbounded(latents).clamp(-1, 1)
+
+    def unbounded(self, latents: Tensor) -> Tensor:
+        """What the network puts out, of which a picture's pixels are the part in [-1, 1]."""
         scaled = latents * self.std + self.mean
         if self.convolution is not None:
             scaled = self.convolution(scaled)
         images: Tensor = self.network(scaled)
-        return images.clamp(-1, 1)
+        return images
 
 
 def load(settings: Settings) -> KlAutoencoder:
-    """The autoencoder. Raises InputError when the weights are not there or not readable."""
+    """The autoencoder. Raises InputError when the weights are not there, not readable, or those of another's decoder."""
+    found = _own(settings)
+    if settings.decoder is not None:
+        found.decode_by(settings.decoder)
+    return found
+
+
+def _own(settings: Settings) -> KlAutoencoder:
     path = weights(settings)
     if path.is_dir():
         return _from_folder(path)
