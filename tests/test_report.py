@@ -5,11 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic_run
+import yaml
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from nas.analysis import findings, fronts, importance, results
 from nas.errors import InputError
+from nas.networks.backbones import presets
+from nas.report import details
 from nas.report import page as report
 from nas.runs import pictures
 
@@ -233,6 +236,24 @@ def test_runs_with_little_to_show(tmp_path, states, told):
 def test_a_run_that_has_only_begun(tmp_path):
     (tmp_path / "resolved.yaml").write_text("search: {minimise: [macs]}\n")
     assert "0 architectures were proposed" in page_of(tmp_path)
+
+
+def test_what_trials_cost_by_part_and_resolution_adds_up_to_its_cost(run_dir):
+    network = presets()["mobilediffusion"]
+    for number in (0, 2):
+        synthetic_run.copy_with(run_dir, number, architecture=network.to_dict())
+    path = run_dir / "resolved.yaml"
+    deploy = {"image_size": 512, "downsampling": 8, "text_tokens": 77}
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "deploy": deploy}))
+    found = details.of_run(findings.Run.read(run_dir), {})
+    parts = found["trials"][2]["parts"]
+    assert sum(macs for _, _, macs in parts) == pytest.approx(network.cost(64, 77).macs / 1e6, rel=1e-4)
+    by_side = {side: sum(macs for _, at, macs in parts if at == side) for side in (64, 32, 16)}
+    expected = {part.side: 0 for part in network.parts(64, 77)}
+    for part in network.parts(64, 77):
+        expected[part.side] += part.cost.macs / 1e6
+    assert by_side == pytest.approx(expected, rel=1e-4)
+    assert [name for name, _, own in found["components"] if own][:2] == ["full conv", "ffn"]
 
 
 def test_the_report_of_a_long_study_is_small(long_run):

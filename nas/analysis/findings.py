@@ -230,8 +230,8 @@ def _trade(row: Mapping[Any, Any], other: pd.Series, knee: pd.Series, cost: str)
     return f"Trial {row['best_trial']} has {better}, for {other[cost] / knee[cost]:.2f} times the {said(cost)}."
 
 
-def components(trials: Iterable[results.Record], latent_size: int, text_tokens: int) -> pd.DataFrame:
-    """Deploy-scale costs by part of the network: trial, component, params, macs.
+def parts(trials: Iterable[results.Record], latent_size: int, text_tokens: int) -> pd.DataFrame:
+    """Deploy-scale costs by part and resolution of the network: trial, component, side, params, macs.
 
     Raises InputError for an architecture of a family, or with a field, that this version does not know.
     """
@@ -245,8 +245,13 @@ def components(trials: Iterable[results.Record], latent_size: int, text_tokens: 
         except ValueError as error:
             raise InputError(f"trial {record['trial']}: architecture: {error}") from None
         found = config.parts(latent_size, text_tokens)
-        rows += [(record["trial"], part.component, part.cost.params, part.cost.macs) for part in found]
-    table = pd.DataFrame(rows, columns=["trial", "component", "params", "macs"])
+        rows += [(record["trial"], part.component, part.side, part.cost.params, part.cost.macs) for part in found]
+    return pd.DataFrame(rows, columns=["trial", "component", "side", "params", "macs"])
+
+
+def components(trials: Iterable[results.Record], latent_size: int, text_tokens: int) -> pd.DataFrame:
+    """The same by part alone: trial, component, params, macs."""
+    table = parts(trials, latent_size, text_tokens)
     return table.groupby(["trial", "component"], sort=False, as_index=False)[["params", "macs"]].sum()
 
 

@@ -231,7 +231,7 @@ def draw_components(costs: pd.DataFrame, column: str, names: Mapping[int, str]) 
             y=[names[trial] for trial in part["trial"]],
             name=str(component),
             orientation="h",
-            customdata=part["trial"],
+            customdata=part["trial"].tolist(),
             marker={"color": PALE if component == REST else SERIES[place % len(SERIES)], "opacity": 0.85},
             hovertemplate=f"%{{y}}<br>{escape(str(component))} %{{x:.4g}}<extra></extra>",
         )
@@ -271,7 +271,7 @@ def _dots(
         mode="markers+text" if words else "markers",
         name=name,
         marker=marker,
-        customdata=rows["trial"].astype(int),
+        customdata=[int(trial) for trial in rows["trial"]],
         hovertext=rows["hover"],
         hovertemplate="%{hovertext}" + figure.layout.meta["hover"] + "<extra></extra>",
         **words,

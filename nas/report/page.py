@@ -15,7 +15,7 @@ from nas.analysis import findings, importance, naming, results
 from nas.analysis.findings import Run
 from nas.disk import files
 from nas.errors import InputError
-from nas.report import figures, parallel, schedules, sections, stills
+from nas.report import details, figures, parallel, schedules, sections, stills
 from nas.report.palette import FRONT, GREY, KNEE, PALE
 from nas.runs import pictures
 
@@ -23,7 +23,7 @@ PAGES = Path(__file__).with_name("pages")
 MOST_AXES_DRAWN = 12
 MOST_PICTURES = 64  # grids of samples in a page
 PICTURE_BYTES = 3_500_000  # of a run in a page; with its data below 5 MB
-SECTIONS = ("cells", "front", "parallel", "effects", "curves", "budget", "components", "hypervolume")
+SECTIONS = ("cells", "front", "effects", "curves", "budget", "components", "hypervolume")
 
 
 def write(run_dir: Path) -> Path:
@@ -79,6 +79,7 @@ def article(run: Run, prefix: str) -> str:
     rest = [int(trial) for trial in others if trial not in set(best)]
     album = pictures.album(run.path, order, rest, MOST_PICTURES, PICTURE_BYTES)
     known = pictures.known(run.path, list(run.lines))
+    lines = None if run.is_ablation else parallel.lines(run.table, run.goals)
     plots = {section: [name for name in drawn if _section(name, prefix) == section] for section in SECTIONS}
     return page(
         "report.html",
@@ -89,9 +90,9 @@ def article(run: Run, prefix: str) -> str:
         schedules=schedules.of_run(run.path),
         plots=plots,
         heights={name: figure.layout.height for name, figure in drawn.items()},
-        parallel_width=parallel.AXIS_WIDTH * len(importance.parallel(run.table, run.goals)[0]),
+        parallel=lines is not None,
         colours={"front": FRONT, "knee": KNEE, "rest": GREY, "stopped": PALE},
-        data=embedded(drawn, sections.details(run, album)),
+        data=embedded(drawn, {**details.of_run(run, album), "parallel": lines}),
     )
 
 
@@ -153,9 +154,6 @@ def _search_figures(run: Run) -> dict[str, Any]:
         if axes:
             kept = by_choice[by_choice["axis"].isin(axes)], found[found["axis"].isin(axes)]
             drawn[f"effects-{place}"] = figures.draw_effects(*kept, column)
-    columns, trained = importance.parallel(run.table, run.goals)
-    if len(trained) > 1 and len(columns) > len(run.goals):
-        drawn["parallel-0"] = parallel.draw(columns, trained, run.knee)
     for place, (column, limit) in enumerate(run.budget.items()):
         proposed = run.table[run.table[column].notna()]
         if len(proposed):

@@ -11,7 +11,7 @@ from nas.analysis import ablation, certainty, findings, importance, naming, refe
 from nas.analysis.findings import Run
 from nas.analysis.naming import arrow, cell, label, measured, shown
 from nas.numbers import amount, duration, number_of
-from nas.report import losses
+from nas.report import details, losses
 from nas.runs.pictures import Grid
 from nas.weights import worlds
 
@@ -59,22 +59,6 @@ def contents(run: Run, album: dict[int, Grid], known: dict[str, Grid]) -> dict[s
         "settings": yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True),
         "path": str(run.path),
     }
-
-
-def details(run: Run, album: dict[int, Grid]) -> dict[str, Any]:
-    """What a click on a trial opens, by trial number: its state, scores, choices, and where its tiles lie."""
-    columns = [column for column in dict.fromkeys([*run.goals, "macs", "params"]) if column in run.table]
-    told = {}
-    for _, row in run.table.iterrows():
-        number = int(row["trial"])
-        told[number] = {
-            "state": _state(run, row),
-            "reason": str(row["reason"] or ""),
-            "scores": [(label(c), text) for c in columns if (text := shown(c, row[c]))],
-            "choices": naming.choices(row),
-            "tiles": _tiles(album[number], len(run.captions)) if number in album else [],
-        }
-    return {"trials": told, "captions": run.captions}
 
 
 def components(run: Run) -> pd.DataFrame:
@@ -268,13 +252,6 @@ def _notes(scores: Any, columns: list[str]) -> list[str]:
     return [f"{label(column).split(' ')[0]} {text}" for column, text in found if text]
 
 
-def _tiles(grid: Grid, captions: int) -> list[tuple[int, int]]:
-    """Left and top of every tile that has a caption, in pixels of a page that shows tiles 64 px wide."""
-    scale = 64 / grid.tile
-    count = min(captions, grid.rows * grid.columns)
-    return [(round(x * scale), round(y * scale)) for x, y in map(grid.corner, range(count))]
-
-
 # --- what mattered, what was left on the way -------------------------------------------------------------------------
 
 
@@ -363,7 +340,7 @@ def _trials_table(run: Run) -> dict[str, Any]:
     rows = [
         (
             int(row["trial"]),
-            _state(run, row),
+            details.state(run, row),
             str(row["reason"] or ""),
             [shown(column, row[column]) for column in columns],
         )
@@ -373,14 +350,6 @@ def _trials_table(run: Run) -> dict[str, Any]:
         (line.label, line.told, [shown(column, line[column]) for column in columns]) for line in run.lines.values()
     ]
     return {"heads": [label(column) for column in columns], "rows": rows, "lines": lines}
-
-
-def _state(run: Run, row: pd.Series) -> str:
-    if run.is_ablation:
-        return f"{row['cell']}, repeat {row['repeat']}, {row['state']}"
-    if row["trial"] == run.knee:
-        return "knee of the front"
-    return "front" if row["on_front"] else str(row["state"]).replace("_", " ")
 
 
 def _plain_number(column: Any, value: Any) -> str:

@@ -1,4 +1,3 @@
-"use strict";
 const settings = {responsive: true, displaylogo: false, displayModeBar: false};
 const detail = document.getElementById("detail");
 
@@ -28,11 +27,21 @@ function tiles(report, trial) {
   return grid;
 }
 
+let held; // the trial that the next one is compared with, and its report
+
 function show(report, trial) {
+  trial = Number(trial);
   const found = report.trials[trial];
   if (!found) return;
+  const first = held && held.report === report && held.trial !== trial ? held.trial : undefined;
+  held = undefined;
   document.querySelectorAll(".lit").forEach(part => part.classList.remove("lit"));
-  report.article.querySelectorAll(`[data-trial="${trial}"]`).forEach(part => part.classList.add("lit"));
+  for (const one of [first, trial]) report.article.querySelectorAll(`[data-trial="${one}"]`).forEach(part => part.classList.add("lit"));
+  if (first !== undefined) compare(report, [first, trial]);
+  else alone(report, trial, found);
+}
+
+function alone(report, trial, found) {
   const body = detail.querySelector("div");
   body.replaceChildren(element("h3", `Trial ${trial}: ${found.state}`));
   if (found.reason) body.append(element("p", found.reason, "note"));
@@ -40,12 +49,22 @@ function show(report, trial) {
   if (found.tiles.length) body.append(tiles(report, trial));
   else body.append(element("p", "Its pictures are not in this page: trials/" + String(trial).padStart(4, "0") + "/samples.png, if it was trained.", "note"));
   body.append(pairs(found.choices));
-  body.scrollTop = 0;
+  if (found.parts.length) body.append(element("h4", "Multiply-adds by resolution"), costs(report, trial, longest(report, [trial])), legend(report, [trial]));
+  const other = element("p", undefined, "choosing"), button = element("button", "Compare with another trial");
+  button.addEventListener("click", () => { held = {report, trial}; button.replaceWith(element("b", "Click the other trial, in a figure or a table.")); });
+  other.append(button);
+  body.append(other, element("code", `nas export ${report.path} --pick trial:${trial}`));
+  opened(`#${report.id}trial=${trial}`);
+}
+
+function opened(address) {
+  detail.querySelector("div").scrollTop = 0;
   detail.hidden = false;
-  history.replaceState(null, "", `#${report.id}trial=${trial}`);
+  history.replaceState(null, "", address);
 }
 
 function close() {
+  held = undefined;
   detail.hidden = true;
   document.querySelectorAll(".lit").forEach(part => part.classList.remove("lit"));
   history.replaceState(null, "", location.pathname + location.search);
@@ -55,8 +74,10 @@ function draw(report, plot) {
   if (plot.dataset.drawn) return;
   plot.dataset.drawn = "yes";
   const figure = report.figures[plot.id];
-  Plotly.newPlot(plot, figure.data, figure.layout, settings).then(() =>
-    plot.on("plotly_click", click => { const trial = click.points[0].customdata; if (trial !== undefined) show(report, trial); }));
+  Plotly.newPlot(plot, figure.data, figure.layout, settings).then(() => {
+    plot.on("plotly_click", click => { const trial = click.points[0].customdata; if (trial !== undefined) show(report, trial); });
+    if (report.kept) dim(report, plot);
+  });
 }
 
 const reports = [...document.querySelectorAll("article")].map(article => {
@@ -71,12 +92,19 @@ for (const report of reports) {
   report.article.querySelectorAll("tr[data-trial], th[data-trial], td[data-trial]").forEach(part =>
     part.addEventListener("click", () => show(report, part.dataset.trial)));
   window.addEventListener("beforeprint", () => plots.forEach(plot => draw(report, plot)));
+  const lines = report.article.querySelector(".coordinates"), crossing = report.article.querySelector(".crossed");
+  if (lines) coordinates(report, lines);
+  if (crossing) new IntersectionObserver((entries, seer) => {
+    if (entries.some(entry => entry.isIntersecting)) { seer.disconnect(); crossed(report, crossing); }
+  }, {rootMargin: "400px"}).observe(crossing);
 }
 
 function follow() {
-  const [, id, trial] = location.hash.match(/^#(.*?)trial=(\d+)$/) || [];
+  const [, id, trial, other] = location.hash.match(/^#(.*?)trial=(\d+)(?:&with=(\d+))?$/) || [];
   const report = reports.find(one => one.id === id);
-  if (report) show(report, trial);
+  if (!report || !report.trials) return;
+  if (other !== undefined) held = {report, trial: Number(trial)};
+  show(report, other === undefined ? trial : other);
 }
 detail.querySelector("button").addEventListener("click", close);
 document.addEventListener("keydown", key => { if (key.key === "Escape") close(); });
