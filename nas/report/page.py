@@ -15,7 +15,7 @@ from nas.analysis import findings, importance, naming, results
 from nas.analysis.findings import Run
 from nas.disk import files
 from nas.errors import InputError
-from nas.report import figures, parallel, schedules, sections, stills
+from nas.report import evolution, figures, parallel, schedules, sections, stills
 from nas.report.palette import FRONT, GREY, KNEE, PALE
 from nas.runs import pictures
 
@@ -87,6 +87,7 @@ def article(run: Run, prefix: str) -> str:
         album={**album, **known},
         guidance=pictures.whole(run.path / "guidance.png"),
         schedules=schedules.of_run(run.path),
+        evolution=evolution.told(run),
         plots=plots,
         heights={name: figure.layout.height for name, figure in drawn.items()},
         parallel_width=parallel.AXIS_WIDTH * len(importance.parallel(run.table, run.goals)[0]),

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from nas import menu
+from nas.cost.latency_table import COLUMN as LATENCY
 from nas.errors import InputError, shown
 from nas.networks.backbones import Backbone, Proxy
 from nas.numbers import amount
@@ -25,8 +26,6 @@ from nas.weights import inheritance, supernet
 
 if TYPE_CHECKING:
     from torch import nn
-
-LATENCY = "latency_ms"
 
 
 @dataclass(frozen=True)
