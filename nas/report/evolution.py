@@ -67,10 +67,10 @@ def _said(action: Action) -> str:
 
 
 def draw(run: Run) -> Figure:
-    """Quality and cost of every trial above the table of values: an axis a row, and a column for what was weighed after a trial.
+    """Quality and cost of every trial above the table of values: an axis a row, a column for what was weighed after a trial.
 
-    A cell says the change and what its removal would lose per unit of cost, the more the darker; what was done has a frame, dashed
-    where it is a copy.
+    A cell says the change, and at its right what the removal would lose per unit of cost, the more the darker; what was done
+    has a frame, dashed where it is a copy.
     """
     from matplotlib.figure import Figure
 
@@ -108,8 +108,9 @@ def _values(panel: Axes, run: Run, axes: Sequence[str], trials: Sequence[int]) -
             corner = (column - 0.46, row - 0.42)
             panel.add_patch(Rectangle(corner, 0.92, 0.84, facecolor=FRONT, alpha=0.04 + 0.5 * share, linewidth=0))
             value = _value(one, columns(run)[0])
-            said = f"{one['before']} → {one['after']}" + ("" if value is None else f"   {value:.2g}")
-            panel.text(column, row, said, ha="center", va="center", fontsize=6, color=TEXT)
+            change, worth = f"{one['before']} → {one['after']}", "" if value is None else f"{value:.2g}"
+            for place, side, said, colour in ((-0.42, "left", change, TEXT), (0.42, "right", worth, TEXT)):
+                panel.text(column + place, row, said, ha=side, va="center", fontsize=6, color=colour)
             if one["done"]:
                 style: dict[str, Any] = {
                     "edgecolor": KNEE,

@@ -110,13 +110,6 @@ class Block(nn.Module):
         """The input."""
         return x
 
-    def silence(self) -> None:
-        """Add nothing at first."""
-        zeroed(self.attend_self.to_out)
-        if self.cross:
-            zeroed(self.attend_cross.to_out)
-        zeroed(cast(nn.Linear, self.mlp[-1]))
-
 
 def modulation(width: int, count: int) -> nn.Linear:
     """From the time to `count` vectors side by side, zero at first."""
