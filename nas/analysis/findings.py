@@ -24,7 +24,8 @@ from nas.analysis.results import COSTS
 from nas.errors import InputError
 from nas.networks import backbones
 from nas.numbers import listed, number_of
-from nas.runs import description, looks
+from nas.runs import description, evolution, looks
+from nas.runs.evolution import Round
 from nas.runs.looks import Looks
 
 Budget = Mapping[str, float]
@@ -83,6 +84,14 @@ class Run:
             return looks.read(self.path)
         except InputError:
             return {}
+
+    @cached_property
+    def rounds(self) -> list[Round]:
+        """What an evolution weighed; none of a run without one, and where they are damaged."""
+        try:
+            return evolution.read(self.path)
+        except InputError:
+            return []
 
     @cached_property
     def certainty(self) -> certainty.Certainty:

@@ -15,6 +15,7 @@ from nas.analysis.fronts import Objectives
 from nas.analysis.naming import label, magnitude, pairs, scaled
 from nas.analysis.reference_lines import Lines
 from nas.errors import InputError
+from nas.report import evolution
 from nas.report.palette import FRONT, GREY, GRID, KNEE, LIMIT, PALE, SERIES, TEXT
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
         decisions = importance.of_decisions(run.table, run.curves, run.goals)
         if len(decisions):
             save("importance", draw_importance(decisions, run.goals))
+    if run.rounds:
+        save("evolution", evolution.draw(run))
     for column in (column for column in run.scores if column in run.curves):
         save(f"curves_{column}", _curves(run, column))
     if not written:

@@ -84,6 +84,8 @@ class Record(TypedDict):
     """The trial whose result it takes."""
     race: NotRequired[bool]
     """It is a repeat after the search."""
+    parent: NotRequired[Count]
+    """The trial whose weights it starts from (`search.sampler: evolution`)."""
     cell: NotRequired[str]
     settings: NotRequired[dict[str, Any]]
     """Of an ablation's cell, by path."""

@@ -19,7 +19,7 @@ def sampler(name: str, trials: int, study_seed: int, told: int) -> BaseSampler:
     """Optuna's sampler of a name, for a search of so many trials; a resumed study, with `told` of them, does not replay its
     first suggestions."""
     seed = trial_seed(study_seed, "sampler", told) % 2**32
-    if name in ("random", "pool"):  # a pool asks for every trial with its parameters
+    if name in ("random", "pool", "evolution"):  # the last two ask for every trial with its parameters
         return NumberedRandomSampler(study_seed)
     if name == "nsga2":
         return NSGAIISampler(seed=seed, population_size=max(4, min(50, trials // 2)))

@@ -7,7 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from nas.cost import latency_table
 from nas.diffusion.plan import Plan
@@ -114,14 +121,38 @@ class Pool(Section):
     """Pictures of a look: the first of those that trials are scored on, drawn in the same way; at most all of them."""
 
 
+class Evolution(Section):
+    """How `sampler: evolution` makes the study's base smaller: SnapFusion's architecture evolution (Li et al. 2023, arXiv
+    2306.00980, section 4.1). A trial trains the network of the trial before without the blocks that were worth least."""
+
+    target: float = Field(gt=0)
+    """The cost at which nothing more is removed: milliseconds of `latency_ms`, of another column a share of what the base costs
+    there."""
+    cost: str = "macs"
+    """What removals are to save: a column of costs, such as `macs`, or `latency_ms` with `deploy.latency`."""
+    quality: str | None = None
+    """The score whose loss is weighed against that. None: the one score among the objectives."""
+    group: int = Field(1, ge=1, le=1_000)
+    """Removals of different axes that are done at once, the least valuable first (SnapFusion does not report its number)."""
+    images: int | None = Field(None, ge=1, le=100_000)
+    """Pictures of a look at a removal: the first of those that trials are scored on, drawn in the same way. None: all of
+    them."""
+    runtime: str | None = None
+    """The runtime that the blocks of `deploy.latency` were timed on, as the table names it; another table is refused. None: any
+    will do."""
+
+
 class Search(Section):
     """Which architectures are asked for, and what a good one is."""
 
-    sampler: Literal["tpe", "nsga2", "gp", "random", "pool"] = "tpe"
+    sampler: Literal["tpe", "nsga2", "gp", "random", "pool", "evolution"] = "tpe"
     """Optuna's TPE, NSGA-II or Gaussian processes (`gp`, the slowest to ask). `random` is the honest baseline: the same
     study, seeds and budget without a model of the space. `pool` looks cheaply at slices of a supernet, many more than it
-    trains, and trains those that are expected to add most to the front."""
+    trains, and trains those that are expected to add most to the front. `evolution` trains one network in rounds, and removes
+    the blocks that are worth least until it reaches a target."""
     pool: Pool = Pool()
+    evolution: Evolution | None = None
+    """How far `sampler: evolution` goes, and by what it chooses, for example {target: 0.6}."""
     start: tuple[str, ...] = ()
     """Networks that are tried first: presets, YAML files with an architecture, runs (all that they trained to the end), or
     folders of a run's trials, such as its `front`."""
@@ -148,7 +179,19 @@ class Search(Section):
             raise ValueError(f"a column is named twice: {', '.join(columns)}")
         if self.pool != Pool() and self.sampler != "pool":
             raise ValueError(f"pool: sampler {self.sampler} does not read it; expected sampler pool")
+        if self.evolution is not None and self.sampler != "evolution":
+            raise ValueError(f"evolution: sampler {self.sampler} does not read it; expected sampler evolution")
+        if self.evolution is None and self.sampler == "evolution":
+            raise ValueError(
+                "evolution: required by sampler evolution, but not given; expected for example {target: 0.6}"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `evolution` where there is none: searches that were recorded before it read and compare as they did."""
+        written: dict[str, Any] = plain(self)
+        return {name: value for name, value in written.items() if name != "evolution" or value is not None}
 
     @property
     def objectives(self) -> dict[str, str]:
@@ -232,6 +275,13 @@ class Study(Section):
         """Column -> 'minimise' or 'maximise': what a good trial is."""
         asked = self.search or self.ablation
         return asked.objectives if asked else {}
+
+    @property
+    def look_images(self) -> int:
+        """Pictures of a look at what is not trained, at most all that trials are scored on."""
+        assert self.search is not None
+        own = self.search.evolution.images if self.search.evolution is not None else self.search.pool.images
+        return min(own or self.evaluation.images, self.evaluation.images)
 
     @property
     def trials(self) -> int:

@@ -149,6 +149,23 @@ class SearchSpace:
                 choices[axis.name] = member[axis.name] if axis.name in member else rng.choice(axis.choices)
         return choices
 
+    def changed(self, member: Mapping[str, Any], changes: Mapping[str, Any]) -> Choices:
+        """The member with other choices on some axes; axes that become active through them take their smallest choice."""
+        known, choices = {**member, **changes}, Choices()
+        for axis in self.axes:
+            if axis.active(choices):
+                offered = (known[axis.name],) if axis.name in known else axis.choices
+                made = [{**choices, axis.name: choice} for choice in offered]
+                choices = made[0] if len(made) == 1 else min(made, key=self._weight)
+        return choices
+
+    def moves(self, member: Choices) -> Iterator[tuple[str, Choices]]:
+        """Every member that differs from this one in one axis, and in those that are active through it, with that axis."""
+        for axis in self.axes:
+            if axis.name in member:
+                others = (choice for choice in axis.choices if choice != member[axis.name])
+                yield from ((axis.name, self.changed(member, {axis.name: choice})) for choice in others)
+
     def suggest(self, trial: optuna.trial.BaseTrial) -> Choices:
         """The member an Optuna sampler asks for, active axes only."""
         choices: Choices = {}

@@ -30,9 +30,11 @@ from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.study.candidates import Candidates
 from nas.study.cells import Cells
+from nas.study.evolution import Evolution
 from nas.study.pool import Pool
 from nas.study.proposer import Proposer
 from nas.study.run import MakeEngine, Run
+from nas.trial import moves
 from nas.trial.check import check, check_pool
 from nas.weights import worlds
 from nas.workers import ray_engine
@@ -110,6 +112,8 @@ def proposer_of(study: Study, space: SearchSpace | None) -> Proposer:
         return Cells(study)
     assert space is not None, "a search without a space is refused when its file is read"
     assert study.search is not None
+    if study.search.sampler == "evolution":
+        return Evolution(study, space)
     return (Pool if study.search.sampler == "pool" else Candidates)(study, space)
 
 
@@ -118,6 +122,7 @@ def _checked(study: Study, document: Document) -> SearchSpace | None:
     space = SearchSpace.load(study.space) if study.space is not None else None
     check(study, space)
     check_pool(study)
+    moves.check(study, space)
     for line in plausible.unlikely(study):
         print(f"nas: warning: {document.placed(line)}", file=sys.stderr)
     return space

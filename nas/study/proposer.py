@@ -36,6 +36,10 @@ class Look:
     """At deploy scale."""
     take: Callable[[Sequence[dict[str, Any]]], None]
     """Is given what was found of each, in this order."""
+    images: int | None = None
+    """Pictures of each; None: `search.pool.images`."""
+    parent: int | None = None
+    """The trial whose weights they have; None: as `training.init` says."""
 
 
 class Proposer(Protocol):

@@ -33,6 +33,7 @@ from nas.study.proposer import Look, Proposer
 from nas.study.trials import Trials
 from nas.study.workload import Variant
 from nas.trial import line_scores, look, pace, timing
+from nas.trial.descent import Parent
 from nas.trial.pace import Pace
 from nas.trial.rung import Job, prepare, prepare_base, run_rung
 from nas.workers.local import Engine, Workers, default_count, idle
@@ -160,7 +161,9 @@ class Run:
         lines_s = known[0].lines_s(self.study, self.proposer.reference().trained) if lines else 0.0
         seconds = workload.seconds(self.study, paces)
         looks_s = workload.looks * known[0].look_s(self.study) if workload.looks else 0.0
-        self.progress.expect(pace.estimate(known, seconds, lines_s, count, pace.stops(self.study), looks_s))
+        at_once = count if workload.side_by_side else 1
+        looks_s *= at_once / count
+        self.progress.expect(pace.estimate(known, seconds, lines_s, at_once, pace.stops(self.study), looks_s))
 
     def _timed(self, workers: Engine, variants: Sequence[Variant]) -> list[Pace | None]:
         """The paces of some networks; None for one that could not be timed."""
@@ -249,7 +252,14 @@ class Run:
             folder=self.directory.trial(number),
             settings=settings,
             like=None if like is None else like.to_dict(),
+            parent=self._parent(record.get("parent")),
         )
+
+    def _parent(self, number: int | None) -> Parent | None:
+        """A trial as others start from it."""
+        if number is None:
+            return None
+        return Parent(self.records[number]["architecture"], self.directory.trial(number) / "weights.safetensors")
 
     def _score_lines(self, workers: Engine) -> None:
         reference = self.proposer.reference()
@@ -273,7 +283,11 @@ class Run:
     def _look(self, workers: Engine, asked: Look) -> None:
         tag = (LOOK, len(self._looks))
         self._looks.append(asked)
-        workers.submit(tag, look.look, asked.architectures)
+        self._submit_look(workers, tag)
+
+    def _submit_look(self, workers: Engine, tag: tuple[int, int]) -> None:
+        asked = self._looks[tag[1]]
+        workers.submit(tag, look.look, asked.architectures, asked.images, self._parent(asked.parent))
 
     def _take_look(self, workers: Engine, tag: tuple[int, int], future: Future[Any]) -> None:
         """Hand over what looks gave. Those that cannot be made have failed, one by one: no trial is lost with them."""
@@ -285,7 +299,7 @@ class Run:
             raise known
         self._deaths[tag] = self._deaths.get(tag, 0) + isinstance(known, failures.Lost)
         if isinstance(known, Interrupted | failures.Lost) and self._deaths[tag] < ATTEMPTS:
-            return workers.submit(tag, look.look, asked.architectures)
+            return self._submit_look(workers, tag)
         asked.take([{"metrics": {}, "failed": str(known), "seconds": 0.0}] * len(asked.architectures))
 
     def _take(self, number: int, rung: int, future: Future[Any]) -> None:

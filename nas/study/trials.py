@@ -6,7 +6,7 @@ the screen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import Trial
@@ -14,8 +14,9 @@ from optuna.trial import Trial
 from nas.networks.backbones import Backbone
 from nas.report.progress import Progress
 from nas.report.wandb.tracking import Tracker
-from nas.runs import looks
+from nas.runs import evolution, looks
 from nas.runs.directory import RunDirectory, now
+from nas.runs.evolution import Round
 from nas.runs.ledger import Ledger
 from nas.runs.looks import Looks
 from nas.runs.records import UNTRAINED, Damaged, Record, State
@@ -45,6 +46,18 @@ class Trials:
     def keep(self, found: Looks) -> None:
         """Write down all looks."""
         self._directory.write_json(looks.NAME, found)
+
+    def rounds(self) -> list[Round]:
+        """The rounds of this run's evolution so far."""
+        try:
+            return evolution.read(self._directory.path)
+        except Damaged as error:
+            self.say(f"{error}; what is not decided is looked at again")
+            return []
+
+    def keep_rounds(self, rounds: Sequence[Round]) -> None:
+        """Write down all rounds."""
+        self._directory.write_json(evolution.NAME, rounds)
 
     def ask(self, parameters: dict[str, Any] | None = None, attributes: dict[str, Any] | None = None) -> Trial:
         """Optuna's next trial: one that its sampler suggests, or with these parameters."""

@@ -29,6 +29,8 @@ class Workload:
     """Every trial that is left, in the order of training: its place in `typical`, or None where it is none of those."""
     looks: int = 0
     """Networks that are still to be looked at."""
+    side_by_side: bool = True
+    """Whether trials wait for none of the others."""
 
     def seconds(self, study: Study, paces: Sequence[Pace | None]) -> list[float]:
         """Of every trial that is left, from the paces of what is typical, one of which is known at least.

@@ -95,7 +95,7 @@ def check_cells(study: Study) -> None:
     _named("budget", study.budget, known)
     _columns(study, [])
     if study.base is not None:
-        _check_base(study)
+        check_base(study)
     seen = set()
     for cell in design.cells(study.ablation):
         with _of_cell(study.ablation, cell):
@@ -145,7 +145,7 @@ def _of_base() -> Iterator[None]:
         raise InputError(f"base.{str(error).removeprefix('base.')}") from None
 
 
-def _check_base(study: Study) -> None:
+def check_base(study: Study) -> None:
     """Whether the base model can be trained, and is the same for all cells."""
     assert study.base is not None
     data = {path.partition(".")[0] for path in design.varied(study.ablation)} if study.ablation else set()
@@ -253,7 +253,9 @@ def _check_student(study: Study, config: Backbone) -> None:
     proxy = Proxy(study.proxy.width_divisor, **ANY_DATA)
     own, taught_by = config.scaled(proxy), base_model.architecture(study).scaled(proxy)
     student, teacher = supernet.skeleton(own), supernet.skeleton(taught_by)
-    if study.training.init == "inherited":
+    if study.training.init == "inherited" and not (
+        study.search and study.search.evolution
+    ):  # that has members beyond its base
         inheritance.check(student, teacher, inheritance.sources(own, taught_by))
     entry = study.objective
     if (check_teacher := getattr(menu.pick("objectives", entry.name), "check_teacher", None)) is not None:

@@ -15,14 +15,20 @@ import torch
 from nas import failures
 from nas.interruption import Interrupted
 from nas.metrics import scores
+from nas.trial import descent
 from nas.trial.bench import Bench
+from nas.trial.descent import Parent
 from nas.trial.rung import bench
 
 SEED = 0  # slices of a supernet are the same for every seed
 
 
-def look(architectures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def look(
+    architectures: Sequence[dict[str, Any]], images: int | None = None, parent: Parent | None = None
+) -> list[dict[str, Any]]:
     """In a worker: what is found of each deploy-scale architecture, `nas.runs.looks.Looked` without its choices.
+
+    `images` are the pictures, `search.pool.images` unless told; `parent` the trial whose weights the networks have.
 
     A network that fails by its own fault has the reason in place of scores.
     """
@@ -30,7 +36,7 @@ def look(architectures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for architecture in architectures:
         began, metrics, failed = time.perf_counter(), {}, ""
         try:
-            metrics = scored(bench(), architecture)
+            metrics = scored(bench(), architecture, images, parent)
         except Exception as error:
             known = failures.sorted_out(error)
             if isinstance(known, Interrupted | failures.DiskTrouble):
@@ -41,16 +47,19 @@ def look(architectures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def scored(bench: Bench, architecture: dict[str, Any]) -> dict[str, float]:
-    """The study's metrics, by column, of the first `search.pool.images` evaluation captions, and the paired denoising loss where
-    it is an objective. Raises training.Diverged."""
+def scored(
+    bench: Bench, architecture: dict[str, Any], images: int | None = None, parent: Parent | None = None
+) -> dict[str, float]:
+    """The study's metrics, by column, of the first evaluation captions, and the paired denoising loss where it is an objective.
+    Raises training.Diverged."""
     study = bench.study
     assert study.search is not None
     bench.prepare()
-    network = bench.network(bench.scaled(architecture), SEED)
+    proxy = bench.scaled(architecture)
+    network = bench.network(proxy, SEED) if parent is None else descent.network(bench, proxy, SEED, parent)
     schedule = bench.objective(network, SEED).schedule_config
     network.eval()
-    images = min(study.search.pool.images, study.evaluation.images)
+    images = min(images or study.search.pool.images, study.evaluation.images)
     found = scores(bench.metrics, bench.captioned(bench.draw(network, schedule, images)))
     if "denoising_loss" in study.objectives:
         losses = bench.denoising_losses(network, schedule)

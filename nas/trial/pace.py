@@ -49,9 +49,7 @@ class Pace:
 
     def look_s(self, study: Study) -> float:
         """Seconds of a look at a candidate (nas.trial.look)."""
-        assert study.search is not None
-        images = min(study.search.pool.images, study.evaluation.images)
-        drawn = images * (study.sampling.calls * self.call_s + self.decode_s + self.judge_s)
+        drawn = study.look_images * (study.sampling.calls * self.call_s + self.decode_s + self.judge_s)
         losses = self.passes * self.call_s if "denoising_loss" in study.objectives else 0.0
         return self.load_s + drawn + losses + self.compute_s
 

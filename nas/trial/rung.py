@@ -15,15 +15,18 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from nas import failures, interruption, machine
 from nas.networks import lora
+from nas.networks.backbones import Backbone
 from nas.runs.headway import Headway
 from nas.settings import design
 from nas.settings.study import Study
 from nas.training import loop
-from nas.trial import base_model
+from nas.trial import base_model, descent
 from nas.trial.bench import Bench, Timings
+from nas.trial.descent import Parent
 from nas.weights import checkpoints
 
 
@@ -40,6 +43,7 @@ class Job:
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)  # this trial's own, by path: `nas.settings.design.changed`
     like: dict[str, Any] | None = None  # initial weights are those of this architecture where names and shapes agree
+    parent: Parent | None = None  # the trial whose weights it starts from, in place of what training.init says
 
 
 _bench: Bench | None = None
@@ -120,7 +124,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         bench = bench.variant(job.settings)
         bench.prepare()
         proxy = bench.scaled(job.architecture)
-        network = bench.network(proxy, job.seed, bench.scaled(job.like) if job.like else None)
+        network = _network(bench, proxy, job)
         objective = bench.objective(network, job.seed)
         module = loop.DenoiserTraining(objective, bench.study.training)
         checkpoint = job.folder / "checkpoint.safetensors"
@@ -169,6 +173,13 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         "device": machine.computing_device(),
     }
     return {"rung": rung, "proxy": proxy.to_dict(), "proxy_cost": dataclasses.asdict(cost)}
+
+
+def _network(bench: Bench, proxy: Backbone, job: Job) -> nn.Module:
+    """The proxy's network as it is before any training."""
+    if job.parent is not None:
+        return descent.network(bench, proxy, job.seed, job.parent)
+    return bench.network(proxy, job.seed, bench.scaled(job.like) if job.like else None)
 
 
 def _headway(bench: Bench, module: loop.DenoiserTraining, job: Job) -> Headway:

@@ -161,6 +161,14 @@ class Residual(Protocol):
 
 
 @runtime_checkable
+class Silent(Protocol):
+    """A residual block that can be told to add nothing until it is trained: so a copy of a block starts."""
+
+    def silence(self) -> None:
+        """Make zero what puts out the block's share, so that its output is its input."""
+
+
+@runtime_checkable
 class Removable(Protocol):
     """A family whose networks find their weights in one with more blocks under other names than their own."""
 

@@ -200,6 +200,14 @@ class TransformerBlock(nn.Module):
         """The input."""
         return x
 
+    def silence(self) -> None:
+        """Add nothing at first."""
+        if self.self_attention:
+            zeroed(self.attend_self.to_out)
+        if self.cross_attention:
+            zeroed(self.attend_cross.to_out)
+        zeroed(self.ffn.project)
+
 
 class Stack(nn.Module):
     """`depth` transformer blocks between two pointwise convolutions, added to the input."""
@@ -223,6 +231,10 @@ class Stack(nn.Module):
     def skipped(self, x: Tensor, tokens: Tensor) -> Tensor:
         """The input."""
         return x
+
+    def silence(self) -> None:
+        """Add nothing at first."""
+        zeroed(self.proj_out)
 
 
 class Block(nn.Module):
