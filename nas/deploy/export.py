@@ -21,7 +21,17 @@ import yaml
 
 from nas import menu
 from nas.analysis import picking, results
-from nas.deploy import drawer, export_folder, exporters, graphs, model_card, plan_file, standalone, verify
+from nas.deploy import (
+    drawer,
+    export_folder,
+    exporters,
+    graphs,
+    imagination,
+    model_card,
+    plan_file,
+    standalone,
+    verify,
+)
 from nas.deploy.int8 import export as int8
 from nas.diffusion.plan import Plan
 from nas.disk.files import write_yaml
@@ -41,7 +51,13 @@ if TYPE_CHECKING:
     from nas.settings.study import Study
 
 Say = Callable[[str], None]
-PIPELINE = ("conditioning", "autoencoder", "sampling", "objective")  # sections of the study a drawing depends on
+PIPELINE = (
+    "conditioning",
+    "autoencoder",
+    "sampling",
+    "objective",
+    "prior",
+)  # sections of the study a drawing depends on
 FILES = ("yaml", "safetensors")  # formats without a graph
 CARD = "README.md"
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # largest error of an output over its largest number
@@ -75,7 +91,7 @@ class Picked:
     @property
     def pipeline(self) -> dict[str, Any]:
         """What a drawing depends on."""
-        sections = {section: self.resolved[section] for section in PIPELINE}
+        sections = {section: self.resolved[section] for section in PIPELINE if section in self.resolved}
         return {**sections, "image_size": self.resolved["dataset"]["image_size"]}
 
 
@@ -127,6 +143,7 @@ def export(
     if plan is not None:
         picked = _planned(picked, plan, modules, say)
     plan_file.check_formats(Plan(**picked.resolved["sampling"]), modules, quantised)
+    imagination.check_formats(picked.pipeline, modules)
     _emptied(folder)
     write_yaml(folder / "deploy.yaml", _deploy(picked))
     write_yaml(folder / "pipeline.yaml", picked.pipeline)
@@ -134,9 +151,12 @@ def export(
     manifest: dict[str, Any] = {"version": drawer.VERSION, "nas": _version(), "formats": {}}
     if "safetensors" in formats:
         manifest["formats"]["safetensors"] = _proxy(picked, folder)
+        if imagination.asked(picked.pipeline):
+            say("the prior: loading the study's data")
+            imagination.write(Bench(picked.study, picked.run.cache), folder)
     if manifest["formats"] or modules:
         say(f"loading trial {picked.record['trial']}, its text encoder and its autoencoder")
-        model = drawer.model(_network(picked), picked.pipeline)
+        model = drawer.model(_network(picked), picked.pipeline, folder)
         manifest["latents"] = list(model.latents)
         captions = _captions(run) or model.encoder.examples[:TRIED_CAPTIONS]
         _add_graphs(manifest, model, modules, precisions, folder, captions, say)
@@ -144,8 +164,9 @@ def export(
             say("int8: preparing the study's data and metrics")
             bench = Bench(picked.study, picked.run.cache)
             int8.add(manifest, model, modules, folder, bench, captions, say)
-        for line in standalone.write(folder, model.encoder, model.latents, model.pipeline, manifest["formats"]):
-            say(line)
+        if model.imagination is None:
+            for line in standalone.write(folder, model.encoder, model.latents, model.pipeline, manifest["formats"]):
+                say(line)
     write_yaml(folder / export_folder.MANIFEST, manifest)
     write_card(folder, picked)
     return folder
@@ -183,6 +204,7 @@ def _check_target(folder: Path) -> None:
             "pipeline.yaml",
             "study.yaml",
             checkpoints.PROXY,
+            imagination.FOLDER,
             *standalone.FILES,
             *menu.names("exporters"),
         }
@@ -212,7 +234,7 @@ def add_formats(
     pipeline = export_folder.pipeline(folder)
     say("loading the network, its text encoder and its autoencoder")
     plan_file.check_formats(Plan(**pipeline["sampling"]), modules)
-    model = drawer.model(drawer.load_network(folder), pipeline)
+    model = drawer.model(drawer.load_network(folder), pipeline, folder)
     _add_graphs(manifest, model, modules, precisions, folder, model.encoder.examples[:2], say)
     for line in standalone.write(folder, model.encoder, model.latents, pipeline, manifest["formats"]):
         say(line)

@@ -34,7 +34,7 @@ from nas.settings.study import Study
 from nas.settings.training import OF_BASE
 from nas.space.search_space import SearchSpace
 from nas.training import batches, encoded, loop
-from nas.trial import base_model, pairs
+from nas.trial import base_model, imagined, pairs
 from nas.weights import checkpoints, supernet
 
 SCORE_BATCH = 64  # images decoded and scored at a time
@@ -49,6 +49,7 @@ MADE_FROM = {  # what a bench holds that is made from a section of the study
     "dataset": ("metrics", *_DATA),
     "autoencoder": ("autoencoder", *_DATA),
     "conditioning": ("encoder", *_DATA),
+    "prior": ("drawn",),
     "proxy": ("proxy",),
     "base": ("teacher",),
 }
@@ -133,11 +134,11 @@ class Bench:
         return self._encoded("held_out")
 
     def _encoded(self, split: str) -> encoded.EncodedSet:
-        resolved = self.study.resolved()
-        identity = {key: resolved[key] for key in ("dataset", "autoencoder")}
-        identity["conditioning"] = conditioning.identity(self.study.conditioning)
+        identity = {key: self.study.resolved()[key] for key in ("dataset", "autoencoder")}
+        identity["conditioning"] = conditioning.identity(conditioning.of_text(self.study.conditioning))
         path = encoded.cache_path(self.cache, split=split, reading=encoded.READING, **identity)
-        return encoded.load_or_encode(path, lambda: self.images(split), lambda: self.autoencoder, lambda: self.encoder)
+        made = (lambda: self.images(split), lambda: self.autoencoder, lambda: self.encoder)
+        return imagined.embedded(self, encoded.load_or_encode(path, *made), split)
 
     @cached_property
     def proxy(self) -> Proxy:
@@ -146,7 +147,7 @@ class Bench:
             width_divisor=self.study.proxy.width_divisor,
             latent_channels=data.latents.shape[1],
             text_width=data.tokens.shape[2],
-            pooled_width=data.pooled.shape[1],
+            pooled_width=data.null.pooled.shape[1],
         )
 
     @property
@@ -170,7 +171,7 @@ class Bench:
         """The evaluation captions, their embeddings and the initial noise: the same for every trial."""
         data, (rows, generator) = self.data(self.study.evaluation.split), self._choose()
         noise = torch.randn((len(rows), *data.latents.shape[1:]), generator=generator)
-        return data.words(rows), data.text(rows), noise
+        return data.words(rows), imagined.text(self, data, rows, self.study.evaluation.seed), noise
 
     @cached_property
     def metrics(self) -> list[Metric]:
@@ -257,8 +258,7 @@ class Bench:
     def lesson(self, count: int) -> LatentBatch:
         """A fixed batch of what the objective learns from, the same for every trial; over and over where there is less."""
         data, generator = self.lessons, torch.Generator().manual_seed(seeds.stream_seed(self.study.seed, LESSON))
-        rows = torch.randperm(len(data), generator=generator)
-        rows = rows.repeat(-(-count // len(rows)))[:count]
+        rows = torch.randperm(len(data), generator=generator).repeat(-(-count // len(data)))[:count]
         return batches.drawn(data, rows, 0.0, generator, 0)
 
     def objective(self, network: nn.Module, seed: int) -> Any:

