@@ -153,7 +153,8 @@ def export(
         manifest["formats"]["safetensors"] = _proxy(picked, folder)
         if imagination.asked(picked.pipeline):
             say("the prior: loading the study's data")
-            imagination.write(Bench(picked.study, picked.run.cache), folder)
+            written = imagination.write(Bench(picked.study, picked.run.cache), folder)
+            manifest["formats"]["safetensors"]["fp32"]["networks"]["prior"] = entry_of(folder, written)
     if manifest["formats"] or modules:
         say(f"loading trial {picked.record['trial']}, its text encoder and its autoencoder")
         model = drawer.model(_network(picked), picked.pipeline, folder)

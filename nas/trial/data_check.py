@@ -81,8 +81,11 @@ def _some_captions(study: Study) -> list[str]:
 
 
 def _count(study: Study, split: str, most: int) -> int:
-    """Pictures of a split, at most `most`; they are read, not decoded. Data sets that cannot be read so count as large enough."""
+    """Pictures of a split, at most `most`; they are read, not decoded. Data sets that cannot be read so, and do not know their
+    size, count as large enough."""
     entry = study.dataset
     pictures: Any = menu.pick("datasets", entry.name).load(entry.settings("datasets"), split)
     items = getattr(pictures, "items", None)
-    return most if items is None else sum(1 for _ in islice(items, most))
+    if items is None:
+        return min(most, len(pictures)) if hasattr(pictures, "__len__") else most
+    return sum(1 for _ in islice(items, most))

@@ -112,11 +112,11 @@ def text(bench: Bench, data: EncodedSet, rows: Tensor, seed: int) -> Text:
     """
     if data.embedded is None:
         return data.text(rows)
-    generator = torch.Generator().manual_seed(seeds.stream_seed(seed, STREAM))
-    noise = torch.randn((len(rows), data.embedded.of_picture.shape[1]), generator=generator)
+    own, width = seeds.stream_seed(seed, STREAM), data.embedded.of_picture.shape[1]
+    drawn = [torch.from_numpy(seeds.Noise.of_picture(own, place).draw((width,))) for place in range(len(rows))]
     caption = data.caption_of[rows]
     words = Text(data.tokens[caption].float(), data.pooled[caption].float())
-    image = prior(bench).sample(words, noise)
+    image = prior(bench).sample(words, torch.stack(drawn))
     if not image.isfinite().all():
         raise InputError(
             f"prior: {bench.study.prior.name}: its embeddings are not finite numbers; expected a smaller learning_rate"
