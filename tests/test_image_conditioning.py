@@ -295,8 +295,8 @@ def test_nas_train_says_that_it_embeds_no_pictures(export):
             "conditioning.image: .*the network takes no pooled vector",
         ),
         (
-            {"conditioning": {"encoder": "scenes", "image": "with_text", "image_width": 96}},
-            "96 components of 96 training",
+            {"conditioning": {"encoder": "scenes", "image": "with_text", "image_width": 64}},
+            "64 components of 64 training",
         ),
         ({"conditioning": {"encoder": "scenes", "image": "with_text", "image_width": 2000}}, "image_width"),
         ({"space": "mobilediffusion", "training": {"init": "supernet"}}, "the shipped weights know no embeddings"),

@@ -50,11 +50,10 @@ class Projection:
     def fitted(cls, found: Tensor, width: int) -> Projection:
         """To features (N, F), the `width` components of largest variance."""
         mean = found.double().mean(0)
-        centred = found.double() - mean
-        values, vectors = torch.linalg.eigh(centred.T @ centred / (len(found) - 1))
-        spread = values.flip(0)[:width].clamp_min(0).sqrt()
-        vectors = vectors.flip(1)[:, :width]
-        vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()  # eigh leaves the sign open
+        triangle = torch.linalg.qr((found.double() - mean) / (len(found) - 1) ** 0.5, mode="r").R
+        _, spread, rows = torch.linalg.svd(triangle, full_matrices=False)
+        spread, vectors = spread[:width], rows[:width].T
+        vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()  # the sign is open
         return cls(mean.float(), (vectors / spread.clamp_min(FLOOR * spread[0])).float())
 
     def __call__(self, found: Tensor) -> Tensor:
