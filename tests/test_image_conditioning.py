@@ -11,6 +11,7 @@ import yaml
 from exported import DEPLOY
 from in_process import nas
 from safetensors.torch import load_file, save_file
+from torchvision.transforms.functional import to_pil_image
 
 from nas import menu
 from nas.deploy import drawer, imagination
@@ -231,6 +232,52 @@ def test_an_export_draws_with_its_prior(export, tmp_path):
     both = drawing.draw(captions, seed=3)
     torch.testing.assert_close(drawing.draw(captions[1:], seed=3, first=1)[0], both[1], rtol=1e-3, atol=1e-3)
     assert "prior/weights.safetensors" in (export / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def photographs(bench):
+    """Two training pictures as files."""
+    found = next(iter(bench.images("train"))).images[:2]
+    paths = [bench.cache.parent / f"{number}.png" for number in range(2)]
+    for image, path in zip(found, paths, strict=True):
+        to_pil_image(image / 2 + 0.5).save(path)
+    return paths
+
+
+def test_variations_and_fusions_are_sums_of_the_pictures_own_embeddings(bench, export, photographs):
+    drawing = drawer.load(export)
+    first, second = (drawing.imagination.fused([path]) for path in photographs)
+    torch.testing.assert_close(
+        first[0], bench.train_data.embedded.of_picture[0], rtol=0.05, atol=0.05
+    )  # 8 bits a pixel
+    assert torch.equal(drawing.imagination.fused(photographs, [1.0, 0.0]), first)
+    assert torch.equal(drawing.imagination.fused(photographs, [0.25, 0.75]), 0.25 * first + 0.75 * second)
+    torch.testing.assert_close(drawing.imagination.fused(photographs), (first + second) / 2)
+    text = drawing.encode(["a large red circle on white"], image=first)
+    assert torch.equal(text.pooled[:, -8:], first)
+    drawn = [drawing.draw(["a large red circle on white"], seed=0, image=one) for one in (first, second)]
+    assert not torch.equal(*drawn)
+
+
+def test_sample_draws_variations_and_says_what_it_cannot(export, photographs, tmp_path):
+    picture, wrong = tmp_path / "drawn.png", tmp_path / "wrong.png"
+    shown = [part for path in photographs for part in ("--picture", str(path))]
+    caption = "a large red circle on white"
+    ended = nas("sample", str(export), caption, "--out", str(picture), *shown, "--weight", "0.3", "--weight", "0.7")
+    assert ended.returncode == 0 and picture.exists(), ended.stderr
+    wrong.write_bytes(b"no picture")
+    for given, words in (
+        ([*shown, "--weight", "1"], "--weight: 1 given for 2 of --picture"),
+        (["--weight", "1"], "--weight: of no picture"),
+        (["--picture", str(wrong)], "not a readable picture"),
+        (["--picture", str(tmp_path / "none.png")], "none.png: No such file"),
+    ):
+        ended = nas("sample", str(export), caption, "--out", str(tmp_path / "new.png"), *given)
+        assert ended.returncode == 2 and words in ended.stderr and ended.stderr.count("\n") == 1, ended.stderr
+        assert not (tmp_path / "new.png").exists()
+    alone = replace(drawer.load(export), imagination=None)
+    with pytest.raises(InputError, match="is told of captions alone"):
+        drawer._fused(alone, export, photographs, ())
 
 
 def test_graphs_of_such_a_trial_are_refused_and_nothing_is_written(run, tmp_path):

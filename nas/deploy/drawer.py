@@ -56,11 +56,14 @@ class Drawer:
     imagination: Imagination | None = None
     """The prior, where the denoiser is conditioned on embeddings of pictures; on PyTorch."""
 
-    def encode(self, captions: Sequence[str], noise: Tensor | None = None) -> Text:
-        """Captions as the denoiser reads them, float32; `noise` (B, E) is what a prior starts from, zeros where none is given."""
+    def encode(self, captions: Sequence[str], noise: Tensor | None = None, image: Tensor | None = None) -> Text:
+        """Captions as the denoiser reads them, float32; `noise` (B, E) is what a prior starts from, zeros where none is given.
+        `image` (1, E) stands in for what the prior makes."""
         words = self._words(captions)
         if self.imagination is None:
             return words
+        if image is not None:
+            return self.imagination.told(words, image.expand(len(captions), -1), self._words([""]))
         noise = words.pooled.new_zeros(len(captions), self.imagination.width) if noise is None else noise
         return self.imagination.text(words, noise, self._words([""]))
 
@@ -88,8 +91,10 @@ class Drawer:
         steps: int | None = None,
         guidance: float | None = None,
         first: int = 0,
+        image: Tensor | None = None,
     ) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1]. Picture i, counted from `first`, depends on the seed and i, not on other captions.
+        `image` as in `encode`.
 
         Raises InputError when what comes out is not finite numbers.
         """
@@ -100,7 +105,7 @@ class Drawer:
         width = 0 if self.imagination is None else self.imagination.width
         imagined = torch.stack([torch.from_numpy(one.draw((width,))) for one in streams])
         plan = self.plan.changed(steps, guidance)
-        latents = self.sample(noise, self.encode(captions, imagined), plan)
+        latents = self.sample(noise, self.encode(captions, imagined, image), plan)
         pictures = self.decode(latents)
         if not (latents.isfinite().all() and pictures.isfinite().all()):
             raise InputError(
@@ -306,11 +311,30 @@ def sample(
     guidance: float | None = None,
     runtime: str = "auto",
     precision: str | None = None,
+    shown: Sequence[Path] = (),
+    weights: Sequence[float] = (),
 ) -> list[str]:
-    """Draw captions and save them as one picture, at most eight to a row. Returns notes for whoever asked."""
+    """Draw captions and save them as one picture, at most eight to a row. Returns notes for whoever asked.
+
+    `shown`: pictures whose embeddings, summed by `weights`, stand in for what the prior makes of the captions.
+    """
 
     check_name(out)
     check_captions(captions)
     drawer = load(folder, runtime, precision)
-    save_grid(drawer.draw(captions, seed, steps, guidance), out, columns=min(8, len(captions)))
+    image = _fused(drawer, folder, shown, weights)
+    save_grid(drawer.draw(captions, seed, steps, guidance, image=image), out, columns=min(8, len(captions)))
     return drawer.too_long(captions)
+
+
+def _fused(drawer: Drawer, folder: Path, shown: Sequence[Path], weights: Sequence[float]) -> Tensor | None:
+    """The embedding (1, E) of what is shown; None where nothing is."""
+    if not shown:
+        if weights:
+            raise InputError("--weight: of no picture; expected --picture too")
+        return None
+    if drawer.imagination is None:
+        raise InputError(
+            f"--picture: {folder} is told of captions alone; expected an export of a study with conditioning.image"
+        )
+    return drawer.imagination.fused(shown, weights)

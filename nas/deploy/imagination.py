@@ -6,13 +6,19 @@ features to its embedding (`mean`, `directions`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
 from nas import priors
 from nas.disk import files, weight_files
+from nas.disk.decoding import UnreadablePicture, decode
+from nas.disk.reading import PICTURE, contents
 from nas.errors import InputError
 from nas.networks.conditioning import Conditioning, Text, TextEncoder, pictures
 from nas.networks.conditioning.pictures import Projection
@@ -21,8 +27,6 @@ from nas.settings.entries import Entry
 from nas.trial import imagined
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from nas.trial.bench import Bench
 
 FOLDER, WEIGHTS = "prior", "weights.safetensors"
@@ -37,6 +41,7 @@ class Imagination:
     prior: Any
     null: Tensor  # (1, E)
     projection: Projection
+    image_size: int  # of the pictures whose embeddings it was trained on
 
     @property
     def width(self) -> int:
@@ -51,9 +56,32 @@ class Imagination:
         """Captions with embeddings (B, E)."""
         return pictures.joined(self.how, words, image, empty)
 
+    def fused(self, shown: Sequence[Path], weights: Sequence[float] = ()) -> Tensor:
+        """The weighted sum (1, E) of pictures' embeddings, of one picture its own; without weights their mean.
+
+        Raises InputError for what is no picture, and where weights are not one a picture.
+        """
+        if weights and len(weights) != len(shown):
+            raise InputError(
+                f"--weight: {len(weights)} given for {len(shown)} of --picture; expected one a picture, or none"
+            )
+        shares = weights or [1 / len(shown)] * len(shown)
+        found = self.projection(pictures.features(_read(path, self.image_size)[None] for path in shown))
+        return (torch.tensor(shares)[:, None] * found).sum(0, keepdim=True)
+
     def unconditional(self, empty: Text) -> Text:
         """What guidance leads away from, one row."""
         return self.told(empty, self.null, empty)
+
+
+def _read(path: Path, size: int) -> Tensor:
+    """(3, size, size) in [-1, 1]."""
+    try:
+        return decode(contents(path, PICTURE), size)
+    except OSError as error:
+        raise InputError(f"--picture {path}: {error.strerror}") from None
+    except UnreadablePicture as error:
+        raise InputError(f"--picture {path}: not a readable picture: {error}") from None
 
 
 def asked(pipeline: Mapping[str, Any]) -> bool:
@@ -71,9 +99,6 @@ def check_formats(pipeline: Mapping[str, Any], formats: Iterable[str]) -> None:
 
 def write(bench: Bench, folder: Path) -> Path:
     """The prior of a study into an export's folder; trained again where the cache lost it."""
-    import torch
-    from safetensors.torch import save_file
-
     data, onto = bench.train_data, imagined.projection(bench)
     assert data.embedded is not None
     own = {f"{PRIOR}{name}": value for name, value in imagined.prior(bench).state_dict().items()}
@@ -108,4 +133,4 @@ def load(folder: Path, pipeline: Mapping[str, Any], encoder: TextEncoder) -> Ima
     sizes = Sizes(encoder.length, encoder.width, encoder.pooled_width, settings.image_width)
     weights = {name.removeprefix(PRIOR): value for name, value in held.items() if name.startswith(PRIOR)}
     prior = priors.load(entry.name, entry.settings("priors"), sizes, weights, str(path))
-    return Imagination(settings.image, prior, null, Projection(mean, directions))
+    return Imagination(settings.image, prior, null, Projection(mean, directions), pipeline["image_size"])
