@@ -69,7 +69,7 @@ def settings_classes():
     pending = [Study]
     pending += [
         menu.pick(f, name).Settings
-        for f in ("datasets", "autoencoders", "objectives", "metrics")
+        for f in ("datasets", "autoencoders", "objectives", "metrics", "priors")
         for name in menu.names(f)
     ]
     found = {}

@@ -31,6 +31,7 @@ MENUS = {
     "autoencoders": "autoencoder",
     "objectives": "objective",
     "metrics": "metrics",
+    "priors": "prior",
 }  # folder -> the key of the study file that takes a name from it
 ASKED = re.compile(r"<!-- generated: ([a-z ]+) -->")
 PICTURE = re.compile(r"\]\(((?:\.\./)+)(studies/[^)]+\.png)\)")

@@ -206,7 +206,8 @@ class Trust:
 
 def proxy_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a study's resolved settings that decides what a trial's scores mean."""
-    return {name: resolved.get(name) for name in PROXY_SETTINGS}
+    later = [name for name in ("prior",) if name in resolved]  # tables that were recorded before it compare as they did
+    return {name: resolved.get(name) for name in (*PROXY_SETTINGS, *later)}
 
 
 def summary(found: Sequence[Agreement]) -> tuple[list[str], list[list[str]]]:

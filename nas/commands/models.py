@@ -94,6 +94,13 @@ def sample(
     ] = None,
     runtime: Annotated[str, typer.Option(help="auto | pytorch | onnxruntime | executorch")] = "auto",
     precision: Annotated[str | None, typer.Option(help="fp32 | fp16 | int8, where the export has it.")] = None,
+    picture: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A picture to draw variations of, by its embedding; several are fused. For models told of pictures."
+        ),
+    ] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="Of each picture's embedding in their sum.")] = None,
 ) -> None:
     """Draw captions with an exported model, on the runtime of any of its formats.
 
@@ -105,7 +112,8 @@ def sample(
     """
     from nas.deploy import drawer
 
-    for note in drawer.sample(model, captions, seed, out, steps, guidance, runtime, precision):
+    told = drawer.sample(model, captions, seed, out, steps, guidance, runtime, precision, picture or (), weight or ())
+    for note in told:
         typer.echo(f"note: {note}")
     typer.echo(f"wrote {out}")
 

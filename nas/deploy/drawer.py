@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nas import menu
-from nas.deploy import export_folder, exporters, graphs, step_graphs, wiring
+from nas.deploy import export_folder, exporters, graphs, imagination, step_graphs, wiring
 from nas.deploy.step_graphs import ByStep, Step
 from nas.diffusion import solvers
 from nas.diffusion.plan import Plan
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.networks import conditioning
-from nas.networks.conditioning import Text
+from nas.networks.conditioning import Text, pictures
 from nas.runs.pictures import check_name, save_grid
 from nas.seeds import Noise
 from nas.settings.entries import Entry
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from nas.deploy.exporters import Network
     from nas.deploy.graphs import Graph
+    from nas.deploy.imagination import Imagination
     from nas.diffusion.plan import Plan
     from nas.networks.conditioning import Text, TextEncoder
 
@@ -52,10 +53,27 @@ class Drawer:
     """The denoiser's module on PyTorch, whose units a plan with a cache keeps."""
     steps: Sequence[Step] = ()
     """Of a plan with a cache, on a runtime of graphs: which network draws each, and what they hand on."""
+    imagination: Imagination | None = None
+    """The prior, where the denoiser is conditioned on embeddings of pictures; on PyTorch."""
 
-    def encode(self, captions: Sequence[str]) -> Text:
-        """Captions as the denoiser reads them, float32."""
+    def encode(self, captions: Sequence[str], noise: Tensor | None = None, image: Tensor | None = None) -> Text:
+        """Captions as the denoiser reads them, float32; `noise` (B, E) is what a prior starts from, zeros where none is given.
+        `image` (1, E) stands in for what the prior makes."""
+        words = self._words(captions)
+        if self.imagination is None:
+            return words
+        if image is not None:
+            return self.imagination.told(words, image.expand(len(captions), -1), self._words([""]))
+        noise = words.pooled.new_zeros(len(captions), self.imagination.width) if noise is None else noise
+        return self.imagination.text(words, noise, self._words([""]))
 
+    def unconditional(self) -> Text:
+        """What guidance leads away from, one row."""
+        empty = self._words([""])
+        return empty if self.imagination is None else self.imagination.unconditional(empty)
+
+    def _words(self, captions: Sequence[str]) -> Text:
+        """Captions as the text encoder has them."""
         return Text(*self.networks["text_encoder"](tuple(self.encoder.tokenise(captions).values())))
 
     def denoise(self, latents: Tensor, time: Tensor, text: Text) -> Tensor:
@@ -73,17 +91,21 @@ class Drawer:
         steps: int | None = None,
         guidance: float | None = None,
         first: int = 0,
+        image: Tensor | None = None,
     ) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1]. Picture i, counted from `first`, depends on the seed and i, not on other captions.
+        `image` as in `encode`.
 
         Raises InputError when what comes out is not finite numbers.
         """
         import torch
 
-        drawn = (Noise.of_picture(seed, first + at).draw(self.latents) for at in range(len(captions)))
-        noise = torch.stack([torch.from_numpy(one) for one in drawn])
+        streams = [Noise.of_picture(seed, first + at) for at in range(len(captions))]
+        noise = torch.stack([torch.from_numpy(one.draw(self.latents)) for one in streams])
+        width = 0 if self.imagination is None else self.imagination.width
+        imagined = torch.stack([torch.from_numpy(one.draw((width,))) for one in streams])
         plan = self.plan.changed(steps, guidance)
-        latents = self.sample(noise, self.encode(captions), plan)
+        latents = self.sample(noise, self.encode(captions, imagined, image), plan)
         pictures = self.decode(latents)
         if not (latents.isfinite().all() and pictures.isfinite().all()):
             raise InputError(
@@ -93,9 +115,9 @@ class Drawer:
         return pictures
 
     def sample(self, noise: Tensor, text: Text, plan: Plan | None = None, null: Text | None = None) -> Tensor:
-        """Latents from noise (B, C, H, W) under embedded captions; `null` is the embedded empty one, if it is at hand."""
+        """Latents from noise (B, C, H, W) under embedded captions; `null` is what guidance leads away from, if it is at hand."""
 
-        plan, null = plan or self.plan, self.encode([""]) if null is None else null
+        plan, null = plan or self.plan, self.unconditional() if null is None else null
         if plan.cache is not None and self.steps:
             by_step = ByStep(self.networks, self.steps, self.plan)
             return solvers.sample(by_step, plan, self.schedule, noise, text, null, by_step)
@@ -120,6 +142,7 @@ class Model:
     graphs: tuple[Graph, ...]
     encoder: TextEncoder
     latents: tuple[int, int, int]
+    imagination: Imagination | None = None
 
     def drawer(self, networks: Mapping[str, Network] | None = None, steps: Sequence[Step] = ()) -> Drawer:
         """It on its own runtime, or on another one that holds the networks."""
@@ -128,7 +151,7 @@ class Model:
         if networks is not None:
             return Drawer(networks, self.encoder, self.latents, plan, noise, steps=steps)
         own = {graph.name: graph.run for graph in self.graphs}
-        return Drawer(own, self.encoder, self.latents, plan, noise, self.backbone)
+        return Drawer(own, self.encoder, self.latents, plan, noise, self.backbone, imagination=self.imagination)
 
     def step_graphs(self) -> tuple[list[Graph], list[Step]]:
         """The graphs by which a runtime keeps the units that the plan keeps, and its steps; none for a plan without a cache.
@@ -155,17 +178,23 @@ def schedule(pipeline: Mapping[str, Any]) -> dict[str, Any]:
     return dict(menu.pick("objectives", entry.name).noise_schedule(entry.settings("objectives")).config)
 
 
-def model(network: nn.Module, pipeline: dict[str, Any]) -> Model:
-    """A denoiser with the frozen models its pipeline names, for pictures of the size it was trained on (`image_size`)."""
+def model(network: nn.Module, pipeline: dict[str, Any], folder: Path) -> Model:
+    """A denoiser with the frozen models its pipeline names, for pictures of the size it was trained on (`image_size`).
 
-    encoder = conditioning.load(conditioning.Conditioning(**pipeline["conditioning"]))
+    `folder`: of the export, which holds the prior if there is one.
+    """
+
+    settings = conditioning.Conditioning(**pipeline["conditioning"])
+    encoder = conditioning.load(settings)
+    prior = imagination.load(folder, pipeline, encoder)
+    pooled = pictures.width(settings.image, encoder.pooled_width, settings.image_width)
     entry = Entry(**pipeline["autoencoder"])
     autoencoder = menu.pick("autoencoders", entry.name).load(entry.settings("autoencoders"))
     side = pipeline["image_size"] // autoencoder.factor
     latents = (autoencoder.channels, side, side)
     notes = wiring.notes(wiring.table(encoder, latents, pipeline["image_size"]), schedule(pipeline))
-    made = graphs.of_pipeline(network, encoder, autoencoder, side)
-    return Model(pipeline, tuple(replace(graph, notes=notes[graph.name]) for graph in made), encoder, latents)
+    made = graphs.of_pipeline(network, encoder, autoencoder, side, pooled)
+    return Model(pipeline, tuple(replace(graph, notes=notes[graph.name]) for graph in made), encoder, latents, prior)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -246,7 +275,7 @@ def load(folder: Path, runtime: str = "auto", precision: str | None = None, thre
     name, precision = chosen(folder, runtime, precision)
     pipeline = export_folder.pipeline(folder)
     if name == PYTORCH:
-        return model(load_network(folder), pipeline).drawer()
+        return model(load_network(folder), pipeline, folder).drawer()
     return _on_runtime(folder, runtimes(folder)[name], precision, pipeline, threads)
 
 
@@ -282,11 +311,30 @@ def sample(
     guidance: float | None = None,
     runtime: str = "auto",
     precision: str | None = None,
+    shown: Sequence[Path] = (),
+    weights: Sequence[float] = (),
 ) -> list[str]:
-    """Draw captions and save them as one picture, at most eight to a row. Returns notes for whoever asked."""
+    """Draw captions and save them as one picture, at most eight to a row. Returns notes for whoever asked.
+
+    `shown`: pictures whose embeddings, summed by `weights`, stand in for what the prior makes of the captions.
+    """
 
     check_name(out)
     check_captions(captions)
     drawer = load(folder, runtime, precision)
-    save_grid(drawer.draw(captions, seed, steps, guidance), out, columns=min(8, len(captions)))
+    image = _fused(drawer, folder, shown, weights)
+    save_grid(drawer.draw(captions, seed, steps, guidance, image=image), out, columns=min(8, len(captions)))
     return drawer.too_long(captions)
+
+
+def _fused(drawer: Drawer, folder: Path, shown: Sequence[Path], weights: Sequence[float]) -> Tensor | None:
+    """The embedding (1, E) of what is shown; None where nothing is."""
+    if not shown:
+        if weights:
+            raise InputError("--weight: of no picture; expected --picture too")
+        return None
+    if drawer.imagination is None:
+        raise InputError(
+            f"--picture: {folder} is told of captions alone; expected an export of a study with conditioning.image"
+        )
+    return drawer.imagination.fused(shown, weights)

@@ -27,6 +27,7 @@ from nas.deploy import (
     exporters,
     graphs,
     image_decoder,
+    imagination,
     model_card,
     plan_file,
     standalone,
@@ -51,7 +52,13 @@ if TYPE_CHECKING:
     from nas.settings.study import Study
 
 Say = Callable[[str], None]
-PIPELINE = ("conditioning", "autoencoder", "sampling", "objective")  # sections of the study a drawing depends on
+PIPELINE = (
+    "conditioning",
+    "autoencoder",
+    "sampling",
+    "objective",
+    "prior",
+)  # sections of the study a drawing depends on
 FILES = ("yaml", "safetensors")  # formats without a graph
 CARD = "README.md"
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # largest error of an output over its largest number
@@ -79,13 +86,12 @@ class Picked:
 
     @property
     def study(self) -> Study:
-
         return Study.model_validate({name: value for name, value in self.resolved.items() if name != "provenance"})
 
     @property
     def pipeline(self) -> dict[str, Any]:
         """What a drawing depends on."""
-        sections = {section: self.resolved[section] for section in PIPELINE}
+        sections = {section: self.resolved[section] for section in PIPELINE if section in self.resolved}
         return {**sections, "image_size": self.resolved["dataset"]["image_size"]}
 
 
@@ -103,7 +109,6 @@ def pick_trial(run: RunDirectory, pick: str) -> Picked:
 def _of_cell(resolved: dict[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     if not record.get("settings"):
         return resolved
-
     study = Study.model_validate({name: value for name, value in resolved.items() if name != "provenance"})
     return {**resolved, **design.changed(study, record["settings"]).resolved()}
 
@@ -139,6 +144,7 @@ def export(
     if plan is not None or decoder is not None:
         picked = _changed(picked, plan, decoder, modules, say)
     plan_file.check_formats(Plan(**picked.resolved["sampling"]), modules, quantised)
+    imagination.check_formats(picked.pipeline, modules)
     _emptied(folder)
     write_yaml(folder / "deploy.yaml", _deploy(picked))
     write_yaml(folder / "pipeline.yaml", image_decoder.carried(picked.pipeline))
@@ -148,9 +154,13 @@ def export(
         manifest["notes"] = notes
     if "safetensors" in formats:
         manifest["formats"]["safetensors"] = _proxy(picked, folder)
+        if imagination.asked(picked.pipeline):
+            say("the prior: loading the study's data")
+            written = imagination.write(Bench(picked.study, picked.run.cache), folder)
+            manifest["formats"]["safetensors"]["fp32"]["networks"]["prior"] = entry_of(folder, written)
     if manifest["formats"] or modules:
         say(f"loading trial {picked.record['trial']}, its text encoder and its autoencoder")
-        model = drawer.model(_network(picked), picked.pipeline)
+        model = drawer.model(_network(picked), picked.pipeline, folder)
         manifest["latents"] = list(model.latents)
         captions = _captions(run) or model.encoder.examples[:TRIED_CAPTIONS]
         _add_graphs(manifest, model, modules, precisions, folder, captions, say)
@@ -158,8 +168,9 @@ def export(
             say("int8: preparing the study's data and metrics")
             bench = Bench(picked.study, picked.run.cache)
             int8.add(manifest, model, modules, folder, bench, captions, say)
-        for line in standalone.write(folder, model.encoder, model.latents, model.pipeline, manifest["formats"]):
-            say(line)
+        if model.imagination is None:
+            for line in standalone.write(folder, model.encoder, model.latents, model.pipeline, manifest["formats"]):
+                say(line)
     write_yaml(folder / export_folder.MANIFEST, manifest)
     write_card(folder, picked)
     return folder
@@ -205,9 +216,9 @@ def _check_target(folder: Path) -> None:
             "study.yaml",
             checkpoints.PROXY,
             image_decoder.FILE,
-            *standalone.FILES,
-            *menu.names("exporters"),
+            imagination.FOLDER,
         }
+        held -= {*standalone.FILES, *menu.names("exporters")}
     strange = held & {checkpoints.TRAINED} if export_folder.MANIFEST in held else held
     if strange:
         raise InputError(
@@ -234,7 +245,7 @@ def add_formats(
     pipeline = export_folder.pipeline(folder)
     say("loading the network, its text encoder and its autoencoder")
     plan_file.check_formats(Plan(**pipeline["sampling"]), modules)
-    model = drawer.model(drawer.load_network(folder), pipeline)
+    model = drawer.model(drawer.load_network(folder), pipeline, folder)
     _add_graphs(manifest, model, modules, precisions, folder, model.encoder.examples[:2], say)
     for line in standalone.write(folder, model.encoder, model.latents, pipeline, manifest["formats"]):
         say(line)

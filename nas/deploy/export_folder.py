@@ -75,11 +75,12 @@ class Pipeline(_Read):
     objective: Entry
     sampling: Plan
     image_size: int = Field(ge=1, le=65_536)
+    prior: Entry = Entry(name="none")
 
     @model_validator(mode="after")
     def _of_the_menus(self) -> Pipeline:
         """Every choice from a menu has settings that its file defines."""
-        for name, folder in (("autoencoder", "autoencoders"), ("objective", "objectives")):
+        for name, folder in (("autoencoder", "autoencoders"), ("objective", "objectives"), ("prior", "priors")):
             entry: Entry = getattr(self, name)
             try:
                 entry.settings(folder)

@@ -121,14 +121,15 @@ def text_encoder(encoder: TextEncoder) -> Graph:
 
 
 def of_pipeline(
-    network: nn.Module, encoder: TextEncoder, autoencoder: Autoencoder, side: int
+    network: nn.Module, encoder: TextEncoder, autoencoder: Autoencoder, side: int, pooled: int
 ) -> tuple[Graph, Graph, Graph]:
-    """Text encoder, denoiser and decoder of what was trained together, for latents of this side."""
+    """Text encoder, denoiser and decoder of what was trained together, for latents of this side and pooled vectors of width
+    `pooled`."""
     latents = (autoencoder.channels, side, side)
     text = (encoder.length, encoder.width)
     return (
         text_encoder(encoder),
-        denoiser(network, latents, text, encoder.pooled_width),
+        denoiser(network, latents, text, pooled),
         decoder(autoencoder.decoder(), latents),
     )
 

@@ -179,7 +179,7 @@ class Keeping:
         drawing = drawer.load(self.folder, PYTORCH if runtime == EAGER else runtime, "fp32", threads)
         text, null, noise = (
             drawing.encode(drawing.encoder.examples[:1]),
-            drawing.encode([""]),
+            drawing.unconditional(),
             torch.zeros(1, *drawing.latents),
         )
         found, calls = timed(partial(drawing.sample, noise, text, self.plan, null), repeats), self.plan.calls
@@ -214,7 +214,7 @@ def _of_export(folder: Path, steps: int | None) -> Subject:
 
     drawer.read(folder)
     pipeline = export_folder.pipeline(folder)
-    model = drawer.model(drawer.load_network(folder), pipeline)
+    model = drawer.model(drawer.load_network(folder), pipeline, folder)
     plan = Plan(**pipeline["sampling"]).changed(steps)
     whole = plan.cache is not None or plan.solver == AUTOREGRESSIVE  # calls say nothing of what they cost
     keeping = Keeping(folder, plan) if whole else None

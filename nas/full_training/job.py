@@ -115,6 +115,11 @@ def _check_files(given: Recipe) -> None:
     if given.start is not None:
         checkpoints.checkpoint_file(given.start, "start")
     conditioning.check(given.conditioning, [])
+    if given.conditioning.image != "none":
+        raise InputError(
+            f"conditioning.image: {given.conditioning.image}: nas train reads pictures as they come and embeds none of them; "
+            "expected none"
+        )
     autoencoder = menu.pick("autoencoders", given.autoencoder.name).load(given.autoencoder.settings("autoencoders"))
     for number, stage in enumerate(given.stages):
         if stage.image_size % autoencoder.factor:

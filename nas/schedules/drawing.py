@@ -16,6 +16,7 @@ from nas.cost.units import Modes, Units
 from nas.diffusion import cache_schedules, solvers
 from nas.diffusion.plan import Plan
 from nas.networks.conditioning import Text
+from nas.trial import imagined
 from nas.trial.bench import Bench
 
 BATCH = 64  # pictures drawn at a time
@@ -38,9 +39,8 @@ class Task:
         data = bench.train_data
         generator = torch.Generator().manual_seed(seeds.stream_seed(seed, STREAM))
         rows = torch.randperm(len(data), generator=generator)[:images]
-        return cls(
-            data.words(rows), data.text(rows), torch.randn((len(rows), *data.latents.shape[1:]), generator=generator)
-        )
+        noise = torch.randn((len(rows), *data.latents.shape[1:]), generator=generator)
+        return cls(data.words(rows), imagined.text(bench, data, rows, seed), noise)
 
     @classmethod
     def held_out(cls, bench: Bench) -> Self:

@@ -43,7 +43,17 @@ if TYPE_CHECKING:
     from nas.settings.study import Study
 
 Overrides = dict[str, Any]  # path -> value
-SECTIONS = ("architecture", "objective", "training", "sampling", "dataset", "conditioning", "autoencoder", "proxy")
+SECTIONS = (
+    "architecture",
+    "objective",
+    "training",
+    "sampling",
+    "dataset",
+    "conditioning",
+    "autoencoder",
+    "proxy",
+    "prior",
+)
 ARCHITECTURE = SECTIONS[0]
 ENCODED = ("dataset", "conditioning", "autoencoder")  # sections that decide what the cached data is
 

@@ -232,7 +232,10 @@ class Study(Section):
     autoencoder: Entry = Entry(name="kl")
     """Between pictures and latents: a name in nas/networks/autoencoders."""
     conditioning: Conditioning = Conditioning()
-    """The frozen text encoder."""
+    """What the denoiser is told of a picture: the frozen text encoder, and whether an embedding of the picture too."""
+    prior: Entry = Field(Entry(name="none"), exclude_if=lambda entry: entry == Entry(name="none"))
+    """What makes an embedding of a picture of a caption, where `conditioning.image` asks for one: a name in nas/priors. It is
+    trained once, on the training pictures, for all trials."""
     proxy: Proxy = Proxy()
     deploy: Deploy = Deploy()
     objective: Entry = Entry(name="denoising")
@@ -295,6 +298,8 @@ class Study(Section):
         yield ("dataset",), "datasets", self.dataset
         yield ("autoencoder",), "autoencoders", self.autoencoder
         yield ("objective",), "objectives", self.objective
+        if self.prior != Entry(name="none"):
+            yield ("prior",), "priors", self.prior
         if self.base is not None:
             yield ("base", "objective"), "objectives", self.base.objective
         for index, metric in enumerate(self.metrics):

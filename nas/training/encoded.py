@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -16,10 +16,19 @@ from torch import Tensor
 from nas.datasets import Batch
 from nas.disk import files, weight_files
 from nas.networks.autoencoders import Autoencoder
-from nas.networks.conditioning import Text, TextEncoder
+from nas.networks.conditioning import Text, TextEncoder, pictures
 
 TEXT_BATCH = 64
 READING = "2"  # how files become pictures and captions; what was encoded of another reading is encoded again
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What a denoiser is told of pictures beside their captions."""
+
+    how: Literal["alone", "with_text"]
+    of_picture: Tensor  # (N, E) float32
+    null: Tensor  # (1, E): of no picture, for the unconditional branch of guidance
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class EncodedSet:
     tokens: Tensor  # (M, T, D) float16
     pooled: Tensor  # (M, P) float16
     noise: Tensor | None = None  # (N, C, H, W) float32: what the latents were drawn from, where a network drew them
+    embedded: Embedded | None = None  # where the denoiser is conditioned on embeddings of pictures
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -40,17 +50,32 @@ class EncodedSet:
         """The captions of images `rows` (B,)."""
         return [self.captions[index] for index in self.caption_of[rows]]
 
-    def text(self, rows: Tensor, dropped: Tensor | None = None) -> Text:
-        """Embeddings for images `rows` (B,); where `dropped` (B,) is true, those of the empty caption."""
+    def text(self, rows: Tensor, dropped: Tensor | None = None, image: Tensor | None = None) -> Text:
+        """Embeddings for images `rows` (B,); where `dropped` (B,) is true, those of the empty caption, and of no picture.
+
+        `image` (B, E): what stands for the pictures in place of their own embeddings.
+        """
         caption = self.caption_of[rows]
         if dropped is not None:
             caption = torch.where(dropped, len(self.captions) - 1, caption)
-        return Text(self.tokens[caption].float(), self.pooled[caption].float())
+        words = Text(self.tokens[caption].float(), self.pooled[caption].float())
+        if self.embedded is None:
+            return words
+        image = self.embedded.of_picture[rows] if image is None else image
+        if dropped is not None:
+            image = torch.where(dropped[:, None], self.embedded.null, image)
+        return pictures.joined(self.embedded.how, words, image, self.null_words)
+
+    @property
+    def null_words(self) -> Text:
+        """The empty caption alone, one row."""
+        return Text(self.tokens[-1:].float(), self.pooled[-1:].float())
 
     @property
     def null(self) -> Text:
-        """The empty caption, one row."""
-        return Text(self.tokens[-1:].float(), self.pooled[-1:].float())
+        """What guidance leads away from, one row: the empty caption, and the embedding of no picture."""
+        words = self.null_words
+        return words if self.embedded is None else pictures.joined(self.embedded.how, words, self.embedded.null, words)
 
 
 def encoder_of(autoencoder: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,4 +141,5 @@ def _save(path: Path, data: EncodedSet) -> None:
 
 def _load(path: Path) -> EncodedSet:
     tensors, metadata = weight_files.read(path, "cache")
-    return EncodedSet(captions=tuple(json.loads(metadata["captions"])), **tensors)
+    captions = tuple(json.loads(metadata["captions"]))
+    return EncodedSet(tensors["latents"], tensors["caption_of"], captions, tensors["tokens"], tensors["pooled"])

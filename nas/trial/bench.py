@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -34,7 +32,8 @@ from nas.settings.study import Study
 from nas.settings.training import OF_BASE
 from nas.space.search_space import SearchSpace
 from nas.training import batches, encoded, loop
-from nas.trial import base_model, pairs
+from nas.trial import base_model, imagined, pairs
+from nas.trial.phases import Timings
 from nas.weights import checkpoints, supernet
 
 SCORE_BATCH = 64  # images decoded and scored at a time
@@ -49,25 +48,10 @@ MADE_FROM = {  # what a bench holds that is made from a section of the study
     "dataset": ("metrics", *_DATA),
     "autoencoder": ("autoencoder", *_DATA),
     "conditioning": ("encoder", *_DATA),
+    "prior": ("drawn",),
     "proxy": ("proxy",),
     "base": ("teacher",),
 }
-
-
-@dataclass
-class Timings:
-    """Seconds by phase, those of a phase inside another not counted twice; what no phase claims is overhead."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        began, known = time.perf_counter(), sum(self.seconds.values())
-        try:
-            yield
-        finally:
-            inside = sum(self.seconds.values()) - known
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began - inside
 
 
 @dataclass(frozen=True)
@@ -133,11 +117,12 @@ class Bench:
         return self._encoded("held_out")
 
     def _encoded(self, split: str) -> encoded.EncodedSet:
-        resolved = self.study.resolved()
+        resolved, text = self.study.resolved(), conditioning.of_text(self.study.conditioning)
         identity = {"dataset": resolved["dataset"], "autoencoder": encoded.encoder_of(resolved["autoencoder"])}
-        identity["conditioning"] = conditioning.identity(self.study.conditioning)
+        identity["conditioning"] = conditioning.identity(text)
         path = encoded.cache_path(self.cache, split=split, reading=encoded.READING, **identity)
-        return encoded.load_or_encode(path, lambda: self.images(split), lambda: self.autoencoder, lambda: self.encoder)
+        made = encoded.load_or_encode(path, lambda: self.images(split), lambda: self.autoencoder, lambda: self.encoder)
+        return imagined.embedded(self, made, split)
 
     @cached_property
     def proxy(self) -> Proxy:
@@ -146,7 +131,7 @@ class Bench:
             width_divisor=self.study.proxy.width_divisor,
             latent_channels=data.latents.shape[1],
             text_width=data.tokens.shape[2],
-            pooled_width=data.pooled.shape[1],
+            pooled_width=data.null.pooled.shape[1],
         )
 
     @property
@@ -170,7 +155,7 @@ class Bench:
         """The evaluation captions, their embeddings and the initial noise: the same for every trial."""
         data, (rows, generator) = self.data(self.study.evaluation.split), self._choose()
         noise = torch.randn((len(rows), *data.latents.shape[1:]), generator=generator)
-        return data.words(rows), data.text(rows), noise
+        return data.words(rows), imagined.text(self, data, rows, self.study.evaluation.seed), noise
 
     @cached_property
     def metrics(self) -> list[Metric]:
@@ -257,8 +242,7 @@ class Bench:
     def lesson(self, count: int) -> LatentBatch:
         """A fixed batch of what the objective learns from, the same for every trial; over and over where there is less."""
         data, generator = self.lessons, torch.Generator().manual_seed(seeds.stream_seed(self.study.seed, LESSON))
-        rows = torch.randperm(len(data), generator=generator)
-        rows = rows.repeat(-(-count // len(rows)))[:count]
+        rows = torch.randperm(len(data), generator=generator).repeat(-(-count // len(data)))[:count]
         return batches.drawn(data, rows, 0.0, generator, 0)
 
     def objective(self, network: nn.Module, seed: int) -> Any:

@@ -24,7 +24,7 @@ from nas.settings.study import Study
 from nas.settings.training import OF_BASE
 from nas.space.search_space import SearchSpace
 from nas.training import block_drop
-from nas.trial import base_model, data_check, starts
+from nas.trial import base_model, data_check, image_check, starts
 from nas.weights import checkpoints, inheritance, supernet
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def _check_search(study: Study, space: SearchSpace) -> None:
         _check_adapters(study, network)
     for network in ends:
         _check_block_drop(study, network)
+        image_check.check(study, network)
     data_check.check(study, largest)
 
 
@@ -104,6 +105,7 @@ def check_cells(study: Study) -> None:
             variant, network = design.changed(study, cell.settings), networks[cell.name]
             plan_axes.check_networks(variant, variant.sampling, [network])
             plausible.check(variant)
+            image_check.check(variant, network)
             _check_start(variant)
             _check_tokens(variant.objective, variant, network)
             _check_weights(variant, network)
@@ -164,6 +166,7 @@ def check_base(study: Study) -> None:
     _check_tokens(study.base.objective, study, base_model.architecture(study), "base.objective")
     with _of_base():
         _check_weights(base_model.as_study(study), base_model.architecture(study))
+        image_check.check(base_model.as_study(study), base_model.architecture(study))
         _check_block_drop(base_model.as_study(study), base_model.architecture(study))
         for plan in (study.base.sampling or study.sampling, study.sampling):
             plan_axes.check_networks(study, plan, [base_model.architecture(study)])

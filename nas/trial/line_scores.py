@@ -24,7 +24,7 @@ from nas.trial import base_model, rung
 from nas.trial.bench import GRID_COLUMNS, SHOWN, Bench, Captioned, fresh
 
 DATA = ("dataset", "autoencoder", "conditioning", "evaluation", "metrics")  # sections that decide what pictures score
-NETWORK = (*DATA, "proxy", "objective", "sampling", "deploy")  # and what a network draws
+NETWORK = (*DATA, "proxy", "objective", "sampling", "deploy", "prior")  # and what a network draws
 TRAINED = (*NETWORK, "training", "stopping", "space", "seed")
 Found = dict[str, Any]  # a line's text, scores and cost
 
@@ -49,7 +49,7 @@ def measure(run: Path, settings: dict[str, Any], architecture: dict[str, Any], t
     found = {}
     for name, (sections, make) in made.items():
         resolved = bench.study.resolved()
-        identity = {section: resolved[section] for section in sections}
+        identity = {section: resolved[section] for section in sections if section in resolved}
         if sections != DATA:
             identity |= {"architecture": architecture}
         if sections == TRAINED:

@@ -42,7 +42,9 @@ def load(bench: Bench, settings: Pairs) -> EncodedSet:
         _draw(bench, settings, path)
     found, _ = weight_files.read(path, "cache")
     latents, noise, caption_of = (found[name] for name in ("latents", "noise", "caption_of"))
-    return replace(bench.train_data, latents=latents, noise=noise, caption_of=caption_of)
+    whole = bench.train_data
+    embedded = None if whole.embedded is None else replace(whole.embedded, of_picture=found["embeddings"])
+    return replace(whole, latents=latents, noise=noise, caption_of=caption_of, embedded=embedded)
 
 
 def cache_path(bench: Bench, settings: Pairs) -> Path:
@@ -73,6 +75,7 @@ def _draw(bench: Bench, settings: Pairs, path: Path) -> None:
     latents = torch.cat(drawn)
     if not latents.isfinite().all():
         raise Diverged("the pairs that the base draws are not finite numbers")
+    own = {} if data.embedded is None else {"embeddings": data.embedded.of_picture[rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as partial:
-        save_file({"latents": latents, "noise": noise, "caption_of": data.caption_of[rows]}, partial)
+        save_file({"latents": latents, "noise": noise, "caption_of": data.caption_of[rows], **own}, partial)

