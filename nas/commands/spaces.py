@@ -24,6 +24,9 @@ def cost(
         bool, typer.Option("--paper", help="Beside the published numbers, with what explains each.")
     ] = False,
     by: Annotated[str | None, typer.Option(help="component: break each network's cost down.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where to draw what they cost at every resolution (png, svg, pdf).")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a network, one a line.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write the rows to this file as well.")] = None,
     image_size: Annotated[int, typer.Option(help="Pixels along a side of the image.")] = 512,
@@ -36,12 +39,18 @@ def cost(
         nas cost mobilediffusion sd15 dit-xl-2 --paper
 
         nas cost runs/quickstart/2026-01-01_10-00-00/best.yaml --by component
+
+        nas cost mobilediffusion sd15 --picture networks.png
     """
     from nas.disk import files
-    from nas.space import published
+    from nas.space import cost_picture, published
 
     if by not in (None, "component"):
         raise InputError(f"--by {by}: expected component")
+    if picture:
+        found = {network: published.parts_table(network, image_size, text_tokens) for network in networks}
+        cost_picture.save(cost_picture.draw(found), picture)
+        typer.echo(f"wrote {picture}")
     if by:
         for network in networks:
             typer.echo(network)

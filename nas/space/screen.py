@@ -17,6 +17,7 @@ from nas.cost.count import Cost
 from nas.documents.quantities import count
 from nas.errors import InputError
 from nas.numbers import amount
+from nas.space import cost_picture
 from nas.space.cost_tables import COSTS, Column, Columns, choices_at, costs, draw, members
 from nas.space.fields import concrete, with_fields
 from nas.space.search_space import Axis, Choices, SearchSpace
@@ -265,8 +266,7 @@ def share_text(seen: Survey) -> str:
 
 def save_picture(seen: Survey, path: Path) -> None:
     """The picture as a file; the suffix (png, svg, pdf) chooses the format."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture(seen).savefig(path, dpi=150)
+    cost_picture.save(picture(seen), path)
 
 
 # -- printing --------------------------------------------------------------------------------------------------------
