@@ -185,3 +185,40 @@ def supernet_train(
 
     recipe = supernet_training.Recipe(images, learning_rate, largest_until, sandwich_from, members, ends_every)
     supernet_training.run(space, study, set_, recipe, out, start)
+
+
+@app.command(rich_help_panel=PANEL)
+def init(
+    data: Annotated[
+        Path,
+        typer.Argument(help="A folder with metadata.jsonl, tar shards (a folder, file or pattern), or COCO's images."),
+    ],
+    annotations: Annotated[Path | None, typer.Option(help="COCO's captions: the data are its images.")] = None,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set", "-s", metavar="KEY=VALUE", help="A setting of the data set, as caption_key=caption; repeatable."
+        ),
+    ] = [],  # noqa: B006 (typer reads the default)
+    image_size: Annotated[int, typer.Option(min=8, help="Pixels along a side that are trained on.")] = 64,
+    look: Annotated[int, typer.Option(min=1, help="Pictures that are looked at, at most.")] = 2000,
+    to: Annotated[Path | None, typer.Option(help="The study's folder; default studies/NAME OF THE DATA.")] = None,
+) -> None:
+    """Look at your captioned pictures, say what is wrong with them, and write a first study of them.
+
+    Examples:
+
+        nas init my-pictures --to studies/mine
+
+        nas init "laion/{00000..00099}.tar" --set skip_corrupt=true --to studies/laion
+    """
+    from nas.study import draft, survey
+
+    section = survey.described(data, annotations, image_size, set_)
+    seen = survey.look(section, look)
+    for name, value in seen.lines():
+        typer.echo(f"{name:<20}{value}")
+    for line in seen.warnings():
+        typer.echo(f"note: {line}")
+    path = draft.write(to or Path("studies") / draft.name_for(data), section, seen)
+    typer.echo(f"wrote {path}; next: nas run {path.parent}")

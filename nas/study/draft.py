@@ -1,0 +1,89 @@
+"""A first study of somebody's own pictures: a file with defaults that fit them, which a run accepts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nas.disk import files
+from nas.errors import InputError
+from nas.settings import study_file
+from nas.space.search_space import SearchSpace
+from nas.study.survey import Survey
+from nas.trial import check
+
+MOST_DRAWN, LEAST_DRAWN = 256, 16  # pictures that are scored
+SEEN = 40  # times that a training sees each picture, within the limits
+LEAST_SEEN, MOST_SEEN = 16_384, 131_072
+TEMPLATE = """\
+# Written by nas init. A run says how long it takes before its first trial; nas run {folder} --dry-run checks the file alone.
+question: Which UNet within 400 M parameters draws these pictures best?
+space: mobilediffusion
+dataset: {dataset}
+# The autoencoder and the text encoder that ship know other pictures: docs/how-to/own-data.md says what takes their place.
+proxy: {{ width_divisor: 16 }}
+training: {{ init: scratch, images_seen: {images_seen} }} # the shipped supernets know emoji or scenes only
+sampling: {{ solver: dpm++, steps: 10 }}
+evaluation: {{ images: {images} }}
+metrics: [mind]
+budget: {{ params: 400M, macs: 200G }}
+search: {{ trials: 16, minimise: [mind_efficientnet_lite0, macs] }}
+"""
+
+
+def write(folder: Path, dataset: Mapping[str, Any], seen: Survey) -> Path:
+    """Write `study.yaml` into a folder and return its path. Raises InputError where one is there, for a name that a study cannot
+    have, and for pictures that are too few."""
+    path = folder / "study.yaml"
+    if path.exists():
+        raise InputError(f"{path}: is there already; expected another folder (--to)")
+    train = seen.pictures - seen.held_out
+    if train < LEAST_DRAWN or not seen.held_out:
+        raise InputError(
+            f"{dataset['path']}: {train:,} pictures to train on and {seen.held_out:,} held out; expected at least "
+            f"{LEAST_DRAWN} and 1"
+        )
+    text = TEMPLATE.format(
+        folder=shlex.quote(str(folder)),
+        dataset=_flow(dataset),
+        images_seen=min(MOST_SEEN, max(LEAST_SEEN, SEEN * train)),
+        images=min(MOST_DRAWN, train),
+    )
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, text)
+    try:
+        _check(path)
+    except InputError:
+        path.unlink()
+        if made:
+            folder.rmdir()
+        raise
+    return path
+
+
+def name_for(path: Path) -> str:
+    """A study's name for what lies at a path, or for the folder of a pattern of shards."""
+    names = (
+        re.sub(r"\W+", "_", re.split(r"[.{*]", part)[0]).strip("_").lower() for part in (path.name, path.parent.name)
+    )
+    return next((name for name in names if name), "mine")
+
+
+def _flow(section: Mapping[str, Any]) -> str:
+    """A section on one line of YAML."""
+    import yaml
+
+    return yaml.safe_dump(
+        dict(section), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
+    ).strip()
+
+
+def _check(path: Path) -> None:
+    """That a run would begin with it."""
+    with study_file.opened(path) as (study, _):
+        assert study.space is not None
+        check.check(study, SearchSpace.load(study.space))
