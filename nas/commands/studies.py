@@ -210,7 +210,7 @@ def init(
 
         nas init my-pictures --to studies/mine
 
-        nas init "laion/{00000..00099}.tar" --set skip_corrupt=true --to studies/laion
+        nas init "laion/{00000..00099}.tar" --set held_out=0.2 --to studies/laion
     """
     from nas.study import draft, survey
 
