@@ -196,6 +196,15 @@ def test_a_kill_changes_no_bit_and_a_lost_batch_of_latents_is_drawn_again(found,
     assert stored.about(again, "decoder") == stored.about(straight, "decoder")
 
 
+def test_the_whole_decoder_alone_is_measured_and_nothing_is_drawn_to_learn_from(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(measures, "REPEATS", 1)
+    monkeypatch.setattr(measures, "RUNTIMES", ("eager",))
+    done = nas("decoder", run, "--pick", "trial:0", "--ratio", "1", "--out", tmp_path)
+    assert done.exit_code == 0 and "take one with" not in done.output
+    assert pd.read_csv(tmp_path / job.TABLE)["ratio"].tolist() == [1]
+    assert {path.name[:8] for path in (tmp_path / "latents").iterdir()} == {"held-out"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -208,7 +217,7 @@ def test_a_kill_changes_no_bit_and_a_lost_batch_of_latents_is_drawn_again(found,
         ),
         (["--ratio", "0.01"], "such as 0.125"),
         (["--seed", "3"], "holds decoders with seed 0, asked for 3"),
-        (["--images-seen", "32"], "holds decoders with images 16, asked for 32"),
+        (["--images-seen", "32"], "holds decoders with images_seen 16, asked for 32"),
         (["--pick", "trial:7"], "trial:7"),
     ],
 )
