@@ -56,7 +56,7 @@ def stay_in_this_process(export, conversions):
     measures.REPEATS, measures.RUNTIMES, decoders = 1, ("eager",), job.run
 
     def small_decoders(made, say):
-        vars(made.asked)["recipe"] = replace(made.asked.recipe, images=16)
+        vars(made.asked)["recipe"] = replace(made.asked.recipe, images_seen=16)
         vars(made.asked)["latents"] = 16
         return decoders(made, say)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from nas import interruption
@@ -108,7 +109,7 @@ def test_a_training_that_is_told_to_end_goes_on_to_the_same_bits(made, tmp_path,
     def trained(stops):
         path = tmp_path / f"{len(stops)}.checkpoint"
         for stop in (*stops, None):
-            one = Distillation(made.pruned(0.25), made.teacher, Recipe(24, 4, 1e-3, seed=3))
+            one = Distillation(made.pruned(0.25), made.teacher, Recipe(12, 2, 1e-3, seed=3))
             monkeypatch.setattr(interruption, "asked", lambda one=one, stop=stop: one.step == stop)
             try:
                 training.train(one, LATENTS, path, "ratio 0.25", lambda line: None)
@@ -150,7 +151,8 @@ def test_it_leaves_decoders_a_table_and_pictures(found, made):
     assert whole["params"] > half["params"] > quarter["params"]
     assert {"eager_median_ms", "eager_cpu_ms", "clip_score"} <= set(table.columns)
     bench = made.subject.bench
-    scores = bench.score(made.subject.network, made.subject.schedule).metrics  # by the autoencoder itself
+    drawn = bench.captioned(bench.draw(made.subject.network, made.subject.schedule))
+    scores = bench.rate(drawn)  # decoded by the autoencoder itself
     assert whole["clip_score"] == pytest.approx(scores["clip_score"], rel=1e-3)
     with Image.open(folder / "pictures.png") as grid:
         assert grid.size == (8 * 66 + 2, 3 * 66 + 2)
@@ -194,6 +196,15 @@ def test_a_kill_changes_no_bit_and_a_lost_batch_of_latents_is_drawn_again(found,
     assert stored.about(again, "decoder") == stored.about(straight, "decoder")
 
 
+def test_the_whole_decoder_alone_is_measured_and_nothing_is_drawn_to_learn_from(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(measures, "REPEATS", 1)
+    monkeypatch.setattr(measures, "RUNTIMES", ("eager",))
+    done = nas("decoder", run, "--pick", "trial:0", "--ratio", "1", "--out", tmp_path)
+    assert done.exit_code == 0 and "take one with" not in done.output
+    assert pd.read_csv(tmp_path / job.TABLE)["ratio"].tolist() == [1]
+    assert {path.name[:8] for path in (tmp_path / "latents").iterdir()} == {"held-out"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -206,7 +217,7 @@ def test_a_kill_changes_no_bit_and_a_lost_batch_of_latents_is_drawn_again(found,
         ),
         (["--ratio", "0.01"], "such as 0.125"),
         (["--seed", "3"], "holds decoders with seed 0, asked for 3"),
-        (["--images-seen", "32"], "holds decoders with images 16, asked for 32"),
+        (["--images-seen", "32"], "holds decoders with images_seen 16, asked for 32"),
         (["--pick", "trial:7"], "trial:7"),
     ],
 )
@@ -335,6 +346,13 @@ def test_a_decoder_of_other_latents_and_what_is_none_are_refused(run, found, tmp
         done = nas("export", run, "--pick", "trial:0", "--decoder", wrong, "--to", target)
         assert isinstance(done.exception, InputError) and str(wrong) in str(done.exception), done.exception
     held = stored.read(path, "decoder")
+    lacking = tmp_path / "lacking.safetensors"
+    with safe_open(path, "pt") as file:
+        save_file(
+            {name: value for name, value in load_file(path).items() if "conv_in" not in name}, lacking, file.metadata()
+        )
+    with pytest.raises(InputError, match=r"decoder: .*lacking.safetensors: cannot be read as a decoder: "):
+        stored.read(lacking, "decoder")
     stored.write(tmp_path / "other.safetensors", held._replace(autoencoder="0123456789ab"))
     done = nas("export", run, "--pick", "trial:0", "--decoder", tmp_path / "other.safetensors", "--to", target)
     assert "autoencoder 0123456789ab" in str(done.exception) and not target.exists()

@@ -53,4 +53,6 @@ def decoder(
     made = job.Job(subject, asked, out or folder)
     table = job.run(made, partial(print, flush=True))
     print_grid(*job.grid(table, job.shown(made)))
-    typer.echo(f"wrote {made.folder}; take one with: nas export RUN --decoder {made.file(table['ratio'].iloc[-1])}")
+    typer.echo(f"wrote {made.folder}")
+    if asked.pruned:
+        typer.echo(f"take one with: nas export RUN --decoder {made.file(asked.pruned[-1])}")

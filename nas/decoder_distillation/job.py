@@ -108,7 +108,7 @@ class Job:
 
     def groups(self, ratio: float) -> int:
         """How many groups of every norm stay. Raises InputError unless they are a whole number, and at least one."""
-        of = self._network(self.teacher).config.groups
+        of = _network(self.teacher).config.groups
         exact = ratio * of
         if abs(exact - round(exact)) > 1e-6 or round(exact) < 1:
             nearest = max(1, round(exact)) / of
@@ -121,7 +121,7 @@ class Job:
     def pruned(self, ratio: float) -> Decoder:
         """What is left of the teacher, untrained."""
         teacher = self.teacher
-        network = pruning.pruned(self._network(teacher), self.groups(ratio))
+        network = pruning.pruned(_network(teacher), self.groups(ratio))
         return Decoder(copy.deepcopy(teacher.convolution), network.eval(), teacher.mean, teacher.std)
 
     def file(self, ratio: float) -> Path:
@@ -139,11 +139,11 @@ class Job:
             **vars(self.asked.recipe),
         }
 
-    @staticmethod
-    def _network(decoder: Decoder) -> Network:
-        network = decoder.network
-        assert isinstance(network, Network)
-        return network
+
+def _network(decoder: Decoder) -> Network:
+    network = decoder.network
+    assert isinstance(network, Network)
+    return network
 
 
 def run(job: Job, say: Say) -> pd.DataFrame:
@@ -209,7 +209,7 @@ def _train(job: Job, ratio: float, lessons: Tensor, held_out: Tensor, say: Say) 
         "images_seen": str(made.images_seen),
         "psnr_db": f"{psnr(decoded(decoder, held_out), decoded(job.teacher, held_out)):.2f}",
     }
-    network, fingerprint = job._network(decoder), job.autoencoder.fingerprint()
+    network, fingerprint = _network(decoder), job.autoencoder.fingerprint()
     stored.write(job.file(ratio), stored.Stored(decoder.convolution, network, fingerprint, about))
     checkpoint.unlink(missing_ok=True)
 

@@ -32,8 +32,8 @@ REPORT_SECONDS, SAVE_SECONDS = 30.0, 60.0
 class Recipe:
     """How a decoder is trained. SnapFusion publishes the loss alone."""
 
-    images: int = 16_384
-    """Latents seen, those seen again counted again."""
+    images_seen: int = 16_384
+    """Latents, those seen again counted again."""
     batch: int = 16
     learning_rate: float = 1e-3
     """Adam's; falls to zero as half a cosine."""
@@ -42,7 +42,7 @@ class Recipe:
 
     @property
     def updates(self) -> int:
-        return math.ceil(self.images / self.batch)
+        return math.ceil(self.images_seen / self.batch)
 
 
 def loss_of(student: Decoder, teacher: Decoder, latents: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def put(folder: Path, sections: Sections) -> list[str]:
     about = stored.about(folder / FILE, "decoder")
     return [
         f"The image decoder is `{FILE}`: {about['ratio']} of the channels of the autoencoder's own, trained on "
-        f"{int(about['images_seen']):,} drawn latents to its pictures, from which it is {about['psnr_db']} dB away (PSNR)."
+        f"{about['images_seen']} drawn latents to its pictures, from which it is {about['psnr_db']} dB away (PSNR)."
     ]
 
 

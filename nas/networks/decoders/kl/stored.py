@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from nas.networks.decoders.kl.network import Decoder
 
 
+SAID = ("config", "autoencoder", "ratio", "images_seen", "psnr_db")  # of every file
+
+
 class Stored(NamedTuple):
     """What a file holds."""
 
@@ -26,7 +29,7 @@ class Stored(NamedTuple):
     autoencoder: str
     """The fingerprint of the autoencoder whose latents it reads."""
     about: dict[str, str]
-    """How it was made."""
+    """How it was made: `ratio`, `images_seen`, `psnr_db`, as words."""
 
 
 def write(path: Path, held: Stored) -> None:
@@ -49,29 +52,30 @@ def write(path: Path, held: Stored) -> None:
 def about(path: Path, setting: str) -> dict[str, str]:
     """What a file says of itself; its weights are not read. Raises InputError, beginning with `setting`, for any other."""
     metadata = weight_files.metadata(path, setting)
-    if not {"config", "autoencoder"} <= set(metadata):
+    if not set(SAID) <= set(metadata):
         raise InputError(f"{setting}: {path}: holds no decoder; expected a .safetensors file that nas decoder wrote")
     return metadata
 
 
 def read(path: Path, setting: str) -> Stored:
     """The decoder of a file, frozen. Raises InputError, beginning with `setting`, for any other file."""
+    import torch
     from torch import nn
 
     metadata = about(path, setting)
     tensors = weight_files.read(path, setting).tensors
     try:
         config = Config.from_dict(json.loads(metadata["config"]))
-        network, convolution = config.build(), None
-        network.load_state_dict(_below(tensors, "network."))
+        with torch.device("meta"):  # what is not in the file takes no memory
+            network, convolution = config.build(), nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        network.load_state_dict(_below(tensors, "network."), assign=True)
         if own := _below(tensors, "convolution."):
-            convolution = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
-            convolution.load_state_dict(own)
-            convolution.eval().requires_grad_(False)
+            convolution.load_state_dict(own, assign=True)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{setting}: {path}: cannot be read as a decoder: {brief(error)}") from None
     made = {name: value for name, value in metadata.items() if name not in ("config", "autoencoder")}
-    return Stored(convolution, network.eval().requires_grad_(False), metadata["autoencoder"], made)
+    first = convolution.eval().requires_grad_(False) if own else None
+    return Stored(first, network.eval().requires_grad_(False), metadata["autoencoder"], made)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
