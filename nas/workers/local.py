@@ -10,13 +10,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import connection
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nas import failures, interruption
@@ -153,7 +156,8 @@ class _Slot:
         self.device, self.tag, self._first_mib = device, (-1, -1), 0.0
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, begin, memory, device), daemon=True)
-        self.process.start()
+        with _without_main():
+            self.process.start()
         theirs.close()
 
     def send(self, tag: Tag, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -181,6 +185,18 @@ class _Slot:
     def kill(self) -> None:
         self.process.kill()
         self.connection.close()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Inside, a process that starts does not import this program's main file, as multiprocessing has it do: jobs are functions
+    of nas, and a script that calls `nas.run` without asking for its own name would begin anew in every worker."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _how_it_ended(code: int | None) -> str:

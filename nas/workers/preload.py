@@ -2,6 +2,9 @@
 
 import multiprocessing
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 
 from nas import menu
@@ -31,3 +34,19 @@ def start() -> None:
         os.environ.setdefault(name, value)
     multiprocessing.set_forkserver_preload(PRELOADED)
     forkserver.ensure_running()
+
+
+@contextmanager
+def started() -> Iterator[None]:
+    """As `start`, for a block: afterwards this process, a notebook's for example, has its own environment again."""
+    names = (*ENVIRONMENT, "TMPDIR")
+    before, place = {name: os.environ.get(name) for name in names}, tempfile.tempdir
+    start()
+    try:
+        yield
+    finally:
+        tempfile.tempdir = place
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
