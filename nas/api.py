@@ -5,6 +5,7 @@ Importing it is light: each function imports what it needs when it is called.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nas.report.progress import Callbacks, Progress
+    from nas.report.progress import Progress
     from nas.runs.records import Record, Rung
     from nas.settings.study import Study
 
     OnTrial = Callable[[Record], object]
     OnRung = Callable[[Record, Rung], object]
+
+# In a notebook without ipywidgets tqdm, which libraries import, would say so below the first cell that needs one of them.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 class Run:
@@ -151,11 +155,12 @@ def run(
 
     InputError, one line, for anything the study cannot be, before anything is written; and while another process runs it.
     """
-    from nas.study import launch
+    given = Path(study) if isinstance(study, str) else study
+    with _coordinating():
+        from nas.study import launch
 
-    given = study if isinstance(study, Mapping) or not isinstance(study, str | Path) else Path(study)
-    where = launch.Where(storage, engine, address)
-    with _coordinating(progress, on_trial, on_rung) as shown:
+        shown = _progress(progress, on_trial, on_rung)
+        where = launch.Where(storage, engine, address)
         return Run(launch.run(given, _with(overrides, workers), Path(root), new, where, shown).path)
 
 
@@ -261,30 +266,29 @@ def _go_on(
     where: tuple[str | None, Literal["local", "ray"], str | None],
     shown: tuple[bool, OnTrial | None, OnRung | None],
 ) -> Run:
-    from nas.study import launch
-
     path = Path(run) if isinstance(run, str | Path) else run.path
-    with _coordinating(*shown) as progress:
-        return Run(launch.resume(path, more, workers, launch.Where(*where), progress).path)
+    with _coordinating():
+        from nas.study import launch
+
+        return Run(launch.resume(path, more, workers, launch.Where(*where), _progress(*shown)).path)
 
 
 @contextmanager
-def _coordinating(shown: bool, on_trial: OnTrial | None, on_rung: OnRung | None) -> Iterator[Progress]:
+def _coordinating() -> Iterator[None]:
     """This process coordinates a run: worker processes can start, and SIGTERM and Ctrl-C leave all that is finished on disk."""
     from nas import interruption
     from nas.workers import preload
 
     with interruption.coordinating(), preload.started():
-        from nas.report.progress import Callbacks
-
-        yield _progress(shown, Callbacks(on_trial, on_rung))
+        yield
 
 
-def _progress(shown: bool, callbacks: Callbacks) -> Progress:
+def _progress(shown: bool, on_trial: OnTrial | None, on_rung: OnRung | None) -> Progress:
     from rich.console import Console
 
-    from nas.report.progress import Progress
+    from nas.report.progress import Callbacks, Progress
 
+    callbacks = Callbacks(on_trial, on_rung)
     if not shown:
         return Progress(Console(quiet=True, force_terminal=False, force_jupyter=False), callbacks)
     if not Console().is_jupyter:

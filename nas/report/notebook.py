@@ -57,6 +57,9 @@ class Html:
     def __init__(self, text: str):
         self._text = text
 
+    def __repr__(self) -> str:
+        return ""
+
     def _repr_html_(self) -> str:
         return self._text
 

@@ -91,8 +91,14 @@ class Workers:
         """`devices`: the GPUs to hand round, all unless given; none: processes see what this one sees."""
         self._study, self._cache = study, cache
         devices = visible_devices() if devices is None else devices
-        self._idle = [self._slot(devices[i % len(devices)] if devices else None) for i in range(count)]
+        self._idle: list[_Slot] = []
         self._busy: list[_Slot] = []
+        try:
+            for index in range(count):
+                self._idle.append(self._slot(devices[index % len(devices)] if devices else None))
+        except BaseException:  # Ctrl-C too
+            self.stop()
+            raise
 
     def _begin(self) -> Callable[[], None]:
         """What a process does before its first job."""
@@ -156,9 +162,14 @@ class _Slot:
         self.device, self.tag, self._first_mib = device, (-1, -1), 0.0
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, begin, memory, device), daemon=True)
-        with _without_main():
-            self.process.start()
-        theirs.close()
+        try:
+            with _without_main():
+                self.process.start()
+        except BaseException:
+            self.connection.close()  # a process that starts all the same leaves
+            raise
+        finally:
+            theirs.close()
 
     def send(self, tag: Tag, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Raises OSError when the process is gone."""

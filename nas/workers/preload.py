@@ -2,10 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 
 from nas import menu
 from nas.disk import scratch
@@ -33,7 +34,14 @@ def start() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     multiprocessing.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
+    resource_tracker.ensure_running()  # which would unblock SIGINT below
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT}
+    )  # terminals and notebooks send Ctrl-C to all processes
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
