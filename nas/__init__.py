@@ -1,15 +1,42 @@
-"""Architecture search and ablation for text-to-image diffusion models."""
+"""Architecture search and ablation for text-to-image diffusion models.
+
+    run = nas.run("studies/quickstart")        # or a nas.Study, which is built in code
+    run.front()                                # pandas frames: also run.results(), run.effects()
+    nas.extend(run, trials=40)                 # go on; nas.resume(run) after an interruption
+    nas.export(run, pick="knee")               # the winner as files
+
+`help` of each function says what it takes, `help(nas.Study)` every key of a study. `nas --help` is the same from a shell.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from nas.api import Run, export, extend, resume, run
+from nas.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
 
+    from nas.settings.study_in_code import Study
+
 __version__ = "0.1.0"
+__all__ = ["InputError", "Run", "Study", "export", "extend", "load", "resume", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """`nas.Study` is imported when it is asked for: it takes as long as all else together."""
+    if name != "Study":
+        raise AttributeError(f"module 'nas' has no attribute {name!r}")
+    from nas.settings.study_in_code import Study
+
+    return Study
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def load(*runs: str | Path) -> pd.DataFrame:

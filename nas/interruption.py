@@ -61,6 +61,26 @@ def install_in_coordinator() -> None:
 
 
 @contextmanager
+def coordinating() -> Iterator[None]:
+    """Inside, SIGTERM raises Terminated in the main thread; what that ends gets the signal again, as it was handled before.
+
+    Where no handler can be set, in another thread, the signal is left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise_terminated) or signal.SIG_DFL
+    try:
+        yield
+    except Terminated:
+        signal.signal(signal.SIGTERM, before)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def computing() -> Iterator[None]:
     """While this lasts, SIGTERM waits for a safe point."""
     _computing.set()

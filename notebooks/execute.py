@@ -20,7 +20,7 @@ def executed(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     metadata = copy.deepcopy(notebook.metadata)
     place = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=120, coalesce_streams=True, resources=place).execute()
+    NotebookClient(notebook, timeout=600, coalesce_streams=True, resources=place).execute()
     notebook.metadata = metadata
     for cell in notebook.cells:
         cell.metadata = {}

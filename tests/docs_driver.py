@@ -128,8 +128,6 @@ def made_small(words):
 
     The first run of a study trains a tiny network or two, further ones end after the checks.
     """
-    import yaml
-
     from nas.settings import study_file
     from nas.space.search_space import SearchSpace
     from nas.trial import check
@@ -141,6 +139,13 @@ def made_small(words):
     check.check(study, SearchSpace.load(study.space) if study.space is not None else None)
     if "--dry-run" not in words:
         RUN.add(study.name)
+    return [part for setting in smaller(study) for part in ("--set", setting)]
+
+
+def smaller(study):
+    """Settings that make a study quick."""
+    import yaml
+
     small = list(SMALL)
     if study.search:
         small += [f"search.trials={2 if study.name in SEVERAL else 1}"]
@@ -154,7 +159,24 @@ def made_small(words):
         small += ["training.init=scratch"] if study.base is None else ["base={training: {images_seen: 16, batch: 8}}"]
     if pictures := PICTURES.get(study.dataset.name):
         small.append("dataset=" + json.dumps({"name": study.dataset.name, **study.dataset.options, **pictures}))
-    return [part for setting in small for part in ("--set", setting)]
+    return small
+
+
+def small_from_python(run):
+    """`nas.run` of a page: its study is checked as it is shown, and trained small."""
+    from nas.settings import study_file
+
+    def small(study, overrides=(), **given):
+        with study_file.opened(Path(study) if isinstance(study, str) else study, overrides) as (shown, _):
+            return run(shown, overrides=smaller(shown), **given)
+
+    return small
+
+
+def extended(extend, run, trials):
+    """`nas.extend` of a page: a run that was to have fewer has one trial, and gets another."""
+    assert trials > 2
+    return extend(run, trials=2)
 
 
 def short_levels(ablation):
@@ -330,6 +352,9 @@ def main():
     from docs_quick import stay_in_this_process
 
     stay_in_this_process(EXPORT, Path(sys.argv[2]))
+    import nas
+
+    nas.run, nas.extend = small_from_python(nas.run), partial(extended, nas.extend)
     if not attempt("prepare", prepare):
         return
     names = defaultdict(lambda: {"__name__": "__main__"})

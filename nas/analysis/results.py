@@ -48,7 +48,14 @@ def load(run_dir: Path) -> pd.DataFrame:
     table = frame(records(run_dir), conditions(run_dir), objectives(settings))
     table.attrs["reference"] = dict((settings.get("ablation") or {}).get("reference") or {})
     table.attrs["lines"] = scored_lines(run_dir)
+    table.attrs["objectives"] = dict(objectives(settings))
     return table
+
+
+def states(table: pd.DataFrame) -> str:
+    """How many trials ended in each way, as words."""
+    counts = table["state"].value_counts()
+    return ", ".join(f"{count} {str(state).replace('_', ' ')}" for state, count in counts.items())
 
 
 def scored_lines(run_dir: Path) -> dict[str, dict[str, float]]:
@@ -78,7 +85,6 @@ def _finished(path: Path) -> pd.DataFrame:
     table = load(run_dir)
     if not (table["state"] == "complete").any():
         raise InputError(f"{run_dir}: no trial was trained to the end yet")
-    table.attrs["objectives"] = dict(objectives(resolved(run_dir)))
     return table
 
 

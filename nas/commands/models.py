@@ -61,24 +61,19 @@ def export(
     """
     import shlex
 
+    from nas import api
     from nas.deploy import drawer
-    from nas.deploy import export as exporting
-    from nas.study import launch
 
-    if quantise not in (None, "int8"):
-        raise InputError(f"--quantise {quantise}: expected int8")
-    if (run / "training.yaml").exists():
-        for option, given in (("--pick", pick), ("--to", to), ("--plan", plan), ("--decoder", decoder)):
-            if given is not None:
-                raise InputError(
-                    f"{option} {given}: {run} was written by nas train, and gets its graphs in place; leave it out"
-                )
-        folder = exporting.add_formats(run, _words(format), _words(precision), quantise is not None, _say)
-    else:
-        run_ = launch.find_run(run)
-        folder = exporting.export(
-            run_, pick or "knee", to, _words(format), _words(precision), quantise is not None, _say, plan, decoder
-        )
+    folder = api.export(
+        run,
+        pick=pick,
+        to=to,
+        formats=_words(format),
+        precisions=_words(precision),
+        quantise=quantise,
+        plan=plan,
+        decoder=decoder,
+    )
     typer.echo(f"wrote {folder}; draw with: nas sample {folder} {shlex.quote(drawer.examples(folder)[0])}")
 
 

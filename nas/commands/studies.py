@@ -45,17 +45,15 @@ def run(
 
         nas run studies/quickstart --workers 4 --storage postgresql://me@host/nas
     """
-    from nas import interruption
-    from nas.workers import preload
+    from nas import api, interruption
 
     interruption.install_in_coordinator()
-    preload.start()
-    from nas.study import launch
-
     overrides = [*set_, *([f"workers={workers}"] if workers is not None else [])]
     if dry_run:
+        from nas.study import launch
+
         return launch.show(study, overrides)
-    launch.run(study, overrides, root, new, launch.Where(storage, engine, address))
+    api.run(study, overrides=overrides, root=root, new=new, storage=storage, engine=engine, address=address)
 
 
 @app.command(rich_help_panel=PANEL)

@@ -30,9 +30,8 @@ def hold() -> Path:
     if _held is None or _held[0] != os.getpid():
         _sweep(Path(tempfile.gettempdir()))
         _held = (os.getpid(), *_made())
-        folder = _held[1]
-        tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
-        util.Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=LAST)
+        util.Finalize(None, shutil.rmtree, (_held[1],), {"ignore_errors": True}, exitpriority=LAST)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(_held[1])
     return _held[1]
 
 

@@ -46,16 +46,24 @@ class Document:
         key, separator, value = text.partition("=")
         if not separator or not key:
             raise Placed(bounded(f"{option} {text}: expected key=value, for example search.trials=4"))
-        *parents, _ = key.split(".")
-        place = self.content
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise Placed(bounded(f"{option} {text}: {parent!r} is not a section of {self.name}"))
+        self._open(key, f"{option} {text}")
         try:
             self.put(key, yaml_text.read(value).value, option)
         except NotRead as error:
             raise Placed(bounded(f"{option} {text}: {error.problem}")) from None
+
+    def give(self, key: str, value: Any, option: str) -> None:
+        """As `override`, with the value itself."""
+        self._open(key, f"{option} {key}")
+        self.put(key, value, option)
+
+    def _open(self, key: str, told: str) -> None:
+        """Make the sections that a dotted key is in where they are not there. Raises InputError where one is no section."""
+        place = self.content
+        for parent in key.split(".")[:-1]:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise Placed(bounded(f"{told}: {parent!r} is not a section of {self.name}"))
 
     def put(self, key: str, value: Any, option: str) -> None:
         """Give the setting at a dotted key, whose sections are there, another value, which an option of the command named."""

@@ -83,19 +83,19 @@ def keys_at(model: type[BaseModel], location: Location) -> list[str]:
         field = model.model_fields.get(str(step))
         if field is None:
             continue  # an item of a list, or a name in a mapping
-        inside = next(_models(field.annotation), None)
+        inside = next(models(field.annotation), None)
         if inside is None:
             return []
         model = inside
     return list(model.model_fields)
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def models(annotation: Any) -> Iterator[type[BaseModel]]:
     """The models in an annotation: of `Search | None` Search, of `tuple[Stage, ...]` Stage."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
-        yield from _models(argument)
+        yield from models(argument)
 
 
 def first_wrong(model: type[BaseModel], error: ValidationError) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from rich.text import Text
 from nas.analysis.naming import cell
 from nas.numbers import amount, duration
 from nas.runs import headway
-from nas.runs.records import Record
+from nas.runs.records import Record, Rung
 from nas.search.dominance import nondominated
 from nas.settings.study import Study
 
@@ -34,11 +36,22 @@ MOST_SHARES = 4  # running trials whose share is told
 STYLES = {"complete": "green", "stopped": "yellow", "failed": "red", "over_budget": "dim", "duplicate": "dim"}
 
 
+@dataclass(frozen=True)
+class Callbacks:
+    """What else is told of a record, once it is saved. What it raises ends the run, which can go on later."""
+
+    on_trial: Callable[[Record], object] | None = None
+    """Given every trial's record when the trial has ended."""
+    on_rung: Callable[[Record, Rung], object] | None = None
+    """Given a trial's record and its newest rung, which is the last one in it."""
+
+
 class Progress:
     """Prints events, and from time to time how far the study is; where the console is a terminal, that moves below them."""
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None, callbacks: Callbacks = Callbacks()):  # noqa: B008 (frozen)
         self.console = console or Console(highlight=False, soft_wrap=True)
+        self._callbacks = callbacks
         self._live: Live | None = None
         self._running = 0
         self._next = 0.0  # when the picture may be drawn again
@@ -64,7 +77,7 @@ class Progress:
         self._told = self._began
 
     def say(self, text: str) -> None:
-        self.console.print(text)
+        self.console.print(text, markup=False)
 
     def expect(self, estimate: Estimate) -> None:
         """Say how long the study will take; what is left is counted down from it, until trials have shown their own speed."""
@@ -77,7 +90,19 @@ class Progress:
         costs = f"{amount(record['cost']['params'])} params, {amount(record['cost']['macs'])} MACs"
         self._print(record, "start", costs, choices)
 
+    def scored(self, record: Record) -> None:
+        """A trial has a new rung."""
+        if self._callbacks.on_rung is not None:
+            told = deepcopy(record)
+            self._callbacks.on_rung(told, told["rungs"][-1])
+
     def concluded(self, record: Record) -> None:
+        """A trial has ended."""
+        self._tell(record)
+        if self._callbacks.on_trial is not None:
+            self._callbacks.on_trial(deepcopy(record))
+
+    def _tell(self, record: Record) -> None:
         scores = record["rungs"][-1]["metrics"] if record["rungs"] else {}
         if not scores:
             return self._print(record, record["state"].replace("_", " "), record["reason"], "", whole=True)
@@ -92,12 +117,19 @@ class Progress:
         """Look whether there is something to show; called about once a second."""
         self._running, now = running, time.monotonic()
         if self._live:
-            if now >= self._next:
-                self._next = now + 1 / PICTURES_PER_S
+            if self._due():
                 self._live.update(self._picture())
         elif now >= self._told + max(PAUSE_S, PAUSES * (self._expected or 0.0)) and self._at_work():
             self._told = now
             self.say(f"{self._status()}{self._shares()}")
+
+    def _due(self) -> bool:
+        """Whether it is time for a new picture."""
+        now = time.monotonic()
+        due = now >= self._next
+        if due:
+            self._next = now + 1 / PICTURES_PER_S
+        return due
 
     def _print(self, record: Record, event: str, text: str, detail: str, whole: bool = False) -> None:
         """One line, cut to the terminal's width, or else to 100 columns, unless all of it matters."""
@@ -107,6 +139,9 @@ class Progress:
             line.append(f"  {detail}", style="dim")
         if not whole:
             line.truncate(self.console.width if self.console.is_terminal else WIDTH, overflow="ellipsis")
+        self._show(line)
+
+    def _show(self, line: Text) -> None:
         if self.console.is_terminal:
             self.console.print(line)
         else:

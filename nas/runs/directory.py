@@ -113,6 +113,23 @@ def open_run(study: Study, root: Path, new: bool = False, say: Say = lambda text
     return directory, False
 
 
+def go_on(study: Study, directory: RunDirectory) -> bool:
+    """Whether a run that is held has something left to do; its settings are then written as they are asked for now.
+
+    InputError where less is asked for than before.
+    """
+    resolved, before = study.resolved(), _asked(description.resolved(directory.path))
+    for section, count in _asked(resolved).items():
+        if count < before.get(section, 0):
+            raise InputError(
+                f"{section}.{MORE[section]}: expected {before[section]} or more, which the run was asked for, got {count}"
+            )
+    left = _asked(resolved) != before or _unfinished(study, directory.path)
+    if left:
+        describe(directory, resolved)
+    return left
+
+
 def _continues(study: Study, run: Path, resolved: Mapping[str, Any], say: Say) -> bool:
     """Whether this run is the one that the study asks for, and has something left to do."""
     description.began(run)  # a file that was cut off would pass for one with other settings

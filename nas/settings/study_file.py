@@ -1,10 +1,15 @@
-"""A study file as a Study. Whatever is wrong in it becomes one line: file, line, key, value, what was expected."""
+"""A study file, or the same settings in code, as a Study. Whatever is wrong becomes one line: file, line, key, value, what was
+expected; of what was given in code the line begins with the key.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from nas import menu
 from nas.documents.document import Document
@@ -12,21 +17,48 @@ from nas.errors import InputError
 from nas.settings import design_check
 from nas.settings.study import Study
 
+Source = Path | Mapping[str, Any] | BaseModel | Document  # a study file or its folder, or the settings themselves
+Overrides = Sequence[str] | Mapping[str, Any]  # `key.path=value`, value in YAML, or values by key.path
+
 
 @contextmanager
-def opened(path: Path, overrides: Sequence[str] = ()) -> Iterator[tuple[Study, Document]]:
-    """The study file at `path` with `key.path=value` overrides, for a block of which every InputError about a setting says where
-    that was given, as the document does of other messages.
+def opened(source: Source, overrides: Overrides = ()) -> Iterator[tuple[Study, Document]]:
+    """The study of a file, or of settings given in code, with overrides, for a block of which every InputError about a setting
+    says where that was given, as the document does of other messages.
 
     Raises InputError naming file, line, key and value for anything a study cannot be.
     """
-    path = path / "study.yaml" if path.is_dir() else path
-    document = Document.read(path)
-    for override in overrides:
-        document.override(override)
-    document.content.setdefault("name", path.resolve().parent.name)
+    document = _read(source / "study.yaml" if isinstance(source, Path) and source.is_dir() else source)
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            document.give(key, _plain(value), "overrides")
+    else:
+        for override in overrides:
+            document.override(override)
+    if isinstance(source, Path):
+        document.content.setdefault("name", Path(document.name).resolve().parent.name)
     with document.placing(Study.model_fields):
         yield _study(document), document
+
+
+def _read(source: Source) -> Document:
+    if isinstance(source, Document):
+        return source
+    return Document.read(source) if isinstance(source, Path) else Document("the study", _plain(source), {"": ""})
+
+
+def _plain(value: Any) -> Any:
+    """What was given in code as a file would have it: sections as mappings of what was set, paths as text, numpy's numbers as
+    Python's."""
+    if isinstance(value, BaseModel):
+        return _plain({key: getattr(value, key) for key in value.model_fields_set})
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if hasattr(value, "item") else value
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Study:

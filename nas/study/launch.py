@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from nas.analysis import ablation, certainty, findings, fronts, reference_lines, results
@@ -22,11 +21,12 @@ from nas.numbers import amount
 from nas.report import page
 from nas.report.progress import Progress
 from nas.runs import description, records
-from nas.runs.directory import RunDirectory, open_run
+from nas.runs.directory import MORE, RunDirectory, Say, go_on, open_run
 from nas.runs.journal import is_database
 from nas.runs.ledger import bring_back
 from nas.settings import plausible, study_file
 from nas.settings.study import Study
+from nas.settings.study_file import Overrides, Source
 from nas.space.search_space import SearchSpace
 from nas.study.candidates import Candidates
 from nas.study.cells import Cells
@@ -38,6 +38,8 @@ from nas.trial import moves
 from nas.trial.check import check, check_pool
 from nas.weights import worlds
 from nas.workers import ray_engine
+
+Begin = Callable[[RunDirectory], Run]
 
 
 @dataclass(frozen=True)
@@ -51,45 +53,111 @@ class Where:
     address: str | None = None
     """Of the Ray cluster."""
 
-    def engine_maker(self, console: Console) -> MakeEngine | None:
+    def engine_maker(self, say: Say) -> MakeEngine | None:
         """What makes the engine, None for the local one. Raises InputError for an address without a cluster."""
         if self.engine == "ray":
-            console.print(ray_engine.connect(self.address))
+            say(ray_engine.connect(self.address))
             return ray_engine.RayEngine
         if self.address is not None:
             raise InputError(f"--address {self.address}: goes with --engine ray")
         return None
 
 
-def show(path: Path, overrides: Sequence[str]) -> None:
-    """Check the study at `path` and print its resolved settings; write nothing."""
-    with study_file.opened(path, overrides) as (study, document):
+def show(source: Source, overrides: Overrides) -> None:
+    """Check a study and print its resolved settings; write nothing."""
+    with study_file.opened(source, overrides) as (study, document):
         _checked(study, document)
+    say = Progress().say
     if foreign := worlds.told(study.resolved()):
-        _console().print(f"# {foreign}", markup=False)
-    _console().print(yaml_text.written(study.resolved()), markup=False)
+        say(f"# {foreign}")
+    say(yaml_text.written(study.resolved()))
 
 
-def run(path: Path, overrides: Sequence[str], root: Path, new: bool = False, where: Where = Where()) -> None:  # noqa: B008
-    """Run or continue the study at `path`, or with `new` start it afresh. Nothing is written before every check has passed."""
-    with study_file.opened(path, overrides) as (study, document):
-        space = _checked(study, document)
-        proposer = proposer_of(study, space)  # before there is a new run, which is no start of itself
-        console = _console()
-        make = where.engine_maker(console)
+def run(
+    source: Source,
+    overrides: Overrides,
+    root: Path,
+    new: bool = False,
+    where: Where = Where(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> RunDirectory:
+    """Run or continue a study, or with `new` start it afresh. Nothing is written before every check has passed."""
+    progress = progress or Progress()
+    with study_file.opened(source, overrides) as (study, document):
+        begin = _beginning(study, document, where, progress)
         if where.storage is not None and is_database(where.storage):
             bring_back(study.name, where.storage, root)
-        directory, continued = open_run(study, root, new, partial(console.print, markup=False))
-        with _nothing_left(directory, continued):
-            lock = directory.lock()
-            console.print(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
-            if foreign := worlds.told(study.resolved()):
-                console.print(foreign, markup=False)
-            execution = Run(study, proposer, directory, Progress(console), where.storage, make)
+        directory, continued = open_run(study, root, new, progress.say)
+        with directory.lock():
+            _execute(begin, study, directory, continued, progress)
+    return directory
+
+
+def resume(
+    path: Path,
+    more: Mapping[str, Any] = MappingProxyType({}),
+    workers: int | None = None,
+    where: Where = Where(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> RunDirectory:
+    """Go on with the run at `path`, by its own settings, where something is left to do.
+
+    `more`: how many trials or repeats it is now asked for in all, by section of the study. InputError while another process
+    holds the run, when it was asked for more before, and for a section that it has not.
+    """
+    progress, directory = progress or Progress(), find_run(path)
+    with directory.lock():
+        document = _recorded(directory.path, more)
+        with study_file.opened(document, {} if workers is None else {"workers": workers}) as (study, _):
+            begin = _beginning(study, document, where, progress)
+            if go_on(study, directory):
+                _execute(begin, study, directory, True, progress)
+            else:
+                progress.say(f"{directory.path}: nothing is left to do")
+    return directory
+
+
+def _recorded(run: Path, more: Mapping[str, Any]) -> Document:
+    """The settings that a run was begun with, asking for `more`."""
+    settings, file = description.resolved(run), run / description.SETTINGS
+    settings.pop("provenance", None)
+    document = Document(str(file), settings)
+    for section, count in more.items():
+        if not settings.get(section):
+            known = " or ".join(f"{name}.{MORE[name]}" for name in MORE if settings.get(name))
+            raise InputError(f"extend {section}.{MORE[section]}: {file} has no section {section}; expected {known}")
+        document.give(f"{section}.{MORE[section]}", count, "extend")
+    return document
+
+
+def _beginning(study: Study, document: Document, where: Where, progress: Progress) -> Begin:
+    """What makes the run in a directory, once everything about the study is checked."""
+    proposer = proposer_of(study, _checked(study, document))  # before there is a new run, which is no start of itself
+    make = where.engine_maker(progress.say)
+    return lambda directory: Run(study, proposer, directory, progress, where.storage, make)
+
+
+def _execute(begin: Begin, study: Study, directory: RunDirectory, continued: bool, progress: Progress) -> None:
+    """Run to the end in a directory that is held, and summarise."""
+    with _nothing_left(directory, continued):
+        progress.say(f"{'continuing' if continued else 'running'} study {study.name!r} in {directory.path}")
+        if foreign := worlds.told(study.resolved()):
+            progress.say(foreign)
+        execution = begin(directory)
+        with _resumable(directory):
             execution.execute()
-        frame = summarise(directory)
-        execution.tracker.finish(frame, study.objectives)
-        lock.close()
+    frame = summarise(directory, progress)
+    execution.tracker.finish(frame, study.objectives)
+
+
+@contextmanager
+def _resumable(directory: RunDirectory) -> Iterator[None]:
+    """Inside, whatever ends the run, Ctrl-C or a callback's own error, is told with how to go on."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"nothing finished is lost; nas.resume({str(directory.path)!r}) goes on from here")
+        raise
 
 
 @contextmanager
@@ -128,28 +196,26 @@ def _checked(study: Study, document: Document) -> SearchSpace | None:
     return space
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
-
-
-def summarise(directory: RunDirectory) -> Any:
+def summarise(directory: RunDirectory, progress: Progress | None = None) -> Any:
     """Write results.csv, best.yaml, front/ and report.html from the records, and print the front.
 
     Of an ablation the tables of effects are written and printed instead.
     """
+    progress = progress or Progress()
     resolved = description.resolved(directory.path)
     objectives = results.objectives(resolved)
     frame = results.load(directory.path)
     if resolved.get("ablation"):
-        _print_effects(directory, frame)
+        _print_effects(directory, frame, progress)
     else:
         lines = reference_lines.read(directory.path)
         _write_winner(directory, frame, objectives)
-        _print_front(frame, objectives, lines)
+        _print_front(frame, objectives, lines, progress)
         if nothing := findings.nothing_learnt(frame, objectives, lines):
-            print(nothing)
-        _print_certainty(directory, resolved, frame, objectives)
-    print(f"report: {page.write(directory.path)}")
+            progress.say(nothing)
+        for told in _certainty(directory, resolved, frame, objectives):
+            progress.say(told)
+    progress.say(f"report: {page.write(directory.path)}")
     return frame
 
 
@@ -215,26 +281,21 @@ def _write_front(run_dir: Path, members: Sequence[int]) -> None:
             shutil.copytree(trials / name, folder / name)
 
 
-def _print_effects(directory: RunDirectory, frame: Any) -> None:
+def _print_effects(directory: RunDirectory, frame: Any, progress: Progress) -> None:
     """Write and print the tables of an ablation; a line says why when there is nothing to compare."""
-    _print_states(frame)
+    progress.say(results.states(frame))
     try:
         found = ablation.write(directory.path)
     except InputError as error:
-        return print(error)
+        return progress.say(str(error))
     for column, kinds in found.items():
         for kind, table in kinds.items():
-            print(f"\n{column}: {kind.replace('_', ' ')}\n{ablation.render(table, 'plain')}")
+            progress.say(f"\n{column}: {kind.replace('_', ' ')}\n{ablation.render(table, 'plain')}")
 
 
-def _print_states(frame: Any) -> None:
-    states = frame.state.value_counts()
-    print(", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.items()))
-
-
-def _print_certainty(
+def _certainty(
     directory: RunDirectory, resolved: dict[str, Any], frame: Any, objectives: fronts.Objectives
-) -> None:
+) -> Iterator[str]:
     """A line on who is on the front for sure, if anything was repeated, and a warning where the signal is weak."""
     found = certainty.of_front(frame, objectives, certainty.confidence(resolved))
     if found.degrees:
@@ -242,14 +303,14 @@ def _print_certainty(
             place: ", ".join(str(one.trial) for one in found.contenders if one.place == place) or "none"
             for place in ("sure", "perhaps")
         }
-        print(f"on the front for sure: {by_place['sure']}; perhaps: {by_place['perhaps']}")
+        yield f"on the front for sure: {by_place['sure']}; perhaps: {by_place['perhaps']}"
     if warning := certainty.warning(resolved, directory.cache):
-        print(warning)
+        yield warning
 
 
-def _print_front(frame: Any, objectives: fronts.Objectives, lines: reference_lines.Lines) -> None:
+def _print_front(frame: Any, objectives: fronts.Objectives, lines: reference_lines.Lines, progress: Progress) -> None:
     """The front, and below it what real pictures, copies and networks that are no trial score."""
-    _print_states(frame)
+    progress.say(results.states(frame))
     table = Table(title="Pareto front", title_justify="left")
     columns = ["trial", *objectives, *(c for c in ("params",) if c not in objectives)]
     for column in columns:
@@ -260,4 +321,4 @@ def _print_front(frame: Any, objectives: fronts.Objectives, lines: reference_lin
     table.add_section()
     for line in lines.values():
         table.add_row(line.label, *("" if (value := line[c]) is None else amount(value) for c in columns[1:]))
-    Console(soft_wrap=True).print(table)
+    progress.console.print(table)

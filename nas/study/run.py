@@ -320,12 +320,12 @@ class Run:
         record["rungs"].append(result["rung"])
         why_stopped = self.proposer.scored(record)
         if rung == len(self.study.stopping.rungs) - 1:
-            self._trials.conclude(record, "complete", "")
+            self._trials.conclude(record, "complete", "", scored=True)
         elif why_stopped:
-            self._trials.conclude(record, "stopped", why_stopped)
+            self._trials.conclude(record, "stopped", why_stopped, scored=True)
         else:
-            self.ledger.save(record)
             self._continuations.append((number, rung + 1))
+            self._trials.scored(record)
 
     def _retry(self, record: Record, rung: int, death: failures.Lost) -> None:
         """A worker process died under a trial: again from the last checkpoint, and at last give it up."""

@@ -70,9 +70,14 @@ class Trials:
         self._ledger.save(record)
         self._progress.started(record)
 
-    def conclude(self, record: Record, state: State, reason: str) -> None:
-        """Write down how a trial ended."""
-        self._end(record, state, reason, record)
+    def conclude(self, record: Record, state: State, reason: str, scored: bool = False) -> None:
+        """Write down how a trial ended; `scored`: with a new rung."""
+        self._end(record, state, reason, record, scored)
+
+    def scored(self, record: Record) -> None:
+        """Write down a new rung of a trial that goes on."""
+        self._ledger.save(record)
+        self._progress.scored(record)
 
     def reuse(self, record: Record, earlier: Record) -> None:
         """A trial is not trained: it takes an earlier one's result, now or when that is there."""
@@ -109,13 +114,15 @@ class Trials:
     def _take(self, record: Record, earlier: Record) -> None:
         self._end(record, "duplicate", f"same network as trial {earlier['trial']}", earlier)
 
-    def _end(self, record: Record, state: State, reason: str, outcome: Record) -> None:
+    def _end(self, record: Record, state: State, reason: str, outcome: Record, scored: bool = False) -> None:
         """A trial's last word, and that of those that waited for it. `outcome`: whose result the sampler is told."""
         record["state"], record["reason"], record["finished"] = state, reason, now()
         self._ledger.save(record)
         self._ledger.tell(record["trial"], outcome)
         if state not in UNTRAINED:
             self._tracker.trial(record, self._directory.trial(record["trial"]))
+        if scored:
+            self._progress.scored(record)
         self._progress.concluded(record)
         for twin in self._twins.pop(record["trial"], []):
             self._take(self.records[twin], record)

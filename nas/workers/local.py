@@ -10,13 +10,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import connection
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nas import failures, interruption
@@ -88,8 +91,14 @@ class Workers:
         """`devices`: the GPUs to hand round, all unless given; none: processes see what this one sees."""
         self._study, self._cache = study, cache
         devices = visible_devices() if devices is None else devices
-        self._idle = [self._slot(devices[i % len(devices)] if devices else None) for i in range(count)]
+        self._idle: list[_Slot] = []
         self._busy: list[_Slot] = []
+        try:
+            for index in range(count):
+                self._idle.append(self._slot(devices[index % len(devices)] if devices else None))
+        except BaseException:  # Ctrl-C too
+            self.stop()
+            raise
 
     def _begin(self) -> Callable[[], None]:
         """What a process does before its first job."""
@@ -153,8 +162,14 @@ class _Slot:
         self.device, self.tag, self._first_mib = device, (-1, -1), 0.0
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, begin, memory, device), daemon=True)
-        self.process.start()
-        theirs.close()
+        try:
+            with _without_main():
+                self.process.start()
+        except BaseException:
+            self.connection.close()  # a process that starts all the same leaves
+            raise
+        finally:
+            theirs.close()
 
     def send(self, tag: Tag, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Raises OSError when the process is gone."""
@@ -181,6 +196,18 @@ class _Slot:
     def kill(self) -> None:
         self.process.kill()
         self.connection.close()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Inside, a process that starts does not import this program's main file, as multiprocessing has it do: jobs are functions
+    of nas, and a script that calls `nas.run` without asking for its own name would begin anew in every worker."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _how_it_ended(code: int | None) -> str:

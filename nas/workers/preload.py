@@ -2,7 +2,11 @@
 
 import multiprocessing
 import os
-from multiprocessing import forkserver
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 
 from nas import menu
 from nas.disk import scratch
@@ -30,4 +34,27 @@ def start() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     multiprocessing.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
+    resource_tracker.ensure_running()  # which would unblock SIGINT below
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT}
+    )  # terminals and notebooks send Ctrl-C to all processes
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def started() -> Iterator[None]:
+    """As `start`, for a block: afterwards this process, a notebook's for example, has its own environment again."""
+    names = (*ENVIRONMENT, "TMPDIR")
+    before, place = {name: os.environ.get(name) for name in names}, tempfile.tempdir
+    start()
+    try:
+        yield
+    finally:
+        tempfile.tempdir = place
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
