@@ -6,14 +6,18 @@ from itertools import permutations
 from types import SimpleNamespace
 
 import pytest
+import synthetic_run
 from at_once import AtOnce
 from free_study import no_lines, no_pace
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from nas.analysis import findings
 from nas.errors import InputError
 from nas.interruption import Interrupted
+from nas.report import page
+from nas.report.evolution import told as told_of
 from nas.report.progress import Progress
 from nas.runs import evolution as rounds
 from nas.runs.directory import open_run
@@ -299,3 +303,28 @@ def test_a_failed_trial_ends_the_session_and_is_tried_again_by_the_same_command(
     again = execute("search.trials=3")
     assert [record["state"] for record in again.records.values()] == ["complete", "failed", "complete", "complete"]
     assert again.records[2]["choices"] == again.records[1]["choices"] and again.records[2]["parent"] == 0
+
+
+def test_the_report_says_which_block_went_when_and_for_what(execute):
+    done = execute("search.trials=3")
+    run = findings.Run.read(done.path)
+    told = told_of(run)
+    assert [row[0] for row in told["rows"]] == ["trial 0", "trial 1", "trial 2"]
+    for row, before, after in zip(
+        told["rows"], *(brute_force(0.6, 2)[place : place + 2] for place in (0, 1)), strict=False
+    ):
+        changed = [axis for axis in before if before[axis] != after[axis]]
+        assert row[3] == ", ".join(f"{axis} {before[axis]} → {after[axis]}" for axis in changed)
+        costs = [SPACE.architecture({**before, axis: after[axis]}).cost(64, 77).macs for axis in changed]
+        saved = [(SPACE.architecture(before).cost(64, 77).macs - cost) / 1e9 for cost in costs]
+        lost = [merit(before) - merit({**before, axis: after[axis]}) for axis in changed]
+        values = [float(value) for value in row[4].split(", ")]
+        assert values == pytest.approx([one / each for one, each in zip(lost, saved, strict=True)], rel=1e-2, abs=1e-9)
+    assert told["rows"][2][3:] == ("", "", "")  # the last trial was not weighed
+    page_ = page.write(done.path).read_text()
+    assert "Which block went when" in page_ and told["picture"] in page_
+
+
+def test_a_report_of_another_search_says_nothing_of_evolution(tmp_path):
+    run = synthetic_run.write(tmp_path / "run", trials=4)
+    assert told_of(findings.Run.read(run)) is None

@@ -12,7 +12,6 @@ from test_trial import STUDY as TRIAL
 from test_trial import Small
 
 from nas.errors import InputError
-from nas.networks.backbones import presets
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 from nas.trial import look, moves
@@ -128,10 +127,6 @@ def moves_start():
     return {**SPACE.largest(), "row_16_d": "three", **{f"row_16_{place}": 3 for place in "abce"}}
 
 
-def test_the_base_is_a_member_of_the_space():
-    assert SPACE.architecture(moves_start()) == presets()["mobilediffusion"].canonical()
-
-
 # --- what cannot be --------------------------------------------------------------------------------------------------
 
 
@@ -142,12 +137,9 @@ def loaded(tmp_path, *overrides):
 
 
 def table(tmp_path, latent_size=64, runtime="PyTorch eager"):
-    """A table of the blocks of the whole space, a microsecond for each million multiply-adds of a made-up kind."""
+    """A table of the base's blocks, of which all members are made, with made-up times."""
     path = tmp_path / "latency.json"
-    found = set()
-    ends = (SPACE.largest(), SPACE.smallest())
-    for member in [*ends, *(other for end in ends for _, other in SPACE.moves(end))]:
-        found |= set(SPACE.architecture(member).blocks(latent_size, 77))
+    found = SPACE.architecture({}).blocks(latent_size, 77)
     milliseconds = {block.name: 1.0 + block.channels / 1000 for block in found}
     told = {"threads": 1, "clock": "cpu", "rounds": 1, "runtime": runtime, "device": "d", "fingerprint": "f"}
     content = {"version": 2, "milliseconds": milliseconds, "latent_size": latent_size, "text_tokens": 77, **told}

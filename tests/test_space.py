@@ -20,6 +20,7 @@ SPACES = {path.stem: SearchSpace.load(path) for path in sorted(SHIPPED.glob("*.y
 PRESETS = unet.presets()
 MEMBERS = {
     "mobilediffusion": ["mobilediffusion", "mobilediffusion-lite"],
+    "mobilediffusion_blocks": ["mobilediffusion"],
     "mobilediffusion_full": ["mobilediffusion", "mobilediffusion-lite"],
     "vae_decoder": ["sd15-decoder"],
     "sd_pruning": ["sd15", "bk-sdm-base", "bk-sdm-small", "bk-sdm-tiny", "snapfusion"],

@@ -162,9 +162,17 @@ class SearchSpace:
     def moves(self, member: Choices) -> Iterator[tuple[str, Choices]]:
         """Every member that differs from this one in one axis, and in those that are active through it, with that axis."""
         for axis in self.axes:
-            if axis.name in member:
-                others = (choice for choice in axis.choices if choice != member[axis.name])
-                yield from ((axis.name, self.changed(member, {axis.name: choice})) for choice in others)
+            for choice in axis.choices if axis.name in member else ():
+                if choice != member[axis.name] and self.makes(other := self.changed(member, {axis.name: choice})):
+                    yield axis.name, other
+
+    def makes(self, choices: Mapping[str, Any]) -> bool:
+        """Whether choices make a network: one may refuse a combination."""
+        try:
+            self.built(choices)
+        except ValueError:
+            return False
+        return True
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Choices:
         """The member an Optuna sampler asks for, active axes only."""

@@ -195,7 +195,8 @@ class Evolution:
             wanted = found["cost"] - self._moves.target
             chosen = [one.axis for one in evolution.group(removals, self._settings.group, wanted)]
             kind, why = "removal", "no removal could be looked at"
-            while chosen and not self._descends(last, chosen, found):
+            after = {action["axis"]: action["after"] for action in found["actions"] if action["kind"] == "removal"}
+            while not self._moves.together(last["choices"], {axis: after[axis] for axis in chosen}):
                 chosen.pop()
         else:
             added = {one["axis"]: one["cost"] - found["cost"] for one in found["actions"] if one["kind"] == "copy"}
@@ -224,12 +225,6 @@ class Evolution:
         for action in found["actions"]:
             action["value"] = weighed[action["axis"]].value if action["axis"] in weighed else None
         return list(weighed.values())
-
-    def _descends(self, last: Record, axes: Sequence[str], found: Round) -> bool:
-        """Whether removals together leave a network that can have the weights, as each does by itself."""
-        changes = _changes([one for one in found["actions"] if one["kind"] == "removal" and one["axis"] in axes])
-        changed = self._moves.changed(last["choices"], changes)
-        return self._moves.descends(self._moves.network(changed), self._moves.network(last["choices"]))
 
 
 def _action(move: Move, member: Mapping[str, Any]) -> Action:

@@ -6,7 +6,7 @@ can have the weights of the unchanged one (nas.weights.inheritance).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -85,18 +85,18 @@ class Moves:
     def _nearest(self, member: Choices, kind: Kind, allowed: Callable[[Backbone, Backbone], bool]) -> list[Move]:
         now, sign = self.network(member), 1 if kind == "copy" else -1
         found: dict[str, list[Move]] = {}
-        for axis, choice, config in self._changes(member):
-            cost = self.cost(config)
-            if sign * (cost - self.cost(now)) > 0:
-                found.setdefault(axis, []).append(Move(axis, kind, choice, config, cost))
+        for axis, other in self._space.moves(member):
+            config = self.network(other)
+            if sign * ((cost := self.cost(config)) - self.cost(now)) > 0:
+                found.setdefault(axis, []).append(Move(axis, kind, other[axis], config, cost))
         ordered = (sorted(moves, key=lambda move: sign * move.cost) for moves in found.values())
         firsts = (next((move for move in moves if allowed(move.config, now)), None) for moves in ordered)
         return [move for move in firsts if move is not None]
 
-    def _changes(self, member: Choices) -> Iterator[tuple[str, Any, Backbone]]:
-        """Axis, choice and network of every change that makes a network."""
-        for axis, other in self._space.moves(member):
-            yield axis, other[axis], self.network(other)
+    def together(self, member: Choices, changes: Mapping[str, Any]) -> bool:
+        """Whether changes that are possible one by one make a network together that can have the member's weights."""
+        other = self.changed(member, changes)
+        return self._space.makes(other) and self.descends(self.network(other), self.network(member))
 
     def descends(self, own: Backbone, whole: Backbone) -> bool:
         """Whether a network can have the weights of another."""
@@ -111,7 +111,9 @@ class Moves:
         """The least cost that changes of one axis after another reach, whatever weights there are."""
         member = self.start
         while moves := self._nearest(member, "removal", lambda own, whole: True):
-            member = self.changed(member, {move.axis: move.choice for move in moves})
+            for move in moves:
+                other = self.changed(member, {move.axis: move.choice})
+                member = other if self._space.makes(other) else member
         return self.cost(self.network(member))
 
 
