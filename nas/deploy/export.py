@@ -52,13 +52,7 @@ if TYPE_CHECKING:
     from nas.settings.study import Study
 
 Say = Callable[[str], None]
-PIPELINE = (
-    "conditioning",
-    "autoencoder",
-    "sampling",
-    "objective",
-    "prior",
-)  # sections of the study a drawing depends on
+PIPELINE = ("conditioning", "autoencoder", "sampling", "objective")  # sections of the study a drawing depends on
 FILES = ("yaml", "safetensors")  # formats without a graph
 CARD = "README.md"
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # largest error of an output over its largest number
@@ -91,7 +85,8 @@ class Picked:
     @property
     def pipeline(self) -> dict[str, Any]:
         """What a drawing depends on."""
-        sections = {section: self.resolved[section] for section in PIPELINE if section in self.resolved}
+        asked = (*PIPELINE, "prior") if "prior" in self.resolved else PIPELINE
+        sections = {section: self.resolved[section] for section in asked}
         return {**sections, "image_size": self.resolved["dataset"]["image_size"]}
 
 

@@ -62,8 +62,12 @@ def _check_pictures(study: Study) -> None:
 
 def _check_components(study: Study) -> None:
     """Whether there are more training pictures than principal components of them that are asked for."""
-    width = study.conditioning.image_width
-    if study.conditioning.image != "none" and (found := _count(study, "train", width + 1)) <= width:
+    width, entry = study.conditioning.image_width, study.dataset
+    if study.conditioning.image == "none":
+        return
+    pictures: Any = menu.pick("datasets", entry.name).load(entry.settings("datasets"), "train")
+    found = len(pictures) if hasattr(pictures, "__len__") else _count(study, "train", width + 1)
+    if found <= width:
         raise InputError(
             f"conditioning.image_width: {width} components of {found:,} training pictures; expected fewer than pictures"
         )
@@ -81,11 +85,8 @@ def _some_captions(study: Study) -> list[str]:
 
 
 def _count(study: Study, split: str, most: int) -> int:
-    """Pictures of a split, at most `most`; they are read, not decoded. Data sets that cannot be read so, and do not know their
-    size, count as large enough."""
+    """Pictures of a split, at most `most`; they are read, not decoded. Data sets that cannot be read so count as large enough."""
     entry = study.dataset
     pictures: Any = menu.pick("datasets", entry.name).load(entry.settings("datasets"), split)
     items = getattr(pictures, "items", None)
-    if items is None:
-        return min(most, len(pictures)) if hasattr(pictures, "__len__") else most
-    return sum(1 for _ in islice(items, most))
+    return most if items is None else sum(1 for _ in islice(items, most))
