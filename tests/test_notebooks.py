@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from at_once import AtOnce
 
+import nas
 from nas.trial.pace import Pace
 
 pytest.importorskip("nbclient", reason="install nas[dev]")
@@ -146,7 +147,6 @@ def scored(job):
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_cells_of_what_trains_work(name, tmp_path, monkeypatch):
     """With trials that cost nothing; what they are shown with is not looked at."""
-    from nas.deploy import export
     from nas.study import launch
 
     monkeypatch.chdir(ROOT / "notebooks")
@@ -154,7 +154,8 @@ def test_the_cells_of_what_trains_work(name, tmp_path, monkeypatch):
     monkeypatch.setattr("nas.workers.preload.start", lambda: None)
     monkeypatch.setattr(launch, "check", lambda study, space: None)
     monkeypatch.setattr(launch.page, "write", lambda run: run)
-    monkeypatch.setattr(export, "export", lambda run, *_: run.path)
+    monkeypatch.setattr(nas, "export", lambda run, **_: run.path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     code = [cell.source for cell in nbformat.read(f"{name}.ipynb", as_version=4).cells if cell.cell_type == "code"]
     text = "\n".join(code).replace("%matplotlib inline\n", "").replace('"../runs"', repr(str(tmp_path)))
     assert str(tmp_path) in text
