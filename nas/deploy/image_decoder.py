@@ -53,7 +53,8 @@ def found_in(folder: Path, sections: Sections) -> dict[str, Any]:
 
 
 def _named(sections: Sections) -> str | None:
-    entry = sections["autoencoder"]
+    """The decoder's file; None where the sections, which may be anything, name none."""
+    entry = sections.get("autoencoder")
     return entry.get("decoder") if isinstance(entry, Mapping) else None
 
 
