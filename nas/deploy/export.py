@@ -56,10 +56,8 @@ PIPELINE = ("conditioning", "autoencoder", "sampling", "objective")  # sections 
 FILES = ("yaml", "safetensors")  # formats without a graph
 CARD = "README.md"
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # largest error of an output over its largest number
-PICTURE_TOLERANCE = {
-    "fp32": 2 / 255,
-    "fp16": 32 / 255,
-}  # mean difference of pixels in [-1, 1]: of one and 16 levels in 256
+# Mean difference of pixels in [-1, 1]: of one and 16 levels in 256.
+PICTURE_TOLERANCE = {"fp32": 2 / 255, "fp16": 32 / 255}
 TRIED_BATCH = 3  # another batch than the one that was traced
 TRIED_CAPTIONS = 4
 
