@@ -332,7 +332,7 @@ def test_four_hundred_mutations_of_the_shipped_studies(tmp_path, monkeypatch):
             assert place and 1 <= int(line) <= text.count("\n") + 1, (what, str(error))
             assert len(message) <= MOST, (what, message)
             key = re.match(r"[^:.]*", message)[0]
-            known = key in Study.model_fields or re.search(rf"^ *['\"]?{re.escape(key)}['\"]?:", text, re.MULTILINE)
+            known = key in Study.model_fields or re.search(rf"^ *['\"]?{re.escape(key)}['\"]?\s*:", text, re.MULTILINE)
             unread = message.startswith(
                 ("not valid YAML", "nested", "more than", "the alias", "a key", "a list", "expected")
             )
