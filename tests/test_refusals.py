@@ -334,7 +334,7 @@ def test_four_hundred_mutations_of_the_shipped_studies(tmp_path, monkeypatch):
             key = re.match(r"[^:.]*", message)[0]
             known = key in Study.model_fields or re.search(rf"^ *['\"]?{re.escape(key)}['\"]?\s*:", text, re.MULTILINE)
             unread = message.startswith(
-                ("not valid YAML", "nested", "more than", "the alias", "a key", "a list", "expected")
+                ("not valid YAML", "nested", "more than", "the alias", "a key", "a list", "expected", "unknown key;")
             )
             assert known or unread, (what, message)
         assert list(tmp_path.iterdir()) == [path], what
