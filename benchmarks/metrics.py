@@ -1,6 +1,6 @@
 """What metrics of pictures say when the pictures are few: every one of the menu that works on features, on the same features.
 
-    python benchmarks/metrics.py --csv studies/metrics/few_pictures.csv     # about ten minutes on one core
+    python benchmarks/metrics.py --csv benchmarks/metrics.csv     # about fifteen minutes on one core
 
 For each number n of pictures: what the metric says of n fresh real pictures of the scenes beside 4,096 others (a distance should
 say 0), its standard deviation over sets, and how many of these deviations spoilt copies of the same pictures are away from it:
