@@ -347,7 +347,7 @@ def test_what_has_no_int8_is_said_before_anything_is_written(run, tmp_path):
 
 
 def test_a_format_without_int8_says_so_beside_one_that_has_it(model, bench):
-    source = drawing.model(drawing.load_network(model), export_folder.pipeline(model))
+    source = drawing.model(drawing.load_network(model), export_folder.pipeline(model), model)
     manifest = {"formats": {"coreml": {}}}
     int8.add(manifest, source, {"coreml": coreml}, model, bench, [], print)
     assert manifest == {"formats": {"coreml": {}}, "notes": ["coreml has no int8 here; it holds fp16, fp32"]}

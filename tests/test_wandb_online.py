@@ -6,10 +6,10 @@ import sys
 import textwrap
 
 import pytest
+import wandb
 import wandb_server
 from offline_runs import runs_of
 
-import wandb
 from nas.analysis import results
 from nas.report.wandb import files, sync, tracking
 from nas.report.wandb.tracking import Tracker
@@ -121,7 +121,8 @@ def test_what_the_server_refuses_half_way_is_kept_under_the_same_name(server, ru
     assert kept.identity == _id(server, "front")
 
 
-def test_offline_runs_are_sent_later(server, run_dir, monkeypatch):
+def test_offline_runs_are_sent_later(server, run_dir, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     tracker = Tracker(Tracking(mode="offline"), run_dir, "synthetic")
     records = results.records(run_dir)
     for number in (2, 3):
@@ -135,3 +136,4 @@ def test_offline_runs_are_sent_later(server, run_dir, monkeypatch):
     assert all(arrived(runs[f"trial {number:04d}"], records[number]) for number in (2, 3))
     sync.upload(sync.target(run_dir), said.append)
     assert said[1:] == ["every offline run was uploaded before"] and len(server.runs) == 3
+    assert not (tmp_path / "wandb").exists()

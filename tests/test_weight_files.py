@@ -26,7 +26,7 @@ from nas.networks.conditioning import clip
 from nas.settings import training
 from nas.space.search_space import SearchSpace
 from nas.training import encoded, loop
-from nas.trial import supernet_training
+from nas.trial import imagined, supernet_training
 from nas.weights import checkpoints, supernet
 
 SMALL = Config(levels=(Level(8, (0,), (0,)), Level(8, (1,), (1,))), groups=4)
@@ -186,6 +186,8 @@ PLACES = {
         kl_folder(to, plant, "diffusion_pytorch_model.safetensors")
     ),
     "autoencoder.path with a .bin": lambda to, plant, _: kl.load(kl_folder(to, plant, "diffusion_pytorch_model.bin")),
+    "autoencoder.decoder": lambda to, plant, _: kl.load(kl.Settings(shipped="scenes", decoder=one_file(to, plant))),
+    "a prior": lambda to, plant, _: imagined._kept(one_file(to, plant, "prior.safetensors"), dict),
     "training.init": lambda to, plant, _: supernet.require_covers(
         supernet.weights_path(str(one_file(to, plant)), "mobilediffusion", "emoji"),
         SearchSpace.load("mobilediffusion"),
@@ -253,6 +255,7 @@ def test_every_setting_that_takes_a_path_to_weights_is_planted():
         ("metrics", "caption_accuracy", "judge"),
         ("metrics", "caption_accuracy", "pretrained"),
         ("autoencoders", "kl", "path"),
+        ("autoencoders", "kl", "decoder"),
     }
 
 

@@ -323,7 +323,8 @@ def upload(aim: Target, say: Callable[[str], None]) -> None:
         return say("every offline run was uploaded before")
     where = ["--project", aim.project, *(["--entity", aim.entity] if aim.entity else [])]
     command = [sys.executable, "-m", "wandb", "sync", *where, *(str(path.parent) for path in waiting)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    beside = {**os.environ, "WANDB_DIR": str(aim.run.path.resolve())}  # where it writes what it did
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=beside)
     left = [path for path in waiting if not _sent(path)]
     if done.returncode or left:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
