@@ -156,7 +156,7 @@ def zero_cost(
 
     Examples:
 
-        nas zero-cost studies/quickstart --members 16
+        nas zero-cost studies/emoji --members 16
 
         nas zero-cost studies/emoji --by grad_norm --top 5
     """
