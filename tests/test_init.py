@@ -53,6 +53,7 @@ def test_what_is_told_is_what_was_put_in(folder):
     )
     assert "letters beyond" not in said  # one of 46
     part = survey.look(section, 10)
+    assert part.held_out == 1  # a long set is not taken for one without
     assert part.pictures == 10 and not part.whole and "the first 10 of more" in dict(part.lines())["pictures"]
 
 

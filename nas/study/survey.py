@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from nas.numbers import number_of
 LONG = 15  # words of a caption that 20 tokens hold, more or less
 OTHER_LETTERS = 0.1  # share of captions with letters beyond ASCII from which on it is said
 REPEATED = 0.05  # share of pictures that are copies, or of captions said before, from which on it is said
-SPLITS = ("train", "held_out")
 
 
 @dataclass
@@ -108,25 +106,25 @@ def _guess(path: Path, annotations: Path | None) -> dict[str, Any]:
 
 
 def look(section: dict[str, Any], most: int) -> Survey:
-    """Read a set, `most` pictures of it at most. Raises InputError as the data set does, and where it has no picture."""
-    found, hashes = Survey(), set[bytes]()
-    for split, item in islice(_items(section), most + 1):
-        if found.pictures == most:
-            found.whole = False
-            break
-        _note(found, hashes, item)
-        found.held_out += split == "held_out"
+    """Read a set, `most` pictures of it at most, a tenth of them from what is held out. Raises InputError as the data set does,
+    and where it has no picture."""
+    found, hashes, held_out = Survey(), set[bytes](), max(1, most // 10)
+    for split, share in (("held_out", held_out), ("train", max(1, most - held_out))):
+        for place, item in enumerate(_items(section, split)):
+            if place == share:
+                found.whole = False
+                break
+            _note(found, hashes, item)
+            found.held_out += split == "held_out"
     if not found.pictures:
         raise InputError(f"{section['path']}: no captioned picture in it")
     return found
 
 
-def _items(section: dict[str, Any]) -> Iterator[tuple[str, Captioned]]:
+def _items(section: dict[str, Any], split: str) -> Iterator[Captioned]:
     module = menu.pick("datasets", section["name"])
     settings = module.Settings(**{name: value for name, value in section.items() if name != "name"})
-    for split in SPLITS:
-        for item in module.load(settings, split).items:
-            yield split, item
+    yield from module.load(settings, split).items
 
 
 def _note(found: Survey, hashes: set[bytes], item: Captioned) -> None:
