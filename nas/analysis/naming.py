@@ -22,15 +22,16 @@ _SCALED: dict[str, tuple[str, float]] = {
     "activation_bytes": ("Activations (MiB)", 2.0**20),
     "images_seen": ("Images seen", 1.0),
 }
+_DISTANCES = ("fid", "kid", "mind")
 
 
 def label(column: str) -> str:
     """A column's name as people say it: `fid_efficientnet_lite0` is "FID (efficientnet_lite0)"."""
     if column in _SCALED:
         return _SCALED[column][0]
-    if column == "fid" or column.startswith("fid_"):
-        extractor = column.removeprefix("fid").removeprefix("_")
-        return f"FID ({extractor})" if extractor else "FID"
+    distance, _, extractor = column.partition("_")
+    if distance in _DISTANCES:
+        return f"{distance.upper()} ({extractor})" if extractor else distance.upper()
     words = re.sub(r"_(ms|s|mib)$", r" (\1)", column).replace("_", " ").replace("clip", "CLIP")
     return words[:1].upper() + words[1:]
 

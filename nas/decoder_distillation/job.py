@@ -259,7 +259,9 @@ def grid(table: pd.DataFrame, scores: Sequence[str]) -> tuple[list[str], list[li
     near = [name for name in names if name.endswith("_to_teacher")]
     times = [name for name in names if name.endswith("_median_ms")]
     columns = [*near, *(name for name in scores if name in names)]
-    headings = ["ratio", "parameters", "MACs", "PSNR, dB", *map(naming.label, columns)]
+    headings = ["ratio", "parameters", "MACs", "PSNR, dB"]
+    headings += [f"{naming.label(name.removesuffix('_to_teacher'))} to the whole's" for name in near]
+    headings += [naming.label(name) for name in columns[len(near) :]]
     headings += [f"{name.removesuffix('_median_ms')}, ms" for name in times]
     rows = [
         [

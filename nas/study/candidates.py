@@ -26,7 +26,7 @@ from nas.settings.study import Study
 from nas.space import screen
 from nas.space.search_space import Choices, SearchSpace
 from nas.study.proposer import Look, Reference
-from nas.study.trials import Trials, first_record, numbers
+from nas.study.trials import Trials, first_record, numbers, suggestion
 from nas.study.workload import Variant, Workload
 from nas.trial import starts
 
@@ -53,9 +53,7 @@ class Candidates:
         return sampler(self._search.sampler, self._search.trials, self._study.seed, known)
 
     def suggested(self, record: Record) -> FixedTrial:
-        fixed = FixedTrial(self._space.parameters(record["choices"]))
-        self._space.suggest(fixed)
-        return fixed
+        return suggestion(self._space, record["choices"])
 
     def open(self, trials: Trials) -> None:
         self._trials = trials

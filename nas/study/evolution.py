@@ -27,7 +27,7 @@ from nas.seeds import trial_seed
 from nas.settings.study import Study
 from nas.space.search_space import Choices, SearchSpace
 from nas.study.proposer import Look, Reference
-from nas.study.trials import Trials, first_record
+from nas.study.trials import Trials, first_record, suggestion
 from nas.study.workload import Variant, Workload
 from nas.trial.moves import Move, Moves, quality_of
 
@@ -48,9 +48,7 @@ class Evolution:
         return sampler(self._search.sampler, self._search.trials, self._study.seed, known)
 
     def suggested(self, record: Record) -> FixedTrial:
-        fixed = FixedTrial(self._space.parameters(record["choices"]))
-        self._space.suggest(fixed)
-        return fixed
+        return suggestion(self._space, record["choices"])
 
     def open(self, trials: Trials) -> None:
         self._trials = trials

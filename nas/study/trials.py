@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.trial import Trial
+from optuna.trial import FixedTrial, Trial
 
 from nas.networks.backbones import Backbone
 from nas.report.progress import Progress
@@ -21,6 +21,7 @@ from nas.runs.ledger import Ledger
 from nas.runs.looks import Looks
 from nas.runs.records import UNTRAINED, Damaged, Record, State
 from nas.settings.study import Study
+from nas.space.search_space import Choices, SearchSpace
 
 
 class Trials:
@@ -147,3 +148,10 @@ def first_record(study: Study, number: int, choices: dict[str, Any], config: Bac
         "rungs": [],
         "started": now(),
     }
+
+
+def suggestion(space: SearchSpace, choices: Choices) -> FixedTrial:
+    """What was suggested to a trial that was given these choices of a space. Raises ValueError for choices that are none."""
+    fixed = FixedTrial(space.parameters(choices))
+    space.suggest(fixed)
+    return fixed
