@@ -37,6 +37,7 @@ def draw(table: pd.DataFrame, scores: Sequence[str]) -> Figure:
             axes.annotate(f"{row['ratio']:g}", (row[TIME], row[name]), (5, 5), textcoords="offset points", fontsize=8)
         axes.set_xlabel("Decoder, CPU time of a picture, ms")
         axes.set_ylabel("PSNR to the whole decoder, dB" if name == "psnr_db" else naming.label(name))
+        axes.margins(0.14)  # room for the ratios
         axes.grid(color=GRID)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
