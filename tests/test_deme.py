@@ -13,13 +13,14 @@ from test_training import encoded, on_the_cpu  # noqa: F401 (fixtures)
 from torch import nn
 
 from nas.diffusion import gradients, schedule
+from nas.diffusion.plan import Plan
 from nas.errors import InputError
 from nas.full_training import job
 from nas.full_training.recipe import Recipe
 from nas.networks import experts, lora
 from nas.networks.conditioning import Text
 from nas.networks.experts import Experts
-from nas.objectives import deme, denoising
+from nas.objectives import check_drawing, deme, denoising
 from nas.search import coordinates
 from nas.training import batches
 from nas.training.loop import Hardware, train
@@ -238,6 +239,23 @@ def test_unmerged_experts_are_copies():
     assert isinstance(found, Experts) and not any(parameter.requires_grad for parameter in found.parameters())
     assert same(found.experts[1].state_dict(), objective.expert_1.state_dict())
     assert found.experts[1] is not objective.expert_1 and found.boundaries.tolist() == [500]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "plan", "words"),
+    [
+        ("denoising", {}, {"experts": [0, 1]}, "sampling.experts: denoising trains one network; expected none"),
+        ("deme", {"merge": "average"}, {"experts": [0, 1]}, "sampling.experts: objective.merge is average"),
+        ("deme", {"merge": "none", "experts": 2}, {"experts": [0, 2]}, "expert 2, expected 0 to 1 of 2 experts"),
+        ("deme", {"merge": "none"}, {"cache": {"name": "fora"}}, "sampling.cache: what one expert puts out"),
+    ],
+)
+def test_plans_of_experts_are_refused_before_a_training(name, settings, plan, words):
+    asked = Plan(steps=2, **plan)
+    with pytest.raises(InputError, match=words) as caught:
+        check_drawing(name, asked)
+        deme.check_plan(deme.Settings(**settings), asked)
+    assert "\n" not in str(caught.value)
 
 
 def test_adapters_are_merged_by_their_products():

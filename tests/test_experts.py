@@ -7,6 +7,7 @@ from test_objectives import Denoiser, batch_of
 from test_training import encoded, on_the_cpu  # noqa: F401 (fixtures)
 
 from nas.diffusion import schedule, solvers
+from nas.diffusion.cache_schedules import Fora
 from nas.diffusion.plan import Plan
 from nas.errors import InputError
 from nas.networks import experts
@@ -86,6 +87,44 @@ def test_a_plan_draws_from_experts_as_from_any_network():
     ]
     torch.testing.assert_close(drawn[0], drawn[1])
     assert not torch.allclose(drawn[0], drawn[2])
+
+
+SCHEDULE = dict(schedule.noise_schedule(schedule.Settings()).config)
+
+
+def drawing(network, plan):
+    batch = batch_of(4)
+    return solvers.sample(network, plan, SCHEDULE, batch.latents, batch.text, batch.null)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm++", "heun"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_plan_says_which_expert_draws_each_evaluation(solver, guidance):
+    """Experts that are told whom their times would ask draw the same; told one alone, they draw as that one."""
+    parts = [denoiser(seed) for seed in (1, 2, 3)]
+    together = Experts(parts, (300, 600))
+    plan = Plan(solver=solver, steps=5, guidance=guidance)
+    by_time = [sum(time >= inner for inner in (300, 600)) for time in plan.asked]
+    assert set(by_time) == {0, 1, 2}
+    assert torch.equal(drawing(together, plan.changed(experts=by_time)), drawing(together, plan))
+    for index, one in enumerate(parts):
+        told = plan.changed(experts=[index] * plan.evaluations)
+        assert torch.equal(drawing(together, told), drawing(one, plan))
+    assert not torch.allclose(drawing(together, plan.changed(experts=by_time[::-1])), drawing(together, plan))
+
+
+def test_a_plan_of_experts_is_refused_where_there_are_none_or_fewer():
+    told = Plan(steps=2, experts=[1, 0])
+    with pytest.raises(InputError, match=r"^sampling.experts: this is one network; expected none"):
+        drawing(denoiser(1), told)
+    with pytest.raises(InputError, match="expert 2, expected 0 to 1 of 2 experts"):
+        drawing(Experts([denoiser(1), denoiser(2)], (500,)), told.changed(experts=[2, 0]))
+    with pytest.raises(InputError, match=r"^sampling.cache: what one expert puts out"):
+        drawing(Experts([denoiser(1), denoiser(2)], (500,)), Plan(steps=2, cache=Fora(name="fora")))
+    with pytest.raises(ValueError, match="experts: 1 of them, and heun in 2 steps evaluates the network 3 times"):
+        Plan(solver="heun", steps=2, experts=[1])
+    with pytest.raises(InputError, match="cache: what one expert puts out cannot stand for another's"):
+        told.changed(cache={"name": "fora"})
 
 
 def test_experts_are_told_by_their_names_and_read_back(tmp_path):

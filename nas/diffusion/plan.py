@@ -40,6 +40,7 @@ ALWAYS = (
     "steps",
     "guidance",
 )  # fields that are written even at their default; a later one keeps old records equal
+Which = Annotated[int, Field(ge=0, lt=64)]  # of experts
 Time = Annotated[int, Field(ge=0, lt=TIMES)]  # of training
 
 
@@ -67,6 +68,9 @@ class Plan(Section):
     cache: Cache | None = None
     """Which units of the network a step keeps instead of computing them: a heuristic, such as {name: fora, every: 2}, or a
     schedule that `nas schedule` found. None: all are computed."""
+    experts: tuple[Which, ...] | None = None
+    """Of experts by time (objective `deme`, merge none): which of them draws each evaluation, the noisiest first; 0 is that of
+    the least noise. None: the one whose times it was trained for."""
     order: Literal["random", "raster"] = "random"
     """Of `autoregressive`: which tokens are drawn first, any, or those of the picture's first row, one after the other."""
     iterations: int | None = Field(None, ge=1, le=MOST_ITERATIONS)
@@ -121,6 +125,17 @@ class Plan(Section):
         return self
 
     @model_validator(mode="after")
+    def _as_many_experts(self) -> Plan:
+        if self.experts is not None and len(self.experts) != self.evaluations:
+            raise ValueError(
+                f"experts: {len(self.experts)} of them, and {self.solver} in {self.steps} steps evaluates the network "
+                f"{self.evaluations} times; expected as many"
+            )
+        if self.experts is not None and self.cache is not None:
+            raise ValueError("cache: what one expert puts out cannot stand for another's; expected none beside experts")
+        return self
+
+    @model_validator(mode="after")
     def _of_tokens(self) -> Plan:
         fields = type(self).model_fields
         if self.solver != AUTOREGRESSIVE:
@@ -132,7 +147,9 @@ class Plan(Section):
                 f"iterations: order raster draws one token after the other, of several at once none would know its neighbour; "
                 f"expected none given, got {self.iterations}"
             )
-        if told := [name for name in ("cache", "guidance_interval") if getattr(self, name) != fields[name].default]:
+        if told := [
+            name for name in ("cache", "guidance_interval", "experts") if getattr(self, name) != fields[name].default
+        ]:
             raise ValueError(f"{told[0]}: solver {AUTOREGRESSIVE} does not read it; expected none")
         return self
 

@@ -21,6 +21,7 @@ from nas.diffusion.schedule import clean, velocity
 from nas.errors import InputError
 from nas.networks.backbones import Autoregressor
 from nas.networks.conditioning import Text
+from nas.networks.experts import Experts
 from nas.seeds import Noise
 
 
@@ -44,7 +45,7 @@ def sample(
         fresh, able = _fresh_noise(noise, plan.steps), _able(module or network)
         return autoregression.drawn(able, plan, schedule_config, noise, fresh, text, null)
     predict = _guided(network, plan, text, null, len(noise))
-    with _keeping(module or network, plan, noise, text) as steps:
+    with _keeping(module or network, plan, noise, text) as steps, _told(module or network, plan, steps):
         return _drawn(_counted(predict, steps), plan, schedule_config, noise)
 
 
@@ -87,10 +88,30 @@ def _keeping(network: Denoiser | nn.Module | Keeps, plan: Plan, noise: Tensor, t
         raise InputError(
             "sampling.cache: these graphs compute every unit; expected the runtime pytorch, no cache, or an export by this plan"
         )
+    if isinstance(network, Experts):
+        raise InputError("sampling.cache: what one expert puts out cannot stand for another's; expected none")
     backbone: Any = network
     units = backbone.config.units(noise.shape[-1], text.tokens.shape[1])
     with keeping(network, units, plan.cache.modes(plan.evaluations, units)) as steps:
         yield steps
+
+
+@contextmanager
+def _told(network: Denoiser | nn.Module | Keeps, plan: Plan, steps: Steps) -> Iterator[None]:
+    """Where the plan says which expert draws each evaluation, it does."""
+    if (experts := plan.experts) is None:
+        yield
+        return
+    if not isinstance(network, Experts):
+        raise InputError(
+            "sampling.experts: this is one network; expected none, or experts by time (objective deme, merge none)"
+        )
+    if max(experts) >= len(network.experts):
+        raise InputError(
+            f"sampling.experts: expert {max(experts)}, expected 0 to {len(network.experts) - 1} of {len(network.experts)} experts"
+        )
+    with network.told(lambda: experts[steps.now]):
+        yield
 
 
 def _counted(predict: Predict, steps: Steps) -> Predict:

@@ -151,8 +151,8 @@ def held_out_error(name: str, settings: Any) -> Callable[..., Tensor]:
 
 
 def check_drawing(name: str, sampling: Plan) -> None:
-    """Raises InputError where what an objective of the menu trains knows no path, and is to be drawn along one; and where it
-    has guidance inside, and is to be drawn with it again."""
+    """Raises InputError where what an objective of the menu trains knows no path, and is to be drawn along one; where it has
+    guidance inside, and is to be drawn with it again; and where it is one network, and is to be drawn by several."""
     made = menu.pick("objectives", name).Objective
     if sampling.steps > 1 and sampling.solver in ALONG_A_PATH and sampling.solver not in made.solvers:
         raise InputError(
@@ -163,6 +163,10 @@ def check_drawing(name: str, sampling: Plan) -> None:
         raise InputError(
             f"sampling.solver: {AUTOREGRESSIVE}, but {name} never tells the network a token that is known; expected another "
             "solver, or objective masked_autoregression"
+        )
+    if sampling.experts is not None and not made.finishes:
+        raise InputError(
+            f"sampling.experts: {name} trains one network; expected none, or objective deme with merge none"
         )
     if sampling.guidance != 1 and not made.guided_drawing:
         raise InputError(

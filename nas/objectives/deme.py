@@ -36,8 +36,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nas.diffusion import schedule
-from nas.diffusion.plan import ALONG_A_PATH
+from nas.diffusion.plan import ALONG_A_PATH, Plan
 from nas.diffusion.schedule import noise_schedule
+from nas.errors import InputError
 from nas.networks import experts, lora
 from nas.networks.conditioning import Text
 from nas.objectives import Critic, Distillation, LatentBatch
@@ -87,6 +88,23 @@ class Settings(schedule.Settings):
         """First time of each expert's range, and the one after its last."""
         even = [TIMES * index // self.experts for index in range(1, self.experts)]
         return list(pairwise((0, *(self.boundaries or even), TIMES)))
+
+
+def check_plan(settings: Settings, plan: Plan) -> None:
+    """Raises InputError for a plan that asks for experts which there are not, or keeps units of experts."""
+    if settings.merge != "none":
+        if plan.experts is not None:
+            raise InputError(
+                f"sampling.experts: objective.merge is {settings.merge}, which leaves one network; expected merge none"
+            )
+        return
+    if plan.cache is not None:
+        raise InputError("sampling.cache: what one expert puts out cannot stand for another's; expected none")
+    if max(plan.experts or (0,)) >= settings.experts:
+        raise InputError(
+            f"sampling.experts: expert {max(plan.experts or ())}, expected 0 to {settings.experts - 1} of "
+            f"{settings.experts} experts"
+        )
 
 
 class Objective(Distillation):
