@@ -96,6 +96,18 @@ def sample(
         ),
     ] = None,
     weight: Annotated[list[float] | None, typer.Option(help="Of each picture's embedding in their sum.")] = None,
+    edit: Annotated[
+        Path | None, typer.Option(help="A picture to start from: image-to-image, or with --mask inpainting.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="White where --edit is drawn anew; where it is black, the picture stays.")
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, max=1, help="Share of the steps that --edit takes: 0.6, or with --mask 1, unless given."
+        ),
+    ] = None,
 ) -> None:
     """Draw captions with an exported model, on the runtime of any of its formats.
 
@@ -104,10 +116,25 @@ def sample(
         nas sample runs/quickstart/2026-01-01_10-00-00/export/knee "a large red circle on white" "a small blue cross on grey"
 
         nas sample small-model "a large red circle on white" --runtime onnxruntime --steps 5
+
+        nas sample small-model "a large blue circle on white" --edit circle.png --strength 0.5
     """
     from nas.deploy import drawer
+    from nas.deploy.shown import Start
 
-    told = drawer.sample(model, captions, seed, out, steps, guidance, runtime, precision, picture or (), weight or ())
+    told = drawer.sample(
+        model,
+        captions,
+        seed,
+        out,
+        steps,
+        guidance,
+        runtime,
+        precision,
+        picture or (),
+        weight or (),
+        Start.of(edit, mask, strength),
+    )
     for note in told:
         typer.echo(f"note: {note}")
     typer.echo(f"wrote {out}")

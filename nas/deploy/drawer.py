@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nas import menu
 from nas.deploy import export_folder, exporters, graphs, imagination, step_graphs, wiring
+from nas.deploy.shown import shown
 from nas.deploy.step_graphs import ByStep, Step
 from nas.diffusion import solvers
 from nas.diffusion.plan import Plan
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from nas.deploy.exporters import Network
     from nas.deploy.graphs import Graph
     from nas.deploy.imagination import Imagination
+    from nas.deploy.shown import Shown, Start
+    from nas.diffusion.editing import Edit
     from nas.diffusion.plan import Plan
+    from nas.networks.autoencoders import Autoencoder
     from nas.networks.conditioning import Text, TextEncoder
 
 VERSION = 3  # of the folder. 2 had no draw.json; 1, which is refused, no image_size in a study's pipeline.yaml
@@ -55,6 +59,8 @@ class Drawer:
     """Of a plan with a cache, on a runtime of graphs: which network draws each, and what they hand on."""
     imagination: Imagination | None = None
     """The prior, where the denoiser is conditioned on embeddings of pictures; on PyTorch."""
+    autoencoder: Autoencoder | None = None
+    """What makes latents of pictures; on PyTorch."""
 
     def encode(self, captions: Sequence[str], noise: Tensor | None = None, image: Tensor | None = None) -> Text:
         """Captions as the denoiser reads them, float32; `noise` (B, E) is what a prior starts from, zeros where none is given.
@@ -92,9 +98,10 @@ class Drawer:
         guidance: float | None = None,
         first: int = 0,
         image: Tensor | None = None,
+        start: Shown | None = None,
     ) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1]. Picture i, counted from `first`, depends on the seed and i, not on other captions.
-        `image` as in `encode`.
+        `image` as in `encode`; `start` is a picture that all begin with.
 
         Raises InputError when what comes out is not finite numbers.
         """
@@ -105,8 +112,9 @@ class Drawer:
         width = 0 if self.imagination is None else self.imagination.width
         imagined = torch.stack([torch.from_numpy(one.draw((width,))) for one in streams])
         plan = self.plan.changed(steps, guidance)
-        latents = self.sample(noise, self.encode(captions, imagined, image), plan)
-        pictures = self.decode(latents)
+        edit = None if start is None else start.edit
+        latents = self.sample(noise, self.encode(captions, imagined, image), plan, edit=edit)
+        pictures = self.decode(latents) if start is None else start.pasted(self.decode(latents))
         if not (latents.isfinite().all() and pictures.isfinite().all()):
             raise InputError(
                 f"with guidance {plan.guidance:g} in {plan.steps} steps the picture is not finite numbers; expected less "
@@ -114,14 +122,21 @@ class Drawer:
             )
         return pictures
 
-    def sample(self, noise: Tensor, text: Text, plan: Plan | None = None, null: Text | None = None) -> Tensor:
+    def sample(
+        self,
+        noise: Tensor,
+        text: Text,
+        plan: Plan | None = None,
+        null: Text | None = None,
+        edit: Edit | None = None,
+    ) -> Tensor:
         """Latents from noise (B, C, H, W) under embedded captions; `null` is what guidance leads away from, if it is at hand."""
 
         plan, null = plan or self.plan, self.unconditional() if null is None else null
         if plan.cache is not None and self.steps:
             by_step = ByStep(self.networks, self.steps, self.plan)
-            return solvers.sample(by_step, plan, self.schedule, noise, text, null, by_step)
-        return solvers.sample(self.denoise, plan, self.schedule, noise, text, null, self.backbone)
+            return solvers.sample(by_step, plan, self.schedule, noise, text, null, by_step, edit)
+        return solvers.sample(self.denoise, plan, self.schedule, noise, text, null, self.backbone, edit)
 
     def too_long(self, captions: Sequence[str]) -> list[str]:
         """A line for every caption of which the denoiser reads only the beginning."""
@@ -142,6 +157,7 @@ class Model:
     graphs: tuple[Graph, ...]
     encoder: TextEncoder
     latents: tuple[int, int, int]
+    autoencoder: Autoencoder
     imagination: Imagination | None = None
 
     def drawer(self, networks: Mapping[str, Network] | None = None, steps: Sequence[Step] = ()) -> Drawer:
@@ -151,7 +167,16 @@ class Model:
         if networks is not None:
             return Drawer(networks, self.encoder, self.latents, plan, noise, steps=steps)
         own = {graph.name: graph.run for graph in self.graphs}
-        return Drawer(own, self.encoder, self.latents, plan, noise, self.backbone, imagination=self.imagination)
+        return Drawer(
+            own,
+            self.encoder,
+            self.latents,
+            plan,
+            noise,
+            self.backbone,
+            imagination=self.imagination,
+            autoencoder=self.autoencoder,
+        )
 
     def step_graphs(self) -> tuple[list[Graph], list[Step]]:
         """The graphs by which a runtime keeps the units that the plan keeps, and its steps; none for a plan without a cache.
@@ -194,7 +219,9 @@ def model(network: nn.Module, pipeline: dict[str, Any], folder: Path) -> Model:
     latents = (autoencoder.channels, side, side)
     notes = wiring.notes(wiring.table(encoder, latents, pipeline["image_size"]), schedule(pipeline))
     made = graphs.of_pipeline(network, encoder, autoencoder, side, pooled)
-    return Model(pipeline, tuple(replace(graph, notes=notes[graph.name]) for graph in made), encoder, latents, prior)
+    return Model(
+        pipeline, tuple(replace(graph, notes=notes[graph.name]) for graph in made), encoder, latents, autoencoder, prior
+    )
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -311,25 +338,40 @@ def sample(
     guidance: float | None = None,
     runtime: str = "auto",
     precision: str | None = None,
-    shown: Sequence[Path] = (),
+    fused: Sequence[Path] = (),
     weights: Sequence[float] = (),
+    start: Start | None = None,
 ) -> list[str]:
     """Draw captions and save them as one picture, at most eight to a row. Returns notes for whoever asked.
 
-    `shown`: pictures whose embeddings, summed by `weights`, stand in for what the prior makes of the captions.
+    `fused`: pictures whose embeddings, summed by `weights`, stand in for what the prior makes of the captions. `start`: a picture
+    that all drawings start from.
     """
 
     check_name(out)
     check_captions(captions)
     drawer = load(folder, runtime, precision)
-    image = _fused(drawer, folder, shown, weights)
-    save_grid(drawer.draw(captions, seed, steps, guidance, image=image), out, columns=min(8, len(captions)))
+    image = _fused(drawer, folder, fused, weights)
+    begun = None if start is None else _shown(drawer, folder, steps, start)
+    drawn = drawer.draw(captions, seed, steps, guidance, image=image, start=begun)
+    save_grid(drawn, out, columns=min(8, len(captions)))
     return drawer.too_long(captions)
 
 
-def _fused(drawer: Drawer, folder: Path, shown: Sequence[Path], weights: Sequence[float]) -> Tensor | None:
-    """The embedding (1, E) of what is shown; None where nothing is."""
-    if not shown:
+def _shown(drawer: Drawer, folder: Path, steps: int | None, start: Start) -> Shown:
+    """The picture that drawings start from. Raises InputError where they cannot."""
+    if drawer.autoencoder is None:
+        raise InputError(
+            f"--edit: {folder}: only PyTorch has what makes latents of a picture; expected --runtime pytorch"
+        )
+    if start.mask is None and (steps or drawer.plan.steps) == 1:
+        raise InputError("--edit: in one step nothing of the picture is left; expected --steps, or --mask")
+    return shown(drawer.autoencoder, drawer.latents[-1] * drawer.autoencoder.factor, start)
+
+
+def _fused(drawer: Drawer, folder: Path, fused: Sequence[Path], weights: Sequence[float]) -> Tensor | None:
+    """The embedding (1, E) of pictures; None where there are none."""
+    if not fused:
         if weights:
             raise InputError("--weight: of no picture; expected --picture too")
         return None
@@ -337,4 +379,4 @@ def _fused(drawer: Drawer, folder: Path, shown: Sequence[Path], weights: Sequenc
         raise InputError(
             f"--picture: {folder} is told of captions alone; expected an export of a study with conditioning.image"
         )
-    return drawer.imagination.fused(shown, weights)
+    return drawer.imagination.fused(fused, weights)

@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nas import priors
+from nas.deploy.shown import read
 from nas.disk import files, weight_files
-from nas.disk.decoding import UnreadablePicture, decode
-from nas.disk.reading import PICTURE, contents
 from nas.errors import InputError
 from nas.networks.conditioning import Conditioning, Text, TextEncoder, pictures
 from nas.networks.conditioning.pictures import Projection
@@ -66,22 +65,12 @@ class Imagination:
                 f"--weight: {len(weights)} given for {len(shown)} of --picture; expected one a picture, or none"
             )
         shares = weights or [1 / len(shown)] * len(shown)
-        found = self.projection(pictures.features(_read(path, self.image_size)[None] for path in shown))
+        found = self.projection(pictures.features(read(path, self.image_size, "--picture")[None] for path in shown))
         return (torch.tensor(shares)[:, None] * found).sum(0, keepdim=True)
 
     def unconditional(self, empty: Text) -> Text:
         """What guidance leads away from, one row."""
         return self.told(empty, self.null, empty)
-
-
-def _read(path: Path, size: int) -> Tensor:
-    """(3, size, size) in [-1, 1]."""
-    try:
-        return decode(contents(path, PICTURE), size)
-    except OSError as error:
-        raise InputError(f"--picture {path}: {error.strerror}") from None
-    except UnreadablePicture as error:
-        raise InputError(f"--picture {path}: not a readable picture: {error}") from None
 
 
 def asked(pipeline: Mapping[str, Any]) -> bool:

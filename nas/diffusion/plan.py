@@ -217,6 +217,10 @@ class Plan(Section):
         first, *later = self.times()
         return [first, *(time for time in later for _ in range(2 if self.solver == "heun" else 1))]
 
+    def evaluations_of(self, steps: int) -> int:
+        """Of the network in the last so many steps."""
+        return 2 * steps - 1 if self.solver == "heun" else steps
+
     @property
     def evaluations(self) -> int:
         """Of the network with all its branches, for one image: a row of a cache's schedule each; of `autoregressive` those of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import pairwise
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nas.diffusion import autoregression
 from nas.diffusion.caching import Keeps, Steps, keeping
+from nas.diffusion.editing import Edit, Predict
 from nas.diffusion.guidance import Denoiser, guided
 from nas.diffusion.plan import AUTOREGRESSIVE, ONE_STEP, Plan
 from nas.diffusion.schedule import clean, velocity
@@ -34,19 +35,41 @@ def sample(
     text: Text,
     null: Text,
     module: nn.Module | Keeps | None = None,
+    edit: Edit | None = None,
 ) -> Tensor:
     """Latents (B, C, H, W) drawn from `noise` of the same shape under `text` (B rows); `null` has one row.
 
     Deterministic: the noise is the only randomness, and rows are independent. A plan with a cache keeps units of `module`, the
-    backbone behind `network` if that is not one itself, or what keeps them by itself. Raises InputError where there is none, or
-    the cache is another network's, or the network cannot draw token by token and the plan asks for that.
+    backbone behind `network` if that is not one itself, or what keeps them by itself. With an `edit` the drawing starts from its
+    picture. Raises InputError where there is none to keep, or the cache is another network's, or the network cannot draw token by
+    token and the plan asks for that, or it can, and there is an edit.
     """
     if plan.solver == AUTOREGRESSIVE:
+        if edit is not None:
+            raise InputError(
+                f"--edit: solver {AUTOREGRESSIVE} starts from no picture; expected a network that denoises"
+            )
         fresh, able = _fresh_noise(noise, plan.steps), _able(module or network)
         return autoregression.drawn(able, plan, schedule_config, noise, fresh, text, null)
     predict = _guided(network, plan, text, null, len(noise))
+    asked, start = times(plan, schedule_config["num_train_timesteps"]), noise
+    if edit is not None:
+        asked, start, predict = _edited(edit, asked, predict, schedule_config, noise)
     with _keeping(module or network, plan, noise, text) as steps, _told(module or network, plan, steps):
-        return _drawn(_counted(predict, steps), plan, schedule_config, noise)
+        steps.now = plan.evaluations - plan.evaluations_of(len(asked))
+        return _drawn(_counted(predict, steps), plan.solver, asked, schedule_config, start)
+
+
+def _edited(
+    edit: Edit, asked: Sequence[int], predict: Predict, schedule_config: Mapping[str, Any], noise: Tensor
+) -> tuple[list[int], Tensor, Predict]:
+    """The times that are left, what the first starts from, and the prediction."""
+    from diffusers import DDPMScheduler
+
+    schedule: Any = DDPMScheduler.from_config(dict(schedule_config))
+    taken = edit.taken(asked)
+    start = noise if len(taken) == len(asked) else edit.start(schedule, noise, torch.tensor(taken[0]).to(noise.device))
+    return taken, start, edit.keeping(predict, schedule)
 
 
 def _able(network: Denoiser | nn.Module | Keeps) -> Autoregressor:
@@ -59,14 +82,16 @@ def _able(network: Denoiser | nn.Module | Keeps) -> Autoregressor:
     return network
 
 
-def _drawn(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
-    """Latents by the plan's solver."""
-    if plan.solver in ONE_STEP:
-        return _renoise(predict, plan, schedule_config, noise)
-    if plan.solver == "heun":
-        return _heun(predict, plan, schedule_config, noise)
-    solver = _solver(plan, schedule_config)
-    _start(solver, times(plan, schedule_config["num_train_timesteps"]), noise.device)
+def _drawn(
+    predict: Predict, name: str, asked: Sequence[int], schedule_config: Mapping[str, Any], noise: Tensor
+) -> Tensor:
+    """Latents by a solver, in steps from the times asked, the first of which has latents as noisy as `noise`."""
+    if name in ONE_STEP:
+        return _renoise(predict, asked, schedule_config, noise)
+    if name == "heun":
+        return _heun(predict, asked, schedule_config, noise)
+    solver = _solver(name, schedule_config)
+    _start(solver, asked, noise.device)
     latents: Tensor = noise * solver.init_noise_sigma
     for step in solver.timesteps:
         prediction = predict(solver.scale_model_input(latents, step), step)
@@ -125,15 +150,12 @@ def _counted(predict: Predict, steps: Steps) -> Predict:
     return counted
 
 
-Predict = Callable[[Tensor, Tensor], Tensor]  # latents (B, C, H, W), one time () -> prediction (B, C, H, W), float32
-
-
 def _guided(network: Denoiser, plan: Plan, text: Text, null: Text, size: int) -> Predict:
     """The network's prediction under the text, guided away from `null` where and when the plan says so."""
     return lambda latents, time: guided(network, latents, time.expand(size), text, null, plan.scale_at(int(time)))
 
 
-def _heun(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
+def _heun(predict: Predict, asked: Sequence[int], schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
     """Heun's method along the angle phi with a_t = cos(phi), s_t = sin(phi), in which the probability flow is dx/dphi = v.
 
     v is finite where a_t is 0, so that a last time of pure noise needs no number in place of zero. A DDIM step over d turns
@@ -144,7 +166,7 @@ def _heun(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], nois
 
     schedule: Any = DDPMScheduler.from_config(dict(schedule_config))
     angles = [math.acos(math.sqrt(kept)) for kept in schedule.alphas_cumprod.tolist()]
-    asked, latents = times(plan, schedule.config["num_train_timesteps"]), noise
+    latents = noise
 
     def slope(latents: Tensor, asked: int) -> Tensor:
         time = torch.tensor(asked, device=noise.device)
@@ -158,15 +180,15 @@ def _heun(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], nois
     return math.cos(last) * latents - math.sin(last) * slope(latents, asked[-1])
 
 
-def _renoise(predict: Predict, plan: Plan, schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
+def _renoise(predict: Predict, asked: Sequence[int], schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
     """UFOGen's sampler: from t_i the clean latents, noised afresh to t_(i-1), i = k .. 1."""
     from diffusers import DDPMScheduler
 
     schedule: Any = DDPMScheduler.from_config(dict(schedule_config))
-    fresh = _fresh_noise(noise, plan.steps - 1)
+    fresh = _fresh_noise(noise, len(asked) - 1)
     latents = noise
-    for index, asked in enumerate(times(plan, schedule.config["num_train_timesteps"])):
-        time = torch.tensor(asked, device=noise.device)
+    for index, now in enumerate(asked):
+        time = torch.tensor(now, device=noise.device)
         if index:
             latents = schedule.add_noise(latents, next(fresh), time.expand(len(noise)))
         latents = clean(schedule, latents, time.expand(len(noise)), predict(latents, time))
@@ -194,12 +216,12 @@ def alphas_cumprod(plan: Plan, schedule_config: Mapping[str, Any]) -> list[float
     from diffusers import DDPMScheduler
 
     plain = plan.solver in (*ONE_STEP, "heun")
-    made: Any = DDPMScheduler.from_config(dict(schedule_config)) if plain else _solver(plan, schedule_config)
+    made: Any = DDPMScheduler.from_config(dict(schedule_config)) if plain else _solver(plan.solver, schedule_config)
     return [float(f"{value:.9g}") for value in made.alphas_cumprod.tolist()]  # float32, to the digit
 
 
-def _solver(plan: Plan, schedule_config: Mapping[str, Any]) -> Any:
-    """The diffusers scheduler of a plan.
+def _solver(name: str, schedule_config: Mapping[str, Any]) -> Any:
+    """The diffusers scheduler of a plan's solver.
 
     DDIM is DPM-Solver++ of first order (Lu et al. 2022, section 4). `DDIMScheduler` equals it where the number of steps
     divides 1,000; elsewhere it steps to times it never asks the network about, and may end short of the clean latents.
@@ -207,12 +229,12 @@ def _solver(plan: Plan, schedule_config: Mapping[str, Any]) -> Any:
     from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
     config = {key: value for key, value in schedule_config.items() if not key.startswith("_")}
-    if plan.solver == "unipc":
+    if name == "unipc":
         return UniPCMultistepScheduler.from_config(config, solver_order=2, solver_type="bh2", lower_order_final=True)
     return DPMSolverMultistepScheduler.from_config(
         config,
         algorithm_type="dpmsolver++",
-        solver_order=1 if plan.solver == "ddim" else 2,
+        solver_order=1 if name == "ddim" else 2,
         lower_order_final=True,
     )
 
