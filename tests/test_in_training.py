@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_objectives import inputs
 from test_training import QUICK, assert_identical, encoded, module_of, on_the_cpu, weights  # noqa: F401 (fixtures)
 from test_training import Denoiser as Small
 
@@ -26,6 +27,8 @@ CASES = [  # stopped after 5 of 11 updates: beside the turns of critics, and bef
     ("ladd", {"critic_every": 2, "last_time_share": 0.25}),
     ("ladd", {"distillation": "none", "student_sample_steps": 1}),
     ("ladd", {"distillation": "sds", "guidance_scale": 2.0, "feature_times": (20, 600), "gradient_penalty": 0.1}),
+    ("add", {"critic_every": 2, "gradient_penalty": 0.1}),
+    ("add", {"distillation": "none", "condition": "text", "feature_size": 24}),
     ("lcm", {}),
     ("lcm", {"target": "online"}),
     ("cfg_distillation", {"guidance_probability": 0.5}),
@@ -60,7 +63,9 @@ def in_training(name, options, rank=None, settings=QUICK):
     if rank:
         lora.adapt(network, lora.Lora(rank=rank), seed=1)
     taught = copy.deepcopy(teacher) if "teacher" in module.Objective.requires else None
-    return module_of(settings, module.Objective(network, taught, module.Settings(**options)))
+    return module_of(
+        settings, module.Objective(network, taught, module.Settings(**options), **inputs(module, channels=2))
+    )
 
 
 @pytest.fixture(scope="module")

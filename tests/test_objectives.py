@@ -11,7 +11,7 @@ from nas import menu
 from nas.diffusion import schedule
 from nas.diffusion.plan import Plan
 from nas.networks.conditioning import Text
-from nas.objectives import INPUTS, LatentBatch, denoising
+from nas.objectives import FROZEN, INPUTS, LatentBatch, Pictures, denoising
 
 SHAPE = (3, 4, 4)
 
@@ -72,6 +72,27 @@ def batch_of(size=6, seed=0):
 # --- every objective -------------------------------------------------------------------------------------------------
 
 
+class Decoding(nn.Module):
+    """A frozen image decoder of two layers, as good as any for gradients to pass through."""
+
+    def __init__(self, channels=SHAPE[0]):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(8)
+            self.layer = nn.ConvTranspose2d(channels, 3, 4, stride=4)
+        self.requires_grad_(False)
+
+    def forward(self, latents):
+        return torch.tanh(self.layer(latents))
+
+
+def inputs(module, channels=SHAPE[0], pooled=5):
+    """What an objective of the menu is given beside its networks."""
+    if "pictures" not in module.Objective.requires:
+        return {}
+    return {"pictures": Pictures(Decoding(channels), pooled)}
+
+
 def variants():
     """Every objective with its default settings, and once with each other value that a choice among its settings has."""
     for name in menu.names("objectives"):
@@ -88,7 +109,7 @@ def made(request):
     module = menu.pick("objectives", name)
     torch.manual_seed(0)
     teacher = Denoiser().requires_grad_(False) if "teacher" in module.Objective.requires else None
-    made = module.Objective(network_of(module), teacher, module.Settings(**options))
+    made = module.Objective(network_of(module), teacher, module.Settings(**options), **inputs(module))
     made.given_teacher = [teacher]  # in a list, so that it is not registered
     with torch.no_grad():
         for parameter in made.generator.parameters():  # as if trained: some objectives start at a minimum
@@ -110,7 +131,9 @@ def test_the_contract(made):
         critic.network is children[name] and critic.network is not made.generator
         for name, critic in made.critics.items()
     )
-    assert list(inspect.signature(type(made)).parameters) == ["generator", "teacher", "settings"]
+    given = ["pictures"] if "pictures" in made.requires else []
+    assert list(inspect.signature(type(made)).parameters) == ["generator", "teacher", "settings", *given]
+    assert not any(p.requires_grad for role in FROZEN if role in children for p in children[role].parameters())
     assert made.schedule_config["num_train_timesteps"] == 1000
     assert made.logged == {}
     assert made.passes >= 3 and isinstance(made.measures_progress, bool) and isinstance(made.guided_drawing, bool)
@@ -123,7 +146,7 @@ def test_the_schedule_can_be_had_without_a_network():
     for name in menu.names("objectives"):
         module = menu.pick("objectives", name)
         teacher = Denoiser() if "teacher" in module.Objective.requires else None
-        made = module.Objective(network_of(module), teacher, module.Settings())
+        made = module.Objective(network_of(module), teacher, module.Settings(), **inputs(module))
         assert dict(module.noise_schedule(module.Settings()).config) == made.schedule_config
 
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_objectives import variants
+from test_objectives import inputs, variants
 
 from nas import menu
 from nas.cost.traced import flops
@@ -65,14 +65,14 @@ def measured(objective):
 def made(name, options):
     module, given = menu.pick("objectives", name), network()
     teacher = copy.deepcopy(given).requires_grad_(False) if "teacher" in module.Objective.requires else None
-    return module.Objective(given, teacher, module.Settings(**options))
+    return module.Objective(given, teacher, module.Settings(**options), **inputs(module, channels=4, pooled=8))
 
 
 def cases():
     """Every objective, and with each choice among its settings that changes its passes."""
     for name, options in variants():
-        if "tokens" in menu.pick("objectives", name).Objective.requires:
-            continue  # its passes are those of what is before a head, which is asked several times
+        if {"tokens", "pictures"} & menu.pick("objectives", name).Objective.requires:
+            continue  # passes of what is before a head, which is asked several times, or of the denoiser alone: test_add
         if not options or made(name, options).passes != made(name, {}).passes:
             yield name, options
     yield "instaflow", {"reflow_updates": 2}  # of four: an update of each task costs its own

@@ -18,7 +18,7 @@ from nas.deploy.export_folder import MANIFEST
 from nas.disk import weight_files
 from nas.errors import InputError
 from nas.metrics import Reference, caption_accuracy, clip_score, fid
-from nas.networks import conditioning, efficientnet, lora
+from nas.networks import conditioning, efficientnet, feature_maps, lora
 from nas.networks.autoencoders import kl
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import Config, Level
@@ -148,6 +148,7 @@ PLACES = {
     "metrics.fid.features": lambda to, plant, _: fid.build(
         fid.Settings(features=str(one_file(to, plant, "own.pt"))), Reference(list)
     ),
+    "objective.weights": lambda to, plant, _: feature_maps.load("resnet10t", one_file(to, plant), None),
     "metrics.clip_score.pretrained": lambda to, plant, _: judged(
         clip_score, judge="ViT-B-32", pretrained=str(one_file(to, plant, "model.pt"))
     ),
@@ -254,6 +255,7 @@ def test_every_setting_that_takes_a_path_to_weights_is_planted():
         ("metrics", "clip_score", "pretrained"),
         ("metrics", "caption_accuracy", "judge"),
         ("metrics", "caption_accuracy", "pretrained"),
+        ("objectives", "add", "weights"),
         ("autoencoders", "kl", "path"),
         ("autoencoders", "kl", "decoder"),
     }

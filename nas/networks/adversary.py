@@ -83,6 +83,32 @@ class Head(nn.Module):
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+class ConditionedHead(nn.Module):
+    """Logits (B, positions) of features (B, width, positions) from any network, which may know conditions (B, D).
+
+    Two pointwise layers, and the inner product of what the first gives with a projection of the conditions (Miyato and Koyama
+    2018, arXiv 1802.05637, eq. 3). It starts undecided, and the same in every training. D may be 0.
+    """
+
+    def __init__(self, width: int, conditions: int, seed: int = 0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.first = nn.Sequential(nn.GroupNorm(1, width), nn.Conv1d(width, width, 1), nn.SiLU())
+            self.last = nn.Conv1d(width, 1, 1)
+            self.project = nn.Linear(conditions, width, bias=False) if conditions else None
+        for layer in filter(None, (self.last, self.project)):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, found: Tensor, conditions: Tensor) -> Tensor:
+        hidden = self.first(found)
+        logits: Tensor = self.last(hidden).squeeze(1)
+        if self.project is not None:
+            logits = logits + (self.project(conditions)[:, :, None] * hidden).sum(1)
+        return logits.float()
+
+
 def _named(denoiser: nn.Module, name: str) -> nn.Module:
     layer = getattr(denoiser, name, None)
     if not isinstance(layer, nn.Module):

@@ -4,17 +4,17 @@ A file provides
 
 - `Settings`: a frozen pydantic model; a `Lora` in it is of adapters of the teacher or of a network like it;
 - `noise_schedule(settings)`: the diffusers scheduler whose configuration a sampler must use;
-- `Objective(generator, teacher, settings)`: an `nn.Module` with `requires` (a frozenset of `INPUTS` that a study must
-  supply; what is not among them is refused before anything is trained), `schedule_config` (that scheduler's
-  configuration), `generator_loss(batch) -> scalar`, `critics` (the other networks that learn, by name: a discriminator, a
-  fake score, other experts; {} for none), `logged` (detached scalars of the last losses, by name), `after_step()`,
-  `guided_drawing` (whether what it trains is still a denoiser, made to be drawn with guidance), `solvers` (those of plans that
-  it is made for), `measures_progress` (whether a lower generator loss means a better network), `finishes` (whether it makes
-  what is drawn of more than its generator) and `finished(lessons)`, which makes it, and `passes`: the network passes that one
-  image costs in a generator update and the critics' turns that belong to it. A forward pass counts 1, a backward pass to the
-  weights 1, to the input 1; plain denoising has 3. Heads and embeddings count nothing. `passes_of(updates)` is their mean over
-  a training, of an objective whose updates differ. An objective that learns from pairs, or searches at the end, also has
-  `offline_passes`, those spent outside the updates, in all;
+- `Objective(generator, teacher, settings)`, with `pictures` too if it requires them: an `nn.Module` with `requires` (a
+  frozenset of `INPUTS` that a study must supply; what is not among them is refused before anything is trained),
+  `schedule_config` (that scheduler's configuration), `generator_loss(batch) -> scalar`, `critics` (the other networks that
+  learn, by name: a discriminator, a fake score, other experts; {} for none), `logged` (detached scalars of the last losses, by
+  name), `after_step()`, `guided_drawing` (whether what it trains is still a denoiser, made to be drawn with guidance), `solvers`
+  (those of plans that it is made for), `measures_progress` (whether a lower generator loss means a better network), `finishes`
+  (whether it makes what is drawn of more than its generator) and `finished(lessons)`, which makes it, and `passes`: the network
+  passes that one image costs in a generator update and the critics' turns that belong to it. A forward pass counts 1, a backward
+  pass to the weights 1, to the input 1; plain denoising has 3. Heads and embeddings count nothing. `passes_of(updates)` is their
+  mean over a training, of an objective whose updates differ. An objective that learns from pairs, or searches at the end, also
+  has `offline_passes`, those spent outside the updates, in all;
 - `check(settings, updates)`, if a training of so many updates can be wrong for it, and `check_plan(settings, plan)`, if a way of
   drawing can: raise InputError;
 - `check_teacher(settings, own, taught)`, if a teacher can be: given what the stages put out (`nas.networks.stages.shapes`);
@@ -25,8 +25,8 @@ What is logged has one name in all files: `gan_loss_gen` and `gan_loss_disc` of 
 its critic, `vsd_loss` of a difference of scores, `distillation_loss`, `regression_loss` and `reconstruction_loss` of what is
 drawn to an answer.
 
-What an objective trains or moves is a submodule, and is saved with a checkpoint; only `teacher`, which never changes, is
-not. Randomness comes from the batch's generator, and what depends on the update's number from the batch's `update`, so
+What an objective trains or moves is a submodule, and is saved with a checkpoint; only those of `FROZEN`, which never change,
+are not. Randomness comes from the batch's generator, and what depends on the update's number from the batch's `update`, so
 that a resumed training is the uninterrupted one.
 """
 
@@ -101,8 +101,20 @@ INPUTS = {  # what a study can supply
     "teacher": "the trained network that a `base` section names",
     "base": "a `base` section for the teacher, of another architecture where one likes, from which nothing need start",
     "tokens": "a network that draws token by token (`nas.networks.backbones.Autoregressor`)",
+    "pictures": "the image decoder, for what learns from pixels (`Pictures`)",
     "pairs": "noise, and what the base draws from it: the batch's `start` and `latents` (setting `pairs` of the objective)",
 }
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What an objective that `requires` pictures is given beside its networks: frozen, and no part of a checkpoint."""
+
+    decoder: nn.Module  # latents (B, C, H, W) -> pictures (B, 3, H f, W f) in [-1, 1]
+    pooled_width: int  # of a caption
+
+
+FROZEN = ("teacher", "decoder", "feature_network")  # submodules that never change
 
 
 @dataclass(frozen=True)

@@ -40,15 +40,13 @@ from nas.objectives import Critic, Distillation, LatentBatch
 __all__ = ["Objective", "Settings", "noise_schedule"]
 
 
-class Settings(schedule.Settings):
-    """`prediction` and `zero_terminal_snr` must be what the teacher was trained with."""
+class Game(schedule.Settings):
+    """What an adversary on any features has. `prediction` and `zero_terminal_snr` must be what the teacher was trained with."""
 
     student_sample_steps: int = Field(4, ge=1, le=999)
     """N: the student learns at the times of a `renoise` plan of N steps, each as often. 1 is the last time alone."""
     last_time_share: float = Field(0.0, ge=0, le=1)
     """Share of the student's samples at the last time, the one that one-step drawing asks about, beyond those."""
-    feature_times: tuple[int, int] = (0, 999)
-    """Least and largest t that the adversary sees, in training steps; uniform between them."""
     distillation: Literal["exponential", "sds", "none"] = "exponential"
     """c(u): a_u (ADD's `exponential`), or a_u s_u / 2, which makes the gradient that of score distillation sampling with
     its weight s_u^2 (Poole et al. 2022, arXiv 2209.14988). `none`: the game alone."""
@@ -64,6 +62,13 @@ class Settings(schedule.Settings):
     """D's learning rate, times the generator's."""
     critic_betas: tuple[Decay, Decay] = (0.0, 0.999)
     """D's AdamW's."""
+
+
+class Settings(Game):
+    """With the times at which the teacher's features are taken."""
+
+    feature_times: tuple[int, int] = (0, 999)
+    """Least and largest t that the adversary sees, in training steps; uniform between them."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -85,7 +90,7 @@ class Objective(Distillation):
     def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
         super().__init__(generator, teacher, settings)
         self.settings = settings
-        self.discriminator = Head(self.teacher)
+        self.discriminator: nn.Module = Head(self.teacher)
         self.times = times(Plan(solver="renoise", steps=settings.student_sample_steps), self.steps)
 
     @property
@@ -149,12 +154,16 @@ class Objective(Distillation):
 
     def _distillation(self, made: Tensor, batch: LatentBatch) -> Tensor:
         """Mean of c(u) |x' - x^|^2 over the batch and all elements."""
-        time = batch.times(0, self.steps)
-        noisy = self.noised(made.detach(), batch.noise(), time)
-        target = self.guided(self.teacher, noisy, time, batch, self.settings.guidance_scale)
+        target, time = self._taught(made, batch)
         a, s = signal_and_noise(self.schedule, time)
         weight = a if self.settings.distillation == "exponential" else a * s / 2
         return (weight * (made - target).square()).mean()
+
+    def _taught(self, made: Tensor, batch: LatentBatch) -> tuple[Tensor, Tensor]:
+        """x^ (B, C, H, W), the clean latents that the teacher predicts from x' after noise, and the times u (B,)."""
+        time = batch.times(0, self.steps)
+        noisy = self.noised(made.detach(), batch.noise(), time)
+        return self.guided(self.teacher, noisy, time, batch, self.settings.guidance_scale), time
 
     def _penalty(self, real: Tensor, found: Tensor) -> Tensor:
         """The weighted R1 of logits (B, positions) in the features (B, width, positions) that they were made of."""

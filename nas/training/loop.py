@@ -26,7 +26,7 @@ from nas.disk import files, weight_files
 from nas.errors import InputError
 from nas.failures import Diverged
 from nas.networks.averages import Average
-from nas.objectives import LatentBatch, Objective
+from nas.objectives import FROZEN, LatentBatch, Objective
 from nas.settings.training import Training
 from nas.training import block_drop
 from nas.training.batches import Batches
@@ -189,8 +189,8 @@ class DenoiserTraining(L.LightningModule):
             adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
 
     def _moving(self) -> dict[str, nn.Module]:
-        """The objective's submodules but the teacher."""
-        return {role: network for role, network in self.objective.named_children() if role != "teacher"}
+        """The objective's submodules but those that never change."""
+        return {role: network for role, network in self.objective.named_children() if role not in FROZEN}
 
 
 def ignored(count: int) -> None:

@@ -25,7 +25,7 @@ from nas.metrics import Reference, scores
 from nas.networks import autoencoders, backbones, conditioning, lora
 from nas.networks.backbones import Backbone, Proxy
 from nas.networks.conditioning import Text
-from nas.objectives import LatentBatch
+from nas.objectives import LatentBatch, Pictures
 from nas.runs.pictures import save_grid
 from nas.settings import design
 from nas.settings.study import Study
@@ -257,7 +257,14 @@ class Bench:
             teacher = copy.deepcopy(self.teacher if self.study.base else network).requires_grad_(False)
         if adapters is not None:
             lora.adapt(network, adapters, seed)
-        return made(network, teacher, entry.settings("objectives"))
+        return made(network, teacher, entry.settings("objectives"), **self._pictures(made.requires))
+
+    def _pictures(self, requires: frozenset[str]) -> dict[str, Pictures]:
+        """What an objective is given that learns from pixels; {} of others."""
+        if "pictures" not in requires:
+            return {}
+        decoder = self.autoencoder.decoder().eval().requires_grad_(False)
+        return {"pictures": Pictures(decoder, self.train_data.null.pooled.shape[1])}
 
     @torch.no_grad()
     def draw(self, network: nn.Module, schedule: dict[str, Any], images: int | None = None) -> Iterator[Tensor]:
