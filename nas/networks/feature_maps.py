@@ -28,6 +28,7 @@ class FeatureMaps(nn.Module):
         self.register_buffer("scale", extractor.scale, persistent=False)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
+        pictures = pictures.float()
         if self.size not in (None, pictures.shape[-1]):
             pictures = F.interpolate(pictures, size=self.size, mode="bilinear", antialias=True)
         given = (pictures - self.shift) / self.scale
