@@ -13,6 +13,7 @@ from nas import menu
 from nas.networks import lora
 from nas.networks.adversary import Head
 from nas.networks.averages import Average
+from nas.objectives.add import Heads
 from nas.training.loop import train
 
 CASES = [  # stopped after 5 of 11 updates: beside the turns of critics, and before and after the end of a first task
@@ -105,7 +106,7 @@ def moving(objective):
         f"{role}.{name}": parameter.detach().clone()
         for role, network in networks.items()
         for name, parameter in network.named_parameters()
-        if parameter.requires_grad and not (isinstance(network, Head) and name == "last.bias")
+        if parameter.requires_grad and not (isinstance(network, Head | Heads) and name.endswith("last.bias"))
     }
     for role, child in objective.named_children():
         if isinstance(child, Average):
