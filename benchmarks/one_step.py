@@ -8,7 +8,8 @@ there with its default settings, and once more for each choice among its setting
 
 passes     of one image, in forwards of the network: the operations of an update and of the critics' turns that belong to it,
            losses and gradients, by torch's counter (`nas.cost.traced.flops`), over those of a forward; and what the
-           objective declares. `*`: off by more than 10 %. First layers and the projections of the text take no gradient to
+           objective declares. `*`: off by more than 10 %, as `add` is by the image decoder and the feature network, which it
+           does not count. First layers and the projections of the text take no gradient to
            their input, so that denoising is a little below 3.
 ms         CPU time of an update over its images, which other programs on the machine disturb less than wall time. The runs
            alternate; medians, and the median of the pairwise ratios to denoising. What does not grow with the passes
@@ -44,9 +45,11 @@ from training import data  # benchmarks/training.py
 
 from nas import menu
 from nas.cost.traced import flops
+from nas.networks.autoencoders import kl
 from nas.networks.averages import Average
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import presets
+from nas.objectives import Pictures
 from nas.settings.training import Training
 from nas.training.batches import Batches
 from nas.training.encoded import EncodedSet
@@ -54,12 +57,13 @@ from nas.training.loop import DenoiserTraining, train
 
 SETTINGS = Training(batch=32, init="base")
 SIZE = 512  # pictures
+POOLED = 128  # width of a pooled caption
 COUNTED = 8  # updates whose operations are counted: some objectives draw by lot what they compute
 
 
 def network(divisor: int) -> nn.Module:
     torch.manual_seed(0)
-    proxy = Proxy(width_divisor=divisor, latent_channels=8, text_width=96, pooled_width=128)
+    proxy = Proxy(width_divisor=divisor, latent_channels=8, text_width=96, pooled_width=POOLED)
     return presets()["mobilediffusion"].scaled(proxy).build()
 
 
@@ -67,7 +71,9 @@ def made(name: str, options: dict[str, Any], divisor: int) -> Any:
     """An objective whose generator starts as its teacher. Raises whatever keeps it from being built."""
     module, generator = menu.pick("objectives", name), network(divisor)
     teacher = copy.deepcopy(generator).requires_grad_(False) if "teacher" in module.Objective.requires else None
-    return module.Objective(generator, teacher, module.Settings(**options))
+    decoder = kl.load(kl.Settings(shipped="scenes")).decoder().requires_grad_(False)
+    given = {"pictures": Pictures(decoder, POOLED)} if "pictures" in module.Objective.requires else {}
+    return module.Objective(generator, teacher, module.Settings(**options), **given)
 
 
 def variants(divisor: int) -> Iterator[tuple[str, dict[str, Any]]]:
