@@ -150,6 +150,10 @@ def test_values_are_read_as_a_plan_has_them():
         "guidance": [1.0, 2.5],
     }
     assert sweep_plans.values_of([]) == {}
+    assert sweep_plans.values_of(["experts=[1, 0],[0, 0, 1]"]) == {"experts": [(1, 0), (0, 0, 1)]}
+    found, wrong = Ways(values={"experts": [(1, 0), (0, 0, 1)]}).plans(Plan(steps=2))
+    assert [plan.experts for plan in found] == [(1, 0)]
+    assert wrong == ["experts: 3 of them, and ddim in 2 steps evaluates the network 2 times; expected as many"]
 
 
 @pytest.mark.parametrize(

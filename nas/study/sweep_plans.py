@@ -115,8 +115,14 @@ def _values(name: str, given: str, text: str) -> list[Any]:
     if not isinstance(values, list) or not values:
         raise InputError(bounded(f"--set {text}: expected values with commas between them"))
     place = Document("--set", {}, {"": f"--set {text}: "})
-    read = [getattr(place.validate(Plan, {name: value}), name) for value in values]
+    read = [getattr(place.validate(Plan, {name: value} | _beside(name, value)), name) for value in values]
     return list(dict.fromkeys(read))
+
+
+def _beside(name: str, value: Any) -> dict[str, int]:
+    """What a value that has an entry for every evaluation needs beside it to be read: as many steps."""
+    rows = value.get("rows") if name == "cache" and isinstance(value, dict) else value if name == "experts" else None
+    return {"steps": len(rows)} if isinstance(rows, list) and rows else {}
 
 
 def plans(own: Plan, steps: Sequence[int] = ()) -> list[Plan]:
