@@ -51,6 +51,12 @@ class Judged:
         """Whether the answers tell the trials apart."""
         return self.scores.p < preference.CHANCE
 
+    def verdict(self, metric: Agreement) -> str:
+        """A key of VERDICTS; nothing agrees with answers that may be chance."""
+        if not self.apart:
+            return "open"
+        return "agrees" if metric.tau_low > 0 else "disagrees" if metric.tau_high < 0 else "open"
+
 
 def of_run(run_dir: Path, table: pd.DataFrame, goals: Objectives) -> Judged | None:
     """`table`: the run's results. None where nobody judged. InputError for a damaged file of judgements."""
@@ -61,11 +67,6 @@ def of_run(run_dir: Path, table: pd.DataFrame, goals: Objectives) -> Judged | No
     columns = [one.signal for one in metrics]
     asked = [column for column in columns if column in goals]
     return Judged(tuple(given), preference.fit(preference.choices(given)), metrics, tuple(asked or columns))
-
-
-def verdict(metric: Agreement) -> str:
-    """A key of VERDICTS."""
-    return "agrees" if metric.tau_low > 0 else "disagrees" if metric.tau_high < 0 else "open"
 
 
 def sentence(found: Judged) -> str:
@@ -88,7 +89,7 @@ def _verdicts(found: Judged) -> Iterator[str]:
     by_verdict: dict[str, list[str]] = {}
     for one in found.metrics:
         if one.signal in found.asked:
-            by_verdict.setdefault(verdict(one), []).append(naming.within(one.signal))
+            by_verdict.setdefault(found.verdict(one), []).append(naming.within(one.signal))
     for kind, (one_name, several) in VERDICTS.items():
         if names := by_verdict.get(kind):
             yield (one_name if len(names) == 1 else several).format(listed(names))

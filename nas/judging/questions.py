@@ -40,9 +40,9 @@ class Asked:
     captions: int
 
     @property
-    def questions(self) -> int:
-        """How many there are, none of them twice."""
-        return self.captions * len(self.trials) * (len(self.trials) - 1) // 2
+    def pairs(self) -> int:
+        """Of trials; that many answers are a round."""
+        return len(self.trials) * (len(self.trials) - 1) // 2
 
 
 def following(asked: Asked, given: Sequence[Judgement], judge: str) -> Shown | None:

@@ -31,7 +31,7 @@ class Session:
         """What the page shows; nothing in it says whose the pictures are. Without pictures when all is answered."""
         with self._turn:
             number, asked = self._asked()
-        told: dict[str, Any] = {"number": number, "questions": self.contest.asked.questions}
+        told: dict[str, Any] = {"number": number, "pairs": self.contest.asked.pairs}
         return told if asked is None else told | self._shown(asked)
 
     def answer(self, number: int, answer: str, seconds: float) -> bool:

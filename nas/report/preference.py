@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.analysis import fronts, judged
-from nas.analysis.naming import label, scaled
+from nas.analysis.naming import label, scaled, within
 from nas.analysis.preference import COLUMN
 from nas.analysis.results import COSTS
+from nas.numbers import listed
 from nas.report.evolution import data_url
 from nas.report.palette import FRONT, GREY, GRID, TEXT
 
@@ -35,9 +36,9 @@ def told(run: Run) -> dict[str, Any] | None:
     return {
         "sentence": judged.sentence(found),
         "trials": _trials(run, found, goals),
-        "goals": " and ".join(label(column) for column in goals),
+        "goals": listed([within(column) for column in goals]),
         "metrics": [
-            (label(one.signal), _interval(one.tau, one.tau_low, one.tau_high), WORDS[judged.verdict(one)])
+            (label(one.signal), _interval(one.tau, one.tau_low, one.tau_high), WORDS[found.verdict(one)])
             for one in found.metrics
         ],
         "judges": [
