@@ -155,7 +155,7 @@ def test_trials_of_two_runs_on_one_scale(tmp_path):
     """The first run keeps the answers; the other is as it was."""
     run, other = made(tmp_path), synthetic_run.write(tmp_path / "more" / "run", trials=2, states=["complete"] * 2)
     session = Session(contest.of([run, other]), "ann")
-    for number in range(40):
+    for number in range(16):
         session.question()
         assert session.answer(number, "right", 1.0)
     assert not (other / judgements.FILE).exists() and COLUMN not in results.load(other)

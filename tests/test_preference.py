@@ -176,26 +176,22 @@ def test_judges_with_themselves_and_with_others():
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
-def table_of(scores, **metrics):
-    """A run's frame with people's scores and metrics, `loss` the lower the better."""
-    table = pd.DataFrame({"trial": range(len(scores)), preference.COLUMN: scores, **metrics})
-    table.attrs["conditions"] = {name: {"higher_is_better": name != "loss"} for name in (*metrics, preference.COLUMN)}
-    return table
+def table_of(**metrics):
+    """A run's frame with metrics, `loss` the lower the better."""
+    table = pd.DataFrame(metrics)
+    table.attrs["conditions"] = {name: {"higher_is_better": name != "loss"} for name in metrics}
+    return table.assign(trial=range(len(table)))
 
 
-def judged_of(monkeypatch, given, goals=(), **metrics):
-    monkeypatch.setattr(judged.judgements, "read", lambda run: given)
-    scores = preference.fit(preference.choices(given))
-    return judged.of_run("run", table_of(scores.values, **metrics), dict.fromkeys(goals, "maximise"))
+def judged_of(given, goals=(), **metrics):
+    return judged.of(given, table_of(**metrics), dict.fromkeys(goals, "maximise"))
 
 
-def test_metrics_that_agree_that_disagree_and_that_are_open(monkeypatch):
+def test_metrics_that_agree_that_disagree_and_that_are_open():
     truth = np.linspace(2, -2, 9)
     noise = [0.3, 0.9, 0.1, 0.8, 0.2, 0.7, 0.5, 0.4, 0.6]
     given = simulated(truth, 300, 0)
-    found = judged_of(
-        monkeypatch, given, skill=truth, loss=truth, fid=noise, same=np.ones(9), gone=[*noise[:8], np.nan]
-    )
+    found = judged_of(given, skill=truth, loss=truth, fid=noise, same=np.ones(9), gone=[*noise[:8], np.nan])
     assert [(one.signal, found.verdict(one)) for one in found.metrics] == [
         ("skill", "agrees"),
         ("loss", "disagrees"),
@@ -205,21 +201,21 @@ def test_metrics_that_agree_that_disagree_and_that_are_open(monkeypatch):
         "300 answers of one person on 9 trials tell some apart: skill orders them as people do; loss orders them the other way; "
         "of FID it cannot be told yet."
     )
-    few = judged_of(monkeypatch, given, ["skill", "macs"], skill=truth, fid=noise)
+    few = judged_of(given, ["skill", "macs"], skill=truth, fid=noise)
     assert judged.sentence(few).endswith("tell some apart: skill orders them as people do.")
 
 
-def test_nothing_agrees_with_answers_at_random(monkeypatch):
+def test_nothing_agrees_with_answers_at_random():
     given = simulated(np.zeros(9), 300, 3)
     scores = preference.fit(preference.choices(given)).values
-    found = judged_of(monkeypatch, given, skill=scores)  # the order that chance made
+    found = judged_of(given, skill=scores)  # the order that chance made
     assert not found.apart and found.verdict(found.metrics[0]) == "open"
     assert "do not tell the trials apart (p = 0." in judged.sentence(found)
     assert judged.sentence(found).endswith("So it cannot be told whether the metrics agree.")
 
 
-def test_few_trials_or_no_metrics(monkeypatch):
-    found = judged_of(monkeypatch, simulated(TRUTH, 200, 0), skill=TRUTH)
+def test_few_trials_or_no_metrics():
+    found = judged_of(simulated(TRUTH, 200, 0), skill=TRUTH)
     assert not found.metrics and judged.sentence(found).endswith(
         "whether metrics agree can be told of 8 judged trials that have scores."
     )

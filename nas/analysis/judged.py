@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,12 +61,16 @@ class Judged:
 def of_run(run_dir: Path, table: pd.DataFrame, goals: Objectives) -> Judged | None:
     """`table`: the run's results. None where nobody judged. InputError for a damaged file of judgements."""
     given = judgements.read(run_dir)
-    if not given:
-        return None
-    metrics = tuple(_metrics(table))
+    return of(given, table, goals) if given else None
+
+
+def of(given: Sequence[Judgement], table: pd.DataFrame, goals: Objectives) -> Judged:
+    """What these answers say of trials with these results."""
+    scores = preference.fit(preference.choices(given))
+    metrics = tuple(_metrics(table, scores))
     columns = [one.signal for one in metrics]
     asked = [column for column in columns if column in goals]
-    return Judged(tuple(given), preference.fit(preference.choices(given)), metrics, tuple(asked or columns))
+    return Judged(tuple(given), scores, metrics, tuple(asked or columns))
 
 
 def sentence(found: Judged) -> str:
@@ -95,12 +99,13 @@ def _verdicts(found: Judged) -> Iterator[str]:
             yield (one_name if len(names) == 1 else several).format(listed(names))
 
 
-def _metrics(table: pd.DataFrame) -> Iterator[Agreement]:
+def _metrics(table: pd.DataFrame, scores: Scores) -> Iterator[Agreement]:
     """Every metric that all judged trials of the run have, and that differs between them."""
-    rows = table[table[COLUMN].notna()] if COLUMN in table else table[:0]
-    people = rows[COLUMN].to_numpy(dtype=float) if len(rows) else np.zeros(0)
+    people = {int(trial): value for trial, value in zip(scores.trials, scores.values, strict=True) if trial.isdigit()}
+    rows = table[table["trial"].isin(list(people))]
+    truth = np.array([people[int(trial)] for trial in rows["trial"]])
     for column, told in table.attrs.get("conditions", {}).items():
         usable = column != COLUMN and column in rows and rows[column].notna().all() and rows[column].nunique() > 1
         if usable and len(rows) >= LEAST_ANCHORS:
             sign = 1.0 if told.get("higher_is_better") else -1.0
-            yield agreement.agreement(column, COLUMN, sign * rows[column].to_numpy(dtype=float), people)
+            yield agreement.agreement(column, COLUMN, sign * rows[column].to_numpy(dtype=float), truth)

@@ -98,7 +98,7 @@ def judge(
 
         nas judge runs/quickstart
 
-        nas judge runs/quickstart --judge ann --front
+        nas judge runs/quickstart --judge ann
 
         nas judge runs/quickstart --results --output preference.csv
     """
