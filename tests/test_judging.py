@@ -15,6 +15,7 @@ from served import asked, running
 from typer.testing import CliRunner
 
 from nas import loopback
+from nas.analysis import findings
 from nas.cli import app
 from nas.errors import InputError
 from nas.judging import contest, page, questions
@@ -348,6 +349,16 @@ def test_bad_options_cost_one_line_and_nothing_is_written(tmp_path, run):
     assert nas("judge", run, "--results").endswith("asks a person first")
     assert nas("judge", run, "--output", "x.csv") == "--output x.csv: expected --results with it"
     assert sorted(Path(run).rglob("*")) == before
+
+
+def test_the_front_is_judged_with_the_repeats_of_its_members(run):
+    """Trial 4 is trial 2 again; they are the cheapest here."""
+    for number in (2, 4):
+        record = json.loads((run / "trials" / f"{number:04d}" / "record.json").read_text())
+        synthetic_run.copy_with(run, number, cost=record["cost"] | {"macs": 1})
+    members = findings.Run.read(run).best["trial"].tolist()
+    assert 2 in members and 4 not in members and len(members) < 3
+    assert set(contest.of([run], front=True).pictures) == {*map(str, members), "4"}
 
 
 def test_an_ablation_is_judged_by_the_first_repeat_of_every_cell(tmp_path):

@@ -82,7 +82,7 @@ def judge(
     trials: Annotated[
         str | None, typer.Option(help="Numbers, with commas between them; default all that were trained to the end.")
     ] = None,
-    front: Annotated[bool, typer.Option("--front", help="Only the front's members.")] = False,
+    front: Annotated[bool, typer.Option("--front", help="Only the front's members, with their repeats.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7861,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
     results: Annotated[bool, typer.Option("--results", help="Print what was answered so far; no page.")] = False,

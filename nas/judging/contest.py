@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nas.analysis import findings
+from nas.analysis import findings, fronts
 from nas.errors import InputError, shown
 from nas.judging.questions import Asked
 from nas.menu import nearest
@@ -51,7 +51,11 @@ def of(paths: Sequence[Path], trials: str | None = None, front: bool = False) ->
 
 def _usual(run: findings.Run, front: bool) -> list[int]:
     complete = run.table[run.table["state"] == "complete"]
-    chosen = complete[complete["on_front"]] if front else run.best if run.is_ablation else complete
+    if front:  # with the repeats of its members, whose mean counts
+        named = fronts.identities(complete)
+        chosen = complete[named.isin(named[complete["on_front"]])]
+    else:
+        chosen = run.best if run.is_ablation else complete
     return [int(trial) for trial in chosen["trial"]]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.analysis import fronts, judged
-from nas.analysis.naming import label, scaled, within
+from nas.analysis.naming import arrow, label, scaled, within
 from nas.analysis.preference import COLUMN
 from nas.analysis.results import COSTS
 from nas.numbers import listed
@@ -36,7 +36,7 @@ def told(run: Run) -> dict[str, Any] | None:
     return {
         "sentence": judged.sentence(found),
         "trials": _trials(run, found, goals),
-        "goals": listed([within(column) for column in goals]),
+        "goals": listed([within(column) for column in goals]) if len(goals) > 1 and not run.is_ablation else "",
         "metrics": [
             (label(one.signal), _interval(one.tau, one.tau_low, one.tau_high), WORDS[found.verdict(one)])
             for one in found.metrics
@@ -135,7 +135,7 @@ def _against(panel: Axes, run: Run, found: Judged, column: str) -> None:
             x, y, yerr=found.scores.half[place], color=colour, fmt="o", markersize=5, elinewidth=1, alpha=0.9
         )
         panel.annotate(trial, (x, y), (4, 4), textcoords="offset points", fontsize=7, color=TEXT)
-    panel.set_xlabel(label(column), fontsize=9)
+    panel.set_xlabel(label(column) + arrow(run.goals.get(column, "")), fontsize=9)
     panel.set_ylabel(label(COLUMN), fontsize=9)
 
 
@@ -151,4 +151,4 @@ def named(run: Run, trial: str) -> str:
     if not run.is_ablation:
         return f"trial {trial}"
     row = run.table[run.table["trial"] == int(trial)].iloc[0]
-    return f"{row['cell']}, repeat {row['repeat']}"
+    return f"{row['cell']}, repeat {row['repeat']}" if row["repeat"] else str(row["cell"])
