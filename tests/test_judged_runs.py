@@ -67,6 +67,10 @@ def test_a_run_that_nobody_judged_is_as_it_was(tmp_path):
         json.loads((run / "conditions.json").read_text()),
         results.objectives(Run.read(run).settings),
     )
+    with pytest.raises(
+        InputError, match="best:human_preference: nobody has judged this run yet; nas judge asks a person"
+    ):
+        picking.pick(table, table.attrs["objectives"], "best:human_preference")
     assert COLUMN not in table and table.equals(plain) and section.told(Run.read(run)) is None
     judge(run, "ann", 10, 1)
     after = results.load(run)

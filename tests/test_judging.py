@@ -4,6 +4,9 @@ import base64
 import io
 import json
 import multiprocessing
+import os
+import re
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -113,49 +116,7 @@ def test_trials_that_came_later_are_caught_up_on():
     assert all({"4", "5"} & {one.left, one.right} for one in more if one.question not in {g.question for g in given})
 
 
-# --- the file --------------------------------------------------------------------------------------------------------
-
-
-def test_what_is_written_is_read_and_undo_takes_the_judges_last_back(tmp_path):
-    made = Judgement("ann", "2026-01-01T10:00:00+00:00", 3, "0", "a/b:12", "tie", 1.25)
-    other = Judgement("Ben O", "2026-01-01T10:00:01+00:00", 0, "10", "9", "left", 2.0)
-    assert judgements.add(tmp_path, made, 0) and judgements.add(tmp_path, other, 0)
-    assert judgements.read(tmp_path) == [made, other] and judgements.read(tmp_path / "none") == []
-    assert not judgements.add(tmp_path, made, 0)  # it was answered already
-    assert judgements.add(tmp_path, Judgement(**{**vars(made), "answer": "undo"}), 1)
-    assert judgements.read(tmp_path) == [other] and len((tmp_path / judgements.FILE).read_text().splitlines()) == 4
-    assert other.question == (0, "10", "9") and other.value == 1 and made.value == 0
-
-
-def test_what_a_killed_process_left_of_a_row_is_cut_away(tmp_path):
-    made = Judgement("ann", "", 0, "0", "1", "left", 1.0)
-    path = tmp_path / judgements.FILE
-    for left in ("judge,ti", ",".join(judgements.HEAD) + "\nann,,0,0,1,left,1.0\nann,,0,1,2,le"):
-        path.write_text(left)
-        before = judgements.read(tmp_path)
-        assert judgements.add(tmp_path, made, len(before)) and judgements.read(tmp_path) == [*before, made]
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        "ann,,0,0,0,left,1",
-        "ann,,-1,0,1,left,1",
-        "ann,,0,0,1,up,1",
-        "ann,,0,0,1,left",
-        "ann,,0,x,1,left,1",
-        ",,0,0,1,tie,1",
-        "",
-    ],
-)
-def test_a_damaged_file_is_named_with_its_line(tmp_path, row):
-    path = tmp_path / judgements.FILE
-    path.write_text(",".join(judgements.HEAD) + f"\nann,,0,0,1,left,1\n{row}\n")
-    with pytest.raises(InputError, match=f"{path}: line 3: not what nas judge writes, .*; remove the line"):
-        judgements.read(tmp_path)
-    path.write_text("a,b\n")
-    with pytest.raises(InputError, match="line 1: expected the columns judge,time"):
-        judgements.read(tmp_path)
+# --- the page --------------------------------------------------------------------------------------------------------
 
 
 def answering(run, judge, count):
@@ -176,9 +137,6 @@ def test_several_judges_answer_at_once(run):
     given = judgements.read(run)
     assert Counter(one.judge for one in given) == {"ann": 25, "ben": 25, "cy": 25}
     assert {one.left for one in given} | {one.right for one in given} == {"0", "1", "2", "4"}
-
-
-# --- the page --------------------------------------------------------------------------------------------------------
 
 
 def posted(port, **content):
@@ -225,11 +183,23 @@ def test_nothing_that_a_browser_gets_says_whose_the_pictures_are(run, served):
         assert picture.size == (64, 64) and not picture.info
 
 
-def test_a_session_goes_on_after_its_process_was_killed(run, session, served):
+def serving(run, said):
+    page.serve(Session(contest.of([run]), "ann"), 0, False, said.put)
+
+
+def test_a_session_goes_on_after_its_process_was_killed(run):
+    said = multiprocessing.get_context("fork").SimpleQueue()
+    process = multiprocessing.get_context("fork").Process(target=serving, args=(run, said))
+    process.start()
+    line = said.get()
+    port = int(re.match(r"http://127\.0\.0\.1:([0-9]+)/  ann judges ", line)[1])
+    question(port)
     for number in range(5):
-        posted(served, number=number, answer="left", seconds=1)
-    again = Session(contest.of([run]), "ann")  # as a new process would
-    assert again.question() == question(served) and again.question()["number"] == 5
+        _, shown = posted(port, number=number, answer="left", seconds=1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(60)
+    again = Session(contest.of([run]), "ann").question()
+    assert again == shown and again["number"] == 5
     assert Session(contest.of([run]), "ben").question()["number"] == 0
 
 
@@ -332,6 +302,25 @@ def test_runs_of_other_captions(tmp_path, run):
     assert refused([run, other]) == (
         f"{other}: drew other captions than {run}: caption 3 is 'a dog', expected 'cat with tears of joy'"
     )
+
+
+def test_where_answers_cannot_be_kept(run, monkeypatch):
+    """Tests may run as root, who may write anything."""
+    monkeypatch.setattr(judgements.os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=f"{run / judgements.FILE}: answers cannot be written there; judge a copy"):
+        Session(contest.of([run]), "ann")
+    monkeypatch.setattr(
+        judgements.os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(InputError, match="the answer was not written: No space left on device"):
+        judgements.add(run, Judgement("ann", "", 0, "0", "1", "left", 1.0), 0)
+
+
+def test_two_runs_of_one_name(tmp_path, run):
+    copy = synthetic_run.write(tmp_path / "again" / "x" / "run", trials=2, states=["complete"] * 2)
+    other = synthetic_run.write(tmp_path / "more" / "x" / "run", trials=2, states=["complete"] * 2)
+    assert refused([run, copy, other]).endswith("expected runs of different names")
+    assert refused([run, run]).endswith("expected runs of different names")
 
 
 def test_a_name_that_no_judge_can_have(run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from nas.analysis import preference
 from nas.analysis.fronts import Objectives, front, knee
 from nas.analysis.results import PROXY_COSTS
 from nas.errors import InputError
@@ -53,6 +54,8 @@ def _column(how: str, name: str, columns: list[str]) -> str:
         return name
     if len(begun) == 1:
         return begun[0]
+    if name == preference.COLUMN:
+        raise InputError(f"pick: {how}: nobody has judged this run yet; nas judge asks a person")
     raise InputError(f"pick: {how}: no such column{nearest(name, columns)}")
 
 

@@ -37,11 +37,14 @@ def of(paths: Sequence[Path], trials: str | None = None, front: bool = False) ->
     runs = [description.find(path) for path in paths]
     if trials is not None and (len(runs) > 1 or front):
         raise InputError(f"--trials {trials}: expected one run, and no --front")
+    prefixes = {"": runs[0], **{f"{_name(run)}:": run for run in runs if run != runs[0]}}
+    if len(prefixes) < len(runs):
+        raise InputError(f"{runs[-1]}: judged beside another run of the same name; expected runs of different names")
     found: dict[str, list[str]] = {}
-    for run in runs:
+    for prefix, run in prefixes.items():
         table = findings.Run.read(run)
         numbers = _numbered(table.table, trials) if trials is not None else _usual(table, front)
-        found |= dict(_drawn(run, "" if run == runs[0] else f"{_name(run)}:", numbers, trials is not None))
+        found |= dict(_drawn(run, prefix, numbers, trials is not None))
     if len(found) < 2:
         raise InputError(f"{runs[0]}: two trials with pictures are needed to judge, got {len(found)}")
     count = min(len(drawn) for drawn in found.values())

@@ -19,9 +19,10 @@ class Session:
     """What a judge is shown is decided from the file of answers, so a session goes on where it was left."""
 
     def __init__(self, contest: Contest, judge: str):
-        """InputError for a name that no judge can have, and for a damaged file."""
+        """InputError for a name that no judge can have, for a damaged file and for one that cannot be written."""
         if not JUDGE.fullmatch(judge):
             raise InputError(f"--judge {judge!r}: expected a name of 40 letters, digits, spaces or . @ - at most")
+        judgements.check_writable(contest.run)
         self.contest, self.judge = contest, judge
         self._turn = Lock()
         self._open: tuple[int, Shown | None] = (-1, None)  # a question's number, and what was asked

@@ -148,7 +148,8 @@ def named(run: Run, trial: str) -> str:
     """A trial as the page names it: of an ablation by its cell."""
     if not trial.isdigit():
         return trial
-    if not run.is_ablation:
+    rows = run.table[run.table["trial"] == int(trial)]
+    if not run.is_ablation or not len(rows):
         return f"trial {trial}"
-    row = run.table[run.table["trial"] == int(trial)].iloc[0]
+    row = rows.iloc[0]
     return f"{row['cell']}, repeat {row['repeat']}" if row["repeat"] else str(row["cell"])

@@ -73,16 +73,26 @@ def read(run_dir: Path) -> list[Judgement]:
 def add(run_dir: Path, judgement: Judgement, after: int) -> bool:
     """Add a row, forced to the disk, if exactly `after` answers of the judge count so far; whether it was added.
 
-    Two windows of one judge that show the same question give one answer.
+    Two windows of one judge that show the same question give one answer. InputError where nothing can be written.
     """
     path = Path(run_dir) / FILE
-    with path.open("a+b") as file, lock.waited_for(file):
-        file.seek(0)
-        content = file.read()
-        if count(_standing(path, content), judgement.judge) != after:
-            return False
-        _append(file, content, judgement)
+    try:
+        with path.open("a+b") as file, lock.waited_for(file):
+            file.seek(0)
+            content = file.read()
+            if count(_standing(path, content), judgement.judge) != after:
+                return False
+            _append(file, content, judgement)
+    except OSError as error:
+        raise InputError(f"{path}: the answer was not written: {error.strerror}") from None
     return True
+
+
+def check_writable(run_dir: Path) -> None:
+    """InputError where answers could not be kept."""
+    path = Path(run_dir) / FILE
+    if not os.access(path if path.exists() else run_dir, os.W_OK):
+        raise InputError(f"{path}: answers cannot be written there; judge a copy of the run")
 
 
 def count(given: Iterable[Judgement], judge: str) -> int:
