@@ -64,6 +64,8 @@ def load(*runs: str | Path) -> pd.DataFrame:
         clip_score           100 x cosine of picture and caption by the judge, higher is better
         caption_accuracy     share of pictures whose caption the judge tells from other captions
         denoising_loss       mean squared error on held-out pictures, at fixed times and noise
+        human_preference     log odds of being preferred by people who compared pictures (`nas judge`), mean 0 over the judged
+                             trials of a run; left out where several runs are loaded
         other metrics        each in the column of its own name; all metrics are those at the last rung that was reached
         params               of the network at deploy scale, as are all costs that do not begin with proxy_
         macs, macs_without_attention, macs_padding_free   multiply-adds of one call; without the attention's products;

@@ -69,11 +69,18 @@ class Run:
 
         return results.curves(self.trials)
 
-    def front(self) -> pd.DataFrame:
-        """The rows of `results` that are on the front: the cheapest first, or the best."""
-        from nas.analysis import findings
+    def front(self, columns: str | None = None) -> pd.DataFrame:
+        """The rows of `results` that are on the front: the cheapest first, or the best.
 
-        return findings.members(self.results(), self.objectives)
+        `columns`: the front of these in place of the study's objectives, "human_preference,macs" for one.
+        """
+        from nas.analysis import findings, fronts, picking
+
+        table, goals = self.results(), self.objectives
+        if columns is None:
+            return findings.members(table, goals)
+        chosen = picking.objectives(table, goals, columns)
+        return findings.members(table.assign(on_front=fronts.front(table, chosen)), chosen)
 
     def effects(self, column: str | None = None) -> dict[str, pd.DataFrame]:
         """Of an ablation: its tables by kind, `cells`, `differences`, `main_effects`, `interactions`.
@@ -92,7 +99,8 @@ class Run:
         return found[column]
 
     def pick(self, how: str = "knee") -> int:
-        """The number of the trial that `knee`, `best:COLUMN` or `trial:NUMBER` names. InputError with the nearest otherwise."""
+        """The number of the trial that `knee`, `knee:COLUMN,COLUMN`, `best:COLUMN` or `trial:NUMBER` names. InputError with the
+        nearest otherwise."""
         from nas.analysis import picking
 
         return picking.pick(self.results(), self.objectives, how)

@@ -1,4 +1,4 @@
-"""Pages for this machine alone: what `nas serve` and `nas dashboard` are served by.
+"""Pages for this machine alone: what `nas serve`, `nas judge` and `nas dashboard` are served by.
 
 The server is waitress. It reads a request to its end before a thread sees it, within bounds of size and time, and knows when
 a client has left. A request made for another host's name is refused: a stranger's page may have a name of its own lead to
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import waitress
+from pydantic import BaseModel, ValidationError
 
 from nas.errors import InputError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from waitress.server import BaseWSGIServer
 
 HOST = "127.0.0.1"
+Model = TypeVar("Model", bound=BaseModel)
 OURS = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]+)?", re.IGNORECASE)  # any port: a tunnel may begin at another one
 LARGEST = 65_536  # bytes of a request's body
 SILENT_S = 30  # without a byte from a client, before its connection is closed
@@ -82,3 +84,26 @@ def answer(
     lines = [("Content-Type", kind), ("Content-Length", str(len(body)))]
     start(status, [*lines, ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"), *headers])
     return [body]
+
+
+def posted(environ: WSGIEnvironment, model: type[Model]) -> Model:
+    """The JSON in the body of a request. Raises InputError, one line that does not repeat the request.
+
+    A stranger's page cannot send that kind of content unasked.
+    """
+    path = environ["PATH_INFO"]
+    if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != "application/json":
+        raise InputError(f"{path}: expected JSON (Content-Type: application/json)")
+    try:
+        return model.model_validate_json(environ["wsgi.input"].read())
+    except ValidationError as error:
+        raise InputError(_told(error.errors(include_url=False)[0], path)) from None
+
+
+def _told(error: Mapping[str, Any], path: str) -> str:
+    """The key, what is wrong with it, and the value where that is a number or a word."""
+    where = ".".join(map(str, error["loc"]))[:40] or path
+    given = error["input"]
+    short = isinstance(given, float) or (isinstance(given, int) and given.bit_length() <= 64)
+    short |= isinstance(given, str) and len(given) <= 40 and error["type"] != "json_invalid"
+    return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}{f', got {given!r}' if short else ''}"

@@ -16,6 +16,7 @@ def stay_in_this_process(export, conversions):
 
     import nas.deploy.serve
     import nas.interruption
+    import nas.judging.page
     import nas.report.dashboard
     import nas.report.wandb.sync
     import nas.study.run
@@ -65,6 +66,7 @@ def stay_in_this_process(export, conversions):
         setattr(module, name, cache(getattr(module, name)))  # the same frozen weights, study after study
     nas.workers.preload.start = nas.interruption.install_in_coordinator = lambda: None
     nas.report.dashboard.serve = lambda run, port: description.find(run)
+    nas.judging.page.serve = answered
     nas.deploy.serve.serve = lambda folder, *rest: drawer.read(folder)
     nas.report.wandb.sync.target = lambda run, *rest: run  # runs of this test are not tracked
     nas.report.wandb.sync.specification = lambda run: {"run": str(run)}
@@ -78,6 +80,12 @@ def stay_in_this_process(export, conversions):
         return subject(what, *how)
 
     latency.subject = small_subject
+
+
+def answered(session, *rest):
+    """`nas.judging.page.serve` until a judge has pressed a few keys."""
+    for _ in range(3):
+        assert session.answer(session.question()["number"], "left", 1.0)
 
 
 def read_once(load):

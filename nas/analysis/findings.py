@@ -16,8 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from nas.analysis import ablation, certainty, fronts, naming, reference_lines, results
+from nas.analysis import ablation, certainty, fronts, judged, naming, reference_lines, results
 from nas.analysis.fronts import Objectives
+from nas.analysis.judged import Judged
 from nas.analysis.naming import said
 from nas.analysis.reference_lines import Line, Lines
 from nas.analysis.results import COSTS
@@ -53,7 +54,7 @@ class Run:
     def read(cls, run_dir: Path) -> Run:
         path, settings, trials = Path(run_dir), description.resolved(run_dir), results.records(run_dir)
         goals = results.objectives(settings)
-        table = results.frame(trials, description.conditions(path), goals)
+        table = results.with_preference(results.frame(trials, description.conditions(path), goals), path)
         return cls(path, settings, trials, description.captions(path), goals, table, results.curves(trials))
 
     @property
@@ -92,6 +93,11 @@ class Run:
             return evolution.read(self.path)
         except InputError:
             return []
+
+    @cached_property
+    def judged(self) -> Judged | None:
+        """What people prefer; None of a run that nobody judged."""
+        return judged.of_run(self.path, self.table, self.goals)
 
     @cached_property
     def certainty(self) -> certainty.Certainty:

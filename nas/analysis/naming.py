@@ -36,6 +36,12 @@ def label(column: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def within(column: str) -> str:
+    """A column's label inside a sentence: "FID", but "prompt accuracy"."""
+    name = label(column)
+    return name if name[:2].isupper() else name[:1].lower() + name[1:]
+
+
 def breakable(name: str) -> str:
     """A name that may be broken after its underscores, for a narrow column."""
     return name.replace("_", "_\u200b")

@@ -1,9 +1,10 @@
-"""Which trial `--pick` means: the knee, the best by a column, or a number."""
+"""Which trial `--pick` means: the knee, of the study's objectives or of other columns, the best by a column, or a number."""
 
 from __future__ import annotations
 
 import pandas as pd
 
+from nas.analysis import preference
 from nas.analysis.fronts import Objectives, front, knee
 from nas.analysis.results import PROXY_COSTS
 from nas.errors import InputError
@@ -11,13 +12,17 @@ from nas.menu import nearest
 
 
 def pick(table: pd.DataFrame, goals: Objectives, how: str) -> int:
-    """The trial number that `knee`, `best:<column>` or `trial:<number>` names; InputError with the nearest otherwise.
+    """The trial number that `knee`, `knee:<column>,<column>`, `best:<column>` or `trial:<number>` names; InputError with the
+    nearest otherwise.
 
+    `knee:` is the knee of the front of these columns, such as human_preference,macs, in place of the study's objectives.
     `best:fid` finds `fid_efficientnet_lite0` if no other column begins so. `trial:` takes any trial that was trained.
     """
     kind, _, name = how.partition(":")
     if how == "knee":
         return knee(table, goals)
+    if kind == "knee":
+        return knee(table, objectives(table, goals, name))
     if kind == "best":
         return _best(table, goals, name)
     if kind == "trial":
@@ -26,8 +31,14 @@ def pick(table: pd.DataFrame, goals: Objectives, how: str) -> int:
     raise InputError(f"pick: {how!r} is not a way to pick a trial{nearest(how, ways)}")
 
 
+def objectives(table: pd.DataFrame, goals: Objectives, names: str) -> Objectives:
+    """The columns that are named, with commas between them, each with its direction. InputError with the nearest otherwise."""
+    columns = [_column(f"knee:{names}", name.strip(), _scores_and_costs(table)) for name in names.split(",")]
+    return {column: "maximise" if _higher_is_better(table, goals, column) else "minimise" for column in columns}
+
+
 def _best(table: pd.DataFrame, goals: Objectives, name: str) -> int:
-    column = _column(name, _scores_and_costs(table))
+    column = _column(f"best:{name}", name, _scores_and_costs(table))
     complete = table[(table["state"] == "complete") & table[column].notna()]
     if not len(complete):
         raise InputError(f"pick: best:{name}: no trial that was trained to the end has a value for {column}")
@@ -37,13 +48,15 @@ def _best(table: pd.DataFrame, goals: Objectives, name: str) -> int:
     return int(ranked.sort_values(["_value", "_off_front", "trial"], ascending=rising)["trial"].iloc[0])
 
 
-def _column(name: str, columns: list[str]) -> str:
+def _column(how: str, name: str, columns: list[str]) -> str:
     begun = [column for column in columns if column.startswith(f"{name}_")]
     if name in columns:
         return name
     if len(begun) == 1:
         return begun[0]
-    raise InputError(f"pick: best:{name}: no such column{nearest(name, columns)}")
+    if name == preference.COLUMN:
+        raise InputError(f"pick: {how}: nobody has judged this run yet; nas judge asks a person")
+    raise InputError(f"pick: {how}: no such column{nearest(name, columns)}")
 
 
 def _higher_is_better(table: pd.DataFrame, goals: Objectives, column: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from nas.analysis import reference_lines
+from nas.analysis import preference, reference_lines
 from nas.analysis.fronts import Objectives, front
 from nas.disk import files
 from nas.documents.document import Document
@@ -45,10 +45,22 @@ def records(run_dir: Path) -> list[Record]:
 def load(run_dir: Path) -> pd.DataFrame:
     """The run as a frame, one row per trial, with the columns of `frame`; `.attrs["conditions"]` says how it scored."""
     settings = resolved(run_dir)
-    table = frame(records(run_dir), conditions(run_dir), objectives(settings))
+    table = with_preference(frame(records(run_dir), conditions(run_dir), objectives(settings)), run_dir)
     table.attrs["reference"] = dict((settings.get("ablation") or {}).get("reference") or {})
     table.attrs["lines"] = scored_lines(run_dir)
     table.attrs["objectives"] = dict(objectives(settings))
+    return table
+
+
+def with_preference(table: pd.DataFrame, run_dir: Path) -> pd.DataFrame:
+    """The frame with what people prefer as the last of its scores, where anybody judged; else as it is."""
+    found = preference.column(run_dir)
+    if not found:
+        return table
+    told = {column: dict(values) for column, values in table.attrs["conditions"].items()}
+    place = list(table.columns).index(COSTS[0])
+    table.insert(place, preference.COLUMN, table["trial"].map(found).astype("float64"))
+    table.attrs["conditions"] = told | {preference.COLUMN: dict(preference.CONDITIONS)}
     return table
 
 
@@ -145,12 +157,15 @@ def curves(trials: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def concat(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Several runs as one frame, with a column `run` (0, 1, ...).
 
-    Runs that measured a metric under different conditions are refused: InputError, naming the condition.
+    Runs that measured a metric under different conditions are refused: InputError, naming the condition. What people prefer is
+    left out, for its scores compare the trials of one run.
     """
     together: dict[str, dict[str, Any]] = {}
     for table in frames:
         for column, found in table.attrs.get("conditions", {}).items():
-            _require_same(column, together.setdefault(column, found), found)
+            if column != preference.COLUMN:
+                _require_same(column, together.setdefault(column, found), found)
+    frames = [table.drop(columns=preference.COLUMN, errors="ignore") for table in frames]
     joined = pd.concat([table.assign(run=number) for number, table in enumerate(frames)], ignore_index=True)
     joined.attrs = {"conditions": together}
     return joined
@@ -234,7 +249,8 @@ def load_committed(folder: Path) -> pd.DataFrame:
     study = settings(folder)
     for name in table:
         table[name] = _typed(table[name])
-    table.attrs["conditions"] = conditions(folder)
+    judged = {preference.COLUMN: dict(preference.CONDITIONS)} if preference.COLUMN in table else {}
+    table.attrs["conditions"] = conditions(folder) | judged
     table.attrs["reference"] = dict((study.get("ablation") or {}).get("reference") or {})
     table.attrs["lines"] = scored_lines(folder)
     table.attrs["objectives"] = dict(objectives(study))

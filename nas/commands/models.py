@@ -28,7 +28,9 @@ def _say(line: str) -> None:
 @app.command(rich_help_panel=PANEL)
 def export(
     run: Run_,
-    pick: Annotated[str | None, typer.Option(help="knee | best:COLUMN | trial:NUMBER; default knee.")] = None,
+    pick: Annotated[
+        str | None, typer.Option(help="knee | knee:COLUMN,COLUMN | best:COLUMN | trial:NUMBER; default knee.")
+    ] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/export/PICK.")] = None,
     format: Annotated[
         str, typer.Option(help="Any of yaml, safetensors, onnx, executorch, coreml.")

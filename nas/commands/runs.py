@@ -71,6 +71,58 @@ def compare(
 
 
 @app.command(rich_help_panel=PANEL)
+def judge(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="A run, whose folder keeps the answers; others that drew the same captions."
+        ),
+    ],
+    judge: Annotated[str, typer.Option(help="Who answers; each judge goes on where they stopped.")] = "me",
+    trials: Annotated[
+        str | None, typer.Option(help="Numbers, with commas between them; default all that were trained to the end.")
+    ] = None,
+    front: Annotated[bool, typer.Option("--front", help="Only the front's members, with their repeats.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7861,
+    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    results: Annotated[bool, typer.Option("--results", help="Print what was answered so far; no page.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="With --results: write the trials there, judges and metrics beside it, as CSV.")
+    ] = None,
+) -> None:
+    """A page at 127.0.0.1 that shows two pictures of one caption, blind, and asks which is better, by arrow keys.
+
+    The scores are the column human_preference of results, from the next report on; the report says whether the metrics agree.
+
+    Examples:
+
+        nas judge runs/quickstart
+
+        nas judge runs/quickstart --judge ann
+
+        nas judge runs/quickstart --results --output preference.csv
+    """
+    from nas.errors import InputError
+
+    if output is not None and not results:
+        raise InputError(f"--output {output}: expected --results with it")
+    if not results:
+        from nas.judging import contest, page
+        from nas.judging.session import Session
+
+        return page.serve(Session(contest.of(runs, trials, front), judge), port, browser, typer.echo)
+    from nas.analysis import judged
+    from nas.judging import table
+
+    found = table.of_run(runs[0])
+    for grid in table.grids(found):
+        print_grid(*grid)
+    typer.echo(judged.sentence(found))
+    for path in table.write(found, output) if output else ():
+        typer.echo(f"wrote {path}")
+
+
+@app.command(rich_help_panel=PANEL)
 def watch(
     run: Run_,
     every: Annotated[float, typer.Option(help="Seconds between looks.")] = 2.0,

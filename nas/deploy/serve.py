@@ -12,14 +12,14 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from nas import loopback
 from nas.deploy import drawer
@@ -187,29 +187,10 @@ class Site:
     def _drawn(self, environ: WSGIEnvironment) -> tuple[str, dict[str, Any]]:
         left = environ.get("waitress.client_disconnected", lambda: False)
         try:
-            return "200 OK", self._draw(asked_in(environ), left)
+            return "200 OK", self._draw(loopback.posted(environ, Asked), left)
         except InputError as error:
             return "400 Bad Request", {"error": str(error)}
         except Busy as error:
             return "503 Service Unavailable", {"error": str(error)}
         except Left:
             return "503 Service Unavailable", {"error": "the client has left"}
-
-
-def asked_in(environ: WSGIEnvironment) -> Asked:
-    """The body of a request. Raises InputError, one line that does not repeat the request."""
-    if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != "application/json":
-        raise InputError("/draw: expected JSON (Content-Type: application/json)")
-    try:
-        return Asked.model_validate_json(environ["wsgi.input"].read())
-    except ValidationError as error:
-        raise InputError(_told(error.errors(include_url=False)[0])) from None
-
-
-def _told(error: Mapping[str, Any]) -> str:
-    """The key, what is wrong with it, and the value where that is a number or a word."""
-    where = ".".join(map(str, error["loc"]))[:40] or "/draw"
-    given = error["input"]
-    short = isinstance(given, float) or (isinstance(given, int) and given.bit_length() <= 64)
-    short |= isinstance(given, str) and len(given) <= 40 and error["type"] != "json_invalid"
-    return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}{f', got {given!r}' if short else ''}"

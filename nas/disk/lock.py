@@ -1,12 +1,14 @@
-"""One process in a folder at a time."""
+"""One process in a folder at a time, or at a file."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, TextIO
 
 from nas.errors import InputError
 
@@ -25,6 +27,16 @@ def hold(folder: Path, told: str) -> TextIO:
         handle.close()
         raise InputError(f"{folder}: {told}") from None
     return handle
+
+
+@contextmanager
+def waited_for(file: IO[Any]) -> Iterator[None]:
+    """Hold an open file for a moment; processes that want the same one take turns."""
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def ended(host: str, pid: int) -> bool:

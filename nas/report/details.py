@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from nas.analysis import findings, naming
+from nas.analysis import findings, naming, preference
 from nas.analysis.findings import Run
 from nas.analysis.naming import label, shown
 from nas.report.palette import FRONT, GREY, KNEE, LINE, PALE, SERIES
@@ -22,7 +22,8 @@ MARKS = {
 
 def of_run(run: Run, album: dict[int, Grid]) -> dict[str, Any]:
     """By trial number its state, scores, choices, costs by part, and where its tiles lie; and what is the same for all."""
-    columns = [column for column in dict.fromkeys([*run.goals, *run.scores, "macs", "params"]) if column in run.table]
+    wanted = dict.fromkeys([*run.goals, *run.scores, preference.COLUMN, "macs", "params"])
+    columns = [column for column in wanted if column in run.table]
     listed, parts = _parts(run)
     told = {}
     for _, row in run.table.iterrows():

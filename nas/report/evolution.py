@@ -25,7 +25,7 @@ def told(run: Run) -> dict[str, Any] | None:
         return None
     cost, quality = columns(run)
     heads = ["round", label(cost), label(quality), "what was done after it", f"lost per {label(cost)}", "weighed"]
-    shown_ = {"quality": label(quality), "unit": label(cost), "picture": _url(draw(run))}
+    shown_ = {"quality": label(quality), "unit": label(cost), "picture": data_url(draw(run))}
     return {"heads": heads, "rows": list(_rows(run)), **shown_}
 
 
@@ -139,7 +139,7 @@ def _target(run: Run) -> float:
     return float(settings["target"]) * whole
 
 
-def _url(figure: Figure) -> str:
+def data_url(figure: Figure) -> str:
     """A figure as a data URL."""
     written = BytesIO()
     figure.savefig(written, format="png")

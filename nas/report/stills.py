@@ -15,7 +15,7 @@ from nas.analysis.fronts import Objectives
 from nas.analysis.naming import label, magnitude, pairs, scaled
 from nas.analysis.reference_lines import Lines
 from nas.errors import InputError
-from nas.report import evolution
+from nas.report import evolution, preference
 from nas.report.palette import FRONT, GREY, GRID, KNEE, LIMIT, PALE, SERIES, TEXT
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def save_run(run: Run, folder: Path, suffix: str) -> list[Path]:
             save("importance", draw_importance(decisions, run.goals))
     if run.rounds:
         save("evolution", evolution.draw(run))
+    if run.judged is not None:
+        save("people", preference.draw(run, run.judged))
     for column in (column for column in run.scores if column in run.curves):
         save(f"curves_{column}", _curves(run, column))
     if not written:

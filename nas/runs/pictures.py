@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,13 +73,23 @@ def read_grid(path: Path, quality: int = QUALITIES[0]) -> Grid | None:
         return None
     with Image.open(path) as opened:
         image = opened.convert("RGB")
-    white = np.asarray(image).min(axis=2) == 255
-    for tile in TILE_SIZES:
-        for border in (GAP, 0):
-            if _is_grid(white.all(axis=0), tile, border) and _is_grid(white.all(axis=1), tile, border):
-                shape = [(size - 2 * border + GAP) // (tile + GAP) for size in image.size]
-                return Grid(tile, border, shape[0], shape[1], *image.size, _data_url(image, quality))
-    return None
+    grid = _grid(image)
+    return replace(grid, url=_data_url(image, quality)) if grid else None
+
+
+def tiles(path: Path) -> list[str]:
+    """The pictures of a samples.png, row by row, each as a data URL (PNG); [] if there is no PNG or no such grid in it."""
+    from PIL import Image
+
+    if not is_png(path):
+        return []
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    grid = _grid(image)
+    if grid is None:
+        return []
+    corners = map(grid.corner, range(grid.rows * grid.columns))
+    return [_png(image.crop((x, y, x + grid.tile, y + grid.tile))) for x, y in corners]
 
 
 def whole(path: Path) -> str | None:
@@ -107,7 +117,7 @@ def album(run_dir: Path, first: Iterable[int], others: Iterable[int], most: int,
         found.popitem()
     for trial in others:
         left = limit - _size(found)
-        grid = read_grid(_samples(run_dir, trial)) if len(found) < most and left > 0 else None
+        grid = read_grid(samples(run_dir, trial)) if len(found) < most and left > 0 else None
         if grid is not None and len(grid.url) <= left:
             found[trial] = grid
     return found
@@ -120,11 +130,12 @@ def known(run_dir: Path, names: Iterable[str]) -> dict[str, Grid]:
 
 
 def _grids(run_dir: Path, trials: Iterable[int], quality: int) -> dict[int, Grid]:
-    read = {trial: read_grid(_samples(run_dir, trial), quality) for trial in trials}
+    read = {trial: read_grid(samples(run_dir, trial), quality) for trial in trials}
     return {trial: grid for trial, grid in read.items() if grid is not None}
 
 
-def _samples(run_dir: Path, trial: int) -> Path:
+def samples(run_dir: Path, trial: int) -> Path:
+    """Where a trial's pictures lie, if it has any: the first of those that it was scored on."""
     return run_dir / "trials" / f"{trial:04d}" / "samples.png"
 
 
@@ -138,6 +149,23 @@ def _is_grid(white: np.ndarray, tile: int, border: int) -> bool:
     fits = len(inner) >= tile and (len(inner) + GAP) % (tile + GAP) == 0
     gaps = np.arange(len(inner)) % (tile + GAP) >= tile
     return fits and bool(inner[gaps].all()) and bool(white[:border].all())
+
+
+def _grid(image: Any) -> Grid | None:
+    """The geometry of a picture that is a grid, without the URL."""
+    white = np.asarray(image).min(axis=2) == 255
+    for tile in TILE_SIZES:
+        for border in (GAP, 0):
+            if _is_grid(white.all(axis=0), tile, border) and _is_grid(white.all(axis=1), tile, border):
+                columns, rows = ((size - 2 * border + GAP) // (tile + GAP) for size in image.size)
+                return Grid(tile, border, columns, rows, image.width, image.height, "")
+    return None
+
+
+def _png(image: Any) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _data_url(image: Any, quality: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from nas.analysis import ablation, certainty, findings, fronts, reference_lines, results
+from nas.analysis import ablation, certainty, findings, fronts, judged, reference_lines, results
 from nas.documents import yaml_text
 from nas.documents.document import Document
 from nas.errors import InputError
@@ -215,6 +215,8 @@ def summarise(directory: RunDirectory, progress: Progress | None = None) -> Any:
             progress.say(nothing)
         for told in _certainty(directory, resolved, frame, objectives):
             progress.say(told)
+    if (people := judged.of_run(directory.path, frame, objectives)) is not None:
+        progress.say(judged.sentence(people))
     progress.say(f"report: {page.write(directory.path)}")
     return frame
 
