@@ -4,11 +4,11 @@
     python benchmarks/report_size.py --trials 500 --keep DIR   # and leave the page there
 
 A made-up run as a search of `mobilediffusion` leaves one: its architectures and their costs, three objectives, three rungs, 32
-pictures of 64 px a trial (those of studies/, mixed with noise), looks, lines of reference. Chromium opens the page, and one
-that holds nothing but Plotly and a plot of 200 points, in turn. A line: megabytes, and megabytes of it in pictures; milliseconds to
-the first paint, until the page is loaded and its front drawn, and of the processor by then, each over those of the bare page;
-milliseconds of the processor for a step of the mouse that drags a range, when every figure was drawn (mean of 40), and until
-that step can be seen, the median and the slowest.
+pictures of 64 px a trial (those of studies/emoji, each shaded), looks, lines of reference. Chromium opens the page, and in turn
+a bare one that holds nothing but Plotly and a plot of 200 points. A line: megabytes, and megabytes of it in pictures;
+milliseconds until the first paint, until the page is loaded and its front drawn, and of the processor until then, each over
+those of the bare page; milliseconds of the processor for a step of the mouse that drags a range on a page where every figure
+was drawn (mean of 40), and until such a step can be seen, the median and the slowest.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ DRAG = """(async () => {
   handle.setPointerCapture = () => {};
   handle.scrollIntoView({block: "center", behavior: "instant"});
   const box = handle.getBoundingClientRect(), frame = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-  const send = (kind, share) => handle.dispatchEvent(new PointerEvent(kind, {clientY: box.top + 10 + share * (box.height - 20), pointerId: 1}));
+  const at = share => ({clientY: box.top + 10 + share * (box.height - 20), pointerId: 1});
+  const send = (kind, share) => handle.dispatchEvent(new PointerEvent(kind, at(share)));
   await frame();
   send("pointerdown", 0.1);
   for (let step = 1; step <= 40; step++) {
@@ -160,7 +161,13 @@ def costs(network: Any) -> dict[str, int]:
 def look(space: SearchSpace, rng: random.Random) -> dict[str, Any]:
     choices = space.sample(rng)
     scores = {"fid_efficientnet_lite0": rng.uniform(60, 200), "clip_score": rng.uniform(10, 25)}
-    return {"choices": choices, "cost": costs(space.architecture(choices)), "metrics": scores, "failed": "", "seconds": 1.4}
+    return {
+        "choices": choices,
+        "cost": costs(space.architecture(choices)),
+        "metrics": scores,
+        "failed": "",
+        "seconds": 1.4,
+    }
 
 
 def tiles() -> np.ndarray:

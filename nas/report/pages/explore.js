@@ -42,9 +42,11 @@ function coordinates(report, place) {
       const move = event => set([Math.min(from, at(event)), Math.max(from, at(event))]);
       const up = event => {
         handle.removeEventListener("pointermove", move);
+        report.article.classList.remove("dragging");
         if (Math.abs(at(event) - from) < 0.01) set(null);
       };
       handle.setPointerCapture(down.pointerId);
+      report.article.classList.add("dragging"); // what is out of sight is not painted meanwhile
       handle.addEventListener("pointermove", move);
       handle.addEventListener("pointerup", up, {once: true});
     });
