@@ -6,9 +6,10 @@
 A made-up run as a search of `mobilediffusion` leaves one: its architectures and their costs, three objectives, three rungs, 32
 pictures of 64 px a trial (those of studies/emoji, each shaded), looks, lines of reference. Chromium opens the page, and in turn
 a bare one that holds nothing but Plotly and a plot of 200 points. A line: megabytes, and megabytes of it in pictures;
-milliseconds until the first paint, until the page is loaded and its front drawn, and of the processor until then, each over
-those of the bare page; milliseconds of the processor for a step of the mouse that drags a range on a page where every figure
-was drawn (mean of 40), and until such a step can be seen, the median and the slowest.
+milliseconds until the first paint, until ranges can be dragged, until the page is loaded and its front drawn, and of the
+processor until then, each over those of the bare page (of which ranges are its plot); milliseconds of the processor for a step of
+the mouse that drags a range on a page where every figure was drawn (mean of 40), and until such a step can be seen, the median
+and the slowest.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ DRAWN = "document.readyState === 'complete' && document.querySelector('.main-svg
 BARE = """<!doctype html><div id="plot"></div><script>{plotly}</script><script>
 Plotly.newPlot("plot", [{{x: [...Array(200).keys()], y: [...Array(200).keys()], mode: "markers"}}]);</script>"""
 NOTED = f"""(() => {{
-  const look = () => {DRAWN} ? window.usableAt = performance.now() : setTimeout(look, 10);
+  const look = () => {{
+    if (document.querySelector(".coordinates path")) window.rangesAt ??= performance.now();
+    {DRAWN} ? window.usableAt = performance.now() : setTimeout(look, 10);
+  }};
   look();
 }})()"""
 DRAG = """(async () => {
@@ -70,7 +74,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "bare.html"
         bare.write_text(BARE.format(plotly=get_plotlyjs()), encoding="utf-8")
-        print("trials     MB  pictures    paint (x bare)    usable (x bare)   processor (x bare)   a step of the mouse")
+        print(
+            "trials     MB  pictures    paint (x bare)"
+            "    ranges (x bare)     drawn (x bare)   processor (x bare)   a step of the mouse"
+        )
         for trials in arguments.trials:
             page = report.write(run(Path(folder) / str(trials) / "run", trials))
             if arguments.keep:
@@ -97,7 +104,7 @@ def line(trials: int, page: Path, bare: Path, repeats: int, folder: Path) -> str
 
 
 def open_once(path: Path, profile: Path) -> dict[str, float]:
-    """Milliseconds to the first paint and until it can be used, on the clock, and of the page's thread until then."""
+    """Milliseconds to what `line` tells, on the clock, and of the page's thread until all of it is there."""
     with chromium.browser(profile) as tab:
         tab.resize(1280, 900)
         tab.call("Performance.enable", timeDomain="threadTicks")
@@ -105,7 +112,8 @@ def open_once(path: Path, profile: Path) -> dict[str, float]:
         tab.call("Page.addScriptToEvaluateOnNewDocument", source=NOTED)
         tab.open(path, "window.usableAt")
         paint = tab.value("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-        return {"paint": paint, "usable": tab.value("window.usableAt"), "processor": processor_ms(tab)}
+        ranges = tab.value("window.rangesAt || window.usableAt")
+        return {"paint": paint, "ranges": ranges, "drawn": tab.value("window.usableAt"), "processor": processor_ms(tab)}
 
 
 def dragged(path: Path, profile: Path) -> str:
