@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 import tiny_clip
+import tiny_preference
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -118,10 +119,13 @@ def judge_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=menu.names("metrics"))
-def built(request, judge_folder):
+def built(request, judge_folder, tmp_path_factory):
     """(module, settings, metric) of every file in the menu; what takes a judge gets a tiny one."""
     module = menu.pick("metrics", request.param)
     options = {"judge": str(judge_folder)} if "judge" in module.Settings.model_fields else {}
+    if request.param in tiny_preference.FOLDERS:
+        pytest.importorskip("imscore", reason="nas[preference] is not installed")
+        options = {"weights": tiny_preference.FOLDERS[request.param](tmp_path_factory.mktemp("weights") / "tiny")}
     settings = module.Settings(**options)
     real = Batch(pictures(20, 0), [captions(module)[i % len(CAPTIONS)] for i in range(20)], [str(i) for i in range(20)])
     return module, settings, module.build(settings, Reference(lambda: [real], real.captions, drawn=captions(module)))

@@ -59,6 +59,8 @@ def test_a_range_of_an_axis_keeps_its_trials_everywhere(page, run):
     rows = set(page.value(OUT))
     assert rows == set(trained["trial"]) - kept  # every trial has a row in the table of all
     trace = "document.getElementById('front-0').data.find(one => one.name === 'fully trained')"
+    page.value("document.getElementById('front-0').scrollIntoView({behavior: 'instant'})")
+    page.wait(f"{trace}.selectedpoints")  # figures follow when they can be seen
     selected = page.value(f"(trace => [trace.customdata, trace.selectedpoints])({trace})")
     assert {selected[0][place] for place in selected[1]} == kept & set(selected[0])
     drag(page, columns.index(column), 0.2, 0.2)  # a click

@@ -74,7 +74,7 @@ def test_a_study_leaves_what_the_readme_promises(finished):
 def test_the_report_is_one_offline_file(finished):
     _, folder, _ = finished
     page = (folder / "report.html").read_text()
-    assert "<script src=" not in page and "data:image/png;base64," in page
+    assert "<script src=" not in page and "data:image/webp;base64," in page
 
 
 def test_wandb_keeps_every_trial_offline(finished):

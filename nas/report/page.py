@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import gzip
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +25,7 @@ from nas.runs import pictures
 PAGES = Path(__file__).with_name("pages")
 MOST_AXES_DRAWN = 12
 MOST_PICTURES = 64  # grids of samples in a page
-PICTURE_BYTES = 3_500_000  # of a run in a page; with its data below 5 MB
+PICTURE_BYTES = 3_200_000  # of a run in a page; with its data and the plot library below 6 MB
 SECTIONS = ("cells", "front", "effects", "curves", "budget", "components", "hypervolume")
 
 
@@ -102,22 +105,34 @@ def page(template: str, **values: Any) -> str:
     """A template of `pages/`, everything escaped; what `article` and `embedded` made is passed as it is."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
     environment = Environment(
         loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals["plotly"] = lambda: Markup(get_plotlyjs())
+    environment.globals["plotly"] = plotly
     environment.globals["included"] = lambda name: Markup((PAGES / name).read_text(encoding="utf-8"))
     environment.filters["made"] = Markup
     return environment.get_template(template).render(**values)
 
 
 def embedded(drawn: Mapping[str, Any], more: Mapping[str, Any]) -> str:
-    """Figures and other values as JSON that may stand inside a script element: no `<` in it."""
+    """Figures and other values as JSON, `packed`."""
     figures_json = ",".join(f"{json.dumps(name)}:{figure.to_json()}" for name, figure in drawn.items())
     rest = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in more.items())
-    return f'{{"figures":{{{figures_json}}}{rest}}}'.replace("<", "\\u003c")
+    return packed(f'{{"figures":{{{figures_json}}}{rest}}}')
+
+
+def packed(text: str) -> str:
+    """Text for a script element that the page unpacks (`unpacked` in page.js): gzip as base64."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+@functools.cache
+def plotly() -> str:
+    """The plot library, `packed` to two fifths of its size."""
+    from plotly.offline import get_plotlyjs
+
+    return packed(get_plotlyjs())
 
 
 # --- which figures ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 "use strict";
-const WIDE = 80, HIGH = 300, TOP = 14, LEFT = 34, LINE = 14, NEAR = 0.021;
+const WIDE = 80, HIGH = 300, TOP = 14, LEFT = 34, LINE = 14, NEAR = 0.021, REST = 120;
 
 const holder = document.createElement("div");
 holder.innerHTML = "<svg></svg>";
@@ -14,7 +14,7 @@ function drawing(name, attributes, text) {
 // --- parallel coordinates: ranges of axes choose trials ----------------------------------------------------------------
 
 function coordinates(report, place) {
-  const {axes, lines} = report.parallel, ranges = axes.map(() => null), paths = new Map();
+  const {axes, lines} = report.parallel, ranges = axes.map(() => null);
   const deepest = Math.max(...axes.map(axis => axis.name.length)), width = LEFT + WIDE * axes.length;
   const svg = drawing("svg", {width, height: TOP + HIGH + LINE * (deepest + 1), viewBox: `0 0 ${width} ${TOP + HIGH + LINE * (deepest + 1)}`});
   const x = index => LEFT + WIDE * index, y = height => TOP + HIGH * (1 - height);
@@ -22,8 +22,6 @@ function coordinates(report, place) {
   for (const trial of Object.keys(lines).sort((one, other) => rank(one) - rank(other))) {
     const path = drawing("path", {d: "M" + lines[trial].map((height, index) => `${x(index)} ${y(height)}`).join("L"), class: report.trials[trial].kind, "data-trial": trial});
     path.append(drawing("title", {}, `trial ${trial}`));
-    path.addEventListener("click", () => show(report, trial));
-    paths.set(trial, path);
     svg.append(path);
   }
   const brushes = axes.map((axis, index) => {
@@ -44,46 +42,55 @@ function coordinates(report, place) {
       const move = event => set([Math.min(from, at(event)), Math.max(from, at(event))]);
       const up = event => {
         handle.removeEventListener("pointermove", move);
+        report.article.classList.remove("dragging");
         if (Math.abs(at(event) - from) < 0.01) set(null);
       };
       handle.setPointerCapture(down.pointerId);
+      report.article.classList.add("dragging"); // what is out of sight is not painted meanwhile
       handle.addEventListener("pointermove", move);
       handle.addEventListener("pointerup", up, {once: true});
     });
   }
 
+  place.append(svg);
+  const parts = new Map(Object.keys(lines).map(trial => [trial, []]));
+  report.article.querySelectorAll("[data-trial]").forEach(part => parts.get(part.dataset.trial)?.push(part));
   const controls = report.article.querySelector(".choosing"), stopped = controls.querySelector("input");
+  let kept = new Set(parts.keys()), settling;
   function filter() {
-    const kept = new Set(Object.keys(lines).filter(trial =>
+    const before = kept;
+    kept = new Set([...parts.keys()].filter(trial =>
       (stopped.checked || report.trials[trial].kind !== "stopped") &&
       ranges.every((range, index) => !range || (lines[trial][index] >= range[0] - NEAR && lines[trial][index] <= range[1] + NEAR))));
     ranges.forEach((range, index) => {
       brushes[index].setAttribute("y", range ? y(range[1]) : 0);
       brushes[index].setAttribute("height", range ? HIGH * (range[1] - range[0]) : 0);
     });
-    controls.querySelector("output").textContent = `${kept.size} of ${paths.size} trained trials`;
-    report.kept = kept.size === paths.size ? null : kept;
-    report.article.querySelectorAll("[data-trial]").forEach(part => part.classList.toggle("out", part.dataset.trial in lines && !kept.has(part.dataset.trial)));
-    report.article.querySelectorAll(".plot[data-drawn]").forEach(plot => dim(report, plot));
+    controls.querySelector("output").textContent = `${kept.size} of ${parts.size} trained trials`;
+    for (const [trial, own] of parts) if (before.has(trial) !== kept.has(trial)) own.forEach(part => part.classList.toggle("out", !kept.has(trial)));
+    report.kept = kept.size === parts.size ? null : kept;
+    clearTimeout(settling);
+    settling = setTimeout(() => report.near.forEach(plot => draw(report, plot)), REST);
   }
   stopped.addEventListener("change", filter);
   controls.querySelector("button").addEventListener("click", () => { ranges.fill(null); stopped.checked = true; filter(); });
-  place.append(svg);
   filter();
 }
 
-// The points of a figure whose trials are not chosen become pale.
+// The points of a figure whose trials are not chosen become pale. Far slower than everything else that follows a range, so it
+// is done where it can be seen, when the mouse rests.
 function dim(report, plot) {
-  (plot.data || []).forEach((trace, index) => {
-    if (!Array.isArray(trace.customdata) || !(trace.mode || "").startsWith("markers")) return;
-    const places = report.kept && [...trace.customdata.keys()].filter(place => report.kept.has(String(trace.customdata[place])));
-    Plotly.restyle(plot, {selectedpoints: [places], "unselected.marker.opacity": 0.08}, [index]);
-  });
+  if ((plot.kept || null) === (report.kept || null)) return;
+  plot.kept = report.kept;
+  const traces = [...plot.data.keys()].filter(index => Array.isArray(plot.data[index].customdata) && (plot.data[index].mode || "").startsWith("markers"));
+  const chosen = ({customdata}) => report.kept && [...customdata.keys()].filter(place => report.kept.has(String(customdata[place])));
+  if (traces.length) Plotly.restyle(plot, {selectedpoints: traces.map(index => chosen(plot.data[index])), "unselected.marker.opacity": 0.08}, traces);
 }
 
 // --- any two numbers --------------------------------------------------------------------------------------------------
 
-function crossed(report, plot) {
+async function crossed(report, plot) {
+  await plotly();
   const [across, up] = report.article.querySelectorAll(".crossing select");
   for (const [place, select] of [across, up].entries()) {
     for (const [column, label] of Object.entries(report.columns)) select.append(new Option(label, column));
@@ -98,10 +105,10 @@ function crossed(report, plot) {
         marker: {color: colour, symbol, size: kind === "knee" ? 14 : 8}, hovertemplate: "trial %{customdata}<br>%{x:.4g}, %{y:.4g}<extra></extra>"};
     });
     const axis = select => ({title: {text: select.selectedOptions[0].text}, gridcolor: "#edf0f2", zeroline: false});
-    Plotly.react(plot, traces, {xaxis: axis(across), yaxis: axis(up), height: 380, margin: {l: 64, r: 12, t: 8, b: 44}, showlegend: false, plot_bgcolor: "#fff"}, settings)
-      .then(() => { dim(report, plot); plot.removeAllListeners?.("plotly_click"); plot.on("plotly_click", click => show(report, click.points[0].customdata)); });
+    return Plotly.react(plot, traces, {xaxis: axis(across), yaxis: axis(up), height: 380, margin: {l: 64, r: 12, t: 8, b: 44}, showlegend: false, plot_bgcolor: "#fff"}, settings)
+      .then(() => { plot.kept = null; dim(report, plot); plot.removeAllListeners?.("plotly_click"); plot.on("plotly_click", click => show(report, click.points[0].customdata)); });
   }
-  again();
+  await again();
 }
 
 // --- two trials -------------------------------------------------------------------------------------------------------

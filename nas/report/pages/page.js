@@ -70,33 +70,56 @@ function close() {
   history.replaceState(null, "", location.pathname + location.search);
 }
 
-function draw(report, plot) {
-  if (plot.dataset.drawn) return;
-  plot.dataset.drawn = "yes";
-  const figure = report.figures[plot.id];
-  Plotly.newPlot(plot, figure.data, figure.layout, settings).then(() => {
-    plot.on("plotly_click", click => { const trial = click.points[0].customdata; if (trial !== undefined) show(report, trial); });
-    if (report.kept) dim(report, plot);
-  });
+// What `packed` of nas/report/page.py put into a script element: gzip as base64.
+async function unpacked(script) {
+  const letters = atob(script.textContent), bytes = new Uint8Array(letters.length);
+  for (let place = 0; place < letters.length; place++) bytes[place] = letters.charCodeAt(place);
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
-const reports = [...document.querySelectorAll("article")].map(article => {
-  const report = JSON.parse(article.querySelector("script").textContent);
-  return Object.assign(report, {article, id: article.dataset.id});
-});
+let library; // begins when the page can be read, for it takes longer than all the rest
+function plotly() {
+  const packed = document.getElementById("plotly");
+  library ??= unpacked(packed).then(text => packed.replaceWith(element("script", text)));
+  return library;
+}
 
-for (const report of reports) {
-  const plots = [...report.article.querySelectorAll(".plot")];
-  const seen = new IntersectionObserver(entries => entries.filter(entry => entry.isIntersecting).forEach(entry => draw(report, entry.target)), {rootMargin: "400px"});
+async function figure(report, plot) {
+  await plotly();
+  const {data, layout} = report.figures[plot.id];
+  await Plotly.newPlot(plot, data, layout, settings);
+  plot.on("plotly_click", click => { const trial = click.points[0].customdata; if (trial !== undefined) show(report, trial); });
+}
+
+// Draws what was not drawn yet, and lets the points follow what is chosen.
+async function draw(report, plot) {
+  await (plot.drawing ??= (plot.matches(".crossed") ? crossed : figure)(report, plot));
+  dim(report, plot);
+}
+
+function begin(report) {
+  const plots = [...report.article.querySelectorAll(".plot, .crossed")], lines = report.article.querySelector(".coordinates");
+  report.near = new Set();
+  const seen = new IntersectionObserver(entries => entries.forEach(({isIntersecting, target}) => {
+    report.near[isIntersecting ? "add" : "delete"](target);
+    if (isIntersecting) draw(report, target);
+  }), {rootMargin: "400px"});
   plots.forEach(plot => seen.observe(plot));
-  report.article.querySelectorAll("tr[data-trial], th[data-trial], td[data-trial]").forEach(part =>
-    part.addEventListener("click", () => show(report, part.dataset.trial)));
+  report.article.addEventListener("click", click => {
+    const part = click.target.closest("[data-trial]");
+    if (part) show(report, part.dataset.trial);
+  });
   window.addEventListener("beforeprint", () => plots.forEach(plot => draw(report, plot)));
-  const lines = report.article.querySelector(".coordinates"), crossing = report.article.querySelector(".crossed");
   if (lines) coordinates(report, lines);
-  if (crossing) new IntersectionObserver((entries, seer) => {
-    if (entries.some(entry => entry.isIntersecting)) { seer.disconnect(); crossed(report, crossing); }
-  }, {rootMargin: "400px"}).observe(crossing);
+}
+
+let reports = [];
+async function start() {
+  const read = async article => Object.assign(JSON.parse(await unpacked(article.querySelector("script"))), {article, id: article.dataset.id});
+  reports = await Promise.all([...document.querySelectorAll("article")].map(read));
+  reports.forEach(begin);
+  follow();
+  requestAnimationFrame(() => setTimeout(plotly));
 }
 
 function follow() {
@@ -109,4 +132,5 @@ function follow() {
 detail.querySelector("button").addEventListener("click", close);
 document.addEventListener("keydown", key => { if (key.key === "Escape") close(); });
 window.addEventListener("hashchange", follow);
-follow();
+if ("DecompressionStream" in window) start();
+else document.querySelector("main").prepend(element("p", "This browser is too old for the figures: Chrome 80, Firefox 113, Safari 16.4 or later has them.", "warn"));
