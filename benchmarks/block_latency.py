@@ -1,10 +1,11 @@
-"""How well a sum of measured blocks predicts whole networks: random members of a space, in PyTorch on this CPU.
+"""How well a sum of measured blocks predicts whole networks, random members of a space or given ones, in PyTorch on this CPU.
 
-    python benchmarks/block_latency.py [--networks 20] [--image-size 512] [--rounds 5] [--threads 1] [--seed 0]
+    python benchmarks/block_latency.py [--networks 20] [--image-size 512] [--rounds 5] [--threads 1] [--seed 0] [--of NETWORK ...]
 
 Prints each network's time, the sum of its blocks and the error, then the median and largest error and Kendall's tau. Times are
-the process's CPU time, medians over rounds. Blocks are timed before and after the networks, and the two medians averaged, because
-a machine that others use is not as fast all the time; how far the two are apart is printed too.
+the process's CPU time, medians over rounds in which a few networks are called in turns. Blocks are timed before and after the
+networks, and the two medians averaged, because a machine that others use is not as fast all the time; how far the two are apart
+is printed too.
 """
 
 import argparse
@@ -23,17 +24,27 @@ from nas.networks.backbones.unet import blocks
 from nas.space import published
 from nas.space.search_space import SearchSpace
 
+TOGETHER = 4  # networks in memory at once
 
-def whole(config, side: int, rounds: int) -> float:
-    """Median milliseconds of one call."""
-    text = (published.TEXT_TOKENS, config.text_width)
-    graph = graphs.denoiser(config.build(), (config.latent_channels, side, side), text, config.pooled_width or 1)
-    inputs, spent = graph.random_inputs(1), []
+
+def wholes(configs, side: int, rounds: int) -> list[float]:
+    """Median milliseconds of one call of each, in turns."""
+    calls = []
+    for config in configs:
+        text = (published.TEXT_TOKENS, config.text_width)
+        graph = graphs.denoiser(config.build(), (config.latent_channels, side, side), text, config.pooled_width or 1)
+        calls.append((graph.run, graph.random_inputs(1)))
+    spent = [[] for _ in calls]
     for repeat in range(rounds + 1):
-        began = time.process_time()
-        graph.run(inputs)
-        spent += [1e3 * (time.process_time() - began)] if repeat else []
-    return statistics.median(spent)
+        for times, (run, inputs) in zip(spent, calls, strict=True):
+            began = time.process_time()
+            run(inputs)
+            times += [1e3 * (time.process_time() - began)] if repeat else []
+    return [statistics.median(times) for times in spent]
+
+
+def batched(networks):
+    return (networks[first : first + TOGETHER] for first in range(0, len(networks), TOGETHER))
 
 
 def main() -> None:
@@ -44,11 +55,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="which random members")
+    parser.add_argument("--of", nargs="+", help="presets or architecture files, in place of random members")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     space, rng = SearchSpace.load(given.space), random.Random(given.seed)
     side = published.latent_size(given.image_size)
-    networks = [space.architecture(space.sample(rng)) for _ in range(given.networks)]
+    members = (space.architecture(space.sample(rng)) for _ in range(given.networks))
+    networks = [published.architecture(name) for name in given.of] if given.of else list(members)
     wanted = {block for config in networks for block in blocks.blocks(config, side, published.TEXT_TOKENS)}
     ordered = sorted(wanted, key=lambda block: block.name)
     print(f"{machine.device()[0]}; {len(ordered)} blocks, {given.image_size} px, {given.threads} threads", flush=True)
@@ -63,7 +76,7 @@ def main() -> None:
     )
     before = measured()
     print(f"blocks timed once; load {os.getloadavg()[0]:.1f}", flush=True)
-    true = [whole(config, side, given.rounds) for config in networks]
+    true = [ms for some in batched(networks) for ms in wholes(some, side, given.rounds)]
     print(f"networks timed; load {os.getloadavg()[0]:.1f}", flush=True)
     after = measured()
     pairs = []

@@ -161,11 +161,12 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path):
     rest.restore(tmp_path / "checkpoint.safetensors")
     train(rest, data(), seed=3, images_seen=64)
     assert_identical(weights(rest), weights(whole))
+    assert rest.kept == whole.kept
     plain = module_of()
     train(plain, data(), seed=3, images_seen=64)
     name = "network.generator.blocks.0.norm_self.weight"
     assert not torch.equal(weights(plain)[name], weights(whole)[name])
-    assert "blocks_dropped" not in plain.logged()
+    assert "blocks_dropped" not in plain.logged() and plain.kept == {}
 
 
 def test_the_chance_rises_linearly_and_what_is_left_out_does_not_learn(monkeypatch):
@@ -185,6 +186,8 @@ def test_the_chance_rises_linearly_and_what_is_left_out_does_not_learn(monkeypat
     own = {name for name in before if name.startswith("network.generator.blocks.2.")}
     assert still == own and own
     assert module.logged()["blocks_dropped"] == 1
+    names = block_drop.blocks_of(module.objective.generator).names
+    assert module.kept == {name: 0 if place == 2 else 12 for place, name in enumerate(names)}
 
 
 def test_what_is_recorded_without_it_is_what_was_recorded_before_it():

@@ -18,14 +18,17 @@ from typer.testing import CliRunner
 from nas import interruption
 from nas.cli import app
 from nas.cost.traced import traced
-from nas.decoder_distillation import job, latents, measures, training
-from nas.decoder_distillation.training import Distillation, Recipe
+from nas.decoder_distillation import job, latents, measures
 from nas.deploy import drawer
 from nas.errors import InputError
 from nas.networks.autoencoders import kl
 from nas.networks.decoders.kl import presets, stored
+from nas.report import decoders as drawing
+from nas.report import page
+from nas.runs import pictures
 from nas.schedules import subjects
-from nas.training.decoders import decoded, psnr
+from nas.training import decoders
+from nas.training.decoders import DecoderTraining, Recipe, decoded, psnr, to_teacher
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +53,11 @@ def made(run, tmp_path_factory):
 
 LATENTS = torch.randn(6, 8, 4, 4, generator=torch.Generator().manual_seed(0))
 
+
+def distillation(student, teacher, recipe):
+    return DecoderTraining(student, lambda rows: to_teacher(student, teacher, LATENTS[rows]), len(LATENTS), recipe)
+
+
 # --- the loss --------------------------------------------------------------------------------------------------------
 
 
@@ -58,10 +66,10 @@ def test_where_nothing_is_pruned_the_loss_is_zero_and_training_changes_nothing(m
     grey = made.autoencoder.encode(torch.full((1, 3, 32, 32), 0.25))
     whole = made.pruned(1.0)
     for given in (grey, LATENTS):
-        assert float(training.loss_of(whole, made.teacher, given).detach()) == 0
+        assert float(to_teacher(whole, made.teacher, given).detach()) == 0
     before = {name: value.clone() for name, value in whole.state_dict().items()}
-    trained = Distillation(whole, made.teacher, Recipe(8, 4))
-    assert [trained.update(LATENTS) for _ in range(2)] == [0, 0]
+    trained = distillation(whole, made.teacher, Recipe(8, 4))
+    assert [trained.update() for _ in range(2)] == [0, 0]
     assert all(torch.equal(value, before[name]) for name, value in trained.averaged().state_dict().items())
     assert psnr(decoded(whole, LATENTS), decoded(made.teacher, LATENTS)) == float("inf")
 
@@ -71,7 +79,7 @@ def test_the_loss_is_the_squared_difference_from_what_diffusers_decodes(made):
     with torch.no_grad():
         wanted = own.model.decode(LATENTS * own.std + own.mean).sample
         expected = np.square((small.unbounded(LATENTS) - wanted).numpy().astype(float)).mean()
-    assert float(training.loss_of(small, made.teacher, LATENTS).detach()) == pytest.approx(expected, rel=1e-4)
+    assert float(to_teacher(small, made.teacher, LATENTS).detach()) == pytest.approx(expected, rel=1e-4)
     assert float(wanted.abs().max()) > 1  # pixels are bounded after the loss
 
 
@@ -79,8 +87,8 @@ def test_the_teacher_is_not_trained_and_the_student_is(made):
     teacher = {name: value.clone() for name, value in made.teacher.state_dict().items()}
     student = made.pruned(0.25)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    trained = Distillation(student, made.teacher, Recipe(40, 4, 3e-3))
-    losses = [trained.update(LATENTS) for _ in range(10)]
+    trained = distillation(student, made.teacher, Recipe(40, 4, 3e-3))
+    losses = [trained.update() for _ in range(10)]
     assert losses[-1] < losses[0]
     after = trained.averaged().state_dict()
     assert not [name for name in before if torch.equal(after[name], before[name])]
@@ -109,10 +117,10 @@ def test_a_training_that_is_told_to_end_goes_on_to_the_same_bits(made, tmp_path,
     def trained(stops):
         path = tmp_path / f"{len(stops)}.checkpoint"
         for stop in (*stops, None):
-            one = Distillation(made.pruned(0.25), made.teacher, Recipe(12, 2, 1e-3, seed=3))
+            one = distillation(made.pruned(0.25), made.teacher, Recipe(12, 2, 1e-3, seed=3))
             monkeypatch.setattr(interruption, "asked", lambda one=one, stop=stop: one.step == stop)
             try:
-                training.train(one, LATENTS, path, "ratio 0.25", lambda line: None)
+                decoders.train(one, path, "ratio 0.25", lambda line: None)
             except interruption.Interrupted:
                 assert stop is not None and path.exists()
         return one.averaged().state_dict()
@@ -159,11 +167,24 @@ def test_it_leaves_decoders_a_table_and_pictures(found, made):
     assert (folder / "decoders.png").exists() and not list(folder.glob("*.checkpoint"))
 
 
+def test_the_page_of_a_run_has_a_row_for_each_decoder_and_the_pictures(found, run, tmp_path):
+    again = shutil.copytree(run, tmp_path / "run")
+    assert "Smaller decoders" not in page.write(again).read_text()
+    shutil.copytree(found[0], again / "decoders" / "trial-0", ignore=shutil.ignore_patterns("latents", "*.safetensors"))
+    written = page.write(again).read_text()
+    table = pd.read_csv(found[0] / drawing.TABLE).set_index("ratio")
+    assert written.count('id="decoders"') == 1 and "<h3>trial 0</h3>" in written
+    assert '<td class="n">exact</td>' in written and '<td class="n">0.25</td>' in written
+    assert all(f'<td class="n">{table.loc[ratio, "psnr_db"]:.2f}</td>' in written for ratio in (0.5, 0.25))
+    for name in ("decoders.png", "pictures.png"):
+        assert pictures.whole(found[0] / name) in written
+
+
 def test_a_kill_changes_no_bit_and_a_lost_batch_of_latents_is_drawn_again(found, run, tmp_path, monkeypatch):
     """Killed after the first batch of latents, and in a training; then with one batch gone."""
     monkeypatch.setattr(measures, "REPEATS", 1)
     monkeypatch.setattr(measures, "RUNTIMES", ("eager",))
-    draws, updates = job.Latents._draw, Distillation.update
+    draws, updates = job.Latents._draw, DecoderTraining.update
 
     def killed_while_drawing(self, task, path):
         draws(self, task, path)
@@ -175,16 +196,16 @@ def test_a_kill_changes_no_bit_and_a_lost_batch_of_latents_is_drawn_again(found,
     assert done.exit_code == 1 and "the same command goes on" in done.output
     monkeypatch.setattr(job.Latents, "_draw", draws)
 
-    def killed_while_training(self, given):
+    def killed_while_training(self):
         if self.step == 2:
             raise KeyboardInterrupt
-        return updates(self, given)
+        return updates(self)
 
-    monkeypatch.setattr(Distillation, "update", killed_while_training)
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(DecoderTraining, "update", killed_while_training)
+    monkeypatch.setattr(decoders, "SAVE_SECONDS", 0.0)
     assert nas("decoder", run, *ASKED, "--out", tmp_path).exit_code != 0
     assert (tmp_path / "ratio-0.5.checkpoint").exists()
-    monkeypatch.setattr(Distillation, "update", updates)
+    monkeypatch.setattr(DecoderTraining, "update", updates)
     lost = tmp_path / "latents" / "lessons-00001.safetensors"
     before = load_file(lost)
     lost.unlink()
@@ -282,8 +303,9 @@ def test_what_is_drawn_is_decoded_by_it(model, found, made, tmp_path):
     assert not torch.allclose(loaded.decode(noise), own.decode(noise), atol=0.01)
     drawn = nas("sample", model, "pizza", "--out", tmp_path / "drawn.png")
     assert drawn.exit_code == 0 and (tmp_path / "drawn.png").exists()
-    timed = nas("latency", model, "--repeats", "1")
+    timed = nas("latency", model, "--repeats", "1", "--csv", tmp_path / "latency.csv")
     assert timed.exit_code == 0, timed.exception
+    assert pd.read_csv(tmp_path / "latency.csv")["decoder"].tolist() == ["kl ratio 0.5"]
 
 
 def test_verify_trains_and_scores_with_the_decoder_of_the_export(model, tmp_path, monkeypatch):

@@ -211,6 +211,21 @@ def test_a_table_of_another_size_or_runtime_is_refused(tmp_path, made, wanted, s
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_a_target_in_milliseconds_below_what_any_member_reaches_is_refused(tmp_path):
+    study = loaded(
+        tmp_path,
+        f"deploy.latency={table(tmp_path)}",
+        "search.evolution={target: 12.5, cost: latency_ms}",
+        "search.minimise=[latency_ms]",
+    )
+    fewest = min(
+        study.deploy.costs(SPACE.architecture(each))["latency_ms"] for each in (SPACE.smallest(), SPACE.largest())
+    )
+    with pytest.raises(InputError) as refused:
+        moves.check(study, SPACE)
+    assert f"search.evolution.target: 12.5 (12.5 latency_ms) is below {fewest:.4g}, the least" in str(refused.value)
+
+
 def test_a_space_without_removals_is_refused(tmp_path):
     path = tmp_path / "wide.yaml"
     path.write_text(

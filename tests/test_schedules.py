@@ -145,6 +145,7 @@ def test_an_export_with_a_found_plan_draws_by_it(found, run, tmp_path):
     fewer = CliRunner().invoke(app, ["sample", str(tmp_path / "model"), "pizza", "--steps", "1"])
     assert fewer.exit_code == 1 and "cache: its schedule has 2 rows" in str(fewer.exception)
     deploy = yaml.safe_load((tmp_path / "model/deploy.yaml").read_text())
+    assert deploy["conditions"]["clip_score"]["cache"] == pipeline["sampling"]["cache"]
     assert deploy["scores"]["clip_score"] == pytest.approx(
         float(table[table["schedule"] == name]["clip_score"].iloc[0])
     )

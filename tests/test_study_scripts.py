@@ -1,6 +1,7 @@
 """The scripts of studies that are more than a study file: their cells, their costs on paper, and their tables."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -118,3 +119,14 @@ def test_the_ways_at_equal_cost_are_compared_by_repeat():
         difference = by_repeat[row["way"]] - by_repeat[row["against"]]
         low, high = stats.t.interval(0.95, 2, difference.mean(), stats.sem(difference))
         assert (row["low"], row["high"]) == (round(low, 1), round(high, 1))
+
+
+def test_the_rounds_of_the_evolution_chosen_again_by_milliseconds(monkeypatch):
+    monkeypatch.chdir(STUDIES.parent)  # the study's table of blocks is named from there
+    made = pd.DataFrame(script("evolution/by_latency.py").rows(STUDIES / "evolution"))
+    written = pd.read_csv(STUDIES / "evolution" / "by_latency.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(made, written, check_dtype=False, rtol=1e-5)
+    blocks = json.loads((STUDIES / "evolution" / "blocks.json").read_text())["milliseconds"]
+    stack = next(ms for name, ms in blocks.items() if name.startswith("transformer 16px"))
+    assert written["latency_ms"].diff()[1] == pytest.approx(-3 * stack, rel=1e-4)  # three of these and nothing else
+    assert (written["removed_by_latency"] == written["removed_by_macs"]).all()

@@ -46,13 +46,17 @@ def decoder(
     from functools import partial
 
     from nas.decoder_distillation import job
-    from nas.decoder_distillation.training import Recipe
+    from nas.report import decoders as drawing
+    from nas.report import page
+    from nas.training.decoders import Recipe
 
     asked = job.Asked(tuple(ratio), latents, Recipe(images_seen, batch, learning_rate, seed))
     subject, folder = job.find(source, pick)
     made = job.Job(subject, asked, out or folder)
     table = job.run(made, partial(print, flush=True))
-    print_grid(*job.grid(table, job.shown(made)))
+    print_grid(*drawing.grid(table, job.shown(made)))
     typer.echo(f"wrote {made.folder}")
+    if out is None and ((found := folder.parents[1]) / "resolved.yaml").is_file():
+        typer.echo(f"report: {page.write(found)}")
     if asked.pruned:
         typer.echo(f"take one with: nas export RUN --decoder {made.file(asked.pruned[-1])}")

@@ -9,7 +9,7 @@ decoders.csv, *.png       what each is worth
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nas import interruption, numbers
-from nas.analysis import naming
-from nas.decoder_distillation import measures, training
+from nas import interruption
+from nas.decoder_distillation import measures
 from nas.decoder_distillation.latents import Latents
-from nas.decoder_distillation.training import Distillation, Recipe
 from nas.deploy import export_folder
 from nas.diffusion.plan import Plan
 from nas.disk import files, lock
@@ -33,11 +31,13 @@ from nas.networks.autoencoders.kl import Decoder, KlAutoencoder
 from nas.networks.decoders.kl import pruning, stored
 from nas.networks.decoders.kl.network import Decoder as Network
 from nas.report import decoders as drawing
+from nas.report.decoders import FOLDER, TABLE
 from nas.schedules import subjects
 from nas.schedules.drawing import Subject, Task
-from nas.training.decoders import decoded, psnr
+from nas.training import decoders
+from nas.training.decoders import DecoderTraining, Recipe, decoded, psnr, to_teacher
 
-FOLDER, SETTINGS, TABLE = "decoders", "settings.yaml", "decoders.csv"
+SETTINGS = "settings.yaml"
 WHOLE = 1.0  # the ratio of the teacher
 Say = Callable[[str], None]
 
@@ -199,9 +199,12 @@ def _missing(job: Job) -> list[float]:
 
 def _train(job: Job, ratio: float, lessons: Tensor, held_out: Tensor, say: Say) -> None:
     """Write the decoder of a ratio."""
-    made = Distillation(job.pruned(ratio), job.teacher, job.asked.recipe)
+    student = job.pruned(ratio)
+    made = DecoderTraining(
+        student, lambda rows: to_teacher(student, job.teacher, lessons[rows]), len(lessons), job.asked.recipe
+    )
     checkpoint = job.file(ratio).with_suffix(".checkpoint")
-    training.train(made, lessons, checkpoint, f"ratio {ratio:g}", say)
+    decoders.train(made, checkpoint, f"ratio {ratio:g}", say)
     decoder = made.averaged()
     about = {
         "made_by": "nas decoder",
@@ -251,27 +254,3 @@ def shown(job: Job) -> list[str]:
     """The study's scores that people are shown: those that it searches by, or all."""
     measured = [name for name in job.subject.bench.conditions() if name not in ("denoising_loss", "latency_ms")]
     return [name for name in job.subject.bench.study.objectives if name in measured] or measured
-
-
-def grid(table: pd.DataFrame, scores: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """The table as a person reads it: headings and rows."""
-    names = [str(name) for name in table]
-    near = [name for name in names if name.endswith("_to_teacher")]
-    times = [name for name in names if name.endswith("_median_ms")]
-    columns = [*near, *(name for name in scores if name in names)]
-    headings = ["ratio", "parameters", "MACs", "PSNR, dB"]
-    headings += [f"{naming.label(name.removesuffix('_to_teacher'))} to the whole's" for name in near]
-    headings += [naming.label(name) for name in columns[len(near) :]]
-    headings += [f"{name.removesuffix('_median_ms')}, ms" for name in times]
-    rows = [
-        [
-            f"{row['ratio']:g}",
-            numbers.amount(row["params"]),
-            numbers.amount(row["macs"]),
-            "exact" if row["psnr_db"] == float("inf") else f"{row['psnr_db']:.2f}",
-            *(naming.shown(name, row[name]) for name in columns),
-            *(f"{row[name]:.2f}" for name in times),
-        ]
-        for _, row in table.iterrows()
-    ]
-    return headings, rows

@@ -71,6 +71,8 @@ class Picked:
     record: Mapping[str, Any]
     resolved: dict[str, Any]
     """The run's settings, with what the trial's cell changed in them."""
+    conditions: Mapping[str, Any] | None = None
+    """What its scores depend on, by column, where it is not what the run's do."""
 
     @property
     def weights(self) -> Path:
@@ -187,7 +189,8 @@ def _changed(
     say(f"scoring trial {record['trial']}, drawn by {' and '.join(str(path) for path in (plan, decoder) if path)}")
     found = bench.score(network, drawer.schedule(changed.pipeline)).metrics
     last = {**record["rungs"][-1], "metrics": found}
-    return replace(changed, record={**record, "rungs": [*record["rungs"][:-1], last]})
+    record = {**record, "rungs": [*record["rungs"][:-1], last]}
+    return replace(changed, record=record, conditions=bench.conditions())
 
 
 def _emptied(folder: Path) -> None:
@@ -371,7 +374,7 @@ def _deploy(picked: Picked) -> dict[str, Any]:
         "from": {"run": str(run.path), "trial": record["trial"], "picked": picked.how},
         **kept,
         "scores": last["metrics"],
-        "conditions": description.conditions(run.path),
+        "conditions": picked.conditions or description.conditions(run.path),
         "images_seen": last["images_seen"],
         "captions": description.captions(run.path)[:TRIED_CAPTIONS],
         "intervals": verify.intervals(run.path, record),

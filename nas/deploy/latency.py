@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import menu
-from nas.deploy import drawer, export_folder, exporters, graphs
+from nas.deploy import drawer, export_folder, exporters, graphs, image_decoder
 from nas.deploy.drawer import PYTORCH
 from nas.deploy.graphs import as_tuple
 from nas.diffusion.plan import AUTOREGRESSIVE, Plan
@@ -29,6 +29,7 @@ from nas.machine import device
 from nas.networks import conditioning
 from nas.networks.conditioning import clip
 from nas.networks.decoders import kl
+from nas.networks.decoders.kl import stored
 from nas.space import published
 
 if TYPE_CHECKING:
@@ -219,8 +220,10 @@ def _of_export(folder: Path, steps: int | None) -> Subject:
     whole = plan.cache is not None or plan.solver == AUTOREGRESSIVE  # calls say nothing of what they cost
     keeping = Keeping(folder, plan) if whole else None
     size = model.graphs[2].run(model.graphs[2].random_inputs(1))[0].shape[-1]
-    name, files = pipeline["autoencoder"]["name"], _files(folder)
-    return Subject(str(folder), "trained", size, name, plan.calls, model.graphs, files, keeping)
+    decoder = pipeline["autoencoder"]["name"]
+    if (own := folder / image_decoder.FILE).is_file():
+        decoder += f" ratio {stored.about(own, 'decoder')['ratio']}"
+    return Subject(str(folder), "trained", size, decoder, plan.calls, model.graphs, _files(folder), keeping)
 
 
 def _files(folder: Path) -> dict[str, dict[str, Path]]:

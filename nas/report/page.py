@@ -18,7 +18,7 @@ from nas.analysis import findings, importance, naming, results
 from nas.analysis.findings import Run
 from nas.disk import files
 from nas.errors import InputError
-from nas.report import details, evolution, figures, parallel, preference, schedules, sections, stills
+from nas.report import decoders, details, evolution, figures, parallel, preference, schedules, sections, stills
 from nas.report.palette import FRONT, GREY, KNEE, PALE
 from nas.runs import pictures
 
@@ -91,6 +91,7 @@ def article(run: Run, prefix: str) -> str:
         album={**album, **known},
         guidance=pictures.whole(run.path / "guidance.png"),
         schedules=schedules.of_run(run.path),
+        decoders=decoders.of_run(run),
         evolution=evolution.told(run),
         people=preference.told(run),
         plots=plots,

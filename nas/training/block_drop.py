@@ -30,6 +30,8 @@ class Blocks:
     """Those that hold no others: these are drawn."""
     holders: tuple[tuple[nn.Module, tuple[int, ...]], ...]
     """Those that hold others, each with the places of these among the members."""
+    names: tuple[str, ...]
+    """Of the members, as the network's modules are named."""
 
 
 def blocks_of(network: nn.Module) -> Blocks:
@@ -40,7 +42,8 @@ def blocks_of(network: nn.Module) -> Blocks:
     holders = (
         (module, tuple(places[m] for m in held if m in places)) for module, held in inside.items() if len(held) > 1
     )
-    return Blocks(tuple(members), tuple(holders))
+    names = {module: name for name, module in network.named_modules()}
+    return Blocks(tuple(members), tuple(holders), tuple(names[module] for module in members))
 
 
 def _residual(network: nn.Module) -> list[nn.Module]:

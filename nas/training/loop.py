@@ -3,6 +3,7 @@ repeats nothing and skips nothing, and no generator state needs saving."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -56,6 +57,7 @@ class DenoiserTraining(L.LightningModule):
         self.loss = torch.tensor(math.nan)
         self.heard: Callable[[int], None] = ignored  # told the number of updates after each
         self.log_sums: dict[str, tuple[int, Tensor]] = {}
+        self.kept: dict[str, int] = {}  # updates that each block was computed in, where any is left out
 
     def _average(self, network: nn.Module) -> Average:
         return Average(network, self.settings.ema_decay, warmup=self.settings.init == "scratch")
@@ -101,6 +103,8 @@ class DenoiserTraining(L.LightningModule):
         rise = self._risen(settings.rise_images)
         dropped = block_drop.drawn(len(self._blocks.members), settings.probability * rise, batch.generator)
         self._log({"blocks_dropped": dropped.sum()})
+        for name, left_out in zip(self._blocks.names, dropped.tolist(), strict=True):
+            self.kept[name] = self.kept.get(name, 0) + (not left_out)
         return block_drop.dropping(self._blocks, dropped)
 
     def _update(self, role: str, optimizer: Any, loss_of: Any, batch: LatentBatch) -> Tensor:
@@ -169,13 +173,15 @@ class DenoiserTraining(L.LightningModule):
             for index, state in adam.state_dict()["state"].items():
                 tensors |= {f"adam.{role}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
         contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        known = {"images_seen": str(self.images_seen)} | ({"kept": json.dumps(self.kept)} if self.kept else {})
         with files.replacing(path) as partial:
-            save_file(contiguous, partial, {**metadata, "images_seen": str(self.images_seen)})
+            save_file(contiguous, partial, {**metadata, **known})
 
     def restore(self, path: Path) -> None:
         """Continue from `save`'s file, in a module made as the saved one was."""
         tensors, metadata = weight_files.read(path, "checkpoint")
         self.step = self.settings.updates(int(metadata["images_seen"]))
+        self.kept = json.loads(metadata.get("kept", "{}"))
         self.ema.restore(_below(tensors, "ema."))
         for role, average in self.averages.items():
             cast(Average, average).restore(_below(tensors, f"average.{role}."))

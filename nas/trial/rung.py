@@ -175,6 +175,8 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": machine.computing_device(),
     }
+    if module.kept:
+        rung["blocks_kept"] = module.kept
     return {"rung": rung, "proxy": proxy.to_dict(), "proxy_cost": dataclasses.asdict(cost)}
 
 

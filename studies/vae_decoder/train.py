@@ -10,6 +10,7 @@ import copy
 import statistics
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -58,15 +59,22 @@ def main() -> None:
         if cell not in before:
             before[cell] = scores(decoder, latents, pictures, judge, real)
         row |= {f"{name}_before": value for name, value in before[cell].items()}
-        recipe = decoders.Recipe(seed=repeat)
+        recipe = decoders.Recipe(images_seen=1_600, learning_rate=5e-4, seed=repeat)
+        loss = partial(loss_of, decoder, latents["train"], pictures["train"])
+        training = decoders.DecoderTraining(decoder, loss, len(latents["train"]), recipe, weight_decay=1e-4)
         began = time.process_time()
-        decoders.train(decoder, latents["train"], pictures["train"], recipe)
-        row |= {"images_seen": recipe.images, "train_cpu_s": time.process_time() - began}
+        decoders.train(training)
+        decoder.eval()  # as trained: the average of its weights is not used
+        row |= {"images_seen": recipe.images_seen, "train_cpu_s": time.process_time() - began}
         row |= scores(decoder, latents, pictures, judge, real) | speed(decoder) | costs(decoder.config)
         rows.append(row)
         pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.6g")
         print(row, flush=True)
     show(pd.DataFrame(rows))
+
+
+def loss_of(decoder: nn.Module, latents: Tensor, pictures: Tensor, rows: Tensor) -> Tensor:
+    return decoders.to_pictures(decoder, latents[rows], pictures[rows])
 
 
 def cached_latents(autoencoder: kl.KlAutoencoder, pictures: dict[str, Tensor]) -> dict[str, Tensor]:
