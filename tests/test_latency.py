@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from nas import cli, machine
 from nas.cost import latency_table
-from nas.deploy import block_latency, latency
+from nas.deploy import block_latency, latency, latency_rows
 from nas.errors import InputError
 from nas.networks.backbones.unet import Config, Level, blocks, network, presets
 from nas.settings import study
@@ -34,10 +34,10 @@ SMALL = Config(
 
 
 def row(**changed):
-    values = {field.name: 1.0 for field in dataclasses.fields(latency.Row)}
+    values = {field.name: 1.0 for field in dataclasses.fields(latency_rows.Row)}
     words = {"network": "a", "weights": "random", "runtime": "eager", "runtime_version": "torch 1", "decoder": "d"}
     numbers = {"threads": 1, "image_size": 64, "steps": 2, "repeats": 3}
-    return latency.Row(**{**values, **words, **numbers, "device": "this", "fingerprint": "00", **changed})
+    return latency_rows.Row(**{**values, **words, **numbers, "device": "this", "fingerprint": "00", **changed})
 
 
 def test_a_timing_is_of_what_was_called():
@@ -63,26 +63,26 @@ def test_a_row_adds_up(tmp_path):
     found = latency.measure(subject, "eager", 1, 2)
     expected = found.text_encoder_ms + 4 * found.denoiser_ms + found.decoder_ms
     assert found.overall_ms == pytest.approx(expected) and found.fingerprint == machine.device()[1]
-    latency.write_csv([found], tmp_path / "t.csv")
-    assert latency.read_csv(tmp_path / "t.csv") == [found]
+    latency_rows.write_csv([found], tmp_path / "t.csv")
+    assert latency_rows.read_csv(tmp_path / "t.csv") == [found]
     with pytest.raises(InputError, match="unknown runtime 'onnxruntme'; did you mean 'onnxruntime'"):
         latency.measure(subject, "onnxruntme", 1, 1)
 
 
 def test_tables_keep_the_newest_and_refuse_other_devices(tmp_path):
     path = tmp_path / "t.csv"
-    latency.write_csv([row(), row(network="b")], path)
-    latency.write_csv([row(overall_ms=7.0)], path)
-    assert [(one.network, one.overall_ms) for one in latency.read_csv(path)] == [("b", 1.0), ("a", 7.0)]
+    latency_rows.write_csv([row(), row(network="b")], path)
+    latency_rows.write_csv([row(overall_ms=7.0)], path)
+    assert [(one.network, one.overall_ms) for one in latency_rows.read_csv(path)] == [("b", 1.0), ("a", 7.0)]
     before = path.read_bytes()
     with pytest.raises(InputError, match="rows of different devices do not compare: 00 is this, 11 is that"):
-        latency.write_csv([row(device="that", fingerprint="11")], path)
+        latency_rows.write_csv([row(device="that", fingerprint="11")], path)
     assert path.read_bytes() == before
     with pytest.raises(InputError, match="different devices"):
-        latency.grid([row(), row(fingerprint="11")])
+        latency_rows.grid([row(), row(fingerprint="11")])
     path.write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="not a table of latencies"):
-        latency.read_csv(path)
+        latency_rows.read_csv(path)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_the_command_prints_and_keeps_rows(folder, tmp_path):
     path = tmp_path / "t.csv"
     arguments = (folder, "--repeats", 2, "--csv", path)
     code, said, _ = command(*arguments)
-    rows = latency.read_csv(path)
+    rows = latency_rows.read_csv(path)
     assert code == 0 and [row.runtime for row in rows] == ["eager"]
     assert said.splitlines()[0].split()[:2] == ["network", "runtime"] and len(said.strip().splitlines()) == 2
     assert all(row.repeats == 2 and row.load >= 0 and row.device == machine.device()[0] for row in rows)

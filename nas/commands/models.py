@@ -366,6 +366,7 @@ def latency(
         nas latency mobilediffusion --blocks runs/blocks.json
     """
     from nas.deploy import latency as timing
+    from nas.deploy import latency_rows
 
     if blocks is not None:
         return _measure_blocks(what, blocks, image_size, threads, repeats)
@@ -375,5 +376,5 @@ def latency(
         for word in _words(runtime):
             rows.append(timing.measure(subject, word, threads, repeats))
             if csv:
-                timing.write_csv(rows[-1:], csv)
-    print_grid(*timing.grid(rows))
+                latency_rows.write_csv(rows[-1:], csv)
+    print_grid(*latency_rows.grid(rows))

@@ -56,8 +56,7 @@ PIPELINE = ("conditioning", "autoencoder", "sampling", "objective")  # sections 
 FILES = ("yaml", "safetensors")  # formats without a graph
 CARD = "README.md"
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # largest error of an output over its largest number
-# Mean difference of pixels in [-1, 1]: of one and 16 levels in 256.
-PICTURE_TOLERANCE = {"fp32": 2 / 255, "fp16": 32 / 255}
+PICTURE_TOLERANCE = {"fp32": 2 / 255, "fp16": 32 / 255}  # mean difference of pixels in [-1, 1]: 1 and 16 levels of 256
 TRIED_BATCH = 3  # another batch than the one that was traced
 TRIED_CAPTIONS = 4
 
@@ -72,7 +71,7 @@ class Picked:
     resolved: dict[str, Any]
     """The run's settings, with what the trial's cell changed in them."""
     conditions: Mapping[str, Any] | None = None
-    """What its scores depend on, by column, where it is not what the run's do."""
+    """What its scores depend on, by column, where that is not as in the run."""
 
     @property
     def weights(self) -> Path:
@@ -151,8 +150,8 @@ def export(
         manifest["formats"]["safetensors"] = _proxy(picked, folder)
         if imagination.asked(picked.pipeline):
             say("the prior: loading the study's data")
-            written = imagination.write(Bench(picked.study, picked.run.cache), folder)
-            manifest["formats"]["safetensors"]["fp32"]["networks"]["prior"] = entry_of(folder, written)
+            prior = entry_of(folder, imagination.write(Bench(picked.study, picked.run.cache), folder))
+            manifest["formats"]["safetensors"]["fp32"]["networks"]["prior"] = prior
     if manifest["formats"] or modules:
         say(f"loading trial {picked.record['trial']}, its text encoder and its autoencoder")
         model = drawer.model(_network(picked), picked.pipeline, folder)
@@ -187,10 +186,9 @@ def _changed(
     if plan is not None:
         plan_file.check(changed.study.sampling, network, bench, str(plan))
     say(f"scoring trial {record['trial']}, drawn by {' and '.join(str(path) for path in (plan, decoder) if path)}")
-    found = bench.score(network, drawer.schedule(changed.pipeline)).metrics
-    last = {**record["rungs"][-1], "metrics": found}
-    record = {**record, "rungs": [*record["rungs"][:-1], last]}
-    return replace(changed, record=record, conditions=bench.conditions())
+    *earlier, last = record["rungs"]
+    last = {**last, "metrics": bench.score(network, drawer.schedule(changed.pipeline)).metrics}
+    return replace(changed, record={**record, "rungs": [*earlier, last]}, conditions=bench.conditions())
 
 
 def _emptied(folder: Path) -> None:
