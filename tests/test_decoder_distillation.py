@@ -25,6 +25,7 @@ from nas.errors import InputError
 from nas.networks.autoencoders import kl
 from nas.networks.decoders.kl import presets, stored
 from nas.schedules import subjects
+from nas.training import fitting
 from nas.training.decoders import decoded, psnr
 
 
@@ -112,7 +113,7 @@ def test_a_training_that_is_told_to_end_goes_on_to_the_same_bits(made, tmp_path,
             one = Distillation(made.pruned(0.25), made.teacher, Recipe(12, 2, 1e-3, seed=3))
             monkeypatch.setattr(interruption, "asked", lambda one=one, stop=stop: one.step == stop)
             try:
-                training.train(one, LATENTS, path, "ratio 0.25", lambda line: None)
+                fitting.train(one, LATENTS, path, "ratio 0.25", lambda line: None)
             except interruption.Interrupted:
                 assert stop is not None and path.exists()
         return one.averaged().state_dict()
@@ -181,7 +182,7 @@ def test_a_kill_changes_no_bit_and_a_lost_batch_of_latents_is_drawn_again(found,
         return updates(self, given)
 
     monkeypatch.setattr(Distillation, "update", killed_while_training)
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "SAVE_SECONDS", 0.0)
     assert nas("decoder", run, *ASKED, "--out", tmp_path).exit_code != 0
     assert (tmp_path / "ratio-0.5.checkpoint").exists()
     monkeypatch.setattr(Distillation, "update", updates)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from nas.datasets import split_of
 from nas.errors import InputError
+from nas.preparation import draft, survey
 from nas.settings import study_file
-from nas.study import draft, survey
 
 CAPTIONS = [f"a card of {number} pieces" for number in range(40)]
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nas import interruption, numbers
 from nas.analysis import naming
-from nas.decoder_distillation import measures, training
+from nas.decoder_distillation import measures
 from nas.decoder_distillation.latents import Latents
 from nas.decoder_distillation.training import Distillation, Recipe
 from nas.deploy import export_folder
@@ -35,6 +35,7 @@ from nas.networks.decoders.kl.network import Decoder as Network
 from nas.report import decoders as drawing
 from nas.schedules import subjects
 from nas.schedules.drawing import Subject, Task
+from nas.training import fitting
 from nas.training.decoders import decoded, psnr
 
 FOLDER, SETTINGS, TABLE = "decoders", "settings.yaml", "decoders.csv"
@@ -201,7 +202,7 @@ def _train(job: Job, ratio: float, lessons: Tensor, held_out: Tensor, say: Say) 
     """Write the decoder of a ratio."""
     made = Distillation(job.pruned(ratio), job.teacher, job.asked.recipe)
     checkpoint = job.file(ratio).with_suffix(".checkpoint")
-    training.train(made, lessons, checkpoint, f"ratio {ratio:g}", say)
+    fitting.train(made, lessons, checkpoint, f"ratio {ratio:g}", say)
     decoder = made.averaged()
     about = {
         "made_by": "nas decoder",

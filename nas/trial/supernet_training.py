@@ -37,6 +37,7 @@ from nas.space.search_space import SearchSpace
 from nas.training import loop
 from nas.trial.bench import Bench
 from nas.trial.check import check
+from nas.weights import worlds
 from nas.weights.supernet import Supernet, require_covers, skeleton
 
 POOL = 400  # members that are trained, drawn once
@@ -189,7 +190,7 @@ def train(
     quality = {"images_seen": module.images_seen, **asdict(recipe), "seed": SEED, "pool": POOL, "member": largest.key}
     metadata = {
         "space": space.name,
-        "made_for": study.dataset.name,
+        "made_for": worlds.own(study.resolved())[-1],
         "proxy": json.dumps(asdict(bench.proxy)),
         "made_by": _command(study, recipe, start),
         "licence": "Apache-2.0; trained on the pictures named in NOTICE",
