@@ -77,9 +77,12 @@ class Judge:
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, E)."""
-        pixels = (resized(images, self.size) / 2 + 0.5 - self.mean) / self.std
-        features: Tensor = self.model.encode_image(pixels, normalize=True)
+        features: Tensor = self.model.encode_image(self.pixels(images), normalize=True)
         return features
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] as its picture tower takes them."""
+        return (resized(images, self.size) / 2 + 0.5 - self.mean) / self.std
 
     @torch.no_grad()
     def captions(self, captions: list[str]) -> Tensor:

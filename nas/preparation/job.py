@@ -6,6 +6,7 @@ prior, is left to it.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from nas.datasets import ByPath
 from nas.disk import lock
 from nas.errors import InputError
 from nas.networks.backbones import Proxy
-from nas.numbers import duration, number_of
+from nas.numbers import duration
 from nas.preparation import autoencoder, judge, lessons, pace, supernet, survey
 from nas.settings import study_file
 from nas.settings.study import Study
@@ -113,8 +114,8 @@ class Job:
             self.say(f"{name:<20}{value}")
         if seen.unreadable and not getattr(settings, "skip_corrupt", False):
             raise InputError(
-                f"dataset: {seen.unreadable[0]}; {number_of(len(seen.unreadable), 'picture')} of {seen.pictures:,} cannot be "
-                "read; expected none: leave them out of the set, or of shards dataset.skip_corrupt: true"
+                f"dataset: {seen.unreadable[0]}; {len(seen.unreadable):,} of {seen.pictures:,} pictures cannot be read; "
+                "expected none: leave them out of the set, or of shards dataset.skip_corrupt: true"
             )
 
     def steps(self) -> list[Step]:
@@ -201,6 +202,7 @@ def run(
     made is saved.
     """
     interruption.install_in_trainer()
+    logging.getLogger("nas.datasets.webdataset").addFilter(Once())
     with study_file.opened(source, overrides) as (study, _):
         job = Job(study, asked, cache, say, show)
         job.check()
@@ -222,6 +224,19 @@ def run(
         for line in job.findings():
             say(line)
     return True
+
+
+class Once(logging.Filter):
+    """Lets each message through once: pictures that cannot be read are met at every pass over a set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        new = record.getMessage() not in self._seen
+        self._seen.add(record.getMessage())
+        return new
 
 
 def grid(lines: Found) -> tuple[list[str], list[list[str]]]:

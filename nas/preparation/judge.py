@@ -10,7 +10,6 @@ from torch import Tensor
 from nas.metrics import clip_score
 from nas.metrics.caption_accuracy import CaptionAccuracy
 from nas.metrics.clip_score import Judge, Settings
-from nas.networks.conditioning import clip
 from nas.numbers import number_of
 from nas.preparation import lessons
 from nas.settings.study import Study
@@ -25,7 +24,7 @@ def make(part: Part, bench: Bench, minutes: float, say: lessons.Say) -> None:
     """Train it on the training pictures alone, or go on, and write it."""
     seen = Lessons(*lessons.pictures(bench.images("train")))
     made = lessons.trained(
-        lambda updates: Contrast(*clip.load(clip_score.SHIPPED), updates), seen, part.path, minutes, part.role, say
+        lambda updates: Contrast(Judge(Settings()), updates), seen, part.path, minutes, part.role, say
     )
     quality = {"images": made.images_seen, "pictures": len(seen.captions), "start": "judge of emoji"}
     about = {

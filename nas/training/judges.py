@@ -9,7 +9,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nas.disk import files
+from nas.metrics.clip_score import Judge
 from nas.networks.conditioning import clip, clip_config
 from nas.seeds import stream_seed
 from nas.training.autoencoders import fingerprint
@@ -35,22 +36,20 @@ class Lessons(NamedTuple):
 class Contrast(Fitting[Lessons]):
     """A model that goes on from its weights, picture tower and text tower alike."""
 
-    def __init__(
-        self, model: Any, tokenise: clip.Tokenizer, updates: int, batch: int = 64, rate: float = 3e-4, seed: int = 0
-    ):
-        model.eval().requires_grad_()
-        adam = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
-        super().__init__(model, adam, updates, batch)
-        self.model, self.tokenise, self.seed, self.full = model, tokenise, seed, rate
+    def __init__(self, judge: Judge, updates: int, batch: int = 64, rate: float = 3e-4, seed: int = 0):
+        self.judge, self.model, self.seed, self.full = judge, judge.model, seed, rate
+        self.model.eval().requires_grad_()
+        adam = torch.optim.AdamW(self.model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
+        super().__init__(self.model, adam, updates, batch)
 
     def loss(self, lessons: Lessons) -> Tensor:
         """The mean of both cross entropies; a caption that several pictures of the batch have is none's rival."""
         generator = torch.Generator().manual_seed(stream_seed(self.seed, self.step))
         rows = torch.randint(len(lessons.captions), (self.batch,), generator=generator)
         captions = [lessons.captions[row] for row in rows]
-        seen = augmented(lessons.pictures[rows], generator)
+        seen = self.judge.pixels(augmented(lessons.pictures[rows], generator))
         pictures = self.model.encode_image(seen, normalize=True)
-        texts = self.model.encode_text(self.tokenise(captions), normalize=True)
+        texts = self.model.encode_text(self.judge.tokenizer(captions), normalize=True)
         scale = self.model.logit_scale.exp().clamp(max=100)
         return contrast(scale * pictures @ texts.T, captions)
 
