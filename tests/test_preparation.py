@@ -283,8 +283,8 @@ def empty(root):
         (of_other_latents, ["training.init", "latent_channels 8, not 4"]),
         (broken, ["dataset", ".png", "20 of 20 pictures cannot be read"]),
         (empty, ["dataset.path", "metadata.jsonl does not exist"]),
-        (lambda root: ["metrics=[clip_score]"], ["metrics.0.judge", "nas prepare", "emoji only, not of folder"]),
-        (lambda root: ["metrics=[{name: clip_score, judge: ViT-B-99, pretrained: a}]"], ["ViT-B-99"]),
+        (lambda root: ["metrics=[mind, clip_score]"], ["metrics.1.judge", "nas prepare", "emoji only, not of folder"]),
+        (lambda root: ["metrics=[mind, {name: clip_score, judge: ViT-B-99, pretrained: a}]"], ["ViT-B-99"]),
         (lambda root: ["trials=2"], ["trials"]),
     ],
 )  # fmt: skip
