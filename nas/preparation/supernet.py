@@ -30,6 +30,7 @@ def make(part: Part, study: Study, space: SearchSpace, cache: Path, minutes: flo
     plain = changed(study, {"training.init": "scratch"})
     length = Length.of(part.path, minutes)
     images = length.times(lambda: image_s(Bench(plain, cache), space))
+    say(f"supernet: {images:,} images; the largest member alone until {round(LARGEST_UNTIL * images):,}")
     quality = supernet_training.train(plain, space, replace(RECIPE, images=images), part.path, cache, say)
     for split, scores in quality["largest_member"].items():
         shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
