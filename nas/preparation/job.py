@@ -23,7 +23,7 @@ from nas.errors import InputError
 from nas.networks.backbones import Proxy
 from nas.numbers import duration
 from nas.preparation import autoencoder, judge, lessons, pace, supernet, survey
-from nas.settings import study_file
+from nas.settings import design, study_file
 from nas.settings.study import Study
 from nas.settings.study_file import Overrides, Source
 from nas.space.search_space import SearchSpace
@@ -68,7 +68,7 @@ class Step:
     """That were asked for, of a core."""
     other_s: float
     """That it takes beside them, as busy as the machine is."""
-    do: Callable[[], None]
+    do: Callable[[], object]
 
     def row(self) -> list[str]:
         """As a person reads it."""
@@ -131,7 +131,7 @@ class Job:
             self._referred(bool(made)),
             0.0,
             timed.references_s(self.study, train, held_out),
-            self._refer,
+            self._lines,
         )
         place = next((place for place, step in enumerate(found) if step.name == "supernet"), len(found))
         return [*found[:place], references, *found[place:]]
@@ -152,16 +152,12 @@ class Job:
 
     def _referred(self, parts_missing: bool) -> bool:
         """Whether all that is computed of pictures is kept already."""
+        if parts_missing:
+            return False
         variant = self.reference.variant
-        bench = Bench(self.study, self.cache).variant(variant.settings) if variant.settings else None
-        study = self.study if bench is None else bench.study
+        study = design.changed(self.study, variant.settings)
         encoded = (Bench(study, self.cache).encoded_path(split).exists() for split in ("train", "held_out"))
-        return (
-            not parts_missing and all(encoded) and line_scores.known(study, self.cache, variant.architecture.to_dict())
-        )
-
-    def _refer(self) -> None:
-        self._lines()
+        return all(encoded) and line_scores.known(study, self.cache, variant.architecture.to_dict())
 
     def _lines(self) -> Found:
         variant = self.reference.variant
