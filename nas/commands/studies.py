@@ -165,6 +165,7 @@ def supernet_train(
             help="The largest and the smallest are trained in every so many updates; between them one teaches only."
         ),
     ] = 1,
+    warmup_images: Annotated[int, typer.Option(min=0, help="Over which the learning rate rises.")] = 12_800,
     start: Annotated[Path | None, typer.Option(help="A supernet of the same space to go on from.")] = None,
     out: Annotated[Path | None, typer.Option(help="Default runs/supernets/SPACE_DATASET.safetensors.")] = None,
     set_: Overrides = [],  # noqa: B006 (typer reads the default)
@@ -181,7 +182,9 @@ def supernet_train(
     """
     from nas.trial import supernet_training
 
-    recipe = supernet_training.Recipe(images, learning_rate, largest_until, sandwich_from, members, ends_every)
+    recipe = supernet_training.Recipe(
+        images, learning_rate, largest_until, sandwich_from, members, ends_every, warmup_images
+    )
     supernet_training.run(space, study, set_, recipe, out, start)
 
 

