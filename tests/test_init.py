@@ -78,6 +78,13 @@ def test_the_study_that_is_written_is_one_that_runs(folder, tmp_path, monkeypatc
 LEAST = draft.LEAST_DRAWN
 
 
+def test_as_many_are_scored_as_are_held_out_so_that_other_real_pictures_can_be_too():
+    drawn = [
+        draft._drawn(train, held_out) for train, held_out in ((1771, 224), (1771, 239), (9000, 900), (40, 5), (15, 5))
+    ]
+    assert drawn == [224, 224, 256, 16, 15]
+
+
 def test_shards_are_found_by_folder_file_and_pattern(tmp_path):
     (tmp_path / "laion").mkdir()
     with tarfile.open(tmp_path / "laion" / "00000.tar", "w") as shard:

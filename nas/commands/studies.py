@@ -233,8 +233,8 @@ def prepare(
     check: Annotated[
         bool, typer.Option("--check", help="Say what is missing and what it costs; exit code 1 where something is.")
     ] = False,
-    autoencoder: Annotated[float, typer.Option(help="Minutes of a core, where autoencoder.path is not there.")] = 8,
-    judge: Annotated[float, typer.Option(help="Minutes of a core, where the judge of a metric is not there.")] = 5,
+    autoencoder: Annotated[float, typer.Option(help="Minutes of a core, where autoencoder.path is not there.")] = 4,
+    judge: Annotated[float, typer.Option(help="Minutes of a core, where the judge of a metric is not there.")] = 10,
     supernet: Annotated[float, typer.Option(help="Minutes of a core, where training.init is not there.")] = 15,
     set_: Overrides = [],  # noqa: B006 (typer reads the default)
 ) -> None:

@@ -47,8 +47,8 @@ Show = Callable[[list[str], list[list[str]]], None]
 class Asked:
     """Minutes of a core that parts which are not there are trained for."""
 
-    autoencoder: float = 8.0
-    judge: float = 5.0
+    autoencoder: float = 4.0
+    judge: float = 10.0
     supernet: float = 15.0
 
     def __post_init__(self) -> None:
