@@ -54,6 +54,16 @@ LATER = {  # options that make a verb small; the last one given counts
     "score": ["--images", "8", "--reference", "{name: scenes, pictures: 64}"],
     "sweep": ["--scales", "1,2", "--repeats", "1"],
     "train": ["--dry-run"],
+    "prepare": [
+        "--autoencoder",
+        "0.001",
+        "--judge",
+        "0.001",
+        "--set",
+        "evaluation.images=8",
+        "--set",
+        "sampling.steps=1",
+    ],
     "wandb sync": ["--dry-run"],
     "zero-cost": ["--members", "2", "--workers", "1", *few("emoji")],
     "trust": ["--no-train", "--out", "runs/trust", *few("emoji")],
@@ -114,6 +124,8 @@ def run_nas(words):
     words += LATER.get(verb, [])
     if verb == "supernet train":
         words += few("emoji" if "--study" in words else "scenes")  # pages' own studies have the emoji's parts
+    if verb == "prepare" and words[1].endswith("quickstart"):
+        words += few("scenes")
     if verb == "run":
         words += made_small(words)
     try:

@@ -27,7 +27,7 @@ from nas.report import decoders as drawing
 from nas.report import page
 from nas.runs import pictures
 from nas.schedules import subjects
-from nas.training import decoders
+from nas.training import fitting
 from nas.training.decoders import DecoderTraining, Recipe, decoded, psnr, to_teacher
 
 
@@ -54,8 +54,8 @@ def made(run, tmp_path_factory):
 LATENTS = torch.randn(6, 8, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
-def distillation(student, teacher, recipe):
-    return DecoderTraining(student, lambda rows: to_teacher(student, teacher, LATENTS[rows]), len(LATENTS), recipe)
+def loss_to(student, teacher):
+    return lambda rows: to_teacher(student, teacher, LATENTS[rows])
 
 
 # --- the loss --------------------------------------------------------------------------------------------------------
@@ -68,8 +68,8 @@ def test_where_nothing_is_pruned_the_loss_is_zero_and_training_changes_nothing(m
     for given in (grey, LATENTS):
         assert float(to_teacher(whole, made.teacher, given).detach()) == 0
     before = {name: value.clone() for name, value in whole.state_dict().items()}
-    trained = distillation(whole, made.teacher, Recipe(8, 4))
-    assert [trained.update() for _ in range(2)] == [0, 0]
+    trained = DecoderTraining(whole, len(LATENTS), Recipe(8, 4))
+    assert [trained.update(loss_to(whole, made.teacher)) for _ in range(2)] == [0, 0]
     assert all(torch.equal(value, before[name]) for name, value in trained.averaged().state_dict().items())
     assert psnr(decoded(whole, LATENTS), decoded(made.teacher, LATENTS)) == float("inf")
 
@@ -87,8 +87,8 @@ def test_the_teacher_is_not_trained_and_the_student_is(made):
     teacher = {name: value.clone() for name, value in made.teacher.state_dict().items()}
     student = made.pruned(0.25)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    trained = distillation(student, made.teacher, Recipe(40, 4, 3e-3))
-    losses = [trained.update() for _ in range(10)]
+    trained = DecoderTraining(student, len(LATENTS), Recipe(40, 4, 3e-3))
+    losses = [trained.update(loss_to(student, made.teacher)) for _ in range(10)]
     assert losses[-1] < losses[0]
     after = trained.averaged().state_dict()
     assert not [name for name in before if torch.equal(after[name], before[name])]
@@ -117,10 +117,10 @@ def test_a_training_that_is_told_to_end_goes_on_to_the_same_bits(made, tmp_path,
     def trained(stops):
         path = tmp_path / f"{len(stops)}.checkpoint"
         for stop in (*stops, None):
-            one = distillation(made.pruned(0.25), made.teacher, Recipe(12, 2, 1e-3, seed=3))
+            one = DecoderTraining(made.pruned(0.25), len(LATENTS), Recipe(12, 2, 1e-3, seed=3))
             monkeypatch.setattr(interruption, "asked", lambda one=one, stop=stop: one.step == stop)
             try:
-                decoders.train(one, path, "ratio 0.25", lambda line: None)
+                fitting.train(one, loss_to(one.decoder, made.teacher), path, "ratio 0.25", lambda line: None)
             except interruption.Interrupted:
                 assert stop is not None and path.exists()
         return one.averaged().state_dict()
@@ -196,13 +196,13 @@ def test_a_kill_changes_no_bit_and_a_lost_batch_of_latents_is_drawn_again(found,
     assert done.exit_code == 1 and "the same command goes on" in done.output
     monkeypatch.setattr(job.Latents, "_draw", draws)
 
-    def killed_while_training(self):
+    def killed_while_training(self, lessons):
         if self.step == 2:
             raise KeyboardInterrupt
-        return updates(self)
+        return updates(self, lessons)
 
     monkeypatch.setattr(DecoderTraining, "update", killed_while_training)
-    monkeypatch.setattr(decoders, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "SAVE_SECONDS", 0.0)
     assert nas("decoder", run, *ASKED, "--out", tmp_path).exit_code != 0
     assert (tmp_path / "ratio-0.5.checkpoint").exists()
     monkeypatch.setattr(DecoderTraining, "update", updates)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from nas.datasets import split_of
 from nas.errors import InputError
+from nas.preparation import draft, survey
 from nas.settings import study_file
-from nas.study import draft, survey
 
 CAPTIONS = [f"a card of {number} pieces" for number in range(40)]
 
@@ -61,10 +61,10 @@ def test_the_study_that_is_written_is_one_that_runs(folder, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     told = nas("init", str(folder), "--image-size", "32")
     path = tmp_path / "studies" / "my_cards" / "study.yaml"
-    assert "next: nas run studies/my_cards" in told.stdout and "note: 1 picture cannot be read" in told.stdout
+    assert "next: nas prepare studies/my_cards" in told.stdout and "note: 1 picture cannot be read" in told.stdout
     study = study_file.load(path)
     assert study.dataset.name == "folder" and study.dataset.options["image_size"] == 32
-    assert study.training.images_seen == draft.LEAST_SEEN and LEAST <= study.evaluation.images <= 46
+    assert LEAST <= study.evaluation.images <= 46
     before = path.read_text()
     with pytest.raises(InputError, match="is there already"):
         draft.write(
@@ -76,6 +76,13 @@ def test_the_study_that_is_written_is_one_that_runs(folder, tmp_path, monkeypatc
 
 
 LEAST = draft.LEAST_DRAWN
+
+
+def test_as_many_are_scored_as_are_held_out_so_that_other_real_pictures_can_be_too():
+    drawn = [
+        draft._drawn(train, held_out) for train, held_out in ((1771, 224), (1771, 239), (9000, 900), (40, 5), (15, 5))
+    ]
+    assert drawn == [224, 224, 256, 16, 15]
 
 
 def test_shards_are_found_by_folder_file_and_pattern(tmp_path):

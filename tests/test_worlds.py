@@ -35,9 +35,10 @@ def test_a_study_of_the_pictures_its_parts_were_made_for_says_nothing():
 def test_every_part_made_for_other_pictures_is_named_with_what_to_use():
     found = told("dataset={name: webdataset, path: mine.tar}")
     assert found == (
-        "made for the pictures of emoji, not for those of webdataset: autoencoder (use autoencoder.path: a pretrained one in "
-        "diffusers' format), judge (use judge: a model of open_clip), text encoder (use conditioning: {encoder: minilm}, or a "
-        "model of open_clip), supernet (use training.init: scratch, or one from nas supernet train)"
+        "made for the pictures of emoji, not for those of webdataset: autoencoder (use autoencoder.path: one that nas prepare "
+        "trains, or a pretrained one in diffusers' format), judge (use judge: one that nas prepare trains, or a model of "
+        "open_clip), text encoder (use conditioning: {encoder: minilm}, or a model of open_clip), supernet (use training.init: "
+        "scratch, or one from nas supernet train)"
     )
 
 

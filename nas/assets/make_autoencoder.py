@@ -1,8 +1,7 @@
 """Trains the shipped KL autoencoders: `python -m nas.assets.make_autoencoder` for the emoji set (about 25 minutes, one core),
 and with `--data scenes --factor 4 --batch 32` for the world of scenes (about 25 minutes).
 
-The loss is L1 + L2 on pixels, and a KL term small enough to only keep the latents bounded (as in LDM, Rombach et al. 2022, which
-uses 1e-6). No perceptual or adversarial term: features used there would also be the ones the Frechet distance reads.
+The loss is that of `nas.training.autoencoders`.
 `--factor 4` trains the compared variant: 32 px pictures, the same 8x8 latents. `--channels` sets those of the latents, and
 `--start FILE` begins with another autoencoder's weights, all but the layers that touch the latents.
 """
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from nas.disk import files
 from nas.errors import InputError, brief
+from nas.training.autoencoders import loss_of
 
 WIDTHS = {  # by picture set and factor; for emoji f=4 keeps f=8's widths at equal resolutions below the image
     ("emoji", 8): (16, 32, 64, 96),
@@ -38,7 +38,6 @@ AT_LATENTS = (
     "post_quant_conv.",
     "decoder.conv_in.",
 )  # layers that read or write them
-KL_WEIGHT = 1e-6
 EMA_DECAY = 0.998
 CHECK_EVERY = 200
 
@@ -87,14 +86,6 @@ def _begin(model: AutoencoderKL, start: Path) -> None:
     model.load_state_dict(own | given)
 
 
-def loss_of(model: AutoencoderKL, x: Tensor, generator: torch.Generator) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        posterior = model.encode(x).latent_dist
-        y = model.decode(posterior.sample(generator)).sample
-    loss: Tensor = F.l1_loss(y.float(), x) + F.mse_loss(y.float(), x) + KL_WEIGHT * posterior.kl().mean()
-    return loss
-
-
 @torch.no_grad()
 def psnr(model: AutoencoderKL, pictures: Tensor, factor: int) -> float:
     """Mean over pictures of the PSNR at their own size (peak-to-peak 2), reconstructing from the posterior mean."""
@@ -141,7 +132,7 @@ def train(
         optimizer.param_groups[0]["lr"] = (
             learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         )
-        loss = loss_of(model, x, generator)
+        loss = loss_of(model, x, generator, bf16=True)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -29,6 +29,7 @@ from nas.disk.decoding import decode
 from nas.disk.shards import samples
 from nas.networks import efficientnet
 from nas.networks.conditioning import clip
+from nas.training.judges import augmented
 
 ROLES: dict[str, dict[str, Any]] = {
     "judge": {"seed": 11, "vocabulary": 3072, "text_width": 128, "layers": 3, "locked": False},
@@ -84,24 +85,6 @@ def spoken(record: dict[str, Any], rng: random.Random) -> str:
     if rng.random() < 0.7:
         parts.append(record["style"])
     return ", ".join(parts)
-
-
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shifted and scaled by up to 15 %, brighter or darker, half of them blurred, with a little noise; never mirrored."""
-    size = len(images)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(size, generator=generator)
-
-    scale, zero = uniform(0.85, 1.15), torch.zeros(size)
-    shift_x, shift_y = uniform(-0.15, 0.15), uniform(-0.15, 0.15)
-    theta = torch.stack([scale, zero, shift_x, zero, scale, shift_y], 1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    out = F.grid_sample(images - 1, grid, align_corners=False) + 1  # white outside
-    blurred = F.interpolate(F.avg_pool2d(out, 2), scale_factor=2.0, mode="bilinear")
-    out = torch.where((uniform(0, 1) < 0.5)[:, None, None, None], blurred, out)
-    out = out * uniform(0.85, 1.15)[:, None, None, None] + uniform(-0.1, 0.1)[:, None, None, None]
-    return (out + 0.05 * torch.randn(out.shape, generator=generator)).clamp(-1, 1)
 
 
 def train(role: str, epochs: int, batch: int, held_style: str | None, out: Path) -> None:

@@ -165,6 +165,7 @@ def supernet_train(
             help="The largest and the smallest are trained in every so many updates; between them one teaches only."
         ),
     ] = 1,
+    warmup_images: Annotated[int, typer.Option(min=0, help="Over which the learning rate rises.")] = 12_800,
     start: Annotated[Path | None, typer.Option(help="A supernet of the same space to go on from.")] = None,
     out: Annotated[Path | None, typer.Option(help="Default runs/supernets/SPACE_DATASET.safetensors.")] = None,
     set_: Overrides = [],  # noqa: B006 (typer reads the default)
@@ -181,7 +182,9 @@ def supernet_train(
     """
     from nas.trial import supernet_training
 
-    recipe = supernet_training.Recipe(images, learning_rate, largest_until, sandwich_from, members, ends_every)
+    recipe = supernet_training.Recipe(
+        images, learning_rate, largest_until, sandwich_from, members, ends_every, warmup_images
+    )
     supernet_training.run(space, study, set_, recipe, out, start)
 
 
@@ -199,10 +202,12 @@ def init(
         ),
     ] = [],  # noqa: B006 (typer reads the default)
     image_size: Annotated[int, typer.Option(min=8, help="Pixels along a side that are trained on.")] = 64,
-    look: Annotated[int, typer.Option(min=1, help="Pictures that are looked at, at most.")] = 2000,
+    look: Annotated[int, typer.Option(min=1, help="Pictures that are looked at, at most.")] = 5000,
     to: Annotated[Path | None, typer.Option(help="The study's folder; default studies/NAME OF THE DATA.")] = None,
 ) -> None:
     """Look at your captioned pictures, say what is wrong with them, and write a first study of them.
+
+    It names an autoencoder, a judge and a supernet of these pictures, which nas prepare makes.
 
     Examples:
 
@@ -210,7 +215,7 @@ def init(
 
         nas init "laion/{00000..00099}.tar" --set held_out=0.2 --to studies/laion
     """
-    from nas.study import draft, survey
+    from nas.preparation import draft, survey
 
     section = survey.described(data, annotations, image_size, set_)
     seen = survey.look(section, look)
@@ -219,4 +224,40 @@ def init(
     for line in seen.warnings():
         typer.echo(f"note: {line}")
     path = draft.write(to or Path("studies") / draft.name_for(data), section, seen)
-    typer.echo(f"wrote {path}; next: nas run {path.parent}")
+    typer.echo(f"wrote {path}; next: nas prepare {path.parent}")
+
+
+@app.command(rich_help_panel=PANEL)
+def prepare(
+    study: Annotated[Path, typer.Argument(help="A study file, or the folder that holds study.yaml.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what is missing and what it costs; exit code 1 where something is.")
+    ] = False,
+    autoencoder: Annotated[float, typer.Option(help="Minutes of a core, where autoencoder.path is not there.")] = 4,
+    judge: Annotated[float, typer.Option(help="Minutes of a core, where the judge of a metric is not there.")] = 10,
+    supernet: Annotated[float, typer.Option(help="Minutes of a core, where training.init is not there.")] = 15,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default)
+) -> None:
+    """Make what a study needs before its first trial, and say what it is worth on the study's pictures.
+
+    An autoencoder (.safetensors), a judge (a folder) or a supernet (.safetensors) that the study names by a path where nothing
+    is gets trained on its pictures. Then come latents, embeddings, features and the scores of real pictures, of the
+    autoencoder's copies and of an untrained network. The same command goes on where it was interrupted.
+
+    Examples:
+
+        nas prepare studies/quickstart --check
+
+        nas prepare studies/quickstart --supernet 30
+    """
+    from functools import partial
+
+    from nas.preparation import job
+
+    asked = job.Asked(autoencoder, judge, supernet)
+    say = partial(print, flush=True)
+    whole = job.run(study, set_, asked, Path("runs/.cache"), check, say, print_grid)
+    if not whole:
+        typer.echo(f"next: nas prepare {study}")
+        raise typer.Exit(1)
+    typer.echo(f"nothing is missing; next: nas run {study}")

@@ -34,7 +34,7 @@ from nas.report import decoders as drawing
 from nas.report.decoders import FOLDER, TABLE
 from nas.schedules import subjects
 from nas.schedules.drawing import Subject, Task
-from nas.training import decoders
+from nas.training import fitting
 from nas.training.decoders import DecoderTraining, Recipe, decoded, psnr, to_teacher
 
 SETTINGS = "settings.yaml"
@@ -200,11 +200,13 @@ def _missing(job: Job) -> list[float]:
 def _train(job: Job, ratio: float, lessons: Tensor, held_out: Tensor, say: Say) -> None:
     """Write the decoder of a ratio."""
     student = job.pruned(ratio)
-    made = DecoderTraining(
-        student, lambda rows: to_teacher(student, job.teacher, lessons[rows]), len(lessons), job.asked.recipe
-    )
+    made = DecoderTraining(student, len(lessons), job.asked.recipe)
     checkpoint = job.file(ratio).with_suffix(".checkpoint")
-    decoders.train(made, checkpoint, f"ratio {ratio:g}", say)
+
+    def loss(rows: Tensor) -> Tensor:
+        return to_teacher(student, job.teacher, lessons[rows])
+
+    fitting.train(made, loss, checkpoint, f"ratio {ratio:g}", say)
     decoder = made.averaged()
     about = {
         "made_by": "nas decoder",

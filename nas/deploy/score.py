@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from nas.errors import InputError, about, bounded
 from nas.metrics import Reference, scores
 from nas.settings.entries import Entry, dataset_of
 from nas.training import encoded
+from nas.weights import worlds
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -210,6 +212,20 @@ def _check(entry: Entry, sources: Sequence[Folder | Drawn]) -> None:
         if check := _module(entry, "check"):
             with about(f"--metrics {entry.name}"):
                 check(entry.settings("metrics"), source.captions[:BATCH])
+    _tell_judge(entry)
+
+
+def _tell_judge(entry: Entry) -> None:
+    """Say on stderr which pictures the judge knows that ships, where it is not asked by its name."""
+    weights = _module(entry, "weights")
+    path = weights(entry.settings("metrics")) if weights is not None else None
+    knows = worlds.made_for(path) if path is not None else None
+    if knows is not None and "judge" not in entry.options:
+        print(
+            f"nas: note: the judge of {entry.name} that ships knows pictures of {knows} only; for others name one, as in "
+            f"{{name: {entry.name}, judge: FOLDER}}",
+            file=sys.stderr,
+        )
 
 
 def _built(entry: Entry, reference: Reference) -> Metric:

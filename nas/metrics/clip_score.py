@@ -30,12 +30,14 @@ class Settings(Section):
     OpenAI's, DFN's or MetaCLIP's a ViT-L-14-quickgelu, and so on."""
 
 
-OTHERWISE = "judge: a model of open_clip"
+OTHERWISE = "judge: one that nas prepare trains, or a model of open_clip"
 
 
 def weights(settings: Settings) -> Path | None:
-    """Where those that ship lie, if they are used."""
-    return SHIPPED if settings.judge == "shipped" else None
+    """Where those lie that ship or are a folder's."""
+    if settings.judge == "shipped":
+        return SHIPPED
+    return Path(settings.judge) if Path(settings.judge).is_dir() else None
 
 
 def columns(settings: Settings) -> tuple[str, ...]:
@@ -67,15 +69,20 @@ class Judge:
         mean, std = self.model.visual.image_mean, self.model.visual.image_std
         self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
         self.conditions = {"judge": settings.judge, "pretrained": settings.pretrained}
+        if known := clip.fingerprint(where):
+            self.conditions["weights"] = known
         if clip.quick_gelu(where, settings.pretrained):
             self.conditions["activation"] = "quick_gelu"
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, E)."""
-        pixels = (resized(images, self.size) / 2 + 0.5 - self.mean) / self.std
-        features: Tensor = self.model.encode_image(pixels, normalize=True)
+        features: Tensor = self.model.encode_image(self.pixels(images), normalize=True)
         return features
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] as its picture tower takes them."""
+        return (resized(images, self.size) / 2 + 0.5 - self.mean) / self.std
 
     @torch.no_grad()
     def captions(self, captions: list[str]) -> Tensor:

@@ -34,7 +34,7 @@ from nas.space.search_space import SearchSpace
 from nas.training import batches, encoded, loop
 from nas.trial import base_model, imagined, pairs
 from nas.trial.phases import Timings
-from nas.weights import checkpoints, supernet
+from nas.weights import checkpoints, parts, supernet
 
 SCORE_BATCH = 64  # images decoded and scored at a time
 GRID_COLUMNS, GRID_ROWS = 8, 4
@@ -116,11 +116,17 @@ class Bench:
     def held_out_data(self) -> encoded.EncodedSet:
         return self._encoded("held_out")
 
-    def _encoded(self, split: str) -> encoded.EncodedSet:
+    def encoded_path(self, split: str) -> Path:
+        """Where the encoded split is kept."""
         resolved, text = self.study.resolved(), conditioning.of_text(self.study.conditioning)
         identity = {"dataset": resolved["dataset"], "autoencoder": encoded.encoder_of(resolved["autoencoder"])}
         identity["conditioning"] = conditioning.identity(text)
-        path = encoded.cache_path(self.cache, split=split, reading=encoded.READING, **identity)
+        if known := parts.fingerprints(self.study).get("autoencoder"):
+            identity["fingerprint"] = known
+        return encoded.cache_path(self.cache, split=split, reading=encoded.READING, **identity)
+
+    def _encoded(self, split: str) -> encoded.EncodedSet:
+        path = self.encoded_path(split)
         made = encoded.load_or_encode(path, lambda: self.images(split), lambda: self.autoencoder, lambda: self.encoder)
         return imagined.embedded(self, made, split)
 

@@ -25,7 +25,7 @@ from nas.settings.training import OF_BASE
 from nas.space.search_space import SearchSpace
 from nas.training import block_drop
 from nas.trial import base_model, data_check, image_check, starts
-from nas.weights import checkpoints, inheritance, supernet
+from nas.weights import checkpoints, inheritance, parts, supernet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +39,7 @@ PROBES = 2_000  # candidates counted on paper, to catch a budget nothing meets
 def check(study: Study, space: SearchSpace | None) -> None:
     """Raises InputError that begins with the setting, and says its value and what was expected."""
     plausible.check(study)
+    parts.check(study)
     if space is not None and space.family[0] != "backbones":
         raise InputError(f"space: {space.name!r} holds {space.family[0]}, not denoisers; a study trains denoisers")
     if study.ablation is not None:

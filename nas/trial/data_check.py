@@ -11,7 +11,9 @@ from nas.datasets import BATCH
 from nas.errors import InputError
 from nas.networks import conditioning
 from nas.networks.backbones import Backbone
+from nas.settings.entries import Entry
 from nas.settings.study import Study
+from nas.weights import worlds
 
 
 def check(study: Study, networks: Sequence[Backbone]) -> None:
@@ -24,11 +26,25 @@ def check(study: Study, networks: Sequence[Backbone]) -> None:
     conditioning.check(study.conditioning, captions)
     for index, entry in enumerate(study.metrics):
         module = menu.pick("metrics", entry.name)
+        _check_judge(study, index, entry)
         if hasattr(module, "check"):
             try:
                 module.check(entry.settings("metrics"), captions)
             except InputError as error:
                 raise InputError(f"metrics.{index}.{error}") from None
+
+
+def _check_judge(study: Study, index: int, entry: Entry) -> None:
+    """Whether a judge that knows other pictures only, the one that ships, was asked for by its name."""
+    module = menu.pick("metrics", entry.name)
+    path = module.weights(entry.settings("metrics")) if hasattr(module, "weights") else None
+    knows = worlds.made_for(path) if path is not None else None
+    if knows is not None and "judge" not in entry.options and knows not in worlds.own(study.resolved()):
+        raise InputError(
+            f"metrics.{index}.judge: the judge of {entry.name} that ships knows pictures of {knows} only, not of "
+            f"{study.dataset.name}; expected a folder, which nas prepare fills with one trained on these pictures, a model of "
+            "open_clip, or shipped, to be judged by it all the same"
+        )
 
 
 def _check_size(study: Study, networks: Sequence[Backbone]) -> None:

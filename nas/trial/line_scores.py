@@ -19,12 +19,15 @@ from nas.networks.backbones import Backbone
 from nas.runs import pictures
 from nas.runs.pictures import save_grid
 from nas.seeds import trial_seed
+from nas.settings.study import Study
 from nas.training import encoded
 from nas.trial import base_model, rung
 from nas.trial.bench import GRID_COLUMNS, SHOWN, Bench, Captioned, fresh
+from nas.weights import parts
 
 DATA = ("dataset", "autoencoder", "conditioning", "evaluation", "metrics")  # sections that decide what pictures score
 NETWORK = (*DATA, "proxy", "objective", "sampling", "deploy", "prior")  # and what a network draws
+LINE = "line.json"
 TRAINED = (*NETWORK, "training", "stopping", "space", "seed")
 Found = dict[str, Any]  # a line's text, scores and cost
 
@@ -48,21 +51,35 @@ def measure(run: Path, settings: dict[str, Any], architecture: dict[str, Any], t
         made["base"] = (TRAINED, lambda folder: _base(bench, config, folder))
     found = {}
     for name, (sections, make) in made.items():
-        resolved = bench.study.resolved()
-        identity = {section: resolved[section] for section in sections if section in resolved}
-        if sections != DATA:
-            identity |= {"architecture": architecture}
-        if sections == TRAINED:
-            identity |= {"start": base_model.digest(bench.study, bench.study.training.init)}
-        folder = encoded.cache_path(bench.cache / "lines", line=name, **identity).with_suffix("")
+        folder = _folder(bench.study, bench.cache, name, sections, architecture)
         found[name] = _kept(folder, make)
         _show(folder / "samples.png", pictures.picture(run, name))
     return {name: line for name, line in found.items() if line}
 
 
+def known(study: Study, cache: Path, architecture: dict[str, Any]) -> bool:
+    """Whether the lines of an untrained network and of all pictures were measured before."""
+    of_pictures = [_folder(study, cache, name, DATA, architecture) for name in ("real", "held_out", "autoencoded")]
+    folders = [*of_pictures, _folder(study, cache, "untrained", NETWORK, architecture)]
+    return all((folder / LINE).exists() for folder in folders)
+
+
+def _folder(study: Study, cache: Path, name: str, sections: tuple[str, ...], architecture: dict[str, Any]) -> Path:
+    """Where a line is kept: what was measured under equal conditions has the same place."""
+    resolved = study.resolved()
+    identity: dict[str, Any] = {section: resolved[section] for section in sections if section in resolved}
+    if made := parts.fingerprints(study):
+        identity |= {"parts": made}
+    if sections != DATA:
+        identity |= {"architecture": architecture}
+    if sections == TRAINED:
+        identity |= {"start": base_model.digest(study, study.training.init)}
+    return encoded.cache_path(cache / "lines", line=name, **identity).with_suffix("")
+
+
 def _kept(folder: Path, make: Callable[[Path], Found]) -> Found:
     """What `make` found, kept in the folder; {}: the line does not apply."""
-    path = folder / "line.json"
+    path = folder / LINE
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         try:

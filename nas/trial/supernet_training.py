@@ -37,11 +37,12 @@ from nas.space.search_space import SearchSpace
 from nas.training import loop
 from nas.trial.bench import Bench
 from nas.trial.check import check
+from nas.weights import worlds
 from nas.weights.supernet import Supernet, require_covers, skeleton
 
 POOL = 400  # members that are trained, drawn once
 STAGES = ((0.7, 1.0), (0.9, 0.3), (1.0, 0.1))  # (share of the images, factor on the learning rate)
-SAVE_EVERY = 12_800  # images
+SAVE_EVERY = WARMUP = 12_800  # images
 SEED = 7
 GRID_COLUMNS, GRID_ROWS = 8, 6
 Drawn = int | Literal["largest"]  # members of an update
@@ -64,6 +65,8 @@ class Recipe:
     ends_every: int = 1
     """Updates from one that trains the largest and the smallest to the next; in those between the largest teaches only, and
     all that are trained are drawn at random."""
+    warmup_images: int = WARMUP
+    """Linear warm-up of the learning rate."""
 
     def __post_init__(self) -> None:
         shares = 0 <= self.largest_until <= 1 and 0 <= self.sandwich_from <= 1
@@ -189,7 +192,7 @@ def train(
     quality = {"images_seen": module.images_seen, **asdict(recipe), "seed": SEED, "pool": POOL, "member": largest.key}
     metadata = {
         "space": space.name,
-        "made_for": study.dataset.name,
+        "made_for": worlds.own(study.resolved())[-1],
         "proxy": json.dumps(asdict(bench.proxy)),
         "made_by": _command(study, recipe, start),
         "licence": "Apache-2.0; trained on the pictures named in NOTICE",
@@ -265,7 +268,7 @@ def _module(
     plain = training.Training(
         images_seen=recipe.images,
         learning_rate=recipe.learning_rate,
-        warmup_images=12_800,
+        warmup_images=recipe.warmup_images,
         ema_decay=0.9995,
         init="supernet" if warm else "scratch",
     )
@@ -297,7 +300,8 @@ def _identity(
     layers = json.dumps([supernet.shapes, [config.key for config in members]])
     told = {"space": study.space, "layers and members": hashlib.sha256(layers.encode()).hexdigest()[:8]}
     told |= {name: resolved[name] for name in (*ENCODED, "proxy")}
-    told |= {name: value for name, value in asdict(recipe).items() if name != "images"}
+    usual = {"images": recipe.images, "warmup_images": WARMUP}  # what trainings that began before it did not tell
+    told |= {name: value for name, value in asdict(recipe).items() if value != usual.get(name)}
     told["start"] = hashlib.sha256(start.read_bytes()).hexdigest()[:8] if start is not None else None
     return {name: json.dumps(value, sort_keys=True) for name, value in told.items()}
 

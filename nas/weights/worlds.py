@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from nas import assets, menu
 from nas.errors import InputError
 from nas.networks import conditioning
+from nas.networks.conditioning import clip
 from nas.settings.training import UNSLICED
 from nas.weights import supernet
 
@@ -39,10 +40,12 @@ class Foreign:
 
 def made_for(path: Path) -> str | None:
     """The data set that weights were made for; None where nobody says."""
-    if path.parent == assets.FOLDER:
+    if path.resolve().parent == assets.FOLDER.resolve():
         shipped: dict[str, str] = json.loads((assets.FOLDER / "made_for.json").read_text(encoding="utf-8"))
         if path.name in shipped:
             return shipped[path.name]
+    if path.is_dir():
+        path = path / clip.WEIGHTS
     if path.suffix != ".safetensors" or not os.path.isfile(path):
         return None
     from safetensors import SafetensorError, safe_open
@@ -56,11 +59,17 @@ def made_for(path: Path) -> str | None:
 
 def foreign(resolved: Mapping[str, Any]) -> list[Foreign]:
     """The parts of a study, from its resolved settings, that were made for another data set than its own."""
-    own = (resolved.get("dataset") or {}).get("name")
-    if own is None:
+    if (resolved.get("dataset") or {}).get("name") is None:
         return []
-    found = [Foreign(name, made_for(path) or own, instead) for name, path, instead in _weights(resolved)]
-    return list(dict.fromkeys(part for part in found if part.made_for != own))
+    names = own(resolved)
+    found = [Foreign(name, made_for(path) or names[0], instead) for name, path, instead in _weights(resolved)]
+    return list(dict.fromkeys(part for part in found if part.made_for not in names))
+
+
+def own(resolved: Mapping[str, Any]) -> list[str]:
+    """What weights made for a study's pictures call them: the data set, and where it lies, if that is not in the package."""
+    name, path = resolved["dataset"]["name"], resolved["dataset"].get("path")
+    return [name] if path is None else [name, f"{name} {path}"]
 
 
 def told(resolved: Mapping[str, Any]) -> str:

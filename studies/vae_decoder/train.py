@@ -23,7 +23,7 @@ from nas.assets.make_autoencoder import images
 from nas.metrics import fid
 from nas.networks.autoencoders import kl
 from nas.networks.decoders.kl import Config, pruning
-from nas.training import decoders
+from nas.training import decoders, fitting
 
 CELLS = {  # groups of eight that stay, residual blocks of each level
     "full": (8, 2),
@@ -61,9 +61,9 @@ def main() -> None:
         row |= {f"{name}_before": value for name, value in before[cell].items()}
         recipe = decoders.Recipe(images_seen=1_600, learning_rate=5e-4, seed=repeat)
         loss = partial(loss_of, decoder, latents["train"], pictures["train"])
-        training = decoders.DecoderTraining(decoder, loss, len(latents["train"]), recipe, weight_decay=1e-4)
+        training = decoders.DecoderTraining(decoder, len(latents["train"]), recipe, weight_decay=1e-4)
         began = time.process_time()
-        decoders.train(training)
+        fitting.train(training, loss)
         decoder.eval()  # as trained: the average of its weights is not used
         row |= {"images_seen": recipe.images_seen, "train_cpu_s": time.process_time() - began}
         row |= scores(decoder, latents, pictures, judge, real) | speed(decoder) | costs(decoder.config)

@@ -36,7 +36,7 @@ class Settings(Section):
     """Another decoder of its latents: a .safetensors file that `nas decoder` wrote. None: its own."""
 
 
-OTHERWISE = "autoencoder.path: a pretrained one in diffusers' format"
+OTHERWISE = "autoencoder.path: one that nas prepare trains, or a pretrained one in diffusers' format"
 
 
 def weights(settings: Settings) -> Path:

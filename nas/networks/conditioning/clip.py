@@ -47,6 +47,12 @@ def quick_gelu(model: str | Path, pretrained: str | None = None) -> bool:
     return bool(tag.get("quick_gelu") or (open_clip.get_model_config(str(model)) or {}).get("quick_gelu"))
 
 
+def fingerprint(model: str | Path) -> str | None:
+    """Of the weights of a folder that says it; of no others."""
+    weights = Path(model) / WEIGHTS
+    return weight_files.metadata(weights, str(model)).get("fingerprint") if weights.is_file() else None
+
+
 def _from_folder(path: Path) -> tuple[Any, Tokenizer]:
     import open_clip
 

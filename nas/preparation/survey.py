@@ -97,7 +97,7 @@ def _guess(path: Path, annotations: Path | None) -> dict[str, Any]:
     if (path / "metadata.jsonl").is_file():
         return {"name": "folder", "path": str(path)}
     if ".tar" in path.suffixes or ".tar" in path.name or any(path.glob("*.tar*")):
-        return {"name": "webdataset", "path": str(path)}
+        return {"name": "webdataset", "path": str(path), "skip_corrupt": True}
     what = "is not there" if not path.exists() else "has no metadata.jsonl and no tar shards"
     raise InputError(
         f"{path}: {what}; expected a folder of pictures with metadata.jsonl, tar shards of img2dataset, or COCO's images with "

