@@ -132,7 +132,7 @@ def test_who_meets_the_target_draws_in_n_steps_what_the_teacher_draws_in_2n(step
 def test_one_step_of_the_solver_lands_on_the_teachers_point():
     """To 1e-6 of the largest number, in float32, at every time of the grid."""
     objective, batch = made(), batch_of()
-    solver = solvers._solver(Plan(steps=8), objective.schedule_config)
+    solver = solvers._solver("ddim", objective.schedule_config)
     solver.set_timesteps(timesteps=solvers.times(Plan(steps=8), 1000))
     for way, step in zip(cfg_distillation.grid(8, 1000), solver.timesteps, strict=True):
         ways = tuple(one.expand(6) for one in way)

@@ -163,7 +163,7 @@ def undecided_no_more(made):
     bias none before a first logit is beyond the margin."""
     for critic in made.critics.values():
         adam = torch.optim.Adam([p for p in critic.network.parameters() if p.requires_grad], lr=1e-1)
-        for _ in range(3):
+        for _ in range(6):
             critic.loss(batch_of()).backward()
             adam.step()
             adam.zero_grad()

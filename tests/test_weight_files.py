@@ -2,11 +2,13 @@
 
 import pickle
 import shutil
+from pathlib import Path
 
 import adapters
 import open_clip
 import pytest
 import tiny_clip
+import tiny_preference
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -18,7 +20,7 @@ from nas.deploy.export_folder import MANIFEST
 from nas.disk import weight_files
 from nas.errors import InputError
 from nas.metrics import Reference, caption_accuracy, clip_score, fid
-from nas.networks import conditioning, efficientnet, feature_maps, lora
+from nas.networks import conditioning, efficientnet, feature_maps, lora, preference
 from nas.networks.autoencoders import kl
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import Config, Level
@@ -76,6 +78,13 @@ def clip_folder(folder, plant, name=clip.WEIGHTS):
     (folder / "tiny" / clip.WEIGHTS).unlink()
     plant(folder / "tiny" / name)
     return str(folder / "tiny")
+
+
+def pickscore_folder(folder, plant):
+    made = tiny_preference.pickscore(folder / "tiny")
+    (made / "model.safetensors").unlink()
+    plant(made / "model.safetensors")
+    return made
 
 
 def kl_folder(folder, plant, name):
@@ -161,6 +170,8 @@ PLACES = {
     "pretrained named npz": lambda to, plant, _: judged(
         clip_score, judge="ViT-B-32", pretrained=str(one_file(to, plant, "model.npz"))
     ),
+    "metrics.pickscore.weights": lambda to, plant, _: preference.pickscore(pickscore_folder(to, plant)),
+    "metrics.hps.weights": lambda to, plant, _: preference.hps(Path(clip_folder(to, plant))),
     "metrics.clip_score.judge": lambda to, plant, _: judged(clip_score, judge=clip_folder(to, plant)),
     "metrics.caption_accuracy.judge": lambda to, plant, _: judged(caption_accuracy, judge=clip_folder(to, plant)),
     "judge with a .bin": lambda to, plant, _: judged(
@@ -251,6 +262,8 @@ def test_every_setting_that_takes_a_path_to_weights_is_planted():
                     found.add((folder, name, key))
     assert found == {
         *(("metrics", name, "weights") for name in OF_FEATURES),  # one reader: fid's
+        ("metrics", "pickscore", "weights"),
+        ("metrics", "hps", "weights"),
         ("metrics", "clip_score", "judge"),
         ("metrics", "clip_score", "pretrained"),
         ("metrics", "caption_accuracy", "judge"),
