@@ -270,14 +270,16 @@ def do(block, names):
 
 
 def own_pictures(folder):
-    """The reader's own: as many pictures as a study draws captions of, and a table of captions."""
+    """The reader's own: as many pictures as a study draws captions of, with their captions in a table, and as they are read."""
     from PIL import Image
 
     folder.mkdir()
-    lines = ["file,caption"]
+    lines, read = ["file,caption"], []
     for number in range(300):
         Image.new("RGB", (70, 64), (10 * number % 256, 90, 8 * number % 256)).save(folder / f"{number}.png")
         lines.append(f"{number}.png,a plain picture {number}")
+        read.append(json.dumps({"file_name": f"{number}.png", "text": f"a plain picture {number}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(read) + "\n")
     (folder / "captions.csv").write_text("\n".join(lines) + "\n")
 
 

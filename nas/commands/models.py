@@ -119,7 +119,7 @@ def sample(
 
         nas sample small-model "a large red circle on white" --runtime onnxruntime --steps 5
 
-        nas sample small-model "a large blue circle on white" --edit circle.png --strength 0.5
+        nas sample small-model "a large blue circle on white" --edit circle.png --strength 0.5 --steps 10
     """
     from nas.deploy import drawer
     from nas.deploy.shown import Start
