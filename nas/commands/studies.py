@@ -211,7 +211,7 @@ def init(
 
     Examples:
 
-        nas init my-pictures --to studies/first
+        nas init my-pictures --to studies/pictures
 
         nas init "laion/{00000..00099}.tar" --set held_out=0.2 --to studies/laion
     """
