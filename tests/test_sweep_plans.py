@@ -64,6 +64,20 @@ def drawn_of(points, path, monkeypatch):
     return [text.get_text() for text in legend.get_texts()], [text.get_text() for text in axes.texts], lines
 
 
+def test_a_legend_of_long_names_stays_on_the_picture(tmp_path, monkeypatch):
+    """One below the other, and the picture as much higher."""
+    ways = [{"solver": "ddim", "steps": 10, "experts": str([which] * 10)} for which in range(5)]
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    for some in (ways, [way | {"experts": str(way["experts"][1])} for way in ways]):
+        sweep_picture.save(points_of(some, [3.0]), ["clip_score", "fid"], tmp_path / "p.png")
+    long, short = figures
+    assert "experts [4, 4" in long.legends[0].get_texts()[4].get_text() and long.get_figheight() > short.get_figheight()
+    for figure in figures:
+        figure.canvas.draw()
+        assert figure.legends[0].get_window_extent().width < figure.bbox.width
+
+
 def test_one_score_stands_over_what_varies(tmp_path, monkeypatch):
     """Its points lie at their steps, which nothing needs to repeat beside them."""
     figures = []

@@ -3,6 +3,7 @@ of drawing."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LINES = ("-", ":", "-.")  # of ways in several steps; one step is dashed
+ACROSS = 100  # letters of a legend, with 6 for each mark
+ROWS, ROW = 3, 0.19  # of a legend, within the picture's height, and the inches of a further one
 WORDS = {
     "guidance": "guidance {:g}",
     "guidance_interval": "guided at {}",
+    "experts": "experts {}",
 }  # of fields whose value does not say what it is
 
 
@@ -58,7 +62,10 @@ def save(points: pd.DataFrame, scores: Sequence[str], path: Path) -> None:
     apart = {"handles": _apart(colours, looks)} if many and not alone else {}
     if alone:
         axes.set_title(names[0], fontsize=10)
-    figure.legend(loc="outside lower center", ncols=3 if many else 2, frameon=False, fontsize=9, **apart)
+    longest = max(map(len, [*names, *ways] if many else [f"{name}, {way}" for name in names for way in ways]))
+    columns = max(1, min(3 if many else 2, ACROSS // (longest + 6)))
+    legend = figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9, **apart)
+    figure.set_figheight(figure.get_figheight() + ROW * max(0, math.ceil(len(legend.get_texts()) / columns) - ROWS))
     figure.savefig(path)
 
 
