@@ -137,7 +137,8 @@ def draw_differences(differences: pd.DataFrame, trials: pd.DataFrame, column: st
     figure.add_vline(0, line={"color": LIMIT, "width": 1.5, "dash": "dash"})
     _make_room(figure, 0.0, vertical=True)
     names = [escape(name) for name in height_of]
-    figure.update_layout(showlegend=False, height=90 + 28 * len(differences), margin={"t": 4})
+    room = {"t": 4, "b": 68}  # for a title of two lines
+    figure.update_layout(showlegend=False, height=110 + 28 * len(differences), margin=room)
     figure.update_yaxes(tickvals=[*height_of.values()], ticktext=names, range=[-len(differences) + 0.4, 0.6])
     figure.update_yaxes(showgrid=False, automargin=True, ticks="")
     return figure
