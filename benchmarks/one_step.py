@@ -2,15 +2,16 @@
 
     python benchmarks/one_step.py [--updates 4] [--repeats 5] [--only TEXT] [--divisor 16]
 
-Every objective of the menu trains the proxy of the MobileDiffusion preset on the same random latents and text, of the scenes'
-shapes, in batches of 32 and one thread, through `nas.training.loop.train`; it starts from its teacher. An objective stands
-there with its default settings, and once more for each choice among its settings that changes its passes.
+Every objective of the menu but those of tokens trains the proxy of the MobileDiffusion preset on the same random
+latents and text, of the scenes' shapes, in batches of 32 and one thread, through `nas.training.loop.train`; it starts
+from its teacher. An objective stands there with its default settings, and once more for each choice among its settings
+that changes its passes.
 
 passes     of one image, in forwards of the network: the operations of an update and of the critics' turns that belong to it,
            losses and gradients, by torch's counter (`nas.cost.traced.flops`), over those of a forward; and what the
-           objective declares. `*`: off by more than 10 %, as `add` is by the image decoder and the feature network, which it
-           does not count. First layers and the projections of the text take no gradient to
-           their input, so that denoising is a little below 3.
+           objective declares. `*`: off by more than 10 %, as `add` is by the image decoder and the feature network,
+           which it does not count. First layers and the projections of the text take no gradient to their input, so
+           that denoising is a little below 3.
 ms         CPU time of an update over its images, which other programs on the machine disturb less than wall time. The runs
            alternate; medians, and the median of the pairwise ratios to denoising. What does not grow with the passes
            (AdamW, averages, data) is in it.
@@ -21,6 +22,8 @@ Measured with `--updates 2 --repeats 3` on two cores shared with much other work
 
     objective              passes  declared   ratio   x denoising   MiB
     denoising                2.73      3.00    0.91          1.00  25.1
+    add                     47.24      5.00    9.45*         4.67  55.2
+    add, none               39.60      4.00    9.90*         4.44  55.2
     ladd                     5.87      7.00    0.84*         1.60  31.4
     ladd, none               4.87      6.00    0.81*         1.48  31.4
     ufogen                   7.69      8.50    0.90          1.98  43.9
@@ -79,6 +82,8 @@ def made(name: str, options: dict[str, Any], divisor: int) -> Any:
 def variants(divisor: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Denoising first; every other objective with its defaults, and with each choice that changes its passes."""
     for name in sorted(menu.names("objectives"), key=lambda name: name != "denoising"):
+        if "tokens" in menu.pick("objectives", name).Objective.requires:
+            continue  # the UNet draws no tokens
         passes = made(name, {}, divisor).passes
         yield name, {}
         for field, info in menu.pick("objectives", name).Settings.model_fields.items():
