@@ -283,11 +283,14 @@ def changed(study: Study, overrides: Mapping[str, Any]) -> Study:
 
 def base_architecture(study: Study) -> Backbone:
     """The network that cells change: `architecture` (a preset, a YAML file or a mapping), else the base of the space."""
-
-    given = study.architecture
-    if given is None:
+    if study.architecture is None:
         base: Backbone = SearchSpace.load(str(study.space)).base
         return base
+    return _named(study.architecture)
+
+
+def _named(given: str | Mapping[str, Any]) -> Backbone:
+    """A preset, what a YAML file holds, or a mapping; InputError for what is none of them."""
     if isinstance(given, str):
         if given in backbones.presets() or given.endswith((".yaml", ".yml")):
             return architecture(given)
@@ -300,8 +303,18 @@ def base_architecture(study: Study) -> Backbone:
         raise InputError(f"architecture: {error}") from None
 
 
+def network(base: Backbone, changes: Iterable[tuple[str, Any]]) -> Backbone:
+    """A cell's network: the base, or the whole one that a level names ("" is its path), with the fields that levels set.
+
+    Raises NoField, ValueError and InputError for what is none.
+    """
+    found = dict(changes)
+    whole = found.pop("", None)
+    return fields.changed(base if whole is None else _named(whole), list(found.items()))
+
+
 def architectures(study: Study) -> dict[str, Backbone]:
     """Each cell's canonical network at deploy scale, by the cell's name."""
     assert study.ablation is not None
     base = base_architecture(study)
-    return {c.name: fields.changed(base, c.architecture_fields).canonical() for c in cells(study.ablation)}
+    return {c.name: network(base, c.architecture_fields).canonical() for c in cells(study.ablation)}

@@ -48,10 +48,21 @@ def check(study: Study) -> None:
         raise Refused(("ablation", "factors"), f"{size:,} cells, expected at most {MOST_CELLS:,}")
     for name, factor in settings.factors.items():
         for index, level in enumerate(factor.names):
-            for path, value in factor.overrides(level).items():
-                _check_level(study, base, path, value, place_of(name, factor, index, path))
+            given = factor.overrides(level)
+            start = _start(base, given, place_of(name, factor, index, design.ARCHITECTURE))
+            for path, value in given.items():
+                _check_level(study, start, path, value, place_of(name, factor, index, path))
     _check_overlaps(settings, base)
     _check_cells(study, settings, base)
+
+
+def _start(base: Backbone, given: Mapping[str, Any], location: Location) -> Backbone:
+    """The network whose fields a level sets: the whole one that it names, or the study's."""
+    whole = [("", given[design.ARCHITECTURE])] if design.ARCHITECTURE in given else []
+    try:
+        return design.network(base, whole)
+    except InputError as error:
+        raise Refused(location, str(error)) from None
 
 
 def place_of(name: str, factor: Factor, index: int, path: str) -> Location:
@@ -88,7 +99,7 @@ def _check_level(study: Study, base: Backbone, path: str, value: Any, location: 
 def _check_architecture(base: Backbone, path: str, value: Any, location: Location) -> None:
     _, _, field = path.partition(".")
     try:
-        fields.changed(base, [(field, value)])
+        fields.changed(base, [(field, value)] if field else [])
     except fields.NoField as error:
         raise Refused(_field_location(location), str(error)) from None
     except ValueError as error:
@@ -139,7 +150,7 @@ def _check_cells(study: Study, settings: Settings, base: Backbone) -> None:
     for cell in design.cells(settings):
         location: Location = ("ablation", "factors")
         try:
-            config = fields.changed(base, cell.architecture_fields).canonical()
+            config = design.network(base, cell.architecture_fields).canonical()
             new = _validated(study, cell.settings)
         except ValidationError as error:
             raise Refused(location, f"cell {cell.name!r} is refused: {error.errors()[0]['msg']}") from None
