@@ -73,8 +73,9 @@ def test_cells_set_what_their_levels_say(tmp_path):
 
 
 def test_a_level_may_name_another_network_and_change_its_fields(tmp_path):
-    levels = "{unet: {}, dit: {architecture: dit-xl, architecture.depth: 6}, own: {architecture: {backbone: dit, depth: 2, width: 768, heads: 6}}}"
-    networks = design.architectures(loaded(tmp_path, f"ablation.factors={{x: {{levels: {levels}}}}}"))
+    own = "{architecture: {backbone: dit, depth: 2, width: 768, heads: 6}}"
+    named = "{unet: {}, dit: {architecture: dit-xl, architecture.depth: 6}, own: " + own + "}"
+    networks = design.architectures(loaded(tmp_path, factor("{levels: " + named + "}")))
     assert networks["x=unet"] == design.base_architecture(loaded(tmp_path)).canonical()
     assert networks["x=dit"].to_dict() == {**backbones.presets()["dit-xl"].to_dict(), "depth": 6}
     assert networks["x=own"].to_dict()["backbone"] == "dit" and networks["x=own"].depth == 2
@@ -94,8 +95,10 @@ def factor(text):
         (factor("{field: architecture.levels.2.channels, levels: [1024, 1000]}"),
          ["factors.x.levels.1", "1000", "divisible by groups=32"]),
         (factor("{field: architecture.shared_kv, levels: [true, maybe]}"), ["factors.x.levels.1", "shared_kv", "maybe"]),
-        (factor("{field: architecture, levels: [mobilediffusion, dit-xk]}"), ["factors.x.levels.1", "'dit-xk'", "did you mean 'dit-xl'"]),
-        (factor("{levels: {p: {}, q: {architecture: dit-xl, architecture.conv: full}}}"), ["levels.q.architecture.conv", "no field"]),
+        (factor("{field: architecture, levels: [mobilediffusion, dit-xk]}"),
+         ["factors.x.levels.1", "'dit-xk'", "did you mean 'dit-xl'"]),
+        (factor("{levels: {p: {}, q: {architecture: dit-xl, architecture.conv: full}}}"),
+         ["levels.q.architecture.conv", "no field"]),
         (factor("{field: training.learning_rat, levels: [1, 2]}"), ["factors.x.field", "training.learning_rat", "unknown key"]),
         (factor("{field: training.learning_rate, levels: [1, -2]}"), ["factors.x.levels.1", "greater than 0", "-2"]),
         (factor("{field: objective.prediction, levels: [v, w]}"), ["factors.x.levels.1", "objective.prediction", "'w'"]),
