@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import runpy
 import subprocess
 import sys
 
@@ -102,10 +103,11 @@ sys.path[:0] = json.loads(sys.argv[5])
 class Fence:
     def find_spec(self, name, path=None, target=None):
         package = name.partition(".")[0]
-        if package in without or only and package not in {*only, *sys.stdlib_module_names}:
+        if package in without or only and package not in {*only, "runtime", "tokenizer", *sys.stdlib_module_names}:
             raise ModuleNotFoundError(f"{name} is not to be needed")
 
 folder, captions, asked, (only, without) = sys.argv[1], *map(json.loads, sys.argv[2:5])
+sys.path.insert(0, folder)  # as for a program that is run
 sys.meta_path.insert(0, Fence())
 draw = runpy.run_path(f"{folder}/draw.py")["draw"]
 import numpy
@@ -113,6 +115,17 @@ numpy.savez(f"{folder}/found.npz", *(draw(captions, **how) for how in asked))
 sys.argv = ["draw.py", *captions, "--seed", str(asked[0]["seed"]), "--out", f"{folder}/drawn.png"]
 runpy.run_path(f"{folder}/draw.py", run_name="__main__")
 """
+
+
+def draw_py(folder):
+    """The names of an export's draw.py, run in this process beside others': what it imports from its folder is its own."""
+    for name in ("runtime", "tokenizer"):
+        sys.modules.pop(name, None)
+    sys.path.insert(0, str(folder))
+    try:
+        return runpy.run_path(str(folder / "draw.py"))
+    finally:
+        sys.path.remove(str(folder))
 
 
 def drawn_alone(folder, captions, asked, only=(), without=()):

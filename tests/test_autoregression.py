@@ -125,7 +125,7 @@ def test_raster_is_token_by_token_from_the_left():
     """A second form: a plain loop over places, with a loop of DDPM's steps in it."""
     network, (noise, text, null) = network_of(), inputs()
     how = plan(order="raster", iterations=None, temperature=0.8)
-    fresh = solvers._fresh_noise(noise, 3)
+    fresh = solvers.fresh_noise(noise, 3)
     next(fresh)  # of the order
     added = [network.tokens(next(fresh)) for _ in range(2)]
     alphas, times = OBJECTIVE.alphas_cumprod.double(), how.times()

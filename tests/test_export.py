@@ -68,7 +68,7 @@ def test_a_folder_draws_alone(model, tmp_path):
     """With numpy, Pillow and onnxruntime: no nas, torch, open_clip, nor anything else outside the standard library."""
     folder = tmp_path / "elsewhere"
     shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.yaml", "proxy"))
-    captions, asked = [*exported.CAPTIONS, "a sun it\u2019s"], [{"seed": 3}, {"seed": -1, "steps": 5, "guidance": 1.0}]
+    captions, asked = [*exported.CAPTIONS, "a sun it\u2019s"], [{"seed": 3}, {"seed": -1, "guidance": 1.0}]
     found = exported.drawn_alone(folder, captions, asked, only=("numpy", "PIL", "onnxruntime"))
     plain = drawing.load(model, "pytorch")
     for how, pictures_ in zip(asked, found, strict=True):

@@ -1,7 +1,5 @@
 """8-bit graphs: what becomes of the weights, where ranges come from, and what is said about quality and speed."""
 
-import runpy
-
 import converted
 import exported
 import numpy as np
@@ -211,7 +209,7 @@ def test_int8_draws_without_nas_and_says_what_it_is(model):
     sessions = [ort.InferenceSession(model / "onnx" / f"denoiser{ending}.onnx") for ending in ("", ".int8")]
     about = [(session.get_modelmeta().graph_name, session.get_modelmeta().custom_metadata_map) for session in sessions]
     assert about[0] == about[1] and about[0][0] == "denoiser" and about[0][1]["prediction"] == "v"
-    draw = runpy.run_path(str(model / "draw.py"))["draw"]
+    draw = exported.draw_py(model)["draw"]
     expected = drawing.load(model, "onnxruntime", "int8").draw(["sun", "heart"], seed=1).permute(0, 2, 3, 1)
     found = torch.from_numpy(draw(["sun", "heart"], seed=1, networks="onnx int8"))
     plain = torch.from_numpy(draw(["sun", "heart"], seed=1))

@@ -2,9 +2,8 @@
 
 import importlib.util
 import json
-import runpy
-import shutil
 
+import exported
 import numpy as np
 import open_clip
 import pytest
@@ -46,16 +45,16 @@ def pipeline(objective=None, **plan):
 
 def program(folder, told, carried=None):
     """draw.py beside its files, as a dictionary of its names."""
-    shutil.copy(standalone.SOURCE, folder)
-    (folder / "draw.json").write_text(json.dumps(told))
-    if carried:
-        (folder / "tokenizer.json").write_text(json.dumps(carried.content))
-    return runpy.run_path(str(folder / standalone.PROGRAM))
+    standalone.copy_programs(carried.reader if carried else "words", folder)
+    made_up = {"sampling": {"guidance": 1}, "networks": {"made up": {}}}
+    (folder / "draw.json").write_text(json.dumps({**told, **{key: told.get(key) or made_up[key] for key in made_up}}))
+    no_words = {"model": {"vocab": {}}, "truncation": {"max_length": 1}}
+    (folder / "tokenizer.json").write_text(json.dumps(carried.content if carried else no_words))
+    return exported.draw_py(folder)
 
 
 def read_alone(folder, carried, name="input_ids"):
-    told = {"tokenizer": {"file": "tokenizer.json", "reader": carried.reader}}
-    return program(folder, told | {"tensors": {"text_encoder": {"inputs": [{"name": name}]}}}, carried)["tokenise"]
+    return program(folder, {"tensors": {"text_encoder": {"inputs": [{"name": name}]}}}, carried)["tokenise"]
 
 
 # --- captions --------------------------------------------------------------------------------------------------------
@@ -93,7 +92,7 @@ def test_another_encoders_tokenizer_is_read_by_the_package_tokenizers(tmp_path, 
     made = AutoTokenizer.from_pretrained(conditioning._minilm_folder(), local_files_only=True)
     padded = {"padding": "max_length", "truncation": True, "max_length": 20}
     carried = tokenizer_file.of_hugging_face(made, 20, lambda captions: made(captions, **padded)["input_ids"])
-    assert carried.reader == "tokenizers"
+    assert carried.reader == "package"
     assert read_alone(tmp_path, carried, name)(CAPTIONS)[0].tolist() == made(CAPTIONS, **padded)[name]
     wrapped = HFTokenizer(str(conditioning._minilm_folder()), context_length=12)
     captions = ["", "Red  heart,\n noto", "a very long caption " * 20]
@@ -169,33 +168,32 @@ class Waves:
         *[("ddim", 1, "trailing"), ("ddim", 9, "trailing"), ("ddim", 7, "leading"), ("ddim", 3, "linspace")],
         *[("dpm++", 1, "trailing"), ("dpm++", 2, "trailing"), ("dpm++", 25, "trailing"), ("dpm++", 6, "linspace")],
         *[("heun", 1, "trailing"), ("heun", 6, "trailing"), ("heun", 7, "leading")],
+        *[("unipc", 1, "trailing"), ("unipc", 8, "trailing"), ("unipc", 5, "leading")],
         *[("one_step", 1, "trailing"), ("renoise", 4, "trailing")],
     ],
 )
-def test_the_program_steps_as_nas_does(tmp_path, encoder, settings_, solver, steps, spacing):
-    objective = {"name": "denoising", **settings_}
+def test_the_program_draws_as_nas_does(tmp_path, encoder, settings_, solver, steps, spacing):
     plan = Plan(solver=solver, steps=steps, guidance=1, spacing=spacing)
-    told = standalone.about(encoder, (4, 4, 4), pipeline(objective, **plan.model_dump()), {})
-    noise = np.stack([Noise.of_picture(5, index).draw((4, 4, 4)) for index in range(2)])
-    text = Text(torch.tensor([0.3, -0.4]).view(2, 1, 1), torch.zeros(2, 1))
-
-    def predict(latents, time):
-        given = torch.tensor(np.float32(latents)), torch.full((2,), int(time)), text
-        return Waves()(*given).numpy()
-
     config = dict(schedule.noise_schedule(schedule.Settings(**settings_)).config)
-    expected = solvers.sample(Waves(), plan, config, torch.from_numpy(noise), text, text)
-    found = program(tmp_path, told)["sample"](predict, noise, solver, steps)
-    scale = float(expected.abs().max())
-    assert np.abs(found - expected.numpy()).max() < 2e-5 * max(1.0, scale)
+    found, expected, _ = drawn_both_ways(tmp_path, encoder, plan, {"name": "denoising", **settings_}, config)
+    assert np.abs(found - expected).max() < 2e-5 * max(1.0, np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("solver", "calls"), [("ddim", 5 + 2), ("heun", 9 + 4), ("renoise", 5 + 2)])
 def test_the_program_guides_when_nas_does(tmp_path, encoder, solver, calls):
     """Of five times two are in the interval; what it asks the network is what a plan says that it costs."""
     plan = Plan(solver=solver, steps=5, guidance=3.0, guidance_interval=(390, 610))
-    told = standalone.about(encoder, (4, 4, 4), pipeline(**plan.model_dump()), {})
-    alone = program(tmp_path, told | {"networks": {"made up": {}}})["draw"]
+    config = dict(schedule.noise_schedule(schedule.Settings()).config)
+    found, expected, asked = drawn_both_ways(tmp_path, encoder, plan, {"name": "denoising"}, config)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert asked == 2 * plan.calls == 2 * calls
+
+
+def drawn_both_ways(folder, encoder, plan, objective, config):
+    """Latents of two captions by draw.py and by nas, and how many rows draw.py asked the network about."""
+    told = standalone.about(encoder, (4, 4, 4), pipeline(objective, **plan.model_dump()), {})
+    files = {"text_encoder": "text_encoder", "denoiser": "denoiser", "decoder": "decoder"}
+    alone = program(folder, told | {"networks": {"made up": files}})["draw"]
     means, asked = {"": 0.2, "a": 0.3, "b": -0.4}, []
 
     def text_encoder(captions):
@@ -207,35 +205,24 @@ def test_the_program_guides_when_nas_does(tmp_path, encoder, solver, calls):
         given = torch.from_numpy(latents), torch.from_numpy(time), Text(*map(torch.from_numpy, (tokens, pooled)))
         return [Waves()(*given).numpy()]
 
-    networks = {"text_encoder": text_encoder, "denoiser": denoiser, "decoder": lambda latents: [latents / 9]}
-    alone.__globals__.update(load=lambda name, files: networks[name], tokenise=lambda captions: [captions])
-    found = alone(["a", "b"], 5).transpose(0, 3, 1, 2) * 9
+    networks = {"text_encoder": text_encoder, "denoiser": denoiser, "decoder": lambda latents: [latents / 2**20]}
+    alone.__globals__.update(load=lambda path: networks[path.name], tokenise=lambda captions: [captions])
+    found = alone(["a", "b"], 5).transpose(0, 3, 1, 2) * 2**20
     noise = torch.from_numpy(np.stack([Noise.of_picture(5, index).draw((4, 4, 4)) for index in range(2)]))
     text, null = (Text(*map(torch.from_numpy, text_encoder(captions))) for captions in (["a", "b"], [""]))
-    config = dict(schedule.noise_schedule(schedule.Settings()).config)
-    expected = solvers.sample(Waves(), plan, config, noise, text, null).clamp(-9, 9)
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-3)
-    assert sum(asked) == 2 * plan.calls == 2 * calls
+    return found, solvers.sample(Waves(), plan, config, noise, text, null).numpy(), sum(asked)
 
 
-def test_a_plan_that_the_program_does_not_know_leaves_no_program(tmp_path, encoder):
+def test_a_plan_that_the_program_cannot_draw_by_leaves_no_program(tmp_path, encoder):
     networks = {"onnx": {"fp32": {"networks": {"denoiser": {"file": "onnx/denoiser.onnx"}}}}}
-    assert standalone.write(tmp_path, encoder, (8, 8, 8), pipeline(solver="heun", spacing="leading"), networks) == []
+    assert standalone.write(tmp_path, encoder, (8, 8, 8), pipeline(solver="unipc", spacing="leading"), networks) == []
     assert (tmp_path / "draw.py").exists()
-    (line,) = standalone.write(tmp_path, encoder, (8, 8, 8), pipeline(solver="unipc", steps=4), networks)
-    assert line == "no draw.py: it does not know solver: unipc of the plan, by which nas sample draws"
+    (line,) = standalone.write(tmp_path, encoder, (8, 8, 8), pipeline(solver="ddim", steps=2, experts=[1, 0]), networks)
+    assert line == "no draw.py: it does not know experts: [1, 0] of the plan, by which nas sample draws"
     assert {path.name for path in tmp_path.iterdir()} == {"draw.json", "tokenizer.json"}
     (card,) = model_card._without_nas(standalone.read(tmp_path), "sun")
-    assert "There is no draw.py here: it does not know what the plan says, solver: unipc" in card
-    assert standalone.beyond({"solver": "ddim", "steps": 1, "unheard": 3}) == "unheard: 3"
-    known = Plan(solver="dpm++", guidance_interval=(1, 2), spacing="linspace").model_dump()
-    assert standalone.beyond(known) == "" and set(known) <= set(standalone.FIELDS)
-
-
-def test_few_steps_that_a_spacing_has_not_end_the_program(tmp_path, encoder):
-    told = standalone.about(encoder, (4, 4, 4), pipeline(steps=4, spacing="leading"), {})
-    with pytest.raises(SystemExit, match="--steps 1: leading times ask about pure noise"):
-        program(tmp_path, told)["times_of"]("ddim", 1, 1000)
+    assert "There is no draw.py here: it does not know what the plan says, experts: [1, 0]" in card
+    assert standalone.beyond({"solver": "autoregressive", "steps": 1}) == "solver: autoregressive"
 
 
 def test_the_schedule_is_that_of_training(encoder):

@@ -1,8 +1,6 @@
 """Graphs of a plan that keeps units: they draw what PyTorch draws with units kept in place, on ONNX Runtime and without nas."""
 
 import json
-import runpy
-import sys
 
 import converted
 import exported
@@ -80,18 +78,15 @@ def folder(tmp_path_factory):
         return export.export(run, "trial:0", formats=("safetensors", "onnx"))
 
 
-def test_an_export_draws_the_same_on_onnx_runtime_and_without_nas(folder, tmp_path, monkeypatch):
+def test_an_export_draws_the_same_on_onnx_runtime_and_without_nas(folder):
     held = export_folder.manifest(folder)["formats"]["onnx"]["fp32"]
     assert len(held["steps"]) == 4 and held["pictures"]["max_difference"] < 1e-4
     kept, whole = (held["networks"][part]["bytes"] for part in ("denoiser_1", "denoiser"))
     assert kept < 0.8 * whole  # without the weights of what it takes over
     ours, theirs = (drawer.load(folder, runtime).draw(exported.CAPTIONS, 3) for runtime in ("pytorch", "onnxruntime"))
     assert (ours - theirs).abs().max() < 1e-4
-    monkeypatch.setattr(sys, "argv", ["draw.py"])
-    alone = runpy.run_path(str(folder / "draw.py"))
-    np.testing.assert_allclose(alone["draw"](exported.CAPTIONS, seed=3).transpose(0, 3, 1, 2), ours, atol=1e-4)
-    with pytest.raises(SystemExit, match="--steps 3: the networks keep what they put out by a plan of 4"):
-        alone["draw"](exported.CAPTIONS, steps=3)
+    alone = exported.draw_py(folder)["draw"]
+    np.testing.assert_allclose(alone(exported.CAPTIONS, seed=3).transpose(0, 3, 1, 2), ours, atol=1e-4)
     plain = Plan(solver="dpm++", steps=4)
     uncached = drawer.load(folder, "onnxruntime")
     noise = torch.randn(1, *uncached.latents, generator=torch.Generator().manual_seed(0))
@@ -106,7 +101,8 @@ def test_the_graphs_say_what_they_are(folder):
     model = onnx.load(folder / held["networks"][step["network"]]["file"])
     names = [value.name for value in model.graph.input]
     assert names == ["latents", "time", "tokens", "pooled", *(f"taken.{unit}" for unit in step["taken"])]
-    assert json.loads((folder / "draw.json").read_text())["steps"] == held["steps"]
+    steps = json.loads((folder / "draw.json").read_text())["steps"]
+    assert [{key: one[key] for key in step} for one, step in zip(steps, held["steps"], strict=True)] == held["steps"]
 
 
 def test_latency_is_of_the_graphs_that_take_turns(folder):

@@ -14,7 +14,7 @@ from torch import nn
 from nas import cli
 from nas.diffusion import schedule
 from nas.diffusion.plan import Plan
-from nas.diffusion.solvers import _fresh_noise, sample
+from nas.diffusion.solvers import fresh_noise, sample
 from nas.errors import InputError
 from nas.networks.backbones.unet import presets
 from nas.runs.directory import RunDirectory
@@ -184,7 +184,7 @@ def test_two_steps_are_scored_as_renoised_by_hand(run):
             noisy, times, text
         )
 
-    again = made.add_noise(clean(noise, 999), next(_fresh_noise(noise, 1)), torch.full((4,), 499))
+    again = made.add_noise(clean(noise, 999), next(fresh_noise(noise, 1)), torch.full((4,), 499))
     latents = clean(again, 499)
     row = table[table.steps == 2].iloc[0]
     assert row.solver == "renoise" and not row.as_trained

@@ -189,10 +189,11 @@ def _without_nas(alone: Mapping[str, Any] | None, example: str) -> list[str]:
         _table(heads, rows),
         "The batch is free in ONNX files, and 1 in ExecuTorch's and Core ML's.",
         f"`draw.json` holds this table, the plan (`{plan['solver']}`, {plan['steps']} steps, guidance {plan['guidance']:g}) "
-        f"and the noise: `alphas_cumprod[t]` is a^2 of x_t = a x_0 + s e with a^2 + s^2 = 1, at the times t = 0 .. "
-        f"{len(schedule['alphas_cumprod']) - 1}; the plan asks about `times`. {PREDICTED[schedule['prediction']]} Guidance "
-        f"w takes null + w (prediction - null), where null is the prediction for the empty caption (`unconditional`)"
-        f"{_when(plan)}.",
+        "and, for every step, the weights by which its latents are a sum of the noise and of the predictions before it; `last` "
+        "are those of the clean latents. Guidance w takes null + w (prediction - null), where null is the prediction for the "
+        f"empty caption (`unconditional`){_when(plan)}. Other plans follow from the noise: `alphas_cumprod[t]` is a^2 of x_t = "
+        f"a x_0 + s e with a^2 + s^2 = 1, at the times t = 0 .. {len(schedule['alphas_cumprod']) - 1}; this plan asks about "
+        f"`times`. {PREDICTED[schedule['prediction']]}",
     ]
     return ["\n\n".join(told)]
 
@@ -211,7 +212,7 @@ def _program(alone: Mapping[str, Any], example: str) -> str:
             "There is no draw.py here: what the text encoder's tokenizer does cannot be said in a tokenizer.json. Captions have "
             "to become `input_ids` as in the encoder's own package."
         )
-    who = "draw.py itself" if carried["reader"] == "draw.py" else "the package `tokenizers`"
+    who = "the package `tokenizers`" if carried["reader"] == "package" else "tokenizer.py"
     if unknown := standalone.beyond(alone["sampling"]):
         return (
             f"There is no draw.py here: it does not know what the plan says, {unknown}; `nas sample` draws by it. "
@@ -223,7 +224,7 @@ def _program(alone: Mapping[str, Any], example: str) -> str:
         return f"{read} A program that draws needs graphs: `nas export --format onnx`."
     packages = {name.split()[0] for name in networks}
     runtimes = [words for name, words in standalone.RUNTIMES.items() if name in packages]
-    needs = ["numpy", "Pillow", *(["tokenizers"] if carried["reader"] == "tokenizers" else []), " or ".join(runtimes)]
+    needs = ["numpy", "Pillow", *(["tokenizers"] if carried["reader"] == "package" else []), " or ".join(runtimes)]
     return (
         f"    python draw.py {example} --seed 1 --out drawn.png\n\n"
         f"needs {', '.join(needs[:-1])} and {needs[-1]}, and draws what `nas sample` draws with the seed. {read}"

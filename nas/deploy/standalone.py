@@ -1,31 +1,37 @@
 """What an export needs to be drawn from without nas: its tokenizer, its plan with the noise schedule, and a program.
 
 tokenizer.json   from a caption to numbers (`nas.networks.conditioning.tokenizer_file`)
-draw.json        which tensors go where, the schedule, the plan, the networks' files
-draw.py          draws; it needs numpy, Pillow and the networks' runtime (nas/assets/draw.py)
+draw.json        which tensors go where, the schedule, the plan step by step, the networks' files
+draw.py          draws; it needs numpy, Pillow and the networks' runtime
+tokenizer.py     reads tokenizer.json for it
+runtime.py       loads a network for it
+
+The programs are in nas/assets/alone, with a tokenizer.py for every reader.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import assets
 from nas.deploy import drawer, wiring
+from nas.deploy.step_graphs import Step
 from nas.diffusion import solvers
-from nas.diffusion.plan import Plan
+from nas.diffusion.plan import AUTOREGRESSIVE, Plan
+from nas.diffusion.unrolled import unrolled
 
 if TYPE_CHECKING:
-    from nas.diffusion.plan import Plan
     from nas.networks.conditioning import TextEncoder
 
-PROGRAM, ABOUT, TOKENIZER = FILES = ("draw.py", "draw.json", "tokenizer.json")
-SOURCE = assets.FOLDER / PROGRAM
+PROGRAM, RUNTIME, READER = PROGRAMS = ("draw.py", "runtime.py", "tokenizer.py")
+ABOUT, TOKENIZER = DATA = ("draw.json", "tokenizer.json")
+FILES = PROGRAMS + DATA
+SOURCES = assets.FOLDER / "alone"
 RUNTIMES = {"onnx": "onnxruntime", "executorch": "executorch (with its torch)"}  # of formats that the program can load
-SOLVERS = ("ddim", "dpm++", "heun", "one_step", "renoise")  # that the program knows
-FIELDS = ("solver", "steps", "guidance", "spacing", "guidance_interval", "cache")  # of a plan, that it obeys
 UNCONDITIONAL = ""  # the caption whose prediction guidance leads away from
 
 
@@ -36,8 +42,8 @@ def write(
     pipeline: Mapping[str, Any],
     formats: Mapping[str, Any],
 ) -> list[str]:
-    """Write the files into an export's folder; the program only if a format of `formats` (the manifest's) is for it, and
-    it knows all that the plan says. Returns a line for whoever asked where it does not.
+    """Write the files into an export's folder; the programs only if a format of `formats` (the manifest's) is for them, and they
+    can draw by the plan. Returns a line for whoever asked where they cannot.
 
     `latents` are (C, H, W), `pipeline` is what pipeline.yaml holds.
     """
@@ -49,11 +55,18 @@ def write(
         told["tokenizer"] = {"file": TOKENIZER, "reader": carried.reader, "about": carried.about}
         text = json.dumps(carried.content, ensure_ascii=False, indent=1)
         (folder / TOKENIZER).write_text(text, encoding="utf-8")
-        if told["networks"] and not beyond(told["sampling"]):
-            (folder / PROGRAM).write_bytes(SOURCE.read_bytes())
+        if told["networks"] and "steps" in told:
+            copy_programs(carried.reader, folder)
     (folder / ABOUT).write_text(json.dumps(told, indent=1), encoding="utf-8")
     unknown = beyond(told["sampling"]) if told["networks"] else ""
     return [f"no {PROGRAM}: it does not know {unknown} of the plan, by which nas sample draws"] if unknown else []
+
+
+def copy_programs(reader: str, folder: Path) -> None:
+    """draw.py and what it needs, for a tokenizer that is read so (`TokenizerFile.reader`)."""
+    sources = {PROGRAM: PROGRAM, RUNTIME: RUNTIME, READER: f"tokenizer_{reader}.py"}
+    for name, source in sources.items():
+        (folder / name).write_bytes((SOURCES / source).read_bytes())
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -63,16 +76,17 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def beyond(sampling: Mapping[str, Any]) -> str:
-    """What of a plan the program does not know, as `key: value`; "" if it knows all."""
-    unknown = [name for name in sampling if name not in FIELDS or (name == "solver" and sampling[name] not in SOLVERS)]
-    return ", ".join(f"{name}: {sampling[name]}" for name in unknown)
+    """What of a plan the program cannot draw by, as `key: value`; "" if it can."""
+    plan = Plan(**sampling)
+    if plan.solver == AUTOREGRESSIVE:
+        return f"solver: {plan.solver}"
+    return "" if plan.experts is None else f"experts: {list(plan.experts)}"
 
 
 def about(
     encoder: TextEncoder, latents: tuple[int, int, int], pipeline: Mapping[str, Any], formats: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What draw.json holds, without the tokenizer's part."""
-
     plan, null = Plan(**pipeline["sampling"]), encoder.tokenise([UNCONDITIONAL])
     return {
         "tensors": wiring.table(encoder, latents, pipeline["image_size"]),
@@ -85,21 +99,24 @@ def about(
             if name in RUNTIMES
             for precision, held in precisions.items()
         },
-        "schedule": _schedule(pipeline, plan),
-        **_steps(formats),
+        "schedule": _schedule(plan, drawer.schedule(pipeline)),
+        **({} if beyond(pipeline["sampling"]) else _steps(plan, drawer.schedule(pipeline), formats)),
     }
 
 
-def _steps(formats: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a plan that keeps units: which network draws each step, and what they hand on; alike in all formats."""
-    told = [held["steps"] for precisions in formats.values() for held in precisions.values() if "steps" in held]
-    return {"steps": told[0]} if told else {}
+def _steps(plan: Plan, config: Mapping[str, Any], formats: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan unrolled. Each step says which network it asks, and what that takes over and hands on; alike in all formats."""
+    found = unrolled(plan, config)
+    kept = [held["steps"] for precisions in formats.values() for held in precisions.values() if "steps" in held]
+    plain = [asdict(Step("denoiser"))] * len(found.evaluations)
+    steps = [
+        {**asdict(evaluation), **step} for evaluation, step in zip(found.evaluations, [*kept, plain][0], strict=True)
+    ]
+    return {"fresh_noise": found.fresh_noise, "steps": steps, "last": found.last}
 
 
-def _schedule(pipeline: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def _schedule(plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
     """Constants of the noise, and the times the plan asks about."""
-
-    config = drawer.schedule(pipeline)
     kept = solvers.alphas_cumprod(plan, config)
     return {
         "prediction": wiring.PREDICTIONS[config["prediction_type"]],

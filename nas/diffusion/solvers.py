@@ -49,7 +49,7 @@ def sample(
             raise InputError(
                 f"--edit: solver {AUTOREGRESSIVE} starts from no picture; expected a network that denoises"
             )
-        fresh, able = _fresh_noise(noise, plan.steps), _able(module or network)
+        fresh, able = fresh_noise(noise, plan.steps), _able(module or network)
         return autoregression.drawn(able, plan, schedule_config, noise, fresh, text, null)
     predict = _guided(network, plan, text, null, len(noise))
     asked, start = times(plan, schedule_config["num_train_timesteps"]), noise
@@ -57,7 +57,8 @@ def sample(
         asked, start, predict = _edited(edit, asked, predict, schedule_config, noise)
     with _keeping(module or network, plan, noise, text) as steps, _told(module or network, plan, steps):
         steps.now = plan.evaluations - plan.evaluations_of(len(asked))
-        return _drawn(_counted(predict, steps), plan.solver, asked, schedule_config, start)
+        fresh = fresh_noise(start, len(asked) - 1)
+        return drawn(_counted(predict, steps), plan.solver, asked, schedule_config, start, fresh)
 
 
 def _edited(
@@ -82,12 +83,18 @@ def _able(network: Denoiser | nn.Module | Keeps) -> Autoregressor:
     return network
 
 
-def _drawn(
-    predict: Predict, name: str, asked: Sequence[int], schedule_config: Mapping[str, Any], noise: Tensor
+def drawn(
+    predict: Predict,
+    name: str,
+    asked: Sequence[int],
+    schedule_config: Mapping[str, Any],
+    noise: Tensor,
+    fresh: Iterator[Tensor],
 ) -> Tensor:
-    """Latents by a solver, in steps from the times asked, the first of which has latents as noisy as `noise`."""
+    """Latents by a solver, in steps from the times asked, the first of which has latents as noisy as `noise`; `fresh` is what
+    `renoise` adds between them."""
     if name in ONE_STEP:
-        return _renoise(predict, asked, schedule_config, noise)
+        return _renoise(predict, asked, schedule_config, noise, fresh)
     if name == "heun":
         return _heun(predict, asked, schedule_config, noise)
     solver = _solver(name, schedule_config)
@@ -180,12 +187,17 @@ def _heun(predict: Predict, asked: Sequence[int], schedule_config: Mapping[str, 
     return math.cos(last) * latents - math.sin(last) * slope(latents, asked[-1])
 
 
-def _renoise(predict: Predict, asked: Sequence[int], schedule_config: Mapping[str, Any], noise: Tensor) -> Tensor:
+def _renoise(
+    predict: Predict,
+    asked: Sequence[int],
+    schedule_config: Mapping[str, Any],
+    noise: Tensor,
+    fresh: Iterator[Tensor],
+) -> Tensor:
     """UFOGen's sampler: from t_i the clean latents, noised afresh to t_(i-1), i = k .. 1."""
     from diffusers import DDPMScheduler
 
     schedule: Any = DDPMScheduler.from_config(dict(schedule_config))
-    fresh = _fresh_noise(noise, len(asked) - 1)
     latents = noise
     for index, now in enumerate(asked):
         time = torch.tensor(now, device=noise.device)
@@ -195,7 +207,7 @@ def _renoise(predict: Predict, asked: Sequence[int], schedule_config: Mapping[st
     return latents
 
 
-def _fresh_noise(noise: Tensor, count: int) -> Iterator[Tensor]:
+def fresh_noise(noise: Tensor, count: int) -> Iterator[Tensor]:
     """Noise that is independent of `noise`, yet a function of it, row by row: its bytes are the seed."""
     rows = [row.tobytes() for row in noise.cpu().numpy()] if count else []
     streams = [Noise(np.frombuffer(blake2b(row, digest_size=16).digest(), "<u4").tolist()) for row in rows]

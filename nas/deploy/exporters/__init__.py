@@ -15,7 +15,7 @@ A file imports without its packages, and provides
   of them on other processors than the one at hand, for the model card.
 
 The graph's own numbers decide: `nas.deploy.export` compares what `load` gives with PyTorch before an export counts as done. What
-loads a format without nas is in `nas/assets/draw.py`.
+loads a format without nas is in `nas/assets/alone/runtime.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A text encoder's tokenizer as the content of a `tokenizer.json`: Hugging Face's format, which many languages read.
 
-Cutting and padding are in it, so that a caption's numbers are the graph's input. An export's draw.py reads CLIP's byte pairs
-and closed vocabularies itself; for any other it needs the package `tokenizers`.
+Cutting and padding are in it, so that a caption's numbers are the graph's input. An export reads CLIP's byte pairs and closed
+vocabularies itself; for any other it needs the package `tokenizers`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class TokenizerFile(NamedTuple):
 
     content: dict[str, Any]
     reader: str
-    """What draw.py reads it with: `draw.py` itself, or the package `tokenizers`."""
+    """How an export reads it, by the program nas/assets/alone/tokenizer_*.py of that name: `clip`, `words`, or `package`, which
+    needs the package `tokenizers`."""
     about: str = ""
     """What the model card says of it."""
 
@@ -39,7 +40,7 @@ def of_open_clip(tokenizer: Any) -> TokenizerFile | None:
     plain = isinstance(tokenizer, SimpleTokenizer) and tokenizer.reduction_fn is None
     if not plain or tokenizer.clean_fn is not get_clean_fn("lower"):
         return None
-    return TokenizerFile(_byte_pairs(tokenizer), "draw.py", f"It holds CLIP's byte pairs. {MENDED}")
+    return TokenizerFile(_byte_pairs(tokenizer), "clip", f"It holds CLIP's byte pairs. {MENDED}")
 
 
 def of_hugging_face(
@@ -58,7 +59,7 @@ def of_hugging_face(
     made.enable_padding(length=length, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
     if [row.ids for row in made.encode_batch(list(PROBES))] != tokens(list(PROBES)):
         return None
-    return TokenizerFile(json.loads(made.to_str()), "tokenizers")
+    return TokenizerFile(json.loads(made.to_str()), "package")
 
 
 def of_words(words: Sequence[str], length: int) -> TokenizerFile:
@@ -78,7 +79,7 @@ def of_words(words: Sequence[str], length: int) -> TokenizerFile:
             "unk_token": "[PAD]",
         },
     }
-    return TokenizerFile(content, "draw.py", "It holds a closed vocabulary: captions with other words are refused.")
+    return TokenizerFile(content, "words", "It holds a closed vocabulary: captions with other words are refused.")
 
 
 def _truncation(length: int) -> dict[str, Any]:
