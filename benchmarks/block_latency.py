@@ -19,7 +19,8 @@ import torch
 from scipy.stats import kendalltau
 
 from nas import machine
-from nas.deploy import block_latency, graphs
+from nas.deploy import graphs
+from nas.deploy.speed import block_latency
 from nas.networks.backbones.unet import blocks
 from nas.space import published
 from nas.space.search_space import SearchSpace

@@ -16,8 +16,8 @@ import torch
 
 from nas.cost.units import COMPUTE, WHOLE
 from nas.diffusion import solvers
-from nas.diffusion.cache_schedules import DeepCache, Fora, TGate
-from nas.diffusion.caching import keeping
+from nas.diffusion.caches.cache_schedules import DeepCache, Fora, TGate
+from nas.diffusion.caches.caching import keeping
 from nas.diffusion.plan import Plan
 from nas.diffusion.schedule import Settings, noise_schedule
 from nas.networks import backbones

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from nas import machine
-from nas.deploy import exporters, graphs, latency
+from nas.deploy import exporters, graphs
 from nas.deploy.int8 import export, methods
+from nas.deploy.speed import latency
 from nas.space import published
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.analysis import judged, results
+from nas.analysis import results
+from nas.analysis.people import judged
 from nas.judging import questions
 from nas.judging.questions import Asked
 from nas.runs.judgements import Judgement

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from nas.analysis.agreement import tau
+from nas.analysis.statistics.agreement import tau
 from nas.diffusion.schedule import Settings, noise_schedule
 from nas.metrics import scores
 from nas.networks.backbones import Backbone

@@ -100,7 +100,7 @@ def client(url, journal, run, count, ready, out):
     """Ask and tell trials with ten parameters, as fast as the storage takes them."""
     import optuna
 
-    from nas.runs.journal import open_storage
+    from nas.runs.storage.journal import open_storage
 
     study = optuna.create_study(
         storage=open_storage(url, journal, run),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nas.report.progress import Progress
+    from nas.report.live.progress import Progress
     from nas.runs.records import Record, Rung
     from nas.settings.study import Study
 
@@ -123,7 +123,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """The run in a notebook: how its trials ended, and the front, or an ablation's cells."""
-        from nas.report import notebook
+        from nas.report.live import notebook
 
         return notebook.of_run(self.path, self.results())
 
@@ -298,14 +298,14 @@ def _coordinating() -> Iterator[None]:
 def _progress(shown: bool, on_trial: OnTrial | None, on_rung: OnRung | None) -> Progress:
     from rich.console import Console
 
-    from nas.report.progress import Callbacks, Progress
+    from nas.report.live.progress import Callbacks, Progress
 
     callbacks = Callbacks(on_trial, on_rung)
     if not shown:
         return Progress(Console(quiet=True, force_terminal=False, force_jupyter=False), callbacks)
     if not Console().is_jupyter:
         return Progress(callbacks=callbacks)
-    from nas.report.notebook import InNotebook
+    from nas.report.live.notebook import InNotebook
 
     return InNotebook(callbacks)
 

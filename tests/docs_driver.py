@@ -142,7 +142,7 @@ def made_small(words):
     """
     from nas.settings import study_file
     from nas.space.search_space import SearchSpace
-    from nas.trial import check
+    from nas.trial.checks import check
 
     given = [words[i + 1] for i, word in enumerate(words) if word in ("--set", "-s")]
     study = study_file.load(Path(words[1]), given)
@@ -309,7 +309,7 @@ def pretrained_autoencoder(folder):
 
 def prepare():
     """What pages take for granted: finished runs of a search and of an ablation, an export, and one that was trained on."""
-    from nas.analysis import agreement
+    from nas.analysis.statistics import agreement
     from nas.cli import app
     from nas.settings import study_file
     from nas.trust.anchor_table import AnchorTable

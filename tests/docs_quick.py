@@ -17,16 +17,17 @@ def stay_in_this_process(export, conversions):
     import nas.deploy.serve
     import nas.interruption
     import nas.judging.page
-    import nas.report.dashboard
+    import nas.report.live.dashboard
     import nas.report.wandb.sync
     import nas.study.run
-    import nas.trial.check
+    import nas.trial.checks.check
     import nas.trust.anchors
     import nas.workers.preload
-    from nas.analysis import agreement
+    from nas.analysis.statistics import agreement
     from nas.decoder_distillation import job, measures
-    from nas.deploy import block_latency, drawer, latency
+    from nas.deploy import drawer
     from nas.deploy.exporters import onnx
+    from nas.deploy.speed import block_latency, latency
     from nas.metrics import fid
     from nas.networks import conditioning
     from nas.networks.conditioning import clip
@@ -40,7 +41,7 @@ def stay_in_this_process(export, conversions):
     from nas.trust import replay
 
     nas.study.run.Workers = nas.trust.anchors.Workers = InProcess
-    nas.trial.check.PROBES, supernet_training.POOL, agreement.RESAMPLES = 100, 4, 50
+    nas.trial.checks.check.PROBES, supernet_training.POOL, agreement.RESAMPLES = 100, 4, 50
     onnx.write = converted.once(onnx.write, conversions)
     torch.export.load = read_once(torch.export.load)
     supernet_training.train = trained_small(supernet_training.train)
@@ -67,7 +68,7 @@ def stay_in_this_process(export, conversions):
     for module, name in ((clip, "load"), (conditioning, "load"), (fid, "EfficientNet")):
         setattr(module, name, cache(getattr(module, name)))  # the same frozen weights, study after study
     nas.workers.preload.start = nas.interruption.install_in_coordinator = lambda: None
-    nas.report.dashboard.serve = lambda run, port: description.find(run)
+    nas.report.live.dashboard.serve = lambda run, port: description.find(run)
     nas.judging.page.serve = answered
     nas.deploy.serve.serve = lambda folder, *rest: drawer.read(folder)
     nas.report.wandb.sync.target = lambda run, *rest: run  # runs of this test are not tracked

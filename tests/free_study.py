@@ -11,7 +11,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
-from nas.trial.pace import Pace
+from nas.trial.clock.pace import Pace
 from nas.workers.local import Workers
 from nas.workers.ray_engine import RayEngine
 
@@ -102,7 +102,7 @@ def coordinate(path, root, url=None, make=FreeWorkers, overrides=()):
     """What `nas run` does with the study, without its report."""
     from rich.console import Console
 
-    from nas.report.progress import Progress
+    from nas.report.live.progress import Progress
     from nas.runs.directory import open_run
     from nas.settings import study_file
     from nas.space.search_space import SearchSpace

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas.analysis import ablation, contrasts
+from nas.analysis import ablation
+from nas.analysis.statistics import contrasts
 from nas.errors import InputError
 
 REFERENCE = {"a": "0", "b": "0"}

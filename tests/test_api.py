@@ -378,7 +378,7 @@ def test_help_and_completion():
 
 def test_a_notebook_has_one_display_that_goes_when_the_study_is_over(root, monkeypatch, capsys):
     display = pytest.importorskip("IPython.display")
-    from nas.report import notebook
+    from nas.report.live import notebook
 
     shown = []
     handle = SimpleNamespace(update=lambda html: shown.append(html._repr_html_()))

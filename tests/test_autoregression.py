@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from nas.cost.traced import flops
-from nas.diffusion import autoregression, solvers, unmasking
+from nas.diffusion import solvers
 from nas.diffusion.plan import Plan
+from nas.diffusion.tokens import autoregression, unmasking
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.networks.backbones import presets

@@ -9,9 +9,10 @@ from nas.cost import units as counting
 from nas.cost.count import Count
 from nas.cost.traced import traced_by_module
 from nas.cost.units import COMPUTE, FEED_FORWARD, SELF, WHOLE, Unit
-from nas.diffusion import cache_schedules, solvers
-from nas.diffusion.cache_schedules import DeepCache, Evenly, Fora, TaylorSeer, TGate, written
-from nas.diffusion.caching import keeping
+from nas.diffusion import solvers
+from nas.diffusion.caches import cache_schedules
+from nas.diffusion.caches.cache_schedules import DeepCache, Evenly, Fora, TaylorSeer, TGate, written
+from nas.diffusion.caches.caching import keeping
 from nas.diffusion.plan import Plan
 from nas.diffusion.schedule import Settings, noise_schedule
 from nas.errors import InputError

@@ -27,8 +27,9 @@ from nas.space.search_space import SearchSpace
 from nas.study import launch
 from nas.study.cells import Cells
 from nas.study.pool import Pool
-from nas.trial import base_model, check
+from nas.trial import base_model
 from nas.trial.bench import Bench, fresh, sampling_conditions
+from nas.trial.checks import check
 from nas.weights import checkpoints
 
 

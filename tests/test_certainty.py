@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import synthetic_run
 
-from nas.analysis import agreement, certainty, fronts, results
+from nas.analysis import certainty, fronts, results
+from nas.analysis.statistics import agreement
 from nas.report import page as report
 from nas.runs import description
 from nas.search import racing

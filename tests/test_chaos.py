@@ -13,7 +13,7 @@ import psutil
 import pytest
 import rich._emoji_codes
 
-from nas.runs.journal import open_storage
+from nas.runs.storage.journal import open_storage
 from nas.search import dominance
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace

@@ -12,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from served import asked, running
 
 from nas.errors import InputError
-from nas.report import dashboard
+from nas.report.live import dashboard
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from nas.deploy import drawer
 from nas.errors import InputError
 from nas.networks.autoencoders import kl
 from nas.networks.decoders.kl import presets, stored
-from nas.report import decoders as drawing
 from nas.report import page
+from nas.report.chapters import decoders as drawing
 from nas.runs import pictures
 from nas.schedules import subjects
 from nas.training import fitting

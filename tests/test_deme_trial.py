@@ -19,7 +19,8 @@ from nas.networks import backbones
 from nas.networks.experts import Experts
 from nas.objectives import denoising
 from nas.settings import design, study_file
-from nas.trial import base_model, check
+from nas.trial import base_model
+from nas.trial.checks import check
 from nas.weights import checkpoints
 
 STUDY = Path(__file__).parents[1] / "studies/deme"

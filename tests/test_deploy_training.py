@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from nas import cli, interruption
 from nas.deploy import drawer as drawing
 from nas.deploy import export, verify
-from nas.deploy.export_folder import MANIFEST
+from nas.deploy.contents.export_folder import MANIFEST
 from nas.disk import lock
 from nas.errors import InputError
 from nas.full_training import job as deploy_job

@@ -11,7 +11,7 @@ from nas.errors import InputError
 from nas.networks import backbones
 from nas.settings import design
 from nas.settings import study as study_file
-from nas.trial import check
+from nas.trial.checks import check
 
 sizes = st.lists(st.integers(2, 4), min_size=1, max_size=3)
 

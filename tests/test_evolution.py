@@ -17,8 +17,8 @@ from nas.analysis import findings
 from nas.errors import InputError
 from nas.interruption import Interrupted
 from nas.report import page
-from nas.report.evolution import told as told_of
-from nas.report.progress import Progress
+from nas.report.chapters.evolution import told as told_of
+from nas.report.live.progress import Progress
 from nas.runs import evolution as rounds
 from nas.runs.directory import open_run
 from nas.search import evolution

@@ -7,7 +7,7 @@ from test_objectives import Denoiser, batch_of
 from test_training import encoded, on_the_cpu  # noqa: F401 (fixtures)
 
 from nas.diffusion import schedule, solvers
-from nas.diffusion.cache_schedules import Fora
+from nas.diffusion.caches.cache_schedules import Fora
 from nas.diffusion.plan import Plan
 from nas.errors import InputError
 from nas.networks import experts

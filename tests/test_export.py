@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from nas.cli import app
 from nas.deploy import drawer as drawing
-from nas.deploy import export, exporters, graphs, standalone
+from nas.deploy import export, exporters, graphs
+from nas.deploy.contents import standalone
 from nas.errors import InputError
 from nas.networks import conditioning
 from nas.networks.backbones.unet import Config, Level

@@ -4,7 +4,8 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
-from nas.deploy import drawer, export, graphs, latency, verify
+from nas.deploy import drawer, export, graphs, verify
+from nas.deploy.speed import latency
 from nas.errors import InputError
 from nas.full_training import job
 from nas.full_training.recipe import Recipe

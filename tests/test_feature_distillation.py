@@ -23,7 +23,8 @@ from nas.space.search_space import SearchSpace
 from nas.training import block_drop
 from nas.training.batches import Batches
 from nas.training.loop import DenoiserTraining, train
-from nas.trial import base_model, check
+from nas.trial import base_model
+from nas.trial.checks import check
 from nas.weights import inheritance, supernet
 
 TIME = torch.tensor([3.0, 700.0])

@@ -25,8 +25,9 @@ from nas.settings import study_file
 from nas.training import batches
 from nas.training.encoded import Embedded, EncodedSet
 from nas.training.loop import Hardware
-from nas.trial import check, imagined, rung
+from nas.trial import imagined, rung
 from nas.trial.bench import Bench
+from nas.trial.checks import check
 
 STUDY = {
     "architecture": DEPLOY.to_dict(),

@@ -14,7 +14,7 @@ from nas.errors import InputError
 from nas.settings import study_file
 from nas.space import cost_tables, screen
 from nas.space.search_space import SearchSpace
-from nas.trial import check
+from nas.trial.checks import check
 
 NAMES = ["mobilediffusion", "dit"]
 

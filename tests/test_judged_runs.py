@@ -13,13 +13,14 @@ from test_judging import nas
 
 import nas as library
 from nas import loopback
-from nas.analysis import fronts, picking, preference, results
+from nas.analysis import fronts, picking, results
 from nas.analysis.findings import Run
+from nas.analysis.people import preference
 from nas.errors import InputError
 from nas.judging import contest, page, questions
 from nas.judging.session import Session
 from nas.report import page as reporting
-from nas.report import preference as section
+from nas.report.chapters import preference as section
 from nas.runs import judgements
 from nas.runs.judgements import Judgement
 

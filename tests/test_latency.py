@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from nas import cli, machine
 from nas.cost import latency_table
-from nas.deploy import block_latency, latency, latency_rows
+from nas.deploy.speed import block_latency, latency, latency_rows
 from nas.errors import InputError
 from nas.networks.backbones.unet import Config, Level, blocks, network, presets
 from nas.settings import study

@@ -7,7 +7,7 @@ from test_objectives import Denoiser
 
 from nas import menu
 from nas.settings import design, study_file
-from nas.trial import check
+from nas.trial.checks import check
 from nas.weights import checkpoints
 
 FOLDER = Path(__file__).parents[1] / "studies/one_step_league"

@@ -7,7 +7,7 @@ from nas.errors import InputError
 from nas.networks import backbones
 from nas.settings import plan_axes, study_file
 from nas.space.search_space import SearchSpace
-from nas.trial import check
+from nas.trial.checks import check
 
 SMALL = {
     "backbone": "mar",

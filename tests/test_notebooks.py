@@ -10,7 +10,7 @@ import pytest
 from at_once import AtOnce
 
 import nas
-from nas.trial.pace import Pace
+from nas.trial.clock.pace import Pace
 
 pytest.importorskip("nbclient", reason="install nas[dev]")
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from nas.report import progress
-from nas.report.progress import Progress
+from nas.report.live import progress
+from nas.report.live.progress import Progress
 from nas.runs import headway
 from nas.settings import study_file
 from nas.study.workload import Variant, Workload
-from nas.trial import pace
-from nas.trial.pace import Pace
+from nas.trial.clock import pace
+from nas.trial.clock.pace import Pace
 
 PACE = Pace(load_s=0.5, update_s=2.0, call_s=0.01, decode_s=0.1, judge_s=0.2, compute_s=3.0, passes=100)
 STUDY = """

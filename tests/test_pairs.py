@@ -13,7 +13,8 @@ from nas.diffusion.schedule import Settings, noise_schedule
 from nas.errors import InputError
 from nas.networks.conditioning import Text
 from nas.settings import plausible, study_file
-from nas.trial import base_model, check, pairs
+from nas.trial import base_model, pairs
+from nas.trial.checks import check
 
 TAUGHT = STUDY.replace("{name: ufogen, reconstruction: ema_distill}", "{name: dmd, pairs: {count: 6}}").replace(
     "warmup_images: 0,", "warmup_images: 0, init: base, learning_rate: 0.003,"

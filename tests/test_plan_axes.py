@@ -9,7 +9,7 @@ from nas.networks import backbones
 from nas.runs import directory, records
 from nas.settings import plan_axes, study_file
 from nas.space.search_space import SearchSpace
-from nas.trial import check
+from nas.trial.checks import check
 
 PLAN = "plan: {steps: [4, 10], cache: [null, {name: fora, every: 2}, {name: deepcache, every: 2, branch: 1}]}, "
 

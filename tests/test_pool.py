@@ -20,7 +20,7 @@ from nas.errors import InputError
 from nas.failures import Diverged, Lost
 from nas.interruption import Interrupted
 from nas.report import page
-from nas.report.progress import Progress
+from nas.report.live.progress import Progress
 from nas.runs import looks
 from nas.runs.directory import open_run
 from nas.search import pool
@@ -30,7 +30,7 @@ from nas.space.search_space import SearchSpace
 from nas.study.pool import Pool, looks_of
 from nas.study.run import Run
 from nas.trial import look
-from nas.trial.check import check_pool
+from nas.trial.checks.check import check_pool
 
 GRID = st.integers(0, 12).map(lambda place: place / 10)  # some beyond the corner, many equal
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from nas.analysis import judged, judges, preference
+from nas.analysis.people import judged, judges, preference
 from nas.runs.judgements import Judgement
 
 TRUTH = np.array([1.4, 0.6, 0.1, -0.2, -0.7, -1.2])

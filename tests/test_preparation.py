@@ -28,10 +28,10 @@ from nas.space.search_space import SearchSpace
 from nas.training import autoencoders, encoded, fitting, judges
 from nas.training.autoencoders import Reconstruction
 from nas.training.judges import Contrast, Lessons
-from nas.trial import check as checking
 from nas.trial import supernet_training
 from nas.trial.bench import Bench
-from nas.trial.check import check
+from nas.trial.checks import check as checking
+from nas.trial.checks.check import check
 from nas.weights import parts, worlds
 
 SPACE = """

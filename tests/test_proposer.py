@@ -10,7 +10,7 @@ from rich.console import Console
 
 from nas.analysis import reference_lines
 from nas.networks import backbones
-from nas.report.progress import Progress
+from nas.report.live.progress import Progress
 from nas.runs.directory import open_run
 from nas.settings import design, study_file
 from nas.study.proposer import Reference

@@ -9,8 +9,10 @@ from torch import nn
 
 from nas import machine
 from nas.deploy import drawer as drawing
-from nas.deploy import export, export_folder, graphs, latency
+from nas.deploy import export, graphs
+from nas.deploy.contents import export_folder
 from nas.deploy.int8 import quality
+from nas.deploy.speed import latency
 from nas.errors import InputError
 from nas.trial.bench import Bench
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from nas import menu
 from nas.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,14 @@ def test_the_map_names_every_file_where_it_is():
         named = set(re.findall(r"`([a-z_0-9]+)/?`", told))
         assert named - {"pages"} == names, package
     assert set(rows) == {path.parent.name for path in (ROOT / "nas").glob("*/__init__.py")} - {"commands"}
+
+
+def test_a_package_can_be_seen_at_a_glance():
+    """A menu has as many files as dishes; elsewhere at most twelve lie side by side."""
+    menus = {*re.findall(r"^\| `([a-z_]+)/` \| a menu", page(), re.M), *menu.FOLDERS.values()}
+    for package in (path.parent for path in (ROOT / "nas").rglob("__init__.py")):
+        inside = package.relative_to(ROOT / "nas").as_posix()
+        assert inside in menus or len(list(package.glob("*.py"))) <= 12, inside
 
 
 def test_the_map_has_the_order_that_is_proved():

@@ -17,11 +17,11 @@ from test_study import Workers
 
 from nas.analysis import results
 from nas.errors import InputError
-from nas.report.progress import Progress
+from nas.report.live.progress import Progress
 from nas.runs import description, records
 from nas.runs import directory as rundir
 from nas.runs.directory import open_run
-from nas.runs.journal import open_storage
+from nas.runs.storage.journal import open_storage
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 from nas.study import launch

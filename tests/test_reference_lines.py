@@ -14,8 +14,9 @@ from nas.runs.pictures import picture, read_grid
 from nas.seeds import trial_seed
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
-from nas.trial import line_scores, rung, timing
+from nas.trial import line_scores, rung
 from nas.trial.bench import fresh
+from nas.trial.clock import timing
 
 STUDY = """
 name: tiny

@@ -13,7 +13,7 @@ from nas.settings import plausible, study_file
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.study import launch
-from nas.trial import check, data_check
+from nas.trial.checks import check, data_check
 
 STUDY = """\
 space: mobilediffusion

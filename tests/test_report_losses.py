@@ -6,7 +6,8 @@ import yaml
 
 from nas import menu
 from nas.analysis.findings import Run
-from nas.report import losses, page
+from nas.report import page
+from nas.report.chapters import losses
 
 DENOISERS = {"denoising", "cfg_distillation", "deme", "feature_distillation", "masked_autoregression"}
 

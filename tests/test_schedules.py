@@ -16,7 +16,7 @@ from nas.cli import app
 from nas.cost import units as counting
 from nas.cost.count import Count
 from nas.cost.units import COMPUTE, CONV, WHOLE, Unit
-from nas.diffusion import cache_schedules
+from nas.diffusion.caches import cache_schedules
 from nas.networks import backbones
 from nas.schedules import gain, record, search, subjects, unit_times
 from nas.search import schedules

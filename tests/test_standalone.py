@@ -12,7 +12,8 @@ from diffusers import DDPMScheduler
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
 from nas.datasets import emoji
-from nas.deploy import graphs, model_card, standalone
+from nas.deploy import graphs
+from nas.deploy.contents import model_card, standalone
 from nas.diffusion import schedule, solvers
 from nas.diffusion.plan import Plan
 from nas.networks import conditioning

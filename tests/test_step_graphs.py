@@ -11,8 +11,11 @@ from typer.testing import CliRunner
 
 from nas.cli import app
 from nas.cost.units import COMPUTE
-from nas.deploy import drawer, export, export_folder, graphs, latency, step_graphs
-from nas.diffusion import cache_schedules, solvers
+from nas.deploy import drawer, export, graphs, step_graphs
+from nas.deploy.contents import export_folder
+from nas.deploy.speed import latency
+from nas.diffusion import solvers
+from nas.diffusion.caches import cache_schedules
 from nas.diffusion.plan import Plan
 from nas.errors import InputError
 from nas.networks.backbones import Proxy, presets

@@ -7,9 +7,9 @@ import optuna
 import pytest
 
 from nas.errors import InputError
-from nas.runs import postgres
-from nas.runs.journal import is_database, open_storage
-from nas.runs.postgres import Database, DatabaseJournal
+from nas.runs.storage import postgres
+from nas.runs.storage.journal import is_database, open_storage
+from nas.runs.storage.postgres import Database, DatabaseJournal
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

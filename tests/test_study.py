@@ -16,7 +16,7 @@ from rich.console import Console
 from nas.analysis import reference_lines
 from nas.errors import InputError
 from nas.failures import Diverged, Lost
-from nas.report.progress import Progress
+from nas.report.live.progress import Progress
 from nas.runs.directory import RunDirectory, open_run
 from nas.seeds import trial_seed
 from nas.settings import study_file
@@ -25,9 +25,11 @@ from nas.study import run as study
 from nas.study.candidates import Candidates
 from nas.study.proposer import Reference
 from nas.study.workload import Variant
-from nas.trial import check, line_scores, pace, timing
+from nas.trial import line_scores
 from nas.trial import rung as trial
-from nas.trial.pace import Pace
+from nas.trial.checks import check
+from nas.trial.clock import pace, timing
+from nas.trial.clock.pace import Pace
 
 STUDY = """
 name: small

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from test_run import SMALL
 
 from nas import failures
-from nas.analysis import agreement
+from nas.analysis.statistics import agreement
 from nas.errors import InputError
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch

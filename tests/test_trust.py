@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.analysis import agreement
+from nas.analysis.statistics import agreement
 from nas.errors import InputError
 from nas.trust import anchors
 

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from nas.analysis import fronts, results
 from nas.errors import InputError
-from nas.report import page, watch
+from nas.report import page
+from nas.report.live import watch
 from nas.runs import description
 
 

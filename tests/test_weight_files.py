@@ -16,7 +16,7 @@ from torch import nn
 
 from nas import menu
 from nas.deploy import drawer
-from nas.deploy.export_folder import MANIFEST
+from nas.deploy.contents.export_folder import MANIFEST
 from nas.disk import weight_files
 from nas.errors import InputError
 from nas.metrics import Reference, caption_accuracy, clip_score, fid

@@ -13,8 +13,8 @@ from worker_jobs import die, hold, raise_unpicklable, until_told
 
 from nas import failures, interruption
 from nas.errors import InputError
-from nas.runs import lease
-from nas.runs.journal import open_storage
+from nas.runs.storage import lease
+from nas.runs.storage.journal import open_storage
 from nas.workers import local as processes
 from nas.workers.local import Workers, resident_mib
 

@@ -8,7 +8,7 @@ import yaml
 from safetensors.torch import save_file
 
 from nas import assets
-from nas.deploy import model_card
+from nas.deploy.contents import model_card
 from nas.report import page
 from nas.settings import study_file
 from nas.weights import worlds

@@ -27,8 +27,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from nas.analysis import contrasts, results
-from nas.analysis.contrasts import MOST_REPEATS, Array, Variance
+from nas.analysis import results
+from nas.analysis.statistics import contrasts
+from nas.analysis.statistics.contrasts import MOST_REPEATS, Array, Variance
 from nas.errors import InputError
 from nas.menu import nearest
 from nas.runs import description

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas.analysis import agreement, fronts, naming, results
+from nas.analysis import fronts, naming, results
 from nas.analysis.fronts import Objectives
+from nas.analysis.statistics import agreement
 from nas.search import racing
 
 TAU = "Kendall's rank correlation tau: 1 is the same order, 0 none"

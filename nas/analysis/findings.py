@@ -16,10 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from nas.analysis import ablation, certainty, fronts, judged, naming, reference_lines, results
+from nas.analysis import ablation, certainty, fronts, naming, reference_lines, results
 from nas.analysis.fronts import Objectives
-from nas.analysis.judged import Judged
 from nas.analysis.naming import said
+from nas.analysis.people import judged
+from nas.analysis.people.judged import Judged
 from nas.analysis.reference_lines import Line, Lines
 from nas.analysis.results import COSTS
 from nas.errors import InputError

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas.analysis.contrasts import holm
 from nas.analysis.fronts import Objectives
 from nas.analysis.naming import cell
 from nas.analysis.results import COSTS
+from nas.analysis.statistics.contrasts import holm
 
 MOST_VALUES = 6  # numeric choices with more values than this are shown by quarters
 FEWEST_TRIALS = 8

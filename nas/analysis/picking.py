@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from nas.analysis import preference
 from nas.analysis.fronts import Objectives, front, knee
+from nas.analysis.people import preference
 from nas.analysis.results import PROXY_COSTS
 from nas.errors import InputError
 from nas.menu import nearest

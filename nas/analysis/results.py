@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from nas.analysis import preference, reference_lines
+from nas.analysis import reference_lines
 from nas.analysis.fronts import Objectives, front
+from nas.analysis.people import preference
 from nas.disk import files
 from nas.documents.document import Document
 from nas.errors import InputError

@@ -46,8 +46,8 @@ def decoder(
     from functools import partial
 
     from nas.decoder_distillation import job
-    from nas.report import decoders as drawing
     from nas.report import page
+    from nas.report.chapters import decoders as drawing
     from nas.training.decoders import Recipe
 
     asked = job.Asked(tuple(ratio), latents, Recipe(images_seen, batch, learning_rate, seed))

@@ -324,7 +324,7 @@ def score(
 def _measure_blocks(what: list[str], to: Path, image_size: int, threads: int, repeats: int) -> None:
     """The latency table of one search space."""
     from nas import menu
-    from nas.deploy import block_latency
+    from nas.deploy.speed import block_latency
     from nas.space import published
     from nas.space.search_space import SearchSpace
 
@@ -365,8 +365,8 @@ def latency(
 
         nas latency mobilediffusion --blocks runs/blocks.json
     """
-    from nas.deploy import latency as timing
-    from nas.deploy import latency_rows
+    from nas.deploy.speed import latency as timing
+    from nas.deploy.speed import latency_rows
 
     if blocks is not None:
         return _measure_blocks(what, blocks, image_size, threads, repeats)

@@ -111,7 +111,7 @@ def judge(
         from nas.judging.session import Session
 
         return page.serve(Session(contest.of(runs, trials, front), judge), port, browser, typer.echo)
-    from nas.analysis import judged
+    from nas.analysis.people import judged
     from nas.judging import table
 
     found = table.of_run(runs[0])
@@ -132,7 +132,7 @@ def watch(
 
     Example: nas watch runs/quickstart
     """
-    from nas.report import watch as watching
+    from nas.report.live import watch as watching
 
     watching.watch(run, every, once)
 
@@ -143,7 +143,7 @@ def dashboard(run: Run_, port: Annotated[int, typer.Option(min=1, max=65535)] = 
 
     Example: nas dashboard runs/quickstart --port 8081
     """
-    from nas.report import dashboard as showing
+    from nas.report.live import dashboard as showing
 
     showing.serve(run, port)
 

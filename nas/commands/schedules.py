@@ -52,7 +52,7 @@ def schedule(
 
     from nas.errors import InputError
     from nas.report import page
-    from nas.report import schedules as drawing
+    from nas.report.chapters import schedules as drawing
     from nas.schedules import gain, search, subjects
 
     if cost not in ("macs", "ms"):

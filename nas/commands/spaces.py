@@ -160,7 +160,7 @@ def zero_cost(
 
         nas zero-cost studies/emoji --by grad_norm --top 5
     """
-    from nas.analysis import agreement
+    from nas.analysis.statistics import agreement
     from nas.numbers import amount
     from nas.trust import ranking
 

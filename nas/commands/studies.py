@@ -88,7 +88,7 @@ def trust(
     from nas.workers import preload
 
     preload.start()
-    from nas.analysis import agreement as trusting
+    from nas.analysis.statistics import agreement as trusting
     from nas.trust import anchors as measuring
 
     plan = measuring.Plan(anchors, seeds, long)

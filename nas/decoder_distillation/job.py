@@ -22,7 +22,7 @@ from torch import Tensor
 from nas import interruption
 from nas.decoder_distillation import measures
 from nas.decoder_distillation.latents import Latents
-from nas.deploy import export_folder
+from nas.deploy.contents import export_folder
 from nas.diffusion.plan import Plan
 from nas.disk import files, lock
 from nas.errors import InputError
@@ -30,8 +30,8 @@ from nas.failures import Diverged
 from nas.networks.autoencoders.kl import Decoder, KlAutoencoder
 from nas.networks.decoders.kl import pruning, stored
 from nas.networks.decoders.kl.network import Decoder as Network
-from nas.report import decoders as drawing
-from nas.report.decoders import FOLDER, TABLE
+from nas.report.chapters import decoders as drawing
+from nas.report.chapters.decoders import FOLDER, TABLE
 from nas.schedules import subjects
 from nas.schedules.drawing import Subject, Task
 from nas.training import fitting

@@ -16,7 +16,8 @@ from torchmetrics import Metric
 from nas import menu, metrics
 from nas.cost.count import Cost, conv2d
 from nas.datasets import Batch
-from nas.deploy import exporters, graphs, latency
+from nas.deploy import exporters, graphs
+from nas.deploy.speed import latency
 from nas.metrics import Reference
 from nas.networks.autoencoders.kl import Decoder
 from nas.networks.decoders.kl.network import Decoder as Network

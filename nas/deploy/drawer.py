@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nas import menu
-from nas.deploy import export_folder, exporters, graphs, imagination, step_graphs, wiring
+from nas.deploy import exporters, graphs, imagination, step_graphs
+from nas.deploy.contents import export_folder, wiring
 from nas.deploy.shown import shown
 from nas.deploy.step_graphs import ByStep, Step
 from nas.diffusion import solvers

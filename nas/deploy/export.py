@@ -7,7 +7,7 @@ runtimes, each compared with PyTorch before the export counts as done.
     study.yaml       every setting of its training and scoring, for `nas verify`
     proxy/           config.yaml, weights.safetensors
     onnx/, ...       text_encoder, denoiser and decoder as graphs
-    draw.py, ...     how to draw without nas (`nas.deploy.standalone`)
+    draw.py, ...     how to draw without nas (`nas.deploy.contents.standalone`)
 """
 
 from __future__ import annotations
@@ -21,18 +21,8 @@ import yaml
 
 from nas import menu
 from nas.analysis import picking, results
-from nas.deploy import (
-    drawer,
-    export_folder,
-    exporters,
-    graphs,
-    image_decoder,
-    imagination,
-    model_card,
-    plan_file,
-    standalone,
-    verify,
-)
+from nas.deploy import drawer, exporters, graphs, image_decoder, imagination, verify
+from nas.deploy.contents import export_folder, model_card, plan_file, standalone
 from nas.deploy.int8 import export as int8
 from nas.diffusion.plan import Plan
 from nas.disk.files import write_yaml

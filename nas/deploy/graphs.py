@@ -36,7 +36,7 @@ class Graph:
     draw: Callable[[int, torch.Generator], Tensors]
     """Random inputs of a batch size, reproducible."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """What a file of it says of itself, in formats with room for that (`nas.deploy.wiring.notes`)."""
+    """What a file of it says of itself, in formats with room for that (`nas.deploy.contents.wiring.notes`)."""
 
     def random_inputs(self, batch: int, seed: int = 0) -> Tensors:
         """Inputs to compare runtimes on."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from nas import menu
 from nas.datasets import BATCH, Batch, Captioned, Pictures, folder
-from nas.deploy import drawer, export_folder
+from nas.deploy import drawer
+from nas.deploy.contents import export_folder
 from nas.disk.decoding import UnreadablePicture, shorter_side
 from nas.disk.reading import PICTURE, TEXT, contents
 from nas.documents import yaml_text

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nas.cost.units import COMPUTE, Modes, Units
 from nas.deploy.graphs import Graph, Tensors
-from nas.diffusion.caching import Steps, replaced, wanted
+from nas.diffusion.caches.caching import Steps, replaced, wanted
 from nas.diffusion.plan import Plan
 from nas.errors import InputError
 from nas.networks.conditioning import Text

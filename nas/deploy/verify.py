@@ -17,7 +17,8 @@ from typing import Any
 
 from nas import failures
 from nas.analysis import fronts, results
-from nas.deploy import drawer, export_folder, image_decoder
+from nas.deploy import drawer, image_decoder
+from nas.deploy.contents import export_folder
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.search import racing

@@ -15,9 +15,9 @@ from pydantic import (
 )
 
 from nas.cost.units import Computed, Units
-from nas.diffusion import unmasking
-from nas.diffusion.cache_schedules import Cache, Written
+from nas.diffusion.caches.cache_schedules import Cache, Written
 from nas.diffusion.spacing import SPACINGS, TIMES, renoising
+from nas.diffusion.tokens import unmasking
 from nas.documents.section import Section
 from nas.documents.strict import first_wrong
 from nas.errors import InputError, shown

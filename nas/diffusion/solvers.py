@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.diffusion import autoregression
-from nas.diffusion.caching import Keeps, Steps, keeping
+from nas.diffusion.caches.caching import Keeps, Steps, keeping
 from nas.diffusion.editing import Edit, Predict
 from nas.diffusion.guidance import Denoiser, guided
 from nas.diffusion.plan import AUTOREGRESSIVE, ONE_STEP, Plan
 from nas.diffusion.schedule import clean, velocity
+from nas.diffusion.tokens import autoregression
 from nas.errors import InputError
 from nas.networks.backbones import Autoregressor
 from nas.networks.conditioning import Text

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from nas import menu
-from nas.deploy import drawer, export_folder
-from nas.deploy.export_folder import CHECKPOINT
+from nas.deploy import drawer
+from nas.deploy.contents import export_folder
+from nas.deploy.contents.export_folder import CHECKPOINT
 from nas.errors import InputError
 from nas.full_training.recipe import Recipe
 from nas.networks import conditioning, lora

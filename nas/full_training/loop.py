@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nas import failures, interruption, menu
-from nas.deploy import drawer, export, standalone
-from nas.deploy.export_folder import LOG, MANIFEST, SETTINGS
-from nas.deploy.model_card import write_card
+from nas.deploy import drawer, export
+from nas.deploy.contents import standalone
+from nas.deploy.contents.export_folder import LOG, MANIFEST, SETTINGS
+from nas.deploy.contents.model_card import write_card
 from nas.disk import files, lock, weight_files
 from nas.documents import yaml_text
 from nas.errors import InputError

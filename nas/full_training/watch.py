@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from nas import interruption, machine
-from nas.deploy.export_folder import LOG
+from nas.deploy.contents.export_folder import LOG
 from nas.full_training.job import Job
 from nas.training.loop import DenoiserTraining
 

@@ -7,9 +7,10 @@ from math import exp, isnan
 from pathlib import Path
 from typing import Any
 
-from nas.analysis import judged, preference, results
-from nas.analysis.judged import Judged
-from nas.analysis.judges import Alike
+from nas.analysis import results
+from nas.analysis.people import judged, preference
+from nas.analysis.people.judged import Judged
+from nas.analysis.people.judges import Alike
 from nas.disk import files
 from nas.errors import InputError
 from nas.runs import description, judgements

@@ -26,8 +26,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nas.diffusion import schedule
-from nas.diffusion.autoregression import at
 from nas.diffusion.plan import ALONG_A_PATH, AUTOREGRESSIVE, Plan
+from nas.diffusion.tokens.autoregression import at
 from nas.errors import InputError
 from nas.networks.backbones import Autoregressor
 from nas.networks.conditioning import Text

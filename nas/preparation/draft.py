@@ -14,7 +14,7 @@ from nas.errors import InputError
 from nas.preparation.survey import Survey
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
-from nas.trial import check
+from nas.trial.checks import check
 from nas.weights import parts
 
 MOST_DRAWN, LEAST_DRAWN = 256, 16  # pictures that are scored

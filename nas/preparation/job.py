@@ -31,7 +31,7 @@ from nas.study import launch
 from nas.study.proposer import Reference
 from nas.trial import line_scores, rung
 from nas.trial.bench import Bench
-from nas.trial.check import check
+from nas.trial.checks.check import check
 from nas.weights import parts
 from nas.weights import supernet as weights
 from nas.weights.parts import Part

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from nas.analysis import findings, naming, preference
+from nas.analysis import findings, naming
 from nas.analysis.findings import Run
 from nas.analysis.naming import label, shown
+from nas.analysis.people import preference
 from nas.report.palette import FRONT, GREY, KNEE, LINE, PALE, SERIES
 from nas.runs.pictures import Grid
 

@@ -18,7 +18,8 @@ from nas.analysis import findings, importance, naming, results
 from nas.analysis.findings import Run
 from nas.disk import files
 from nas.errors import InputError
-from nas.report import decoders, details, evolution, figures, parallel, preference, schedules, sections, stills
+from nas.report import details, figures, parallel, sections, stills
+from nas.report.chapters import decoders, evolution, preference, schedules
 from nas.report.palette import FRONT, GREY, KNEE, PALE
 from nas.runs import pictures
 

@@ -11,7 +11,8 @@ from nas.analysis import ablation, certainty, findings, importance, naming, refe
 from nas.analysis.findings import Run
 from nas.analysis.naming import arrow, cell, label, measured, shown
 from nas.numbers import amount, duration, number_of
-from nas.report import details, losses
+from nas.report import details
+from nas.report.chapters import losses
 from nas.runs.pictures import Grid
 from nas.weights import worlds
 

@@ -15,7 +15,7 @@ from nas.analysis.fronts import Objectives
 from nas.analysis.naming import label, magnitude, pairs, scaled
 from nas.analysis.reference_lines import Lines
 from nas.errors import InputError
-from nas.report import evolution, preference
+from nas.report.chapters import evolution, preference
 from nas.report.palette import FRONT, GREY, GRID, KNEE, LIMIT, PALE, SERIES, TEXT
 
 if TYPE_CHECKING:

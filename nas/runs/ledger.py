@@ -21,9 +21,9 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_tria
 from nas.errors import InputError, brief
 from nas.runs import records
 from nas.runs.directory import RunDirectory, describe
-from nas.runs.journal import open_storage
-from nas.runs.postgres import Database
 from nas.runs.records import Damaged, Record
+from nas.runs.storage.journal import open_storage
+from nas.runs.storage.postgres import Database
 from nas.settings.study import Study
 
 STATES = {

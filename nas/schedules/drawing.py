@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from nas import failures, interruption, metrics, seeds
 from nas.cost.units import Modes, Units
-from nas.diffusion import cache_schedules, solvers
+from nas.diffusion import solvers
+from nas.diffusion.caches import cache_schedules
 from nas.diffusion.plan import Plan
 from nas.networks.conditioning import Text
 from nas.trial import imagined

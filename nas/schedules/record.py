@@ -17,7 +17,7 @@ NAME = "scored.jsonl"
 
 @dataclass(frozen=True)
 class Scored:
-    """One schedule: its rows as `nas.diffusion.cache_schedules` writes them, joined by spaces, and what was found."""
+    """One schedule: its rows as `nas.diffusion.caches.cache_schedules` writes them, joined by spaces, and what was found."""
 
     rows: str
     quality: float

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nas.cost.units import COMPUTE, WHOLE, Modes, Units
 from nas.diffusion import solvers
-from nas.diffusion.caching import replaced
+from nas.diffusion.caches.caching import replaced
 from nas.networks.conditioning import Text
 from nas.schedules.drawing import BATCH, Subject, Task
 

@@ -17,7 +17,7 @@ import pandas as pd
 from nas import failures, interruption
 from nas.analysis import naming
 from nas.cost.units import COMPUTE, Modes
-from nas.diffusion import cache_schedules
+from nas.diffusion.caches import cache_schedules
 from nas.diffusion.plan import Plan
 from nas.disk import files
 from nas.errors import InputError

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nas.deploy import export_folder
+from nas.deploy.contents import export_folder
 from nas.errors import InputError
-from nas.report.schedules import FOLDER
+from nas.report.chapters.schedules import FOLDER
 from nas.schedules.drawing import Subject
 from nas.settings import study_file
 from nas.study import sweep

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nas.cost.units import Computed, Units
-from nas.diffusion.caching import replaced
+from nas.diffusion.caches.caching import replaced
 from nas.disk import files
 from nas.errors import InputError
 from nas.schedules.drawing import Subject, Task

@@ -13,17 +13,18 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from nas.analysis import ablation, certainty, findings, fronts, judged, reference_lines, results
+from nas.analysis import ablation, certainty, findings, fronts, reference_lines, results
+from nas.analysis.people import judged
 from nas.documents import yaml_text
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.numbers import amount
 from nas.report import page
-from nas.report.progress import Progress
+from nas.report.live.progress import Progress
 from nas.runs import description, records
 from nas.runs.directory import MORE, RunDirectory, Say, go_on, open_run
-from nas.runs.journal import is_database
 from nas.runs.ledger import bring_back
+from nas.runs.storage.journal import is_database
 from nas.settings import plausible, study_file
 from nas.settings.study import Study
 from nas.settings.study_file import Overrides, Source
@@ -35,7 +36,7 @@ from nas.study.pool import Pool
 from nas.study.proposer import Proposer
 from nas.study.run import MakeEngine, Run
 from nas.trial import moves
-from nas.trial.check import check, check_pool
+from nas.trial.checks.check import check, check_pool
 from nas.weights import worlds
 from nas.workers import ray_engine
 
@@ -47,7 +48,7 @@ class Where:
     """Where a study is kept and computed."""
 
     storage: str | None = None
-    """The URL of Optuna's trials; a journal in the run directory unless given (nas.runs.journal)."""
+    """The URL of Optuna's trials; a journal in the run directory unless given (nas.runs.storage.journal)."""
     engine: Literal["local", "ray"] = "local"
     """What computes."""
     address: str | None = None

@@ -19,22 +19,23 @@ from nas.analysis import reference_lines
 from nas.cost.budget import constraints
 from nas.errors import InputError
 from nas.interruption import Interrupted
-from nas.report.progress import Progress
+from nas.report.live.progress import Progress
 from nas.report.wandb.tracking import Tracker
 from nas.runs import records
 from nas.runs.directory import RunDirectory
-from nas.runs.journal import is_database, open_storage
-from nas.runs.lease import Lease
 from nas.runs.ledger import Ledger
 from nas.runs.records import Damaged, Record
+from nas.runs.storage.journal import is_database, open_storage
+from nas.runs.storage.lease import Lease
 from nas.settings import design
 from nas.settings.study import Study
 from nas.study.proposer import Look, Proposer
 from nas.study.trials import Trials
 from nas.study.workload import Variant
-from nas.trial import line_scores, look, pace, timing
+from nas.trial import line_scores, look
+from nas.trial.clock import pace, timing
+from nas.trial.clock.pace import Pace
 from nas.trial.descent import Parent
-from nas.trial.pace import Pace
 from nas.trial.rung import Job, prepare, prepare_base, run_rung
 from nas.workers.local import Engine, Workers, default_count, idle
 

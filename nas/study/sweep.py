@@ -23,7 +23,7 @@ import pandas as pd
 
 from nas import failures, menu, metrics
 from nas.analysis import naming, picking, results
-from nas.deploy import export_folder
+from nas.deploy.contents import export_folder
 from nas.diffusion.plan import ALWAYS, Plan
 from nas.disk import files
 from nas.errors import InputError

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FixedTrial, Trial
 
 from nas.networks.backbones import Backbone
-from nas.report.progress import Progress
+from nas.report.live.progress import Progress
 from nas.report.wandb.tracking import Tracker
 from nas.runs import evolution, looks
 from nas.runs.directory import RunDirectory, now

@@ -9,7 +9,7 @@ from typing import Any
 from nas.networks.backbones import Backbone
 from nas.settings import design
 from nas.settings.study import Study
-from nas.trial.pace import Pace
+from nas.trial.clock.pace import Pace
 
 
 @dataclass(frozen=True)

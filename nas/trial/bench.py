@@ -33,7 +33,7 @@ from nas.settings.training import OF_BASE
 from nas.space.search_space import SearchSpace
 from nas.training import batches, encoded, loop
 from nas.trial import base_model, imagined, pairs
-from nas.trial.phases import Timings
+from nas.trial.clock.phases import Timings
 from nas.weights import checkpoints, parts, supernet
 
 SCORE_BATCH = 64  # images decoded and scored at a time

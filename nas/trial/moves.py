@@ -21,7 +21,7 @@ from nas.settings.study import Evolution, Study
 from nas.space import screen
 from nas.space.search_space import Choices, SearchSpace
 from nas.trial import base_model
-from nas.trial.check import ANY_DATA, check_base
+from nas.trial.checks.check import ANY_DATA, check_base
 from nas.weights import inheritance, supernet
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from nas.settings.study import Study
 from nas.training import loop
 from nas.trial import base_model, descent, imagined
 from nas.trial.bench import Bench
+from nas.trial.clock.phases import Timings
 from nas.trial.descent import Parent
-from nas.trial.phases import Timings
 from nas.weights import checkpoints
 
 

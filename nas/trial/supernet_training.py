@@ -36,7 +36,7 @@ from nas.settings.study import Evaluation, Study
 from nas.space.search_space import SearchSpace
 from nas.training import loop
 from nas.trial.bench import Bench
-from nas.trial.check import check
+from nas.trial.checks.check import check
 from nas.weights import worlds
 from nas.weights.supernet import Supernet, require_covers, skeleton
 

@@ -1,5 +1,5 @@
-"""Measures the anchor table that `nas.analysis.agreement` reads: a few architectures, trained briefly, trained long, and
-scored on paper.
+"""Measures the anchor table that `nas.analysis.statistics.agreement` reads: a few architectures, trained briefly, trained long,
+and scored on paper.
 
 One row per (kind, architecture, seed): `slice` is the supernet's slice as it is, `warm` the study's brief trial, `scratch`
 a trial of that length from nothing, `long` the same training continued to many times the length, `zero_cost` the scores
@@ -21,8 +21,8 @@ import pandas as pd
 import torch
 
 from nas import failures
-from nas.analysis import agreement
-from nas.analysis.agreement import LEAST_ANCHORS, Agreement
+from nas.analysis.statistics import agreement
+from nas.analysis.statistics.agreement import LEAST_ANCHORS, Agreement
 from nas.cost.budget import over_budget
 from nas.diffusion.schedule import Settings as DenoisingSettings
 from nas.diffusion.schedule import noise_schedule
@@ -35,7 +35,7 @@ from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.training.batches import Batches
 from nas.trial.bench import Bench, loss_times
-from nas.trial.check import check
+from nas.trial.checks.check import check
 from nas.trial.rung import Job, prepare, run_rung
 from nas.trial.rung import bench as bench_of_process
 from nas.trust import zero_cost

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nas.analysis import agreement
+from nas.analysis.statistics import agreement
 from nas.disk import files
 from nas.errors import InputError, shown
 from nas.menu import nearest
@@ -20,7 +20,7 @@ from nas.networks.backbones import Backbone
 from nas.settings import study_file
 from nas.space import screen
 from nas.space.search_space import SearchSpace
-from nas.trial.check import check
+from nas.trial.checks.check import check
 from nas.trust import anchors, zero_cost
 from nas.trust.anchor_table import AnchorTable
 

@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nas import menu
-from nas.analysis.agreement import tau
+from nas.analysis.statistics.agreement import tau
 from nas.documents.document import Document
 from nas.errors import InputError
 from nas.report import stills

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nas.analysis import contrasts
+from nas.analysis.statistics import contrasts
 
 RESULTS = Path(__file__).parent / "results.csv"
 AGAINST = {  # at each cost, the small network, and what stands beside it

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nas.analysis import agreement
+from nas.analysis.statistics import agreement
 
 HERE = Path(__file__).parent
 TARGETS = {"fid_efficientnet_lite0": -1, "clip_score": 1, "caption_accuracy": 1, "denoising_loss": -1}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas.cost.traced import traced
-from nas.deploy import latency
+from nas.deploy.speed import latency
 from nas.documents.document import Document
 
 STAGES = {

@@ -113,7 +113,8 @@ class Backbone(Protocol):
         """The blocks of one call, by everything their speed depends on, and how often each runs."""
 
     def units(self, latent_size: int, text_tokens: int) -> Units:
-        """The units of one call whose outputs a sampling plan may keep (`nas.diffusion.caching`), with their closed-form cost."""
+        """The units of one call whose outputs a sampling plan may keep (`nas.diffusion.caches.caching`), and their closed-form
+        cost."""
 
     def build(self) -> nn.Module:
         """The network with fresh weights, on torch's default device."""

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.analysis import fronts, judged
+from nas.analysis import fronts
 from nas.analysis.naming import arrow, label, scaled, within
-from nas.analysis.preference import COLUMN
+from nas.analysis.people import judged
+from nas.analysis.people.preference import COLUMN
 from nas.analysis.results import COSTS
 from nas.numbers import listed
-from nas.report.evolution import data_url
+from nas.report.chapters.evolution import data_url
 from nas.report.palette import FRONT, GREY, GRID, TEXT
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nas.analysis.findings import Run
-    from nas.analysis.judged import Judged
-    from nas.analysis.judges import Alike
+    from nas.analysis.people.judged import Judged
+    from nas.analysis.people.judges import Alike
 
 MOST_PANELS = 3  # metrics that are drawn beside people
 WORDS = {"agrees": "the same order", "disagrees": "the other way", "open": "cannot be told"}

@@ -18,9 +18,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from nas.diffusion import unmasking
 from nas.diffusion.plan import Plan
 from nas.diffusion.schedule import clean_at
+from nas.diffusion.tokens import unmasking
 from nas.networks.backbones import Autoregressor
 from nas.networks.conditioning import Text
 

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas import loopback
 from nas.errors import InputError
 from nas.runs import description
-from nas.runs.journal import readable
+from nas.runs.storage.journal import readable
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -17,7 +17,7 @@ from rich.text import Text
 from nas.analysis import ablation, findings, results
 from nas.errors import InputError
 from nas.numbers import amount
-from nas.report.progress import WIDTH, Callbacks, Progress
+from nas.report.live.progress import WIDTH, Callbacks, Progress
 from nas.runs.records import Record
 from nas.settings.study import Study
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nas.analysis import agreement, judges, naming, preference
-from nas.analysis.agreement import LEAST_ANCHORS, Agreement
+from nas.analysis import naming
 from nas.analysis.fronts import Objectives
-from nas.analysis.judges import Alike, Judge
-from nas.analysis.preference import COLUMN, Scores
+from nas.analysis.people import judges, preference
+from nas.analysis.people.judges import Alike, Judge
+from nas.analysis.people.preference import COLUMN, Scores
+from nas.analysis.statistics import agreement
+from nas.analysis.statistics.agreement import LEAST_ANCHORS, Agreement
 from nas.numbers import listed, number_of
 from nas.runs import judgements
 from nas.runs.judgements import Judgement

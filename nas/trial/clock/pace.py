@@ -1,4 +1,4 @@
-"""How long a study will take on this machine, from the pace of its workers (`nas.trial.timing`)."""
+"""How long a study will take on this machine, from the pace of its workers (`nas.trial.clock.timing`)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from nas.diffusion.plan import AUTOREGRESSIVE
 from nas.networks.conditioning import Text
 from nas.training import loop
 from nas.trial.bench import SCORE_BATCH, Bench
-from nas.trial.pace import Pace
+from nas.trial.clock.pace import Pace
 from nas.trial.rung import bench
 
 UPDATES, STEPS = 4, 2  # timed, at most; one more update before, which is slow

@@ -1,7 +1,7 @@
 """Where Optuna keeps a study: a journal file, or PostgreSQL by its URL. Both outlive whoever dies while writing.
 
 The journal file is locked by the kernel, so a killed process holds nothing up, and a line it left half written is dropped
-before the next is appended. For the database see nas.runs.postgres.
+before the next is appended. For the database see nas.runs.storage.postgres.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 
 from nas.errors import InputError, brief
-from nas.runs.postgres import EXPECTED, Database, DatabaseJournal
+from nas.runs.storage.postgres import EXPECTED, Database, DatabaseJournal
 
 FORCED_EVERY_S = 1.0
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError)  # of lines that are no log

@@ -24,7 +24,7 @@ from nas.search.dominance import nondominated
 from nas.settings.study import Study
 
 if TYPE_CHECKING:
-    from nas.trial.pace import Estimate
+    from nas.trial.clock.pace import Estimate
 
 PICTURES_PER_S = 2
 PAUSE_S, PAUSES = (

@@ -1,7 +1,7 @@
 """Which units of a network a drawing computes at which step: the heuristics of the literature, and a schedule written out.
 
 Each is a value of `sampling.cache`. It becomes a table for the units of one network (`nas.cost.units`), which
-`nas.diffusion.caching` draws by.
+`nas.diffusion.caches.caching` draws by.
 """
 
 from __future__ import annotations

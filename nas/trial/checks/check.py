@@ -24,7 +24,8 @@ from nas.settings.study import Study
 from nas.settings.training import OF_BASE
 from nas.space.search_space import SearchSpace
 from nas.training import block_drop
-from nas.trial import base_model, data_check, image_check, starts
+from nas.trial import base_model, starts
+from nas.trial.checks import data_check, image_check
 from nas.weights import checkpoints, inheritance, parts, supernet
 
 if TYPE_CHECKING:

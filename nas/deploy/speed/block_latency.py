@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas.cost.latency_table import Block, Clock, Table
-from nas.deploy.latency import EAGER
+from nas.deploy.speed.latency import EAGER
 from nas.errors import InputError
 from nas.machine import device
 

@@ -18,7 +18,7 @@ from nas import numbers
 from nas.analysis import fronts, naming, reference_lines, results
 from nas.errors import InputError
 from nas.numbers import amount
-from nas.report.progress import STYLES
+from nas.report.live.progress import STYLES
 from nas.runs import description, headway
 
 MOST_MEMBERS = 20

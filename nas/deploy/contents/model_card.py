@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from nas import menu
-from nas.deploy import drawer, standalone
-from nas.deploy.export_folder import LOG, SETTINGS
+from nas.deploy import drawer
+from nas.deploy.contents import standalone
+from nas.deploy.contents.export_folder import LOG, SETTINGS
 from nas.weights import worlds
 
 PREDICTED = {

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import menu
-from nas.deploy import drawer, export_folder, exporters, graphs, image_decoder
+from nas.deploy import drawer, exporters, graphs, image_decoder
+from nas.deploy.contents import export_folder
 from nas.deploy.drawer import PYTORCH
 from nas.deploy.graphs import as_tuple
-from nas.deploy.latency_rows import Row
+from nas.deploy.speed.latency_rows import Row
 from nas.diffusion.plan import AUTOREGRESSIVE, Plan
 from nas.documents.document import Document
 from nas.errors import InputError

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import assets
-from nas.deploy import drawer, wiring
+from nas.deploy import drawer
+from nas.deploy.contents import wiring
 from nas.deploy.step_graphs import Step
 from nas.diffusion import solvers
 from nas.diffusion.plan import AUTOREGRESSIVE, Plan

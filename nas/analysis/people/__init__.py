@@ -1,0 +1,1 @@
+"""What people answer who are shown two pictures, and what it is worth."""

@@ -1,0 +1,1 @@
+"""How long networks take on this machine, whole and block by block."""

@@ -1,0 +1,1 @@
+"""Drawing token by token."""

@@ -1,0 +1,1 @@
+"""What only some runs have to tell, each as a chapter of the page."""

@@ -1,0 +1,1 @@
+"""A run while it runs: in a terminal, in a notebook, in a dashboard."""

@@ -1,0 +1,1 @@
+"""Where the time of trials goes, and how much of it a study will take."""
