@@ -250,18 +250,18 @@ def export(
     InputError, one line, when the pick or a format is not there.
     """
     from nas.deploy import export as exporting
-    from nas.errors import InputError
+    from nas.errors import ArgumentError
     from nas.runs.directory import RunDirectory
 
     say: Callable[[str], None] = _say if progress else lambda line: None
     if quantise not in (None, "int8"):
-        raise InputError(f"--quantise {quantise}: expected int8")
+        raise ArgumentError(f"quantise {quantise}: expected int8")
     path = Path(run) if isinstance(run, str | Path) else run.path
     if (path / "training.yaml").exists():
-        for option, given in (("--pick", pick), ("--to", to), ("--plan", plan), ("--decoder", decoder)):
+        for argument, given in (("pick", pick), ("to", to), ("plan", plan), ("decoder", decoder)):
             if given is not None:
-                raise InputError(
-                    f"{option} {given}: {path} was written by nas train, and gets its graphs in place; leave it out"
+                raise ArgumentError(
+                    f"{argument} {given}: {path} was written by nas train, and gets its graphs in place; leave it out"
                 )
         return exporting.add_formats(path, formats, precisions, quantise is not None, say)
     target, drawn, decoded = (None if given is None else Path(given) for given in (to, plan, decoder))

@@ -10,7 +10,7 @@ from typing import NoReturn
 import typer
 
 from nas.commands import decoders, models, runs, schedules, spaces, studies
-from nas.errors import InputError
+from nas.errors import ArgumentError, InputError
 from nas.failures import disk_trouble
 from nas.interruption import EXIT_CODE, Interrupted, Terminated
 
@@ -38,7 +38,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except InputError as error:
-        print(f"nas: {error}", file=sys.stderr)
+        dashes = "--" if isinstance(error, ArgumentError) else ""
+        print(f"nas: {dashes}{error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted:  # whoever raised it has said so
         sys.exit(EXIT_CODE)

@@ -18,6 +18,10 @@ class InputError(Exception):
     """Bad input: one line that names the file, the key, the value and what was expected. The CLI prints it and exits with 2."""
 
 
+class ArgumentError(InputError):
+    """About an argument of a verb, whose name begins the line. The CLI, where it is an option, writes it with its dashes."""
+
+
 @contextmanager
 def about(setting: str) -> Iterator[None]:
     """Inside, an InputError begins with this setting, unless it names one of the section itself."""

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +16,9 @@ import torch
 import yaml
 from PIL import Image
 from torch import nn
-from typer.testing import CliRunner
 
-from nas.cli import app
+import nas
+from nas import cli
 from nas.deploy import drawer as drawing
 from nas.deploy import export, exporters, graphs
 from nas.deploy.contents import standalone
@@ -185,12 +186,17 @@ def test_the_error_of_outputs_is_that_of_the_worst():
         assert math.isnan(graphs.relative_error(broken, expected))
 
 
-@pytest.mark.parametrize(("option", "value"), [("--pick", "knee"), ("--to", "elsewhere")])
-def test_what_nas_train_wrote_is_neither_picked_nor_moved(tmp_path, option, value):
+@pytest.mark.parametrize(("argument", "value"), [("pick", "knee"), ("to", "elsewhere")])
+def test_what_nas_train_wrote_is_neither_picked_nor_moved(tmp_path, monkeypatch, capsys, argument, value):
+    """The argument is named as it was given: with dashes in a command alone."""
     (tmp_path / "training.yaml").write_text("")
-    result = CliRunner().invoke(app, ["export", str(tmp_path), "--format", "onnx", option, value])
-    assert isinstance(result.exception, InputError)
-    assert str(result.exception).startswith(f"{option} {value}: {tmp_path} was written by nas train")
+    line = f"{argument} {value}: {tmp_path} was written by nas train"
+    with pytest.raises(InputError, match=f"^{line}"):
+        nas.export(tmp_path, formats=["onnx"], **{argument: value})
+    monkeypatch.setattr(sys, "argv", ["nas", "export", str(tmp_path), "--format", "onnx", f"--{argument}", value])
+    with pytest.raises(SystemExit, match="^2$"):
+        cli.main()
+    assert capsys.readouterr().err.startswith(f"nas: --{line}")
 
 
 def test_an_export_that_fails_half_way_leaves_none(run, copy, monkeypatch):

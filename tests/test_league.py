@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_objectives import Denoiser
+from test_objectives import Denoiser, inputs
 
 from nas import menu
 from nas.settings import design, study_file
@@ -24,13 +24,14 @@ def passes(study):
     """All that a cell's training costs."""
     module = menu.pick("objectives", study.objective.name)
     settings = study.objective.settings("objectives")
-    made = module.Objective(Denoiser(), Denoiser().requires_grad_(False), settings)
+    made = module.Objective(Denoiser(), Denoiser().requires_grad_(False), settings, **inputs(module))
     images = study.training.images_seen
     return getattr(made, "offline_passes", 0) + made.passes_of(study.training.updates(images)) * images
 
 
-def test_every_cell_costs_the_same():
-    for name, study in cells("study.yaml")[1].items():
+@pytest.mark.parametrize("file", ["study.yaml", "add.yaml", "perceptual.yaml"])
+def test_every_cell_costs_the_same(file):
+    for name, study in cells(file)[1].items():
         assert passes(study) == pytest.approx(BUDGET * checkpoints.images_seen(BASE), rel=0.02), name
 
 
@@ -52,7 +53,10 @@ def test_every_objective_that_a_base_can_teach_a_shorter_way_is_in_it():
     assert {study.objective.name for study in found.values()} == set(menu.names("objectives")) - outside
 
 
-@pytest.mark.parametrize(("file", "count"), [("study.yaml", 11), ("tuning.yaml", 22), ("longer.yaml", 3)])
+@pytest.mark.parametrize(
+    ("file", "count"),
+    [("study.yaml", 11), ("tuning.yaml", 22), ("longer.yaml", 3), ("add.yaml", 3), ("perceptual.yaml", 4)],
+)
 def test_it_is_accepted(file, count):
     study, found = cells(file)
     check.check(study, None)  # raises what is wrong

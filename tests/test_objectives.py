@@ -87,17 +87,21 @@ class Decoding(nn.Module):
 
 
 def inputs(module, channels=SHAPE[0], pooled=5):
-    """What an objective of the menu is given beside its networks."""
-    if "pictures" not in module.Objective.requires:
+    """What an objective of the menu is given beside its networks, whatever its settings."""
+    if "pictures" not in inspect.signature(module.Objective).parameters:
         return {}
     return {"pictures": Pictures(Decoding(channels), pooled)}
 
 
 def variants():
-    """Every objective with its default settings, and once with each other value that a choice among its settings has."""
+    """Every objective with its default settings, once with each other value that a choice among its settings has, and with a
+    perceptual distance if it has one."""
     for name in menu.names("objectives"):
         yield name, {}
-        for field, info in menu.pick("objectives", name).Settings.model_fields.items():
+        fields = menu.pick("objectives", name).Settings.model_fields
+        if "perceptual" in fields:
+            yield name, {"perceptual": {}, **({"reflow_updates": 0} if "reflow_updates" in fields else {})}
+        for field, info in fields.items():
             if get_origin(info.annotation) is Literal:
                 yield from ((name, {field: value}) for value in get_args(info.annotation) if value != info.default)
 
@@ -131,7 +135,7 @@ def test_the_contract(made):
         critic.network is children[name] and critic.network is not made.generator
         for name, critic in made.critics.items()
     )
-    given = ["pictures"] if "pictures" in made.requires else []
+    given = ["pictures"] if "pictures" in made.requires or hasattr(made, "perceptual") else []
     assert list(inspect.signature(type(made)).parameters) == ["generator", "teacher", "settings", *given]
     assert not any(p.requires_grad for role in FROZEN if role in children for p in children[role].parameters())
     assert made.schedule_config["num_train_timesteps"] == 1000

@@ -71,8 +71,8 @@ def made(name, options):
 def cases():
     """Every objective, and with each choice among its settings that changes its passes."""
     for name, options in variants():
-        if {"tokens", "pictures"} & menu.pick("objectives", name).Objective.requires:
-            continue  # passes of what is before a head, which is asked several times, or of the denoiser alone: test_add
+        if {"tokens", "pictures"} & menu.pick("objectives", name).Objective.requires or "perceptual" in options:
+            continue  # passes of what is before a head, asked several times, or of the denoiser alone: test_add, test_perceptual
         if not options or made(name, options).passes != made(name, {}).passes:
             yield name, options
     yield "instaflow", {"reflow_updates": 2}  # of four: an update of each task costs its own

@@ -3,6 +3,7 @@
 import pickle
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import adapters
 import open_clip
@@ -11,6 +12,7 @@ import tiny_clip
 import tiny_preference
 import torch
 import yaml
+from pydantic import BaseModel
 from safetensors.torch import save_file
 from torch import nn
 
@@ -25,6 +27,7 @@ from nas.networks.autoencoders import kl
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import Config, Level
 from nas.networks.conditioning import clip
+from nas.networks.perceptual import Features, Perceptual
 from nas.settings import training
 from nas.space.search_space import SearchSpace
 from nas.training import encoded, loop
@@ -158,6 +161,9 @@ PLACES = {
         fid.Settings(features=str(one_file(to, plant, "own.pt"))), Reference(list)
     ),
     "objective.weights": lambda to, plant, _: feature_maps.load("resnet10t", one_file(to, plant), None),
+    "objective.perceptual.weights": lambda to, plant, _: Perceptual(
+        nn.Identity(), Features(features="resnet10t", weights=one_file(to, plant))
+    ),
     "metrics.clip_score.pretrained": lambda to, plant, _: judged(
         clip_score, judge="ViT-B-32", pretrained=str(one_file(to, plant, "model.pt"))
     ),
@@ -252,12 +258,21 @@ def test_a_planted_pickle_is_refused_and_does_not_run(tmp_path, monkeypatch, sma
     assert "\n" not in said and len(said) < 600 and "weights_only" not in said
 
 
+def fields_of(settings, before=""):
+    """Of a section and of the sections inside it."""
+    for key, field in settings.model_fields.items():
+        yield before + key, field
+        for inside in get_args(field.annotation) or [field.annotation]:
+            if isinstance(inside, type) and issubclass(inside, BaseModel):
+                yield from fields_of(inside, f"{before}{key}.")
+
+
 def test_every_setting_that_takes_a_path_to_weights_is_planted():
     """A new one in the menus must be added to PLACES."""
     found = set()
     for folder in ("metrics", "autoencoders", "objectives"):
         for name in menu.names(folder):
-            for key, field in menu.pick(folder, name).Settings.model_fields.items():
+            for key, field in fields_of(menu.pick(folder, name).Settings):
                 if "Path" in str(field.annotation) or key in ("judge", "pretrained", "weights", "checkpoint"):
                     found.add((folder, name, key))
     assert found == {
@@ -269,6 +284,8 @@ def test_every_setting_that_takes_a_path_to_weights_is_planted():
         ("metrics", "caption_accuracy", "judge"),
         ("metrics", "caption_accuracy", "pretrained"),
         ("objectives", "add", "weights"),
+        ("objectives", "dmd", "perceptual.weights"),
+        ("objectives", "instaflow", "perceptual.weights"),
         ("autoencoders", "kl", "path"),
         ("autoencoders", "kl", "decoder"),
     }

@@ -1,4 +1,4 @@
-"""Which trial `--pick` means: the knee, of the study's objectives or of other columns, the best by a column, or a number."""
+"""Which trial `pick` means: the knee, of the study's objectives or of other columns, the best by a column, or a number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 from nas.analysis.fronts import Objectives, front, knee
 from nas.analysis.people import preference
 from nas.analysis.results import PROXY_COSTS
-from nas.errors import InputError
+from nas.errors import ArgumentError
 from nas.menu import nearest
 
 
@@ -28,7 +28,7 @@ def pick(table: pd.DataFrame, goals: Objectives, how: str) -> int:
     if kind == "trial":
         return _numbered(table, name)
     ways = ["knee", *(f"best:{column}" for column in goals), "trial:<number>"]
-    raise InputError(f"pick: {how!r} is not a way to pick a trial{nearest(how, ways)}")
+    raise ArgumentError(f"pick: {how!r} is not a way to pick a trial{nearest(how, ways)}")
 
 
 def objectives(table: pd.DataFrame, goals: Objectives, names: str) -> Objectives:
@@ -41,7 +41,7 @@ def _best(table: pd.DataFrame, goals: Objectives, name: str) -> int:
     column = _column(f"best:{name}", name, _scores_and_costs(table))
     complete = table[(table["state"] == "complete") & table[column].notna()]
     if not len(complete):
-        raise InputError(f"pick: best:{name}: no trial that was trained to the end has a value for {column}")
+        raise ArgumentError(f"pick: best:{name}: no trial that was trained to the end has a value for {column}")
     off_front = ~front(table, goals)[complete.index]
     ranked = complete.assign(_value=complete[column].astype(float), _off_front=off_front)
     rising = [not _higher_is_better(table, goals, column), True, True]
@@ -55,8 +55,8 @@ def _column(how: str, name: str, columns: list[str]) -> str:
     if len(begun) == 1:
         return begun[0]
     if name == preference.COLUMN:
-        raise InputError(f"pick: {how}: nobody has judged this run yet; nas judge asks a person")
-    raise InputError(f"pick: {how}: no such column{nearest(name, columns)}")
+        raise ArgumentError(f"pick: {how}: nobody has judged this run yet; nas judge asks a person")
+    raise ArgumentError(f"pick: {how}: no such column{nearest(name, columns)}")
 
 
 def _higher_is_better(table: pd.DataFrame, goals: Objectives, column: str) -> bool:
@@ -69,10 +69,10 @@ def _numbered(table: pd.DataFrame, name: str) -> int:
     numbers = [str(number) for number in table["trial"]]
     if name not in numbers:
         expected = f"expected a number from {numbers[0]} to {numbers[-1]}" if numbers else "the run has no trials yet"
-        raise InputError(f"pick: trial:{name}: no such trial, {expected}")
+        raise ArgumentError(f"pick: trial:{name}: no such trial, {expected}")
     row = table.iloc[numbers.index(name)]
     if pd.isna(row["rung"]):
-        raise InputError(f"pick: trial:{name} was never trained ({row['state']}: {row['reason']})")
+        raise ArgumentError(f"pick: trial:{name} was never trained ({row['state']}: {row['reason']})")
     return int(name)
 
 

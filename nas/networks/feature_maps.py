@@ -42,27 +42,35 @@ class FeatureMaps(nn.Module):
 
 
 @lru_cache(maxsize=1)
-def load(name: str, weights: Path | None, size: int | None) -> FeatureMaps:
+def load(name: str, weights: Path | None, size: int | None, section: str = "objective") -> FeatureMaps:
     """The frozen network: a model of timm with its weights, or the shipped one. `size`: what pictures are resized to.
 
-    Raises InputError for a name that timm does not know, weights that are not there or another's, and a network without stages.
+    Raises InputError as `check`, for weights that are another's, and for a network without stages.
     """
-    check(name, weights)
+    check(name, weights, section)
     if weights is None:
         found = extractors.Extractor(efficientnet.load(name), size or extractors.SIZE, [0.5] * 3, [0.5] * 3)
     else:
         try:
             found = extractors.load(name, weights, size)
         except InputError as error:
-            raise InputError(str(error).replace("metrics.", "objective.", 1)) from None
+            raise InputError(str(error).replace("metrics.", f"{section}.", 1)) from None
     if not hasattr(found.network, "forward_intermediates"):
-        raise InputError(f"features: {name} names no stages; expected another model of timm, such as {SHIPPED}")
+        raise InputError(
+            f"{section}.features: {name} names no stages; expected another model of timm, such as {SHIPPED}"
+        )
     return FeatureMaps(found, size).eval().requires_grad_(False)
 
 
-def check(name: str, weights: Path | None) -> None:
-    """Raises InputError, beginning with the setting, for what is not there. Loads nothing."""
+def check(name: str, weights: Path | None, section: str = "objective") -> None:
+    """Raises InputError, beginning with the section's setting, for a name that timm does not know and weights that are not
+    there. Loads nothing."""
     if name.endswith(extractors.PROGRAMS):
-        raise InputError(f"features: {name}: a program names no stages; expected a model of timm, such as {SHIPPED}")
+        raise InputError(
+            f"{section}.features: {name}: a program names no stages; expected a model of timm, such as {SHIPPED}"
+        )
     if (name, weights) != (SHIPPED, None):
-        extractors.check(name, weights, [SHIPPED])
+        try:
+            extractors.check(name, weights, [SHIPPED])
+        except InputError as error:
+            raise InputError(f"{section}.{error}") from None

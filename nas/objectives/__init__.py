@@ -4,17 +4,18 @@ A file provides
 
 - `Settings`: a frozen pydantic model; a `Lora` in it is of adapters of the teacher or of a network like it;
 - `noise_schedule(settings)`: the diffusers scheduler whose configuration a sampler must use;
-- `Objective(generator, teacher, settings)`, with `pictures` too if it requires them: an `nn.Module` with `requires` (a
-  frozenset of `INPUTS` that a study must supply; what is not among them is refused before anything is trained),
-  `schedule_config` (that scheduler's configuration), `generator_loss(batch) -> scalar`, `critics` (the other networks that
-  learn, by name: a discriminator, a fake score, other experts; {} for none), `logged` (detached scalars of the last losses, by
-  name), `after_step()`, `guided_drawing` (whether what it trains is still a denoiser, made to be drawn with guidance), `solvers`
-  (those of plans that it is made for), `measures_progress` (whether a lower generator loss means a better network), `finishes`
-  (whether it makes what is drawn of more than its generator) and `finished(lessons)`, which makes it, and `passes`: the network
-  passes that one image costs in a generator update and the critics' turns that belong to it. A forward pass counts 1, a backward
-  pass to the weights 1, to the input 1; plain denoising has 3. Heads and embeddings count nothing. `passes_of(updates)` is their
-  mean over a training, of an objective whose updates differ. An objective that learns from pairs, or searches at the end, also
-  has `offline_passes`, those spent outside the updates, in all;
+- `Objective(generator, teacher, settings)`, with `pictures` too if it requires them or has a setting `perceptual`: an
+  `nn.Module` with `requires` (a frozenset of `INPUTS` that a study must supply; what is not among them is refused before anything
+  is trained), `schedule_config` (that scheduler's configuration), `generator_loss(batch) -> scalar`, `critics` (the other
+  networks that learn, by name: a discriminator, a fake score, other experts; {} for none), `logged` (detached scalars of the last
+  losses, by name), `after_step()`, `guided_drawing` (whether what it trains is still a denoiser, made to be drawn with guidance),
+  `solvers` (those of plans that it is made for), `measures_progress` (whether a lower generator loss means a better network),
+  `finishes` (whether it makes what is drawn of more than its generator) and `finished(lessons)`, which makes it, and `passes`:
+  the network passes that one image costs in a generator update and the critics' turns that belong to it. A forward pass counts 1,
+  a backward pass to the weights 1, to the input 1; plain denoising has 3. Heads and embeddings count nothing, nor do the image
+  decoder and a network that looks at pictures. `passes_of(updates)` is their mean over a training, of an objective whose updates
+  differ. An objective that learns from pairs, or searches at the end, also has `offline_passes`, those spent outside the updates,
+  in all;
 - `check(settings, updates)`, if a training of so many updates can be wrong for it, and `check_plan(settings, plan)`, if a way of
   drawing can: raise InputError;
 - `check_teacher(settings, own, taught)`, if a teacher can be: given what the stages put out (`nas.networks.stages.shapes`);
@@ -101,20 +102,20 @@ INPUTS = {  # what a study can supply
     "teacher": "the trained network that a `base` section names",
     "base": "a `base` section for the teacher, of another architecture where one likes, from which nothing need start",
     "tokens": "a network that draws token by token (`nas.networks.backbones.Autoregressor`)",
-    "pictures": "the image decoder, for what learns from pixels (`Pictures`)",
+    "pictures": "the image decoder, for what learns from pixels (`Pictures`), also where its setting `perceptual` is given",
     "pairs": "noise, and what the base draws from it: the batch's `start` and `latents` (setting `pairs` of the objective)",
 }
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What an objective that `requires` pictures is given beside its networks: frozen, and no part of a checkpoint."""
+    """What an objective that learns from pixels is given beside its networks: frozen, and no part of a checkpoint."""
 
     decoder: nn.Module  # latents (B, C, H, W) -> pictures (B, 3, H f, W f) in [-1, 1]
     pooled_width: int  # of a caption
 
 
-FROZEN = ("teacher", "decoder", "feature_network")  # submodules that never change
+FROZEN = ("teacher", "decoder", "feature_network", "perceptual")  # submodules that never change
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,12 @@ class Objective(Protocol):
     def passes_of(self, updates: int) -> float: ...
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]: ...
+
+
+def takes_pictures(name: str, settings: Any) -> bool:
+    """Whether an objective of the menu, with these settings, learns from pixels."""
+    required = menu.pick("objectives", name).Objective.requires
+    return "pictures" in required or getattr(settings, "perceptual", None) is not None
 
 
 def held_out_error(name: str, settings: Any) -> Callable[..., Tensor]:

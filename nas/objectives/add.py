@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from nas.diffusion.plan import Plan
 from nas.diffusion.schedule import noise_schedule, signal_and_noise
 from nas.diffusion.solvers import times
-from nas.errors import InputError
 from nas.networks import feature_maps
 from nas.networks.adversary import ConditionedHead, frozen
 from nas.objectives import Distillation, LatentBatch, Pictures, ladd
@@ -55,10 +54,7 @@ class Settings(ladd.Game):
 
 def check(settings: Settings, updates: int) -> None:
     """Raises InputError for a feature network that is not there."""
-    try:
-        feature_maps.check(settings.features, settings.weights)
-    except InputError as error:
-        raise InputError(f"objective.{error}") from None
+    feature_maps.check(settings.features, settings.weights)
 
 
 class Heads(nn.Module):

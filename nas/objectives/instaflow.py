@@ -10,9 +10,11 @@ G(X_0, c) being the clean latents predicted from pure noise at the last time, wh
 second task easy, the paper's point: the same network distilled at once from the teacher's pairs does worse. With
 `reflow_updates: 0` that is what is done, X_0 and the target being a pair of the teacher's.
 
+With `perceptual` the last updates have the distance of decoded pictures in place of |.|^2, as the paper's last stage has LPIPS.
+
 Where we differ from the paper: the flow draws the target in the update, a few steps without guidance, rather than 25 steps
 with guidance 1.5 into a store, as its pairs had the teacher's guidance; the generator and its optimizer go on from the last
-weights, not from the average; and the later stage under LPIPS is left out, because it needs decoded pictures.
+weights, not from the average; and the perceptual distance has no fitted weights (`nas.networks.perceptual`).
 """
 
 from functools import partial
@@ -28,9 +30,17 @@ from nas.diffusion.schedule import noise_schedule
 from nas.documents.strict import Decay
 from nas.errors import InputError
 from nas.networks.averages import Average
-from nas.objectives import LatentBatch, reflow
+from nas.networks.perceptual import Features, Perceptual
+from nas.objectives import LatentBatch, Pictures, reflow
 
 __all__ = ["Objective", "Settings", "noise_schedule"]
+
+
+class LastStage(Features):
+    """The last updates of the second task."""
+
+    after: int = Field(0, ge=0)
+    """Updates of the second task before them, whose error is that of latents."""
 
 
 class Settings(reflow.Settings):
@@ -43,34 +53,57 @@ class Settings(reflow.Settings):
     rectified_decay: Decay = 0.99
     """Of the moving average that becomes the rectified flow, per update of the first task, after a warm-up. 0: the last weights,
     which a noise predictor's error at the last time, times 15 in the clean latents, makes a worse flow."""
+    perceptual: LastStage | None = Field(None, exclude_if=lambda given: given is None)
+    """The network whose distance of decoded pictures is the last updates' error; {} is the shipped one, in all updates of the
+    second task. None: no such stage."""
 
 
 def check(settings: Settings, updates: int) -> None:
-    """Raises InputError where a training of so many updates never comes to the second task."""
+    """Raises InputError where a training of so many updates never comes to the second task, or to its perceptual stage, and for
+    a perceptual network that is not there."""
     if settings.reflow_updates >= updates:
         raise InputError(
             f"objective.reflow_updates: {settings.reflow_updates:,}, but training.images_seen is {updates:,} updates, so that "
             "none is left for the one step; expected fewer"
         )
+    if settings.perceptual is None:
+        return
+    settings.perceptual.check()
+    if settings.perceptual.after >= (left := updates - settings.reflow_updates):
+        raise InputError(
+            f"objective.perceptual.after: {settings.perceptual.after:,}, but the one step has {left:,} updates "
+            "(training.images_seen), so that none is left for the perceptual distance; expected fewer"
+        )
 
 
 class Objective(reflow.Objective):
-    """Both losses, one after the other, over one network and a frozen copy of it."""
+    """Both losses, one after the other, over one network and a frozen copy of it.
+
+    Raises InputError as reflow's, and as `nas.networks.feature_maps.load`.
+    """
 
     solvers: tuple[str, ...] = ONE_STEP
     measures_progress = False  # the second loss starts anywhere but where the first one ended
     settings: Settings
 
-    def __init__(self, generator: nn.Module, teacher: nn.Module | None, settings: Settings):
+    def __init__(
+        self, generator: nn.Module, teacher: nn.Module | None, settings: Settings, pictures: Pictures | None = None
+    ):
         super().__init__(generator, teacher, settings)
         self.update = 0  # number of the last loss's
         self.rectified = None
         if settings.reflow_updates:
             self.rectified = Average(generator, settings.rectified_decay, warmup=True)
+        self.perceptual = None
+        if settings.perceptual is not None:
+            assert pictures is not None
+            self.perceptual = Perceptual(pictures.decoder, settings.perceptual)
+            self.perceptual_from = settings.reflow_updates + settings.perceptual.after
 
     @property
     def passes(self) -> float:
-        """Of an update of the second task: 3, and the flow's steps to the target. One of the first costs 3."""
+        """Of an update of the second task: 3, and the flow's steps to the target. One of the first costs 3. What the perceptual
+        distance takes in the image decoder and its own network is not among them."""
         return 3.0 + (self.settings.rectified_steps if self.rectified is not None else 0)
 
     def passes_of(self, updates: int) -> float:
@@ -84,7 +117,14 @@ class Objective(reflow.Objective):
             return super().generator_loss(batch)
         noise, target = self._pair(batch)
         last = torch.full((len(noise),), self.steps - 1, device=noise.device)
-        return F.mse_loss(self.clean(self.generator, noise, last, batch.text), target)
+        return self._error(self.clean(self.generator, noise, last, batch.text), target)
+
+    def _error(self, made: Tensor, target: Tensor) -> Tensor:
+        """Of the second task, as its update has it."""
+        if self.perceptual is None or self.update < self.perceptual_from:
+            return F.mse_loss(made, target)
+        distance: Tensor = self.perceptual(made, target)
+        return distance
 
     def after_step(self) -> None:
         """The average follows the generator through the first task."""

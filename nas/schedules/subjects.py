@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas.deploy.contents import export_folder
-from nas.errors import InputError
+from nas.errors import ArgumentError, InputError
 from nas.report.chapters.schedules import FOLDER
 from nas.schedules.drawing import Subject
 from nas.settings import study_file
@@ -23,9 +23,7 @@ def find(path: Path, pick: str | None, root: Path = Path("runs"), kind: str = FO
     run, picks = sweep.opened(path, [pick] if pick else [])
     models = list(sweep.networks_of(run, picks, 1))
     if len(models) != 1:
-        raise InputError(
-            f"{path}: holds {len(models)} networks; expected --pick with one, such as --pick trial:0 or base"
-        )
+        raise ArgumentError(f"pick: {path} holds {len(models)} networks; expected one, such as trial:0 or base")
     (model,) = models
     subject = Subject(model.name, model.bench, model.load().eval(), sweep.schedule_of(model.bench))
     return subject, run.path / kind / model.name.replace(" ", "-")
@@ -33,9 +31,14 @@ def find(path: Path, pick: str | None, root: Path = Path("runs"), kind: str = FO
 
 def _of_study(path: Path, pick: str | None, root: Path, kind: str) -> tuple[Subject, Path]:
     study = study_file.load(path)
-    if study.base is None or pick not in (None, "base"):
-        what = "it has no base" if study.base is None else f"--pick {pick}"
-        raise InputError(f"{path}: a study that has not run has only its base to draw, and {what}; expected its run")
+    if study.base is None:
+        raise InputError(
+            f"{path}: a study that has not run has only its base to draw, and it has no base; expected its run"
+        )
+    if pick not in (None, "base"):
+        raise ArgumentError(
+            f"pick {pick}: {path} is a study that has not run, with only its base to draw; expected its run"
+        )
     bench = Bench(study, root / ".cache")
     own = study.base.sampling or study.sampling
     bench = base_model.bench_of(bench).variant({"sampling": own.model_dump()})

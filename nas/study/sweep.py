@@ -26,7 +26,7 @@ from nas.analysis import naming, picking, results
 from nas.deploy.contents import export_folder
 from nas.diffusion.plan import ALWAYS, Plan
 from nas.disk import files
-from nas.errors import InputError
+from nas.errors import ArgumentError, InputError
 from nas.networks import backbones
 from nas.report import sweep_picture
 from nas.runs import description
@@ -149,7 +149,9 @@ def opened(path: Path, picks: Sequence[str]) -> tuple[RunDirectory, list[str]]:
             f"{path}: holds no trial of a study, whose captions and metrics a sweep needs; nas train wrote it"
         )
     if picks:
-        raise InputError(f"--pick {picks[0]}: {path} is one exported trial; expected no pick, or the run {made['run']}")
+        raise ArgumentError(
+            f"pick {picks[0]}: {path} is one exported trial; expected no pick, or the run {made['run']}"
+        )
     return launch.find_run(Path(made["run"])), [f"trial:{made['trial']}"]
 
 
@@ -214,10 +216,10 @@ def _drawn(record: Mapping[str, Any], repeats: int) -> bool:
 def _base(run: RunDirectory, bench: Bench) -> Model:
 
     if bench.study.base is None:
-        raise InputError(f"{run.path}: --pick base: the study has no base section")
+        raise ArgumentError(f"pick base: the study of {run.path} has no base section")
     path = base_model.weights_path(bench)
     if not path.exists():
-        raise InputError(f"{run.path}: --pick base: {path} is not there; the same nas run trains it again")
+        raise ArgumentError(f"pick base: {path} is not there; the same nas run trains it again")
     own = bench.study.base.sampling or bench.study.sampling
     drawn = base_model.bench_of(bench).variant({"sampling": own.model_dump()})
     return Model("base", None, None, checkpoints.images_seen(path), drawn, lambda: base_model.network(bench))

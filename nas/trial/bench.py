@@ -28,6 +28,7 @@ from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, Pictures
 from nas.runs.pictures import save_grid
 from nas.settings import design
+from nas.settings.entries import Entry
 from nas.settings.study import Study
 from nas.settings.training import OF_BASE
 from nas.space.search_space import SearchSpace
@@ -263,11 +264,11 @@ class Bench:
             teacher = copy.deepcopy(self.teacher if self.study.base else network).requires_grad_(False)
         if adapters is not None:
             lora.adapt(network, adapters, seed)
-        return made(network, teacher, entry.settings("objectives"), **self._pictures(made.requires))
+        return made(network, teacher, entry.settings("objectives"), **self._pictures(entry))
 
-    def _pictures(self, requires: frozenset[str]) -> dict[str, Pictures]:
+    def _pictures(self, entry: Entry) -> dict[str, Pictures]:
         """What an objective is given that learns from pixels; {} of others."""
-        if "pictures" not in requires:
+        if not objectives.takes_pictures(entry.name, entry.settings("objectives")):
             return {}
         decoder = self.autoencoder.decoder().eval().requires_grad_(False)
         return {"pictures": Pictures(decoder, self.train_data.null.pooled.shape[1])}
