@@ -135,7 +135,7 @@ class Candidates:
 
     def _consider(self, asked: Trial) -> Record:
         """The record of a trial that is begun, refused, or repeats an architecture."""
-        record = self._entry(asked.number, self._space.suggest(asked))
+        record = self._entry(self._trials.number(asked), self._space.suggest(asked))
         self._constrain(asked, record)
         self._decide(record)
         return record
@@ -217,7 +217,7 @@ class Candidates:
         self._constrain(asked, first)
         repeat = 1 + max(record["repeat"] for record in (first, *others))
         record: Record = {
-            **self._entry(asked.number, first["choices"]),
+            **self._entry(self._trials.number(asked), first["choices"]),
             "race": True,
             "repeat": repeat,
             "seed": self._seed(key, repeat),

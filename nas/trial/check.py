@@ -24,7 +24,7 @@ from nas.settings.study import Study
 from nas.settings.training import OF_BASE
 from nas.space.search_space import SearchSpace
 from nas.training import block_drop
-from nas.trial import base_model, data_check, image_check, starts
+from nas.trial import base_model, data_check, earlier, image_check, starts
 from nas.weights import checkpoints, inheritance, parts, supernet
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def _check_search(study: Study, space: SearchSpace) -> None:
         check_drawing(study.objective.name, plan_axes.plan(study, way))
         _check_plan(study.objective, plan_axes.plan(study, way))
     starts.members(study, space)
+    earlier.found(study)
     if study.training.sliced:
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
     largest = [part.architecture(part.largest()) for part in space.parts]
