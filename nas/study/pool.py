@@ -23,7 +23,7 @@ from nas.networks.backbones import Backbone
 from nas.runs.earlier import Earlier, Finished
 from nas.runs.looks import Looked, Looks
 from nas.runs.records import Record
-from nas.search import pool
+from nas.search import pool, prior
 from nas.search.dominance import nondominated
 from nas.seeds import trial_seed
 from nas.settings.study import Study
@@ -158,10 +158,16 @@ class Pool(Candidates):
         return list(found.values())
 
     def _drawn(self, rng: random.Random, parents: Sequence[Choices]) -> Iterator[Choices]:
-        """Random members, and neighbours of these."""
+        """Random members, some of them likely by the study's beliefs, and neighbours of these."""
+        believed = prior.share(self._ended()) if self._beliefs else 0.0
         for _ in range(FRESH_TRIES):
             near = parents and rng.random() < NEAR
-            yield self._space.neighbour(rng.choice(parents), rng) if near else self._space.sample(rng)
+            if near:
+                yield self._space.neighbour(rng.choice(parents), rng)
+            elif believed and rng.random() < believed:
+                yield self._beliefs.draw(rng)
+            else:
+                yield self._space.sample(rng)
 
     def _promising(self) -> list[Choices]:
         """The front of all looks."""
@@ -215,11 +221,12 @@ class Pool(Candidates):
         return None
 
     def _best(self) -> dict[str, Any] | None:
-        """The parameters of what is expected to add most."""
+        """The parameters of what is expected to add most, among the likely at first."""
         waiting = self._waiting()
         if not waiting:
             return None
-        best = waiting[int(np.argmax(self._expected(waiting)))]
+        weights = np.array([self._beliefs.weight(self._choices[key]) for key in waiting])
+        best = waiting[int(np.argmax(prior.weighted(self._expected(waiting), weights, self._ended())))]
         return self._space.parameters(self._choices[best])
 
     def _why_nothing_is_left(self) -> str:
