@@ -10,7 +10,7 @@ from nas.networks import backbones
 from nas.settings import study_file
 from nas.space import screen
 from nas.space.search_space import SearchSpace
-from nas.trial import starts
+from nas.trial.given import starts
 
 STUDY = """
 name: started

@@ -26,7 +26,8 @@ from nas.analysis.results import COSTS
 from nas.errors import InputError
 from nas.networks import backbones
 from nas.numbers import listed, number_of
-from nas.runs import description, evolution, looks
+from nas.runs import description, earlier, evolution, looks
+from nas.runs.earlier import Earlier
 from nas.runs.evolution import Round
 from nas.runs.looks import Looks
 
@@ -86,6 +87,14 @@ class Run:
             return looks.read(self.path)
         except InputError:
             return {}
+
+    @cached_property
+    def earlier(self) -> list[Earlier]:
+        """The runs that the search knew when it began; none of a run without any, and where they are damaged."""
+        try:
+            return earlier.read(self.path)
+        except InputError:
+            return []
 
     @cached_property
     def rounds(self) -> list[Round]:
@@ -284,13 +293,15 @@ def pareto(table: pd.DataFrame, goals: Objectives, lines: Lines = reference_line
     return points
 
 
-def forecasts(seen: Looks, table: pd.DataFrame, goals: Objectives) -> pd.DataFrame:
+def forecasts(seen: Looks, table: pd.DataFrame, goals: Objectives, known: Sequence[Earlier] = ()) -> pd.DataFrame:
     """Where a pool's search expected the networks that it did not train, one row each: objectives, costs, trial (-1) and hover.
 
     A look's scores are those of a few pictures; to each is added what the trained gained from their look in the mean.
+    Some of those were looked at in `known` runs.
     """
     first = table[table["state"] == "complete"].drop_duplicates("key").set_index("key")
-    rows_of = {key: {**look["cost"], **look["metrics"]} for key, look in seen.items() if not look["failed"]}
+    everything = {key: look for run in known for key, look in run["looks"].items()} | seen
+    rows_of = {key: {**look["cost"], **look["metrics"]} for key, look in everything.items() if not look["failed"]}
     told = {key: row for key, row in rows_of.items() if row.keys() >= goals.keys()}
     trained, begun = [key for key in first.index if key in told], set(table["key"])
     columns = list(dict.fromkeys([*goals, "macs", "params"]))
@@ -299,7 +310,7 @@ def forecasts(seen: Looks, table: pd.DataFrame, goals: Objectives) -> pd.DataFra
         {column: row[column] + gain[column] for column in columns}
         | {"trial": -1, "hover": _hover_of_choices("looked at, not trained: forecast", seen[key]["choices"].items())}
         for key, row in told.items()
-        if key not in begun
+        if key in seen and key not in begun
     ]
     return pd.DataFrame(rows, columns=[*columns, "trial", "hover"])
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from nas import menu
@@ -87,7 +88,12 @@ def keys_at(model: type[BaseModel], location: Location) -> list[str]:
         if inside is None:
             return []
         model = inside
-    return list(model.model_fields)
+    return [named(name, field) for name, field in model.model_fields.items()]
+
+
+def named(name: str, field: FieldInfo) -> str:
+    """A field as people write it: `from_` is `from`."""
+    return field.alias or name
 
 
 def models(annotation: Any) -> Iterator[type[BaseModel]]:

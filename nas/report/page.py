@@ -162,7 +162,7 @@ def _search_figures(run: Run) -> dict[str, Any]:
     drawn: dict[str, Any] = {}
     points = findings.pareto(run.table, run.goals, run.lines)
     if len(points):
-        forecasts = findings.forecasts(run.looks, run.table, run.goals)
+        forecasts = findings.forecasts(run.looks, run.table, run.goals, run.earlier)
         for place, (x, y) in enumerate(naming.pairs(run.goals)):
             figure = figures.draw_pareto(points, x, y, run.budget, run.lines, forecasts)
             drawn[f"front-{place}"] = figure.update_layout(showlegend=False)

@@ -132,6 +132,10 @@ def _effort(run: Run) -> list[tuple[str, str]]:
     if run.looks:
         looked_s = sum(look["seconds"] for look in run.looks.values())
         told.append((number_of(len(run.looks), "slice"), f"looked at before training, {duration(looked_s)} of workers"))
+    for known in run.earlier:
+        told.append(
+            (number_of(len(known["trials"]), "trial"), f"of {known['run']} that the search knew, none of them below")
+        )
     images = int(run.curves.groupby("trial")["images_seen"].max().sum()) if len(run.curves) else 0
     told.append((f"{images:,}", "training images"))
     if len(spent) and spent["macs"].iloc[-1]:

@@ -8,7 +8,7 @@ whose run directory lacks it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
 
+from nas.cost.budget import constraints
 from nas.errors import InputError, brief
 from nas.runs import records
 from nas.runs.directory import RunDirectory, describe
+from nas.runs.earlier import Finished
 from nas.runs.records import Damaged, Record
 from nas.runs.storage.journal import open_storage
 from nas.runs.storage.postgres import Database
+from nas.search import samplers
 from nas.settings.study import Study
 
 STATES = {
@@ -51,19 +54,25 @@ class Ledger:
 
     `optuna` is in memory, so that asking costs no round trips; a trial goes to `stored` whole, with its first record, and
     once more when it is told. What was asked for and not yet written down is asked for again.
+
+    Trials of earlier runs come first in memory, and only there, so that the sampler knows them.
     """
 
     def __init__(self, study: Study, directory: RunDirectory, storage: BaseStorage, name: str, mirrored: bool):
         """`mirrored`: records are kept in the storage as well."""
         self.objectives, self.directory, self.storage, self.name = study.objectives, directory, storage, name
-        self.mirrored, self._rungs = mirrored, len(study.stopping.rungs)
+        self.mirrored, self._rungs, self._budget = mirrored, len(study.stopping.rungs), study.budget
         self.records, self.damaged = records.sorted_out(directory.path)
         self._ids: list[int] = []  # of stored trials, by number
+        self._before = 0  # trials of earlier runs
 
-    def open(self, sampler: BaseSampler, suggested: Callable[[Record], object]) -> optuna.Study:
+    def open(
+        self, sampler: BaseSampler, suggested: Callable[[Any], FixedTrial], earlier: Sequence[Finished] = ()
+    ) -> optuna.Study:
         """The Optuna study, made if it is not there; records that only the storage has are written to disk.
 
-        `suggested` raises for a record whose choices are none of this study's; such a one is damaged, too.
+        `suggested` raises for a record whose choices are none of this study's; such a one is damaged, too. The sampler knows the
+        `earlier` trials, which are none of this run.
         """
         minimise, maximise = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
         ways = [minimise if way == "minimise" else maximise for way in self.objectives.values()]
@@ -71,6 +80,9 @@ class Ledger:
             storage=self.storage, study_name=self.name, load_if_exists=True, directions=ways
         )
         self.optuna = optuna.create_study(storage=InMemoryStorage(), sampler=sampler, directions=ways)
+        self._before = len(earlier)
+        for trial in earlier:
+            self.optuna.add_trial(self._complete(trial, suggested(trial)))
         for number, record in list(self.records.items()):
             if (error := self._misfit(record, suggested)) is not None:
                 self.damaged[number] = error
@@ -81,6 +93,21 @@ class Ledger:
             self._mirror(known, suggested)
         self.in_order()
         return self.optuna
+
+    def _complete(self, trial: Finished, suggested: FixedTrial) -> FrozenTrial:
+        """A finished trial as Optuna's."""
+        row = {**trial["cost"], **trial["metrics"]}
+        return create_trial(
+            values=[row[column] for column in self.objectives],
+            params=suggested.params,
+            distributions=suggested.distributions,
+            system_attrs=dict(samplers.FIRST_GENERATION),
+            constraints=constraints(trial["cost"], self._budget),
+        )
+
+    def number(self, asked: Trial) -> int:
+        """The number of one of Optuna's trials in this run."""
+        return asked.number - self._before
 
     def _mirror(self, known: FrozenTrial, suggested: Callable[[Record], object]) -> None:
         """Take over the record that the storage has of a trial, unless that is damaged."""
@@ -125,12 +152,12 @@ class Ledger:
         state = STATES[outcome["state"]]
         row = {**outcome["cost"], **(outcome["rungs"][-1]["metrics"] if outcome["rungs"] else {})}
         values = [row[column] for column in self.objectives] if state == TrialState.COMPLETE else None
-        self.optuna.tell(number, values, state)
+        self.optuna.tell(self._before + number, values, state)
         self.storage.set_trial_state_values(self._ids[number], state, values)
 
     def forget(self, number: int) -> None:
         """Give up a trial without a record: nothing was computed for it."""
-        self.optuna.tell(number, state=TrialState.FAIL)
+        self.optuna.tell(self._before + number, state=TrialState.FAIL)
         self.storage.set_trial_state_values(self._ids[number], TrialState.FAIL)
 
     def in_order(self) -> None:
@@ -154,21 +181,27 @@ class Ledger:
         frozen = self._asked(len(self._ids))
         for name, value in constraints.items():
             Trial(self.optuna, frozen._trial_id).set_constraint(name, value)
-        frozen = self._asked(frozen.number)
+        frozen = self._asked(len(self._ids))
         self._store(frozen, frozen.user_attrs)
 
     def asked(self, number: int) -> FrozenTrial | None:
         """Optuna's own trial of this number; None when its storage has lost it."""
-        return self._asked(number) if number < len(self._ids) else None
+        if number >= len(self._ids):
+            return None
+        found = copy.copy(self._asked(number))
+        found.number = number
+        return found
 
     def running(self) -> list[int]:
         """Numbers of the trials Optuna still waits for."""
-        return [told.number for told in self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING])]
+        waiting = self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        return [told.number - self._before for told in waiting]
 
     def _asked(self, number: int) -> FrozenTrial:
         """Optuna's own trial of this number, as it is now. (Asking for all of them copies a list of all of them.)"""
         storage = self.optuna._storage
-        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number))
+        place = self._before + number
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, place))
 
     def _store(self, frozen: FrozenTrial, attributes: dict[str, Any]) -> None:
         template = copy.copy(frozen)

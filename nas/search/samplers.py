@@ -14,6 +14,10 @@ from optuna.trial import FrozenTrial
 
 from nas.seeds import trial_seed
 
+FIRST_GENERATION = {
+    NSGAIISampler._get_generation_key(): 0
+}  # what makes a parent of a trial that NSGA-II did not ask for
+
 
 def sampler(name: str, trials: int, study_seed: int, told: int) -> BaseSampler:
     """Optuna's sampler of a name, for a search of so many trials; a resumed study, with `told` of them, does not replay its

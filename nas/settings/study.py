@@ -25,12 +25,20 @@ from nas.documents.strict import Location
 from nas.errors import InputError, about
 from nas.networks.backbones import Backbone
 from nas.networks.conditioning import Conditioning
+from nas.search.prior import Belief
 from nas.search.racing import Racing
 from nas.search.stopping import Stopping
 from nas.settings import design
 from nas.settings.entries import Entry
 from nas.settings.tracking import Tracking
 from nas.settings.training import Training
+
+LEARNING = ("tpe", "nsga2", "gp", "pool")  # samplers that what was trained tells something
+LATER = {
+    "evolution": "evolution",
+    "from_": "from",
+    "prior": "prior",
+}  # keys of a search that older ones lack, as a study file names them
 
 
 class Proxy(Section):
@@ -156,6 +164,13 @@ class Search(Section):
     start: tuple[str, ...] = ()
     """Networks that are tried first: presets, YAML files with an architecture, runs (all that they trained to the end), or
     folders of a run's trials, such as its `front`."""
+    from_: tuple[str, ...] = Field((), alias="from")
+    """Folders of earlier runs of the same space, under the same conditions. The sampler knows their finished trials from the
+    beginning; they are no trials of this run, are not counted and stand in none of its tables. `sampler: pool` also takes over
+    what was looked at, and trains no network of theirs again."""
+    prior: dict[str, Belief] = {}
+    """Likely values of axes, which are tried more often at first and are forgotten as trainings end: an axis, its value and how
+    confident you are (low, medium or high). For example {ffn_ratio: {value: 2, confidence: high}}."""
     plan: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
     """Fields of `sampling` with the values each may take, searched beside the architecture: a trial is a network with the way it
     is drawn, and `drawing_macs` what a picture costs it. For example {steps: [4, 10], cache: [null, {name: fora, every: 2}]}."""
@@ -187,11 +202,22 @@ class Search(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _learns_from_what_it_is_told(self) -> Search:
+        for key, given in (("from", self.from_), ("prior", self.prior)):
+            if given and self.sampler not in LEARNING:
+                raise ValueError(
+                    f"{key}: sampler {self.sampler} learns nothing; expected one of: {', '.join(LEARNING)}"
+                )
+        return self
+
     @model_serializer(mode="wrap")
     def _written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `evolution` where there is none: searches that were recorded before it read and compare as they did."""
+        """By the names of the study file, and without what was not there before and is not given: searches that were recorded
+        before it read and compare as they did."""
         written: dict[str, Any] = plain(self)
-        return {name: value for name, value in written.items() if name != "evolution" or value is not None}
+        named = {LATER.get(name, name): value for name, value in written.items()}
+        return {name: value for name, value in named.items() if name not in LATER.values() or value}
 
     @property
     def objectives(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from nas import menu
 from nas.documents.document import Document
+from nas.documents.strict import named
 from nas.errors import InputError
 from nas.settings import design_check
 from nas.settings.study import Study
@@ -51,7 +52,11 @@ def _plain(value: Any) -> Any:
     """What was given in code as a file would have it: sections as mappings of what was set, paths as text, numpy's numbers as
     Python's."""
     if isinstance(value, BaseModel):
-        return _plain({key: getattr(value, key) for key in value.model_fields_set})
+        fields = type(value).model_fields
+        given = {
+            named(key, fields[key]) if key in fields else key: getattr(value, key) for key in value.model_fields_set
+        }
+        return _plain(given)
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

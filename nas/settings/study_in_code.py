@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from nas.documents.section import Section
-from nas.documents.strict import models
+from nas.documents.strict import models, named
 from nas.settings import study, study_file
 from nas.settings.entries import Entry
 
@@ -34,7 +34,7 @@ def explained(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         inside = next(models(field.annotation), None)
         told = field.description or (inside.__doc__ if inside else None) or ""
-        yield f"{prefix}{name}: {' '.join(told.split())}"
+        yield f"{prefix}{named(name, field)}: {' '.join(told.split())}"
         if inside is not None and issubclass(inside, Section):
             yield from explained(inside, f"{prefix}{name}.")
 

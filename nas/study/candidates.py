@@ -17,18 +17,18 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial
 from nas.cost.budget import constraints, over_budget
 from nas.networks.backbones import Backbone
 from nas.runs.records import UNTRAINED, Record
-from nas.search import racing, stopping
+from nas.search import prior, racing, stopping
 from nas.search.peers import Scoreboard
 from nas.search.samplers import sampler
 from nas.seeds import trial_seed
-from nas.settings import plan_axes
+from nas.settings import beliefs, plan_axes
 from nas.settings.study import Study
 from nas.space import screen
 from nas.space.search_space import Choices, SearchSpace
 from nas.study.proposer import Look, Reference
 from nas.study.trials import Trials, first_record, numbers, suggestion
 from nas.study.workload import Variant, Workload
-from nas.trial import starts
+from nas.trial.given import starts
 
 FRESH_TRIES = 2_000  # random candidates looked at to find one that is new and within budget
 ENOUGH_TRIALS = 8  # of a search, for the space's base network to be trained beside them as a line of reference
@@ -44,7 +44,7 @@ class Candidates:
     def __init__(self, study: Study, space: SearchSpace):
         assert study.search is not None
         self._study, self._search, self._space = study, study.search, plan_axes.extended(study, space)
-        self._networks = space
+        self._networks, self._beliefs = space, beliefs.of(study, self._space)
         self._starts = [
             {**start, **plan_axes.cheapest(study, space.architecture(start))} for start in starts.members(study, space)
         ]
@@ -58,6 +58,7 @@ class Candidates:
     def open(self, trials: Trials) -> None:
         self._trials = trials
         self._proposals = Proposals(trials.records.values())
+        self._trained_before = sum(len(run["trials"]) for run in trials.earlier())
         self._gave_up = False  # nothing more is proposed in this session
         self._scoreboard = Scoreboard(len(self._study.stopping.rungs), len(self._study.objectives))
         for record in trials.records.values():
@@ -107,7 +108,7 @@ class Candidates:
         if self._gave_up or self._proposals.begun >= self._search.trials:
             return None
         for _ in range(self._search.max_refusals):
-            refused, wanted = self._refused_in_a_row(), self._next_start()
+            refused, wanted = self._refused_in_a_row(), self._next_start() or self._likely()
             if wanted is None and refused and refused % PATIENCE == 0 and (wanted := self._fresh()) is None:
                 self._give_up("every architecture within budget has been tried; stopping here")
                 return None
@@ -124,6 +125,18 @@ class Candidates:
                 return self._space.parameters(choices)
         return None
 
+    def _likely(self) -> dict[str, Any] | None:
+        """The parameters of a network drawn from the study's beliefs, now and then (nas.search.prior)."""
+        rng = random.Random(trial_seed(self._study.seed, "prior", len(self._trials.records)))
+        if not self._beliefs or rng.random() >= prior.share(self._ended()):
+            return None
+        return self._untried(self._beliefs.draw(rng) for _ in range(PATIENCE))
+
+    def _ended(self) -> int:
+        """Trainings of the search that ended, whose scores speak against beliefs; those of earlier runs too."""
+        ended = sum(record["state"] in ("complete", "stopped") for record in self._trials.records.values())
+        return ended + self._trained_before
+
     def _give_up(self, why: str) -> None:
         self._gave_up = True
         self._trials.say(why)
@@ -135,7 +148,7 @@ class Candidates:
 
     def _consider(self, asked: Trial) -> Record:
         """The record of a trial that is begun, refused, or repeats an architecture."""
-        record = self._entry(asked.number, self._space.suggest(asked))
+        record = self._entry(self._trials.number(asked), self._space.suggest(asked))
         self._constrain(asked, record)
         self._decide(record)
         return record
@@ -183,8 +196,11 @@ class Candidates:
     def _fresh(self) -> dict[str, Any] | None:
         """The parameters of an untried architecture within budget; None if random drawing finds none."""
         rng = random.Random(trial_seed(self._study.seed, "fresh", len(self._trials.records)))
-        for _ in range(FRESH_TRIES):
-            choices = self._space.sample(rng)
+        return self._untried(self._space.sample(rng) for _ in range(FRESH_TRIES))
+
+    def _untried(self, drawn: Iterable[Choices]) -> dict[str, Any] | None:
+        """The parameters of the first of these that is new and within budget."""
+        for choices in drawn:
             cost = plan_axes.costs(self._study, self._space.architecture(choices), choices)
             if not self._proposals.of(self._key(choices)) and not over_budget(cost, self._study.budget):
                 return self._space.parameters(choices)
@@ -217,7 +233,7 @@ class Candidates:
         self._constrain(asked, first)
         repeat = 1 + max(record["repeat"] for record in (first, *others))
         record: Record = {
-            **self._entry(asked.number, first["choices"]),
+            **self._entry(self._trials.number(asked), first["choices"]),
             "race": True,
             "repeat": repeat,
             "seed": self._seed(key, repeat),

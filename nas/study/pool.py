@@ -3,7 +3,7 @@
 A look is a few pictures. Half of the candidates are drawn at random, the others are neighbours of what promises
 most. Once all are looked at, the next to be trained is the one that is expected to add most to the front (nas.search.pool);
 where none is expected to add much, some more are looked at. A free worker waits for looks of others only until four fifths of
-the first are in.
+the first are in. What earlier runs looked at and trained (`search.from`) is known from the beginning, and neither is done again.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from nas.cost.budget import over_budget
 from nas.networks.backbones import Backbone
+from nas.runs.earlier import Earlier, Finished
 from nas.runs.looks import Looked, Looks
 from nas.runs.records import Record
-from nas.search import pool
+from nas.search import pool, prior
 from nas.search.dominance import nondominated
 from nas.seeds import trial_seed
 from nas.settings.study import Study
@@ -48,7 +49,7 @@ class Pool(Candidates):
 
     def __init__(self, study: Study, space: SearchSpace):
         super().__init__(study, space)
-        self._first = looks_of(study)  # so many looks come first
+        self._first = self._further = looks_of(study)  # so many looks come first, and later at most so many more
         self._asked: set[str] = set()  # architectures that are being looked at
         self._at_a_time = AT_A_TIME
         self._exhausted = False  # no candidate is left that nobody has looked at
@@ -58,10 +59,35 @@ class Pool(Candidates):
         super().open(trials)
         self._looks: Looks = {}
         self._points: dict[str, NDArray[np.float64]] = {}  # objectives of each look, all to be minimised
+        self._choices: dict[str, Choices] = {}  # of the same networks
+        self._learn(trials.earlier())
         for key, look in trials.looks().items():
             if not look["failed"] and {**look["cost"], **look["metrics"]}.keys() >= self._study.objectives.keys():
                 self._note(key, look)  # what failed is looked at again
         self._wanted = max(self._first, len(self._looks))
+
+    def _learn(self, runs: Sequence[Earlier]) -> None:
+        """Take over looks and ends of earlier runs; what is over this study's budget is no use."""
+        self._before: dict[str, NDArray[np.float64]] = {}  # objectives of what they trained, all to be minimised
+        self._trained: list[Choices] = []  # the same networks
+        for run in runs:
+            for key, look in run["looks"].items():
+                if self._usable(look):
+                    self._place(key, look)
+            for trial in run["trials"]:
+                if self._usable(trial) and trial["key"] not in self._before:
+                    self._before[trial["key"]] = self._point(trial)
+                    self._trained.append(trial["choices"])
+        self._first = max(0, self._further - len(self._points))
+
+    def _usable(self, known: Looked | Finished) -> bool:
+        """Whether a network that is known from elsewhere has all objectives, and is within budget."""
+        complete = {**known["cost"], **known["metrics"]}.keys() >= self._study.objectives.keys()
+        return complete and not over_budget(known["cost"], self._study.budget)
+
+    def _point(self, known: Looked | Finished) -> NDArray[np.float64]:
+        """The objectives (objectives,) of a network, all to be minimised."""
+        return np.array(minimised({**known["cost"], **known["metrics"]}, self._study.objectives))
 
     def workload(self, workers: int) -> Workload:
         self._at_a_time = max(1, min(AT_A_TIME, self._wanted // (JOBS * workers)))
@@ -92,10 +118,14 @@ class Pool(Candidates):
             return False
         if waiting := self._waiting():
             ended = len(self._ends())
-            if ended == self._more_after or known >= 2 * self._first or self._expected(waiting).max() >= WORTH:
+            if (
+                ended == self._more_after
+                or known >= self._first + self._further
+                or self._expected(waiting).max() >= WORTH
+            ):
                 return False
             self._more_after = ended
-        elif all(look["failed"] for look in list(self._looks.values())[-MORE:]):
+        elif self._looks and all(look["failed"] for look in list(self._looks.values())[-MORE:]):
             return False
         self._wanted = known + MORE
         return True
@@ -118,9 +148,9 @@ class Pool(Candidates):
         parents = self._promising()
         found: dict[str, tuple[Choices, Backbone]] = {}
         begun = [record["choices"] for record in self._trials.records.values()]  # whose looks were damaged
-        for choices in chain(self._starts, begun, self._drawn(rng, parents)):
+        for choices in chain(self._starts, begun, self._trained, self._drawn(rng, parents)):
             member = self._space.architecture(choices)
-            known = any(member.key in some for some in (self._looks, self._asked, found))
+            known = any(member.key in some for some in (self._looks, self._points, self._asked, found))
             if not known and not over_budget(self._study.deploy.costs(member), self._study.budget):
                 found[member.key] = (choices, member)
                 if len(found) == count:
@@ -128,17 +158,23 @@ class Pool(Candidates):
         return list(found.values())
 
     def _drawn(self, rng: random.Random, parents: Sequence[Choices]) -> Iterator[Choices]:
-        """Random members, and neighbours of these."""
+        """Random members, some of them likely by the study's beliefs, and neighbours of these."""
+        believed = prior.share(self._ended()) if self._beliefs else 0.0
         for _ in range(FRESH_TRIES):
             near = parents and rng.random() < NEAR
-            yield self._space.neighbour(rng.choice(parents), rng) if near else self._space.sample(rng)
+            if near:
+                yield self._space.neighbour(rng.choice(parents), rng)
+            elif believed and rng.random() < believed:
+                yield self._beliefs.draw(rng)
+            else:
+                yield self._space.sample(rng)
 
     def _promising(self) -> list[Choices]:
         """The front of all looks."""
         if not self._points:
             return []
         front = nondominated(np.stack(list(self._points.values())))
-        return [self._looks[key]["choices"] for key, member in zip(self._points, front, strict=True) if member]
+        return [self._choices[key] for key, member in zip(self._points, front, strict=True) if member]
 
     def _take(self, asked: Sequence[tuple[Choices, Backbone]], found: Sequence[dict[str, Any]]) -> None:
         """Note what was found of these networks."""
@@ -160,7 +196,10 @@ class Pool(Candidates):
         """Keep a look, and where the network stands by it, unless it failed."""
         self._looks[key] = look
         if not look["failed"]:
-            self._points[key] = np.array(minimised({**look["cost"], **look["metrics"]}, self._study.objectives))
+            self._place(key, look)
+
+    def _place(self, key: str, look: Looked) -> None:
+        self._points[key], self._choices[key] = self._point(look), look["choices"]
 
     def _say_looks(self) -> None:
         each = sum(look["seconds"] for look in self._looks.values()) / len(self._looks)
@@ -182,12 +221,13 @@ class Pool(Candidates):
         return None
 
     def _best(self) -> dict[str, Any] | None:
-        """The parameters of what is expected to add most."""
+        """The parameters of what is expected to add most, among the likely at first."""
         waiting = self._waiting()
         if not waiting:
             return None
-        best = waiting[int(np.argmax(self._expected(waiting)))]
-        return self._space.parameters(self._looks[best]["choices"])
+        weights = np.array([self._beliefs.weight(self._choices[key]) for key in waiting])
+        best = waiting[int(np.argmax(prior.weighted(self._expected(waiting), weights, self._ended())))]
+        return self._space.parameters(self._choices[best])
 
     def _why_nothing_is_left(self) -> str:
         if self._points:
@@ -196,8 +236,8 @@ class Pool(Candidates):
         return f"no look succeeded; the last: {failed[-1] if failed else 'no candidate within budget'}; stopping here"
 
     def _waiting(self) -> list[str]:
-        """What was looked at and not trained."""
-        return [key for key in self._points if not self._proposals.of(key)]
+        """What was looked at and not trained, in no earlier run either."""
+        return [key for key in self._points if not self._proposals.of(key) and key not in self._before]
 
     def _expected(self, waiting: Sequence[str]) -> NDArray[np.float64]:
         """The share that each of these is expected to add to the hypervolume of the front."""
@@ -210,8 +250,8 @@ class Pool(Candidates):
         return pool.expected(self._array([self._points[key] for key in waiting]), gains, known)
 
     def _ends(self) -> dict[str, NDArray[np.float64]]:
-        """The objectives of the first complete trial of each architecture, all to be minimised."""
-        ends: dict[str, NDArray[np.float64]] = {}
+        """The objectives of the first complete trial of each architecture, all to be minimised; of earlier runs too."""
+        ends = dict(self._before)
         for record in self._trials.records.values():
             if record["state"] == "complete":
                 ends.setdefault(record["key"], np.array(self._values(record, -1)))

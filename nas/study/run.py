@@ -19,6 +19,7 @@ from nas.analysis import reference_lines
 from nas.cost.budget import constraints
 from nas.errors import InputError
 from nas.interruption import Interrupted
+from nas.numbers import number_of
 from nas.report.live.progress import Progress
 from nas.report.wandb.tracking import Tracker
 from nas.runs import records
@@ -36,6 +37,7 @@ from nas.trial import line_scores, look
 from nas.trial.clock import pace, timing
 from nas.trial.clock.pace import Pace
 from nas.trial.descent import Parent
+from nas.trial.given import earlier
 from nas.trial.rung import Job, prepare, prepare_base, run_rung
 from nas.workers.local import Engine, Workers, default_count, idle
 
@@ -74,7 +76,9 @@ class Run:
         storage = open_storage(url, directory.path / "journal.log", run)
         self.ledger = Ledger(study, directory, storage, run, mirrored=shared)
         known = len(self.ledger.records) + len(self.ledger.damaged)
-        self.ledger.open(proposer.sampler(known), proposer.suggested)
+        self._earlier = earlier.kept(study, directory)
+        before = [trial for run in self._earlier for trial in run["trials"]]
+        self.ledger.open(proposer.sampler(known), proposer.suggested, before)
         self._lease = Lease(self.ledger.stored)
         self._lease.take(progress.say, contested=shared)
         self._trials = Trials(self.ledger, directory, progress, self.tracker)
@@ -136,6 +140,9 @@ class Run:
         """Make the caches every trial shares, and check the objectives against the columns that exist."""
         self.progress.say("preparing latents, text embeddings and metric references (cached after the first time)")
         conditions, captions = self._wait_for(workers, prepare)
+        earlier.check_measured(self.study, conditions, self._earlier)
+        for told in self._earlier:
+            self.progress.say(f"knows {number_of(len(told['trials']), 'finished trial')} of {told['run']}")
         self.directory.write_json("conditions.json", conditions)
         self.directory.write_json("captions.json", captions)
         if self.study.base is not None and not self._has_base():

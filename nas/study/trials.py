@@ -14,8 +14,9 @@ from optuna.trial import FixedTrial, Trial
 from nas.networks.backbones import Backbone
 from nas.report.live.progress import Progress
 from nas.report.wandb.tracking import Tracker
-from nas.runs import evolution, looks
+from nas.runs import earlier, evolution, looks
 from nas.runs.directory import RunDirectory, now
+from nas.runs.earlier import Earlier
 from nas.runs.evolution import Round
 from nas.runs.ledger import Ledger
 from nas.runs.looks import Looks
@@ -59,6 +60,14 @@ class Trials:
     def keep_rounds(self, rounds: Sequence[Round]) -> None:
         """Write down all rounds."""
         self._directory.write_json(evolution.NAME, rounds)
+
+    def earlier(self) -> list[Earlier]:
+        """The earlier runs that this one learns from."""
+        return earlier.read(self._directory.path)
+
+    def number(self, asked: Trial) -> int:
+        """The number in this run of a trial that was asked for."""
+        return self._ledger.number(asked)
 
     def ask(self, parameters: dict[str, Any] | None = None, attributes: dict[str, Any] | None = None) -> Trial:
         """Optuna's next trial: one that its sampler suggests, or with these parameters."""

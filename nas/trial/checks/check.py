@@ -18,14 +18,15 @@ from nas.networks import lora, stages
 from nas.networks.backbones import Backbone, Proxy
 from nas.numbers import amount
 from nas.objectives import INPUTS, check_drawing
-from nas.settings import design, design_check, plan_axes, plausible
+from nas.settings import beliefs, design, design_check, plan_axes, plausible
 from nas.settings.entries import Entry
 from nas.settings.study import Study
 from nas.settings.training import OF_BASE
 from nas.space.search_space import SearchSpace
 from nas.training import block_drop
-from nas.trial import base_model, starts
+from nas.trial import base_model
 from nas.trial.checks import data_check, image_check
+from nas.trial.given import earlier, starts
 from nas.weights import checkpoints, inheritance, parts, supernet
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def _check_search(study: Study, space: SearchSpace) -> None:
         check_drawing(study.objective.name, plan_axes.plan(study, way))
         _check_plan(study.objective, plan_axes.plan(study, way))
     starts.members(study, space)
+    earlier.found(study)
+    beliefs.of(study, plan_axes.extended(study, space))
     if study.training.sliced:
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
     largest = [part.architecture(part.largest()) for part in space.parts]

@@ -1,0 +1,1 @@
+"""Networks that a search is given before its own: what it tries first, and what is known already."""
