@@ -1,7 +1,7 @@
 """What a person's beliefs (`search.prior`) and an earlier run (`search.from`) are worth, on recorded trainings. No training.
 
-    python benchmarks/knowledge.py                       # the table of studies/stopping_replay, 100 draws of half of it
-    python benchmarks/knowledge.py --draws 20 --tpe 10   # a first look
+    python benchmarks/knowledge.py --draws 30 --tpe 0    # pools: halves of the table of studies/stopping_replay
+    python benchmarks/knowledge.py --draws 0 --tpe 10    # TPE
 
 Each draw is half of the table's architectures, with which a pool or TPE goes on until it has trained all. Told is after how many
 trainings it has 95 % of their hypervolume: the mean over draws and the worst 5 %, and the share it has after 4, 8 and 16.
@@ -112,9 +112,9 @@ def told(name, rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=Path("studies/stopping_replay"))
-    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--draws", type=int, default=30)
     parser.add_argument(
-        "--tpe", type=int, default=20, help="draws of TPE, which is slow: without beliefs and with high confidence"
+        "--tpe", type=int, default=10, help="draws of TPE, which is slow: without beliefs and with high confidence"
     )
     parser.add_argument("--axes", type=int, default=3)
     chosen = parser.parse_args()
