@@ -104,6 +104,7 @@ def check_cells(study: Study) -> None:
             if over := over_budget(costs[cell.name], study.budget):
                 raise InputError(f"budget: over it: {over}")
             variant, network = design.changed(study, cell.settings), networks[cell.name]
+            parts.check(variant)
             plan_axes.check_networks(variant, variant.sampling, [network])
             plausible.check(variant)
             image_check.check(variant, network)
