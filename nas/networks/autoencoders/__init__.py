@@ -4,6 +4,7 @@
 - `weights(settings)`, where they lie, and `OTHERWISE`, what to use in their place (`nas.weights.worlds`);
 - `start(settings, pictures)`, the network that `nas prepare` trains on with pictures (N, 3, H, W), and `origin(settings)`, what
   it was before, in words;
+- `codes(settings)`, how many entries a codebook has of which latents are indices, as numbers; None where they are no indices;
 - `ABSENT`, the `path` of a study that is looked at before its own is there.
 """
 
@@ -27,9 +28,6 @@ class Autoencoder(Protocol):
 
     factor: int  # picture pixels per latent position along one side
     channels: int  # of the latents
-    codes: (
-        int | None
-    )  # of the codebook, where latents are indices of it, as numbers; None where they are what is indexed
 
     def to(self, device: torch.device) -> Self:
         """The autoencoder itself, moved to a device; so are pictures and latents that it is given."""

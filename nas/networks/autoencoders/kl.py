@@ -82,7 +82,7 @@ class KlAutoencoder:
         self.mean, self.std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
         self.convolution, self.network = model.post_quant_conv, model.decoder
         self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
-        self.channels, self.codes = int(model.config["latent_channels"]), None
+        self.channels = int(model.config["latent_channels"])
 
     def to(self, device: torch.device) -> Self:
         self.model.to(device)
@@ -155,6 +155,10 @@ def load(settings: Settings) -> KlAutoencoder:
     if settings.decoder is not None:
         found.decode_by(settings.decoder)
     return found
+
+
+def codes(settings: Settings) -> None:
+    """There is no codebook."""
 
 
 def start(settings: Settings, pictures: Tensor) -> AutoencoderKL:

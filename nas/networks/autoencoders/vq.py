@@ -121,6 +121,11 @@ def weights(settings: Settings) -> Path | None:
     return settings.path if isinstance(settings.path, Path) else None
 
 
+def codes(settings: Settings) -> int | None:
+    """Entries that latents are indices of."""
+    return settings.codes if settings.latents == "indices" else None
+
+
 def untrained(settings: Settings, seed: int = 0) -> VQModel:
     """The network with fresh weights."""
     with torch.random.fork_rng(devices=[]):
@@ -184,7 +189,6 @@ class VqAutoencoder:
         self.model, self.kind = model.eval().requires_grad_(False), kind
         self.mean, self.std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
         self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
-        self.codes = int(model.config["num_vq_embeddings"]) if kind == "indices" else None
         self.channels = 1 if kind == "indices" else self.mean.shape[1]
 
     def to(self, device: torch.device) -> Self:
