@@ -49,7 +49,7 @@ def autoencoder(request):
 
 
 def test_the_menu_offers_them():
-    assert menu.names("autoencoders") == ["kl"]
+    assert menu.names("autoencoders") == ["kl", "vq"]
 
 
 def test_shapes(autoencoder):

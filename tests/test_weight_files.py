@@ -23,7 +23,7 @@ from nas.disk import weight_files
 from nas.errors import InputError
 from nas.metrics import Reference, caption_accuracy, clip_score, fid
 from nas.networks import conditioning, efficientnet, feature_maps, lora, preference
-from nas.networks.autoencoders import kl
+from nas.networks.autoencoders import kl, vq
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import Config, Level
 from nas.networks.conditioning import clip
@@ -204,6 +204,7 @@ PLACES = {
         kl_folder(to, plant, "diffusion_pytorch_model.safetensors")
     ),
     "autoencoder.path with a .bin": lambda to, plant, _: kl.load(kl_folder(to, plant, "diffusion_pytorch_model.bin")),
+    "autoencoder.path of vq": lambda to, plant, _: vq.load(vq.Settings(path=one_file(to, plant))),
     "autoencoder.decoder": lambda to, plant, _: kl.load(kl.Settings(shipped="scenes", decoder=one_file(to, plant))),
     "a prior": lambda to, plant, _: imagined._kept(one_file(to, plant, "prior.safetensors"), dict),
     "training.init": lambda to, plant, _: supernet.require_covers(
@@ -288,6 +289,7 @@ def test_every_setting_that_takes_a_path_to_weights_is_planted():
         ("objectives", "instaflow", "perceptual.weights"),
         ("autoencoders", "kl", "path"),
         ("autoencoders", "kl", "decoder"),
+        ("autoencoders", "vq", "path"),
     }
 
 

@@ -16,6 +16,8 @@ class Autoregression:
     """Of all tokens, of which so many are known."""
     denoised: Callable[[int], int]
     """So many tokens, at one time."""
+    codes: int | None = None
+    """That a token is drawn from at once; None where it is numbers, which are denoised."""
 
     def macs(self, drawn: Sequence[int], steps: int) -> int:
         """Of a whole drawing: so many tokens in each iteration, each denoised in so many steps."""

@@ -37,7 +37,7 @@ class UncountedOperator(Exception):
 
 # Operators that multiply nothing into anything: layout, elementwise arithmetic, norms, activations, resizing.
 _FREE = (
-    "_to_copy adaptive_avg_pool2d add add_ alias arange avg_pool2d batch_norm bitwise_not cat chunk clamp "
+    "_to_copy adaptive_avg_pool2d add add_ alias arange argmax avg_pool2d batch_norm bitwise_not cat chunk clamp "
     "clamp_min clone constant_pad_nd contiguous copy_ cos detach div div_ dropout embedding empty empty_like "
     "eq exp expand expand_as fill_ flatten full full_like ge gelu group_norm gt index layer_norm le log "
     "logical_not lt masked_fill masked_fill_ mean meshgrid mul mul_ narrow native_layer_norm ne neg new_ones "

@@ -244,6 +244,10 @@ class Plan(Section):
         """
         if self.solver == AUTOREGRESSIVE:
             return self._macs_of_tokens(units)
+        if units.autoregression is not None and units.autoregression.codes is not None:
+            raise InputError(
+                f"solver: {self.solver} denoises numbers, and tokens are indices; expected {AUTOREGRESSIVE}"
+            )
         return int(units.macs(self.computed(units)) @ np.array(self._branches))
 
     def _macs_of_tokens(self, units: Units) -> int:
@@ -252,6 +256,8 @@ class Plan(Section):
                 f"solver: {AUTOREGRESSIVE} draws token by token, which this family of networks cannot; expected another solver, "
                 "or a family of networks that can"
             )
+        if parts.codes is not None and self.steps != 1:
+            raise InputError(f"steps: {self.steps}, but a token that is an index is drawn at once; expected 1")
         return max(self._branches) * parts.macs(unmasking.counts(parts.tokens, self.iterations), self.steps)
 
     def computed(self, units: Units) -> Computed:

@@ -20,7 +20,7 @@ from nas.diffusion.plan import AUTOREGRESSIVE, ONE_STEP, Plan
 from nas.diffusion.schedule import clean, velocity
 from nas.diffusion.tokens import autoregression
 from nas.errors import InputError
-from nas.networks.backbones import Autoregressor
+from nas.networks.backbones import Autoregressor, Discrete
 from nas.networks.conditioning import Text
 from nas.networks.experts import Experts
 from nas.seeds import Noise
@@ -51,6 +51,10 @@ def sample(
             )
         fresh, able = fresh_noise(noise, plan.steps), _able(module or network)
         return autoregression.drawn(able, plan, schedule_config, noise, fresh, text, null)
+    if isinstance(module or network, Discrete):
+        raise InputError(
+            f"sampling.solver: {plan.solver} denoises numbers, and this network draws indices; expected {AUTOREGRESSIVE}"
+        )
     predict = _guided(network, plan, text, null, len(noise))
     asked, start = times(plan, schedule_config["num_train_timesteps"]), noise
     if edit is not None:

@@ -1,4 +1,4 @@
-"""Masked autoregression with a diffusion loss: MAR (Li et al. 2024, arXiv 2406.11838, sections 3.2 and 4.2; Fluid, 2410.13863).
+"""Masked autoregression: MAR (Li et al. 2024, arXiv 2406.11838, sections 3.2 and 4.2) and Fluid (Fan et al. 2024, 2410.13863).
 
 Some tokens of a picture are hidden, the network makes conditions of all tokens from those that are left, and its head learns to
 denoise the hidden ones, each by itself, under its condition:
@@ -8,6 +8,9 @@ denoise the hidden ones, each by itself, under its condition:
 How many are hidden is one number for the batch, ceil(L r) of L tokens, r from a normal distribution cut to [least, 1]. In random
 order any tokens are hidden, in raster order the last ones of the picture. The conditions are used `head_multiplier` times,
 with other times and noise, because the head is cheap beside them; `passes` counts those of what makes the conditions.
+
+Of tokens that are indices the loss is -log p(x | z), over hidden tokens alone, without times and noise, as in Fluid's discrete
+variants and MaskGIT (Chang et al. 2022, arXiv 2202.04200, eq. 1); the settings of times and noise then do nothing.
 
 Where we differ from MAR: v is predicted by default, because a noise predictor under the cosine schedule diverges when it is drawn
 after a brief training (an error of the noise is divided by a_t = 5e-5); `prediction: epsilon` is the published one. No learned
@@ -21,6 +24,7 @@ import math
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from pydantic import Field
 from torch import Tensor, nn
@@ -29,7 +33,7 @@ from nas.diffusion import schedule
 from nas.diffusion.plan import ALONG_A_PATH, AUTOREGRESSIVE, Plan
 from nas.diffusion.tokens.autoregression import at
 from nas.errors import InputError
-from nas.networks.backbones import Autoregressor
+from nas.networks.backbones import Autoregressor, Discrete
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, Lone
 
@@ -85,13 +89,15 @@ class Objective(Lone):
         _able(generator)
 
     def generator_loss(self, batch: LatentBatch) -> Tensor:
-        """Mean squared error over hidden tokens, their elements, times and noise."""
+        """Mean squared error over hidden tokens, their elements, times and noise; of indices, mean cross-entropy in nats."""
         network = _able(self.generator)
         tokens = network.tokens(batch.latents)
         share = hidden_share(self.settings, float(torch.rand((), generator=batch.generator, dtype=torch.float64)))
         order = torch.rand(tokens.shape[:2], generator=batch.generator)
         hidden = hidden_places(self.settings, order, share).to(tokens.device)
         clean, conditions = _asked(network, tokens, hidden, batch.text)
+        if isinstance(network, Discrete):
+            return _surprise(network, clean, conditions).mean()
         repeats = self.settings.head_multiplier
         clean, conditions = clean.repeat(repeats, 1, 1), conditions.repeat(repeats, 1, 1)
         time = torch.randint(0, self.steps, clean.shape[:2], generator=batch.generator).to(tokens.device)
@@ -121,7 +127,8 @@ def hidden_places(settings: Settings, order: Tensor, share: float) -> Tensor:
 def held_out_error(
     settings: Settings, network: Any, schedule: DDPMScheduler, latents: Tensor, text: Text, time: Tensor, noise: Tensor
 ) -> Tensor:
-    """Squared errors of hidden tokens, as in training, for given times (B,) and noise (B, C, H, W); one-dimensional.
+    """Squared errors of hidden tokens, as in training, for given times (B,) and noise (B, C, H, W), or the surprise of indices;
+    one-dimensional.
 
     Each eighth of the pictures hides another share, the middle of an eighth of the shares of training; which tokens of a picture
     are hidden is a function of its noise.
@@ -133,6 +140,9 @@ def held_out_error(
         share = hidden_share(settings, (level + 0.5) / LEVELS)
         hidden = hidden_places(settings, noise_.sum(2), share)
         clean, conditions = _asked(able, tokens, hidden, Text(words, pooled))
+        if isinstance(able, Discrete):
+            found.append(_surprise(able, clean, conditions))
+            continue
         found.append(
             _error(able, schedule, clean, when[:, None].expand(clean.shape[:2]), at(noise_, hidden), conditions)
         )
@@ -149,6 +159,12 @@ def _asked(network: Autoregressor, tokens: Tensor, hidden: Tensor, text: Text) -
     """The tokens at hidden places (B, M), and their conditions given the others."""
     known = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device).scatter(1, hidden, False)
     return at(tokens, hidden), at(network.conditions(tokens, known, text), hidden)
+
+
+def _surprise(network: Discrete, clean: Tensor, conditions: Tensor) -> Tensor:
+    """-log p, in nats, of indices (B, M, 1) under their conditions; one-dimensional."""
+    logits = network.logits(conditions).float()
+    return F.cross_entropy(logits.flatten(0, 1), clean.flatten().long(), reduction="none")
 
 
 def _error(

@@ -1,4 +1,5 @@
-"""An autoencoder of a study's own pictures: the shipped one, trained on with them; and how well any copies pictures of them."""
+"""An autoencoder of a study's own pictures: the shipped one, trained on with them, or a new one where none ships; and how well
+any copies pictures of them."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import json
 
 from torch import Tensor
 
-from nas.networks.autoencoders import Autoencoder, kl
+from nas import menu
+from nas.networks.autoencoders import Autoencoder
 from nas.preparation import lessons
 from nas.training import autoencoders
 from nas.training.autoencoders import Reconstruction
@@ -22,14 +24,14 @@ POOR_DB = (
 
 def make(part: Part, bench: Bench, minutes: float, say: lessons.Say) -> None:
     """Train it, or go on, and write it."""
-    settings = bench.study.autoencoder.settings("autoencoders")
-    start = kl.Settings(shipped=settings.shipped)
+    entry = bench.study.autoencoder
+    module, settings = menu.pick("autoencoders", entry.name), entry.settings("autoencoders")
     seen, _ = lessons.pictures(bench.images("train"))
     made = lessons.trained(
-        lambda updates: Reconstruction(kl.load(start).model, updates), seen, part.path, minutes, part.role, say
+        lambda updates: Reconstruction(module.start(settings, seen), updates), seen, part.path, minutes, part.role, say
     )
     made.averaged()
-    quality = {"images": made.images_seen, "pictures": len(seen), "start": f"autoencoder of {start.shipped}"}
+    quality = {"images": made.images_seen, "pictures": len(seen), "start": module.origin(settings)}
     about = {
         "made_by": "nas prepare",
         "made_for": worlds.own(bench.study.resolved())[-1],

@@ -148,7 +148,7 @@ class Job:
             assert self.space is not None
             return supernet.make(part, self.study, self.space, self.cache, minutes, self.say)
         make = autoencoder.make if part.role == "autoencoder" else judge.make
-        make(part, Bench(self.study, self.cache), minutes, self.say)
+        make(part, Bench(design.changed(self.study, part.settings), self.cache), minutes, self.say)
 
     def _referred(self, parts_missing: bool) -> bool:
         """Whether all that is computed of pictures is kept already."""
@@ -171,14 +171,23 @@ class Job:
 
     def findings(self) -> Iterator[str]:
         """What the parts are worth on these pictures, once all of them are there."""
-        bench = Bench(self.study, self.cache)
-        images, captions = lessons.pictures(bench.images("held_out"), HELD_OUT)
-        yield "autoencoder: " + autoencoder.told(autoencoder.copies_db(bench.autoencoder, images), len(images))
+        images, captions = lessons.pictures(Bench(self.study, self.cache).images("held_out"), HELD_OUT)
+        for where, bench in self._with_autoencoders():
+            yield f"autoencoder{where}: " + autoencoder.told(
+                autoencoder.copies_db(bench.autoencoder, images), len(images)
+            )
         for settings in judge.asked(self.study):
             yield judge.told(settings, images, captions)
         lines = self._lines()
         self.show(*grid(lines))
         yield from costly(lines, self.better())
+
+    def _with_autoencoders(self) -> Iterator[tuple[str, Bench]]:
+        """The study's bench, and those of cells with an autoencoder that was made for them, with which that is."""
+        yield "", Bench(self.study, self.cache)
+        for part in parts.named(self.study):
+            if part.role == "autoencoder" and part.settings:
+                yield f" {part.path}", Bench(design.changed(self.study, part.settings), self.cache)
 
     def better(self) -> dict[str, bool]:
         """Whether more is better, by column of a metric."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,10 +38,17 @@ def with_fields(config: Backbone, settings: Sequence[tuple[str, Any]]) -> Backbo
 
 def _plain(config: Backbone, settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """The architecture as YAML writes it, with fields set by path. Raises KeyError(path) where there is no such field."""
-    plain = config.to_dict()
+    plain = _whole(config)
     for path, value in settings:
         _put(plain, path.split("."), value, path)
     return plain
+
+
+def _whole(config: Backbone) -> dict[str, Any]:
+    """The architecture as YAML writes it, with the fields that it leaves out at their default."""
+    defaults = {field.name: field.default for field in dataclass_fields(cast(Any, config))}
+    plain = config.to_dict()
+    return plain | {name: value for name, value in defaults.items() if name not in plain}
 
 
 def _put(place: Any, steps: Sequence[str], value: Any, path: str) -> None:
@@ -116,7 +124,7 @@ def _levels(config: Backbone) -> tuple[Any, ...]:
 
 def paths(config: Backbone) -> list[str]:
     """The paths an axis may name, `*` for each kind of index."""
-    plain = config.to_dict()
+    plain = _whole(config)
     top = [name for name in plain if name != "levels"]
     found = plain.get("levels", [])
     levels = [f"levels.{i}.{name}" for i, level in enumerate(found) for name in level]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nas import menu
 from nas.disk import weight_files
 from nas.errors import InputError
-from nas.settings.design import changed
+from nas.settings.design import Factor, cells, changed
 from nas.settings.entries import Entry
 from nas.settings.study import Study
 from nas.settings.training import UNSLICED
@@ -27,6 +28,8 @@ class Part:
     """The setting that names them."""
     path: Path
     """A file, of a judge a folder."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the cell of an ablation that names them, where the study itself does not."""
 
     @property
     def weights(self) -> Path:
@@ -39,15 +42,31 @@ class Part:
 
 
 def named(study: Study) -> list[Part]:
-    """Those that a study names, in the order in which they are made, each path once."""
-    found = list(_named(study))
+    """Those that a study or a cell of it names, in the order in which they are made, each path once."""
+    found = [*_autoencoders(study), *_of_cells(study), *_others(study)]
     return [part for place, part in enumerate(found) if part.path not in [other.path for other in found[:place]]]
 
 
-def _named(study: Study) -> Iterator[Part]:
+def _own(study: Study) -> list[Part]:
+    """Those that a study names outside its cells."""
+    return [*_autoencoders(study), *_others(study)]
+
+
+def _of_cells(study: Study) -> Iterator[Part]:
+    """The autoencoders of cells."""
+    for cell in cells(study.ablation) if study.ablation is not None else []:
+        if any(path.partition(".")[0] == "autoencoder" for path in cell.settings):
+            yield from _autoencoders(changed(study, cell.settings), cell.settings)
+
+
+def _autoencoders(study: Study, settings: Mapping[str, Any] | None = None) -> Iterator[Part]:
+    """That of a study, which has so much of a cell."""
     path = getattr(study.autoencoder.settings("autoencoders"), "path", None)
-    if path is not None and path.suffix == WEIGHTS:
-        yield Part("autoencoder", "autoencoder.path", path)
+    if isinstance(path, Path) and path.suffix == WEIGHTS:
+        yield Part("autoencoder", "autoencoder.path", path, settings or {})
+
+
+def _others(study: Study) -> Iterator[Part]:
     for place, entry in enumerate(study.metrics):
         judge = _judge(entry)
         if judge is not None and ("/" in judge or Path(judge).is_dir()):
@@ -62,13 +81,13 @@ def _judge(entry: Entry) -> str | None:
 
 
 def absent(study: Study) -> list[Part]:
-    """Those that are not there."""
+    """Those that are not there, of cells too."""
     return [part for part in named(study) if not part.there]
 
 
 def check(study: Study) -> None:
-    """Raises InputError naming the first that is not there."""
-    for part in absent(study):
+    """Raises InputError naming the first that is not there, of those that are named outside cells."""
+    for part in (part for part in _own(study) if not part.there):
         raise InputError(
             f"{part.key}: {part.path}: no such {'folder' if part.role == 'judge' else 'file'}; expected one that is there, "
             "or nas prepare STUDY, which makes it of the study's pictures"
@@ -77,10 +96,8 @@ def check(study: Study) -> None:
 
 def stand_in(study: Study, missing: list[Part]) -> Study:
     """The study with the shipped part in place of each of these, which knows other pictures: to be checked and timed only."""
-    settings: dict[str, Any] = {}
+    settings = dict(_other_autoencoders(study, {part.path for part in missing if part.role == "autoencoder"}))
     roles = {part.role for part in missing}
-    if "autoencoder" in roles:
-        settings["autoencoder.path"] = None
     if "supernet" in roles:
         settings["training.init"] = "scratch"
         if study.search is not None and study.search.sampler == "pool":
@@ -97,11 +114,34 @@ def stand_in(study: Study, missing: list[Part]) -> Study:
     return changed(study, settings)
 
 
+def _other_autoencoders(study: Study, missing: set[Path]) -> Iterator[tuple[str, Any]]:
+    """What to set, by path, so that neither a study nor a cell names one of these files."""
+    if any(part.path in missing for part in _autoencoders(study)):
+        yield "autoencoder.path", menu.pick("autoencoders", study.autoencoder.name).ABSENT
+    for name, factor in study.ablation.factors.items() if study.ablation is not None and missing else ():
+        yield f"ablation.factors.{name}", _without(factor, study.autoencoder.name, missing)
+
+
+def _without(factor: Factor, kind: str, missing: set[Path]) -> Factor:
+    """The factor with another autoencoder in each level that names one of these files."""
+
+    def stand_in(path: str, value: Any) -> Any:
+        if path == "autoencoder" and isinstance(value, Mapping) and Path(str(value.get("path"))) in missing:
+            return {**value, "path": menu.pick("autoencoders", str(value["name"])).ABSENT}
+        if path == "autoencoder.path" and Path(str(value)) in missing:
+            return menu.pick("autoencoders", kind).ABSENT
+        return value
+
+    given = {name: factor.overrides(name) for name in factor.names}
+    levels = {name: {path: stand_in(path, value) for path, value in own.items()} for name, own in given.items()}
+    return factor if levels == given else Factor(levels=levels)
+
+
 def fingerprints(study: Study) -> dict[str, str]:
     """Of the autoencoder and judges that `nas prepare` made, by role; {} without. What is computed by them and kept is theirs
     alone, whatever file had their name before."""
     found: dict[str, str] = {}
-    for part in named(study):
+    for part in _own(study):
         if part.role != "supernet" and part.weights.is_file():
             known = weight_files.metadata(part.weights, part.key).get("fingerprint")
             found |= {part.role: known} if known else {}

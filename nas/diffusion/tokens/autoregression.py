@@ -4,6 +4,9 @@ All tokens are missing at first. An iteration makes the conditions of some of th
 head from noise, each by itself, and knows them from then on. The head draws by DDPM's steps (Ho et al. 2020, eq. 6 and 7, between
 any two times), whose noise is multiplied by the temperature; with guidance both branches have the same noise.
 
+A token that is an index is drawn at once from softmax(logits / temperature); guidance is of logits. The token's first noise e
+says which: the first index whose cumulative probability is above the share of a normal distribution that lies below e.
+
 Every token has noise of its own in every step, whatever the order and the iterations: plans differ in nothing else.
 Where we differ from MAR: the variance of a step is the posterior's, not learned.
 """
@@ -21,7 +24,8 @@ from torch import Tensor
 from nas.diffusion.plan import Plan
 from nas.diffusion.schedule import clean_at
 from nas.diffusion.tokens import unmasking
-from nas.networks.backbones import Autoregressor
+from nas.errors import InputError
+from nas.networks.backbones import Autoregressor, Discrete
 from nas.networks.conditioning import Text
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # noisy tokens (B, N, c), one time () -> prediction (B, N, c), float32
@@ -36,7 +40,12 @@ def drawn(
     text: Text,
     null: Text,
 ) -> Tensor:
-    """Latents (B, C, n, n) from noise of that shape and `plan.steps` more of it, under `text` (B rows); `null` has one row."""
+    """Latents (B, C, n, n) from noise of that shape and `plan.steps` more of it, under `text` (B rows); `null` has one row.
+
+    Raises InputError for several steps of a token that is an index.
+    """
+    if isinstance(network, Discrete) and plan.steps != 1:
+        raise InputError(f"sampling.steps: {plan.steps}, but a token that is an index is drawn at once; expected 1")
     start = network.tokens(noise)
     order = _order(plan, network.tokens(next(fresh)))
     later = [network.tokens(next(fresh)) for _ in range(plan.steps - 1)]
@@ -45,8 +54,12 @@ def drawn(
     for first, last in pairwise(_ends(unmasking.counts(start.shape[1], plan.iterations))):
         places = order[:, first:last]
         scale = plan.scale_after(last, start.shape[1])
-        predict = _predictor(network, tokens, known, places, text, null, scale)
-        new = steps.drawn(predict, at(start, places), [at(one, places) for one in later])
+        conditions = _conditions(network, tokens, known, places, text, null, scale)
+        own = at(start, places)
+        if isinstance(network, Discrete):
+            new = indices(_guided(network.logits(conditions), scale), own, plan.temperature)
+        else:
+            new = steps.drawn(_predictor(network, conditions, scale), own, [at(one, places) for one in later])
         tokens = tokens.scatter(1, places[..., None].expand_as(new), new)
         known = known.scatter(1, places, True)
     return network.latents(tokens)
@@ -69,23 +82,44 @@ def _ends(counts: list[int]) -> list[int]:
     return [sum(counts[:iteration]) for iteration in range(len(counts) + 1)]
 
 
-def _predictor(
+def _conditions(
     network: Autoregressor, tokens: Tensor, known: Tensor, places: Tensor, text: Text, null: Text, scale: float
-) -> Predict:
-    """The head's prediction for the tokens at some places, under guidance unless the scale is 1."""
+) -> Tensor:
+    """Of the tokens at some places (B, N): (B, N, D), or (2 B, N, D), those without the text first, unless the scale is 1."""
     if scale == 1:
-        conditions = at(network.conditions(tokens, known, text), places)
-        return lambda noisy, time: network.denoised(noisy, time.expand(len(noisy)), conditions).float()
+        return at(network.conditions(tokens, known, text), places)
     both = Text(*(torch.cat([n.expand(len(tokens), *n.shape[1:]), t]) for n, t in zip(null, text, strict=True)))
     conditions = network.conditions(torch.cat([tokens, tokens]), torch.cat([known, known]), both)
-    conditions = at(conditions, torch.cat([places, places]))
+    return at(conditions, torch.cat([places, places]))
+
+
+def _guided(found: Tensor, scale: float) -> Tensor:
+    """What is predicted under conditions as `_conditions` makes them, float32, under guidance."""
+    if scale == 1:
+        return found.float()
+    unconditional, conditional = found.float().chunk(2)
+    guided: Tensor = unconditional + scale * (conditional - unconditional)
+    return guided
+
+
+def _predictor(network: Autoregressor, conditions: Tensor, scale: float) -> Predict:
+    """The head's prediction under conditions as `_conditions` makes them, under guidance unless the scale is 1."""
+    branches = 1 if scale == 1 else 2
 
     def predict(noisy: Tensor, time: Tensor) -> Tensor:
-        found = network.denoised(torch.cat([noisy, noisy]), time.expand(2 * len(noisy)), conditions)
-        unconditional, conditional = found.float().chunk(2)
-        return unconditional + scale * (conditional - unconditional)
+        rows = torch.cat([noisy] * branches)
+        return _guided(network.denoised(rows, time.expand(len(rows)), conditions), scale)
 
     return predict
+
+
+def indices(logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    """Indices (B, N, 1), as numbers, drawn by logits (B, N, K) from Gaussian noise (B, N, 1); at temperature 0 the likeliest."""
+    if temperature == 0:
+        return logits.argmax(2, keepdim=True).float()
+    share: Tensor = torch.special.ndtr(noise.double())
+    below = (logits.double() / temperature).softmax(2).cumsum(2) < share
+    return below.sum(2, keepdim=True).clamp(max=logits.shape[2] - 1).float()
 
 
 class Steps:

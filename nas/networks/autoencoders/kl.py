@@ -9,14 +9,14 @@ from typing import Annotated, Literal, Self
 
 import torch
 from diffusers import AutoencoderKL
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 
 from nas import assets
 from nas.disk import weight_files
-from nas.documents import strict
 from nas.documents.section import Section
 from nas.errors import InputError, brief
+from nas.networks.autoencoders import Configuration, check_sides
 from nas.networks.decoders.kl import stored
 
 SHIPPED = {
@@ -37,6 +37,7 @@ class Settings(Section):
 
 
 OTHERWISE = "autoencoder.path: one that nas prepare trains, or a pretrained one in diffusers' format"
+ABSENT = None
 
 
 def weights(settings: Settings) -> Path:
@@ -48,8 +49,10 @@ Size = Annotated[int, Field(strict=True, ge=1, le=8_192)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Architecture(Section):
-    """What is read of diffusers' configuration: the arguments of `AutoencoderKL`, and nothing that would load anything else."""
+class Architecture(Configuration):
+    """The arguments of `AutoencoderKL`."""
+
+    KIND = "AutoencoderKL"
 
     in_channels: Size = 3
     out_channels: Size = 3
@@ -69,24 +72,6 @@ class Architecture(Section):
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
-
-    @classmethod
-    def of(cls, text: str | bytes, where: str) -> Architecture:
-        """From JSON, without diffusers' own notes, which begin with `_`.
-
-        Raises InputError, beginning with `where`, for a key that is not named here.
-        """
-        try:
-            content = dict(json.loads(text))
-            if (kind := content.get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
-                raise InputError(f"{where}: _class_name: expected AutoencoderKL, got {kind!r}")
-            own = {key: value for key, value in content.items() if not key.startswith("_")}
-            named: Architecture = strict.validated(cls, own)
-            return named
-        except ValidationError as error:
-            raise InputError(f"{where}: {strict.first_wrong(cls, error)}") from None
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"{where}: {brief(error)}") from None
 
 
 class KlAutoencoder:
@@ -108,9 +93,7 @@ class KlAutoencoder:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        for side in images.shape[2:]:
-            if side % self.factor:
-                raise InputError(f"dataset.image_size: {side} is not divisible by the autoencoder's {self.factor}")
+        check_sides(images, self.factor)
         latents: Tensor = self.model.encode(images.to(self.mean.device)).latent_dist.mean
         return (latents - self.mean) / self.std
 
@@ -172,6 +155,20 @@ def load(settings: Settings) -> KlAutoencoder:
     if settings.decoder is not None:
         found.decode_by(settings.decoder)
     return found
+
+
+def codes(settings: Settings) -> None:
+    """There is no codebook."""
+
+
+def start(settings: Settings, pictures: Tensor) -> AutoencoderKL:
+    """The shipped one's network."""
+    return load(Settings(shipped=settings.shipped)).model
+
+
+def origin(settings: Settings) -> str:
+    """What that is."""
+    return f"autoencoder of {settings.shipped}"
 
 
 def _own(settings: Settings) -> KlAutoencoder:

@@ -145,6 +145,14 @@ class Autoregressor(Protocol):
 
 
 @runtime_checkable
+class Discrete(Autoregressor, Protocol):
+    """One whose tokens are indices of a codebook of K entries, as numbers (c = 1): they are drawn at once, not denoised."""
+
+    def logits(self, conditions: Tensor) -> Tensor:
+        """Of all entries, (B, N, K), for any N conditions (B, N, D)."""
+
+
+@runtime_checkable
 class Linearised(Protocol):
     """A layer of a network that is not linear, and has a linear stand-in: what SynFlow is computed on."""
 

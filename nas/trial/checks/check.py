@@ -80,6 +80,7 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     for network in [*ends, *members[:PROBED_STUDENTS]]:
         _check_student(study, network)
     for network in largest:
+        data_check.check_codes(study, network)
         _check_tokens(study.objective, study, network)
         _check_adapters(study, network)
     for network in ends:
@@ -108,6 +109,8 @@ def check_cells(study: Study) -> None:
             if over := over_budget(costs[cell.name], study.budget):
                 raise InputError(f"budget: over it: {over}")
             variant, network = design.changed(study, cell.settings), networks[cell.name]
+            parts.check(variant)
+            data_check.check_codes(variant, network)
             plan_axes.check_networks(variant, variant.sampling, [network])
             plausible.check(variant)
             image_check.check(variant, network)

@@ -34,6 +34,35 @@ def check(study: Study, networks: Sequence[Backbone]) -> None:
                 raise InputError(f"metrics.{index}.{error}") from None
 
 
+def check_codes(study: Study, network: Backbone) -> None:
+    """Raises InputError unless latents are numbers that a network denoises, or indices that it draws, of the same codebook."""
+    entry, units = study.autoencoder, network.units(study.deploy.latent_size, study.deploy.text_tokens)
+    held = menu.pick("autoencoders", entry.name).codes(entry.settings("autoencoders"))
+    drawn = None if units.autoregression is None else units.autoregression.codes
+    if held is None and drawn is None:
+        return
+    if held is None:
+        raise InputError(
+            f"architecture.codes: {drawn}, but latents of autoencoder {entry.name} are numbers here; expected null, or "
+            f"autoencoder {{name: vq, latents: indices, codes: {drawn}}}"
+        )
+    if drawn is None:
+        raise InputError(
+            "autoencoder.latents: indices are no numbers to denoise; expected quantised, unquantised, or a network that draws "
+            f"token by token, with codes: {held}"
+        )
+    if held != drawn:
+        raise InputError(f"architecture.codes: {drawn}, but autoencoder.codes is {held}; expected the same")
+    if "tokens" not in menu.pick("objectives", study.objective.name).Objective.requires:
+        raise InputError(
+            f"objective: {study.objective.name} denoises numbers, and latents are indices; expected masked_autoregression"
+        )
+    try:
+        study.sampling.macs(units)
+    except InputError as error:
+        raise InputError(f"sampling.{error}") from None
+
+
 def _check_judge(study: Study, index: int, entry: Entry) -> None:
     """Whether a judge that knows other pictures only, the one that ships, was asked for by its name."""
     module = menu.pick("metrics", entry.name)

@@ -1,9 +1,10 @@
-"""Masked autoregression over continuous tokens: MAR (Li et al. 2024, arXiv 2406.11838) and Fluid (Fan et al. 2024, arXiv
-2410.13863) as settings of one network. Nothing here imports torch.
+"""Masked autoregression over tokens, continuous or discrete: MAR (Li et al. 2024, arXiv 2406.11838) and Fluid (Fan et al. 2024,
+arXiv 2410.13863) as settings of one network. Nothing here imports torch.
 
 Latents are cut into patches, each a token. An encoder reads the tokens that are known, a decoder makes of them, and of where the
 others are missing, a condition for every token, and a small head denoises each token by itself under its condition. The network
 is an `Autoregressor`; called as a denoiser it knows no token, so that it takes all of them for independent, given the text.
+Discrete tokens are indices of a codebook: each has a learned row, and a linear layer in the head's place says how likely each is.
 """
 
 import hashlib
@@ -70,6 +71,9 @@ class Config:
     """Width of a text token."""
     pooled_width: int | None = None
     """Width of the pooled text vector that is added to the rows before the image; None: it is not used."""
+    codes: int | None = None
+    """Entries of the codebook that the latents are indices of (autoencoder `vq`, latents: indices), with `patch` and
+    `latent_channels` 1; the fields of the head then build nothing. None: tokens are numbers."""
 
     def __post_init__(self) -> None:
         for name, value in ((f.name, getattr(self, f.name)) for f in fields(self)):
@@ -81,6 +85,11 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)} must be at most {MOST_BLOCKS:,}")
         if self.width % self.heads:
             raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}")
+        if self.codes is not None and (self.patch, self.latent_channels) != (1, 1):
+            raise ValueError(
+                f"codes={self.codes}: a token is one index, expected patch=1 and latent_channels=1, got patch={self.patch} and "
+                f"latent_channels={self.latent_channels}"
+            )
 
     @property
     def granularity(self) -> int:
@@ -93,8 +102,9 @@ class Config:
         return self.patch**2 * self.latent_channels
 
     def canonical(self) -> "Config":
-        """The one spelling of this network: where the text stands first there is no buffer."""
-        return replace(self, buffer=type(self).buffer) if self.text == "prefix" else self
+        """The one spelling of this network: where the text stands first there is no buffer, and discrete tokens have no head."""
+        own = replace(self, buffer=type(self).buffer) if self.text == "prefix" else self
+        return own if own.codes is None else replace(own, head_depth=1, head_width=own.width)
 
     @cached_property
     def key(self) -> str:
@@ -119,14 +129,17 @@ class Config:
             width=width,
             heads=math.gcd(self.heads, width),
             head_width=self.head_width // proxy.width_divisor,
-            latent_channels=proxy.latent_channels,
+            latent_channels=proxy.latent_channels if self.codes is None else 1,
             text_width=proxy.text_width,
             pooled_width=None if self.pooled_width is None else proxy.pooled_width,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers and words, as YAML and JSON write them, with the family."""
-        return {FAMILY: "mar", **asdict(self)}
+        """Numbers and words, as YAML and JSON write them, with the family; `codes` where there are any."""
+        return {
+            FAMILY: "mar",
+            **{name: value for name, value in asdict(self).items() if (name, value) != ("codes", None)},
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
@@ -163,6 +176,10 @@ class Config:
 
     def build(self) -> "Network":
         """The network with fresh weights, on torch's default device."""
+        if self.codes is not None:
+            from nas.networks.backbones.mar.discrete import DiscreteNetwork
+
+            return DiscreteNetwork(self)
         from nas.networks.backbones.mar.network import Network
 
         return Network(self)

@@ -23,7 +23,7 @@ def blocks(config: Config, latent_size: int, text_tokens: int) -> Counter[Block]
         "encoder": config.encoder_depth,
         "decoder": config.decoder_depth,
         "late": config.decoder_depth if config.text == "late_cross" else 0,
-        "head": config.head_depth,
+        "head": config.head_depth if config.codes is None else 0,
         "ends": 1,
     }
     return Counter(
@@ -38,7 +38,8 @@ def blocks(config: Config, latent_size: int, text_tokens: int) -> Counter[Block]
 def _settings(config: Config, text_tokens: int) -> tuple[tuple[str, Any], ...]:
     """The fields but depths, with the number of text tokens."""
     alike = replace(config, encoder_depth=1, decoder_depth=1, head_depth=1, aligner=0)
-    return tuple(sorted({**asdict(alike), "tokens": text_tokens}.items()))
+    plain = {name: value for name, value in asdict(alike).items() if (name, value) != ("codes", None)}
+    return tuple(sorted({**plain, "tokens": text_tokens}.items()))
 
 
 def build(block: Block) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -72,7 +73,9 @@ def _ends(config: Config) -> nn.Module:
     from nas.networks.conditioning import Text
 
     whole = config.build()
-    whole.encoder, whole.decoder, whole.late, whole.head.blocks = (nn.ModuleList() for _ in range(4))
+    whole.encoder, whole.decoder, whole.late = (nn.ModuleList() for _ in range(3))
+    if config.codes is None:
+        whole.head.blocks = nn.ModuleList()
 
     class Ends(nn.Module):
         def __init__(self) -> None:

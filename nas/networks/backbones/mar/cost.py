@@ -16,6 +16,9 @@ def terms(config: Config, latent_size: int, text_tokens: int, known: int = 0) ->
     """The terms of the sum: a function and its arguments, which are fields of the config as they stand."""
     yield from condition_terms(config, latent_size, text_tokens, known)
     own = config.canonical()
+    if own.codes is not None:
+        yield likelihoods, (latent_size, own.width, own.codes)
+        return
     yield (
         head,
         (latent_size, own.patch, own.latent_channels, own.width, own.head_depth, own.head_width),
@@ -29,7 +32,7 @@ def condition_terms(config: Config, latent_size: int, text_tokens: int, known: i
     own = config.canonical()
     rows = (latent_size, text_tokens, known, own.patch, own.text, own.buffer)
     layer = (own.width, own.mlp_ratio)
-    yield ends, (*rows, own.grid, own.latent_channels, own.text_width, own.pooled_width, own.width)
+    yield ends, (*rows, own.grid, own.latent_channels, own.codes, own.text_width, own.pooled_width, own.width)
     yield aligner, (latent_size, text_tokens, own.patch, own.aligner, *layer)
     yield encoder, (*rows, own.encoder_depth, *layer)
     yield decoder, (*rows, own.decoder_depth, *layer)
@@ -51,13 +54,14 @@ def ends(
     buffer: int,
     grid: int,
     channels: int,
+    codes: int | None,
     text_width: int,
     pooled_width: int | None,
     d: int,
 ) -> Term:
     """What is around encoder and decoder."""
     counts = [
-        linear(known, patch**2 * channels, d),
+        linear(known, patch**2 * channels, d) if codes is None else Count(params=codes * d),
         linear(text_tokens, text_width, d),
         linear(before(text_tokens, text, buffer) + known, d, d),
         times(3, norm(d)),
@@ -121,6 +125,12 @@ def late(side: int, text_tokens: int, patch: int, text: str, depth: int, d: int,
 def head(side: int, patch: int, channels: int, d: int, depth: int, width: int) -> Term:
     """The head on all tokens."""
     return term([("head", side // patch, head_on((side // patch) ** 2, patch**2 * channels, d, depth, width))])
+
+
+@lru_cache(maxsize=1 << 14)
+def likelihoods(side: int, d: int, codes: int) -> Term:
+    """How likely each entry of the codebook is, of all tokens."""
+    return term([("head", side, linear(side**2, d, codes))])
 
 
 def head_on(tokens: int, token_width: int, d: int, depth: int, width: int) -> Count:

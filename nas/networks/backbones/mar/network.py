@@ -133,7 +133,7 @@ class Network(nn.Module):
         super().__init__()
         self.config = config = config.canonical()
         width, cross = config.width, config.text == "cross"
-        self.project = nn.ModuleDict({str(config.patch): nn.Linear(config.token_width, width)})
+        self.project = self._reader()
         self.text = nn.Linear(config.text_width, width)
         self.aligner = nn.ModuleList(Block(config) for _ in range(config.aligner))
         self.pooled = nn.Linear(config.pooled_width, width) if config.pooled_width else None
@@ -149,21 +149,37 @@ class Network(nn.Module):
         late = config.decoder_depth if config.text == "late_cross" else 0
         self.late = nn.ModuleList(Block(config, own=False, cross=True) for _ in range(late))
         self.norm_decoder = nn.LayerNorm(width, EPSILON)
-        self.head = Head(config)
+        self.head = self._writer()
         self.apply(_filled)
         nn.init.normal_(self.text.bias, std=DEVIATION)  # the empty caption is zeros, at which norms have no slope
-        for layer in (*(block.modulation for block in self.head.blocks), self.head.modulation_out, self.output):
-            nn.init.zeros_(cast(nn.Linear, layer).weight)
+        for name, layer in self.head.named_modules():
+            if "modulation" in name:
+                nn.init.zeros_(cast(nn.Linear, layer).weight)
+        nn.init.zeros_(self.output.weight)
+
+    def _reader(self) -> nn.Module:
+        """What makes rows (B, V, D) of known tokens."""
+        return nn.ModuleDict({str(self.config.patch): nn.Linear(self.config.token_width, self.config.width)})
+
+    def _writer(self) -> nn.Module:
+        """What makes tokens of conditions."""
+        return Head(self.config)
+
+    def _rows(self, tokens: Tensor) -> Tensor:
+        """Known tokens (B, V, c) as rows (B, V, D)."""
+        rows: Tensor = cast(nn.ModuleDict, self.project)[str(self.config.patch)](tokens)
+        return rows
 
     @property
     def output(self) -> nn.Linear:
         """The last layer."""
-        return cast(nn.Linear, self.head.outputs[self.head.patch])
+        head = cast(Head, self.head)
+        return cast(nn.Linear, head.outputs[head.patch])
 
     @property
     def middle(self) -> nn.Module:
         """The last block of the head's first half; its output is tokens (B, L, W). What comes before sees no noisy latents."""
-        return self.head.blocks[(self.config.head_depth - 1) // 2]
+        return cast(Head, self.head).blocks[(self.config.head_depth - 1) // 2]
 
     @property
     def middle_width(self) -> int:
@@ -215,7 +231,7 @@ class Network(nn.Module):
     def _encoded(self, tokens: Tensor, places: Tensor | None, rows: Tensor, context: Tensor) -> Tensor:
         """The rows before the image and the tokens at `places` (B, V, 1), read together: (B, R + V, D)."""
         if places is not None:
-            known = self.project[str(self.config.patch)](tokens.gather(1, places.expand(-1, -1, tokens.shape[2])))
+            known = self._rows(tokens.gather(1, places.expand(-1, -1, tokens.shape[2])))
             where = resampled(self.places, math.isqrt(tokens.shape[1]))[places.squeeze(2)]
             rows = torch.cat([rows, known + where], dim=1)
         x = self.norm_in(rows)

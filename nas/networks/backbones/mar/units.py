@@ -8,7 +8,7 @@ from functools import partial
 
 from nas.cost import units
 from nas.cost.autoregression import Autoregression
-from nas.cost.count import Call, total
+from nas.cost.count import Call, linear, total
 from nas.cost.units import CROSS, FEED_FORWARD, SELF, Unit
 from nas.networks.backbones.mar import Config
 from nas.networks.backbones.mar.cost import before, condition_terms, head_layer, head_on, layers
@@ -21,7 +21,8 @@ def of(config: Config, latent_size: int, text_tokens: int) -> units.Units:
     own = config.canonical()
     network = total([function(*given).total for function, given in own.cost_terms(latent_size, text_tokens)])
     tokens = (latent_size // own.patch) ** 2
-    drawing = Autoregression(tokens, partial(_conditions, own, latent_size, text_tokens), partial(_denoised, own))
+    conditions = partial(_conditions, own, latent_size, text_tokens)
+    drawing = Autoregression(tokens, conditions, partial(_denoised, own), own.codes)
     return units.of([*_blocks(own, tokens, text_tokens), *_head(own, tokens)], network, drawing)
 
 
@@ -43,7 +44,7 @@ def _blocks(config: Config, tokens: int, text_tokens: int) -> Iterator[Unit]:
 
 
 def _head(config: Config, tokens: int) -> Iterator[Unit]:
-    for index in range(config.head_depth):
+    for index in range(config.head_depth if config.codes is None else 0):
         yield Unit(f"head.blocks.{index}.mlp", FEED_FORWARD, head_layer(tokens, config.head_width))
 
 
@@ -54,5 +55,7 @@ def _conditions(config: Config, latent_size: int, text_tokens: int, known: int) 
 
 
 def _denoised(config: Config, tokens: int) -> int:
-    """Multiply-adds of the head on so many tokens at one time."""
+    """Multiply-adds of the head on so many tokens at one time, or of how likely each entry of the codebook is."""
+    if config.codes is not None:
+        return linear(tokens, config.width, config.codes).macs
     return head_on(tokens, config.token_width, config.width, config.head_depth, config.head_width).macs
