@@ -97,6 +97,8 @@ def factor(text):
         (factor("{field: architecture.shared_kv, levels: [true, maybe]}"), ["factors.x.levels.1", "shared_kv", "maybe"]),
         (factor("{field: architecture, levels: [mobilediffusion, dit-xk]}"),
          ["factors.x.levels.1", "'dit-xk'", "did you mean 'dit-xl'"]),
+        (factor("{field: architecture, levels: [mobilediffusion, 3]}"), ["factors.x.levels.1", "3: expected a preset"]),
+        (factor("{field: architecture, levels: [mobilediffusion, null]}"), ["factors.x.levels.1", "expected a preset"]),
         (factor("{levels: {p: {}, q: {architecture: dit-xl, architecture.conv: full}}}"),
          ["levels.q.architecture.conv", "no field"]),
         (factor("{field: training.learning_rat, levels: [1, 2]}"), ["factors.x.field", "training.learning_rat", "unknown key"]),

@@ -25,6 +25,15 @@ from nas.weights import parts
 SMALL = {"codes": 7, "channels": 3, "widths": (32, 32)}
 KINDS = ["quantised", "unquantised", "indices"]
 
+MOVQ = {  # Kandinsky's, 67.83 M parameters
+    "normalisation": "spatial",
+    "codes": 16_384,
+    "channels": 4,
+    "widths": (128, 256, 256, 512),
+    "blocks": 2,
+    "attention": True,
+}
+
 
 def pictures(count=4, size=8, seed=0):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
@@ -50,7 +59,7 @@ def test_movq_has_the_published_count():
     """67.83 M, of which its spatial normalisation is 0.12 M."""
     with torch.device("meta"):
         movq, group = (
-            VQModel(**vq.Architecture.built(vq.Settings(path="scratch", **{**vq.MOVQ, **own})).model_dump())
+            VQModel(**vq.Architecture.built(vq.Settings(path="scratch", **{**MOVQ, **own})).model_dump())
             for own in ({}, {"normalisation": "group"})
         )
     counts = [sum(p.numel() for p in part.parameters()) for part in (movq, movq.encoder, movq.decoder, group.decoder)]

@@ -26,6 +26,7 @@ class Evaluation:
 
     time: int
     guided: bool
+    """Whether it is by the plan, unless the guidance scale is 1."""
     weights: tuple[float, ...]
 
 
@@ -44,12 +45,13 @@ def unrolled(plan: Plan, schedule_config: Mapping[str, Any]) -> Unrolled:
     if plan.solver == AUTOREGRESSIVE:
         raise InputError(f"sampling.solver: {AUTOREGRESSIVE} is not linear; expected another solver")
     fresh = plan.steps - 1 if plan.solver == "renoise" else 0
+    low, high = plan.guidance_interval
     axes = torch.eye(1 + fresh + plan.evaluations)[:, None, :, None, None]  # each a batch of one, (1, axes, 1, 1)
     found: list[Evaluation] = []
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         known = 1 + fresh + len(found)
-        found.append(Evaluation(int(time), plan.scale_at(int(time)) != 1, _weights(latents, known)))
+        found.append(Evaluation(int(time), low <= int(time) <= high, _weights(latents, known)))
         return axes[known]
 
     asked = plan.times(schedule_config["num_train_timesteps"])

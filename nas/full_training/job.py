@@ -121,7 +121,12 @@ def _check_files(given: Recipe) -> None:
             f"conditioning.image: {given.conditioning.image}: nas train reads pictures as they come and embeds none of them; "
             "expected none"
         )
-    autoencoder = menu.pick("autoencoders", given.autoencoder.name).load(given.autoencoder.settings("autoencoders"))
+    chosen, settings = menu.pick("autoencoders", given.autoencoder.name), given.autoencoder.settings("autoencoders")
+    if chosen.codes(settings) is not None:
+        raise InputError(
+            "autoencoder.latents: nas train learns numbers, and these are indices; expected quantised or unquantised"
+        )
+    autoencoder = chosen.load(settings)
     for number, stage in enumerate(given.stages):
         if stage.image_size % autoencoder.factor:
             raise InputError(

@@ -32,7 +32,7 @@ from pydantic import BaseModel, Field, model_validator
 from nas import menu
 from nas.documents.section import Section
 from nas.documents.strict import validated
-from nas.errors import InputError
+from nas.errors import InputError, shown
 from nas.networks import backbones
 from nas.space import fields
 from nas.space.published import architecture
@@ -289,7 +289,7 @@ def base_architecture(study: Study) -> Backbone:
     return _named(study.architecture)
 
 
-def _named(given: str | Mapping[str, Any]) -> Backbone:
+def _named(given: Any) -> Backbone:
     """A preset, what a YAML file holds, or a mapping; InputError for what is none of them."""
     if isinstance(given, str):
         if given in backbones.presets() or given.endswith((".yaml", ".yml")):
@@ -297,6 +297,8 @@ def _named(given: str | Mapping[str, Any]) -> Backbone:
         raise InputError(
             f"architecture: unknown preset {given!r}{menu.nearest(given, list(backbones.presets()))} (or a YAML file)"
         )
+    if not isinstance(given, Mapping):
+        raise InputError(f"architecture: {shown(given)}: expected a preset, a YAML file or a mapping of fields")
     try:
         return backbones.from_dict(given)
     except (ValueError, TypeError) as error:
@@ -309,8 +311,8 @@ def network(base: Backbone, changes: Iterable[tuple[str, Any]]) -> Backbone:
     Raises NoField, ValueError and InputError for what is none.
     """
     found = dict(changes)
-    whole = found.pop("", None)
-    return fields.changed(base if whole is None else _named(whole), list(found.items()))
+    start = _named(found.pop("")) if "" in found else base
+    return fields.changed(start, list(found.items()))
 
 
 def architectures(study: Study) -> dict[str, Backbone]:

@@ -127,9 +127,10 @@ class Candidates:
 
     def _likely(self) -> dict[str, Any] | None:
         """The parameters of a network drawn from the study's beliefs, now and then (nas.search.prior)."""
-        rng = random.Random(trial_seed(self._study.seed, "prior", len(self._trials.records)))
-        if not self._beliefs or rng.random() >= prior.share(self._ended()):
+        coin = random.Random(trial_seed(self._study.seed, "prior", self._proposals.begun))  # one for each training
+        if not self._beliefs or coin.random() >= prior.share(self._ended()):
             return None
+        rng = random.Random(trial_seed(self._study.seed, "belief", len(self._trials.records)))
         return self._untried(self._beliefs.draw(rng) for _ in range(PATIENCE))
 
     def _ended(self) -> int:

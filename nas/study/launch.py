@@ -37,6 +37,7 @@ from nas.study.proposer import Proposer
 from nas.study.run import MakeEngine, Run
 from nas.trial import moves
 from nas.trial.checks.check import check, check_pool
+from nas.trial.given import earlier
 from nas.weights import worlds
 from nas.workers import ray_engine
 
@@ -68,6 +69,7 @@ def show(source: Source, overrides: Overrides) -> None:
     """Check a study and print its resolved settings; write nothing."""
     with study_file.opened(source, overrides) as (study, document):
         _checked(study, document)
+        earlier.found(study)
     say = Progress().say
     if foreign := worlds.told(study.resolved()):
         say(f"# {foreign}")

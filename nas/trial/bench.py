@@ -210,8 +210,10 @@ class Bench:
             for metric in self.metrics
             for column in metric.columns  # type: ignore[union-attr]
         }
+        entry = self.study.autoencoder
+        codes = menu.pick("autoencoders", entry.name).codes(entry.settings("autoencoders"))
         described["denoising_loss"] = {
-            "unit": "mean squared error",
+            "unit": "mean squared error" if codes is None else "nats",
             "higher_is_better": False,
             "split": "held_out",
             "times": LOSS_TIMES,

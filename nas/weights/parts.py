@@ -118,8 +118,12 @@ def _other_autoencoders(study: Study, missing: set[Path]) -> Iterator[tuple[str,
     """What to set, by path, so that neither a study nor a cell names one of these files."""
     if any(part.path in missing for part in _autoencoders(study)):
         yield "autoencoder.path", menu.pick("autoencoders", study.autoencoder.name).ABSENT
-    for name, factor in study.ablation.factors.items() if study.ablation is not None and missing else ():
-        yield f"ablation.factors.{name}", _without(factor, study.autoencoder.name, missing)
+    if study.ablation is not None and missing:
+        factors = study.ablation.factors
+        yield (
+            "ablation.factors",
+            {name: _without(one, study.autoencoder.name, missing) for name, one in factors.items()},
+        )
 
 
 def _without(factor: Factor, kind: str, missing: set[Path]) -> Factor:

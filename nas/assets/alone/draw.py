@@ -35,7 +35,9 @@ def draw(captions, seed=0, guidance=GUIDANCE, networks=NETWORKS):
     network = {
         name: load(HERE / files[name]) for name in {"text_encoder", "decoder", *(step["network"] for step in steps)}
     }
-    texts = [network["text_encoder"](*tokenise(told)) for told in (captions, [""] * len(captions))]
+    guided = guidance != 1 and any(step["guided"] for step in steps)
+    branches = [captions, [""] * len(captions)] if guided else [captions]
+    texts = [network["text_encoder"](*tokenise(read)) for read in branches]
     made, handed_on = noise(len(captions), seed), ({}, {})
 
     def predicted(step, branch):  # with the captions, or without
@@ -47,7 +49,7 @@ def draw(captions, seed=0, guidance=GUIDANCE, networks=NETWORKS):
 
     for step in steps:
         prediction = predicted(step, 0)
-        if step["guided"] and guidance != 1:
+        if guided and step["guided"]:
             without = predicted(step, 1)
             prediction = without + guidance * (prediction - without)
         made.append(prediction)

@@ -107,8 +107,10 @@ def about(
 
 def _steps(plan: Plan, config: Mapping[str, Any], formats: Mapping[str, Any]) -> dict[str, Any]:
     """The plan unrolled. Each step says which network it asks, and what that takes over and hands on; alike in all formats."""
-    found = unrolled(plan, config)
     kept = [held["steps"] for precisions in formats.values() for held in precisions.values() if "steps" in held]
+    if plan.cache is not None and not kept:
+        return {}  # no graphs that keep what it keeps
+    found = unrolled(plan, config)
     plain = [asdict(Step("denoiser"))] * len(found.evaluations)
     steps = [
         {**asdict(evaluation), **step} for evaluation, step in zip(found.evaluations, [*kept, plain][0], strict=True)

@@ -55,16 +55,6 @@ class Settings(Section):
     """Whether positions attend to each other at the last resolution too, not in the middle alone."""
 
 
-MOVQ: dict[str, Any] = {  # Kandinsky's, 67.83 M parameters: as VQModel's arguments in its released configuration
-    "normalisation": "spatial",
-    "codes": 16_384,
-    "channels": 4,
-    "widths": (128, 256, 256, 512),
-    "blocks": 2,
-    "attention": True,
-}
-
-
 class Architecture(Configuration):
     """The arguments of `VQModel`."""
 
@@ -140,8 +130,9 @@ def start(settings: Settings, pictures: Tensor) -> VQModel:
     rows = torch.cat(
         [model.encode(part).latents.movedim(1, 3).flatten(0, 2) for part in torch.split(pictures[:FIRST], 64)]
     )
-    generator = torch.Generator().manual_seed(0)
-    model.quantize.embedding.weight.copy_(rows[torch.randint(len(rows), (settings.codes,), generator=generator)])
+    distinct = torch.unique(rows, dim=0)
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(0))
+    model.quantize.embedding.weight.copy_(distinct[order[torch.arange(settings.codes) % len(distinct)]])
     return model
 
 
@@ -183,7 +174,9 @@ class Decoder(nn.Module):
 
 
 class VqAutoencoder:
-    """`VQModel` with latents shifted and scaled, channel by channel, to zero mean and unit variance, unless they are indices."""
+    """`VQModel` with latents shifted and scaled, channel by channel, unless they are indices. By the numbers of a file that
+    `nas prepare` made unquantised latents have zero mean and unit variance, quantised ones nearly; a folder has none.
+    """
 
     def __init__(self, model: VQModel, kind: str, mean: Tensor, std: Tensor):
         self.model, self.kind = model.eval().requires_grad_(False), kind

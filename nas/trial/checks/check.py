@@ -26,7 +26,7 @@ from nas.space.search_space import SearchSpace
 from nas.training import block_drop
 from nas.trial import base_model
 from nas.trial.checks import data_check, image_check
-from nas.trial.given import earlier, starts
+from nas.trial.given import starts
 from nas.weights import checkpoints, inheritance, parts, supernet
 
 if TYPE_CHECKING:
@@ -72,15 +72,14 @@ def _check_search(study: Study, space: SearchSpace) -> None:
         check_drawing(study.objective.name, plan_axes.plan(study, way))
         _check_plan(study.objective, plan_axes.plan(study, way))
     starts.members(study, space)
-    earlier.found(study)
     beliefs.of(study, plan_axes.extended(study, space))
     if study.training.sliced:
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
     largest = [part.architecture(part.largest()) for part in space.parts]
     for network in [*ends, *members[:PROBED_STUDENTS]]:
         _check_student(study, network)
-    for network in largest:
         data_check.check_codes(study, network)
+    for network in largest:
         _check_tokens(study.objective, study, network)
         _check_adapters(study, network)
     for network in ends:

@@ -23,7 +23,7 @@ from nas.settings import plan_axes, study_file
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 
-FREE = (  # what no score depends on
+FREE = (  # what a score means the same without; a seed is noise in it
     *("name", "question", "seed", "tracking", "budget", "stopping", "racing", "search", "ablation"),
     *("workers", "worker_memory", "worker_threads", "worker_cpus", "worker_gpus"),
     "metrics",  # those of the objectives are compared
@@ -50,11 +50,11 @@ def found(study: Study) -> list[Earlier]:
     Raises InputError naming the entry for what is no run, has no finished trial, or differs from the study in a setting that
     scores depend on.
     """
-    assert study.search is not None
     runs: list[Earlier] = []
-    for place, given in enumerate(study.search.from_):
+    named = study.search.from_ if study.search is not None else ()
+    for place, given in enumerate(named):
         with about(f"search.from.{place}"):
-            if given in study.search.from_[:place]:
+            if given in named[:place]:
                 raise InputError(f"{given} is named twice")
             runs.append(_earlier(study, given))
     return runs
@@ -78,7 +78,16 @@ def _earlier(study: Study, given: str) -> Earlier:
     if not done:
         raise InputError(f"{given}: no trial that was trained to the end")
     trials = [_finished(study, space, given, record) for record in done]
-    return Earlier(run=given, conditions=description.conditions(path), trials=trials, looks=_looks(study, path))
+    looked_at = {key: look for key, look in _looks(study, path).items() if _is_member(space, look["choices"], key)}
+    return Earlier(run=given, conditions=description.conditions(path), trials=trials, looks=looked_at)
+
+
+def _is_member(space: SearchSpace, choices: Mapping[str, Any], key: str) -> bool:
+    """Whether the choices are still this network in the space."""
+    try:
+        return space.architecture(choices).key == key
+    except InputError:
+        return False
 
 
 def _run_at(given: str) -> Path:
