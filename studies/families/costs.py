@@ -1,7 +1,7 @@
 """What a picture costs each family of studies/families, in training and in drawing: python studies/families/costs.py
 
-Multiply-adds of the proxies on latents of 8 x 8 x 8. A training picture costs three passes; of the autoregressor, whose conditions
-are made once and denoised four times over, the mean over the share that is hidden.
+Multiply-adds of the proxies on latents of 8 x 8 x 8. A training picture costs three passes; of the autoregressor, whose
+conditions are made once and denoised four times over, the mean over the share that is hidden.
 """
 
 from pathlib import Path
