@@ -13,6 +13,7 @@ from free_study import coordinate, free
 from nas.cost.budget import over_budget
 from nas.errors import InputError
 from nas.runs import looks
+from nas.runs.records import UNTRAINED
 from nas.search import prior
 from nas.seeds import trial_seed
 from nas.settings import beliefs, plan_axes, study_file
@@ -112,19 +113,20 @@ class Free(AtOnce):
 
 
 def test_an_optuna_sampler_gives_way_to_draws(folder, space, tmp_path):
-    """Which proposals are draws, and which draws they are, follows from the seed, the trial and what had ended by then."""
+    """One coin for each training, whatever is refused before it; which draw it is follows from the seed and the trial."""
     done = coordinate(folder / "study.yaml", tmp_path / "runs", make=Free, overrides=[LIKELY])
     believed = beliefs.of(done.study, space)
-    ended, drawn, tried = 0, 0, set()
+    begun, ended, drawn, tried = 0, 0, 0, set()
     for number, record in done.records.items():
-        rng = random.Random(trial_seed(0, "prior", number))
-        if rng.random() < 4 / (8 + ended):
+        if random.Random(trial_seed(0, "prior", begun)).random() < 4 / (8 + ended):
+            rng = random.Random(trial_seed(0, "belief", number))
             members = (space.architecture(choices := believed.draw(rng)) for _ in range(20))
             costs = ((member, done.study.deploy.costs(member)) for member in members)
             first = next(m for m, cost in costs if m.key not in tried and not over_budget(cost, done.study.budget))
             assert record["key"] == first.key and record["choices"] == choices
             drawn += 1
         tried.add(record["key"])
+        begun += record["state"] not in UNTRAINED
         ended += record["state"] == "complete"
     assert ended == 12 and drawn >= 3
 
