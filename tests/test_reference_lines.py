@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nas.analysis import reference_lines
+from nas.analysis import learning, reference_lines
 from nas.analysis.reference_lines import Line
 from nas.runs.headway import Headway
 from nas.runs.pictures import picture, read_grid
@@ -157,3 +157,22 @@ def test_nothing_was_learnt_where_no_trial_has_come_a_third_of_the_way(fids, cli
     goals = {"fid": "minimise", "clip_score": "maximise", "macs": "minimise"}
     assert reference_lines.learnt(table, goals, WORLD) is learnt
     assert reference_lines.learnt(table, goals, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("clips", "told"),
+    [
+        ([2.0, 6.0], " is 10 % of the way"),
+        ([-3.0, -1.0], " is 0 % of the way"),
+        ([2.0, 25.0], ""),
+        ([math.nan, math.nan], ""),
+    ],
+)
+def test_a_score_in_which_little_was_learnt_is_told_beside_one_in_which_much_was(clips, told):
+    """The loss, which copies do not have, is left out, and so is what no line has."""
+    table = pd.DataFrame({"fid": [2000.0, 1500.0], "clip_score": clips, "loss": [0.9, 0.9], "state": "complete"})
+    senses = {"fid": False, "clip_score": True, "loss": False, "latency_ms": False}
+    table.attrs["conditions"] = {column: {"higher_is_better": higher} for column, higher in senses.items()}
+    found = learning.little_learnt(table, WORLD)
+    assert (told in found and "fid" not in found and "oss" not in found) if told else found == ""
+    assert learning.little_learnt(table, {}) == ""

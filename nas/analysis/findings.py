@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from nas.analysis import ablation, certainty, fronts, naming, reference_lines, results
+from nas.analysis import ablation, certainty, fronts, learning, naming, reference_lines, results
 from nas.analysis.fronts import Objectives
 from nas.analysis.naming import said
 from nas.analysis.people import judged
@@ -164,25 +164,6 @@ def answer(table: pd.DataFrame, goals: Objectives, budget: Budget, lines: Lines 
     parts.append(f"{n['complete']} fully trained")
     proposed = f"{number_of(n['proposed'], 'architecture')} {'was' if n['proposed'] == 1 else 'were'} proposed"
     return f"{proposed}: {listed(parts)}. {_outcome(table, goals, lines)}"
-
-
-def nothing_learnt(table: pd.DataFrame, goals: Objectives, lines: Lines) -> str:
-    """What to say where trials draw no better than an untrained network; empty where they do, or nobody knows."""
-    if reference_lines.learnt(table, goals, lines) is not False:
-        return ""
-    complete, told = table[table["state"] == "complete"], []
-    for column, sense in goals.items():
-        if column in lines["untrained"].scores:
-            best = complete[column].min() if sense == "minimise" else complete[column].max()
-            scored = [
-                lines[name] for name in ("untrained", "autoencoded") if name in lines and column in lines[name].scores
-            ]
-            beside = ", ".join(f"{line.label} {naming.shown(column, line[column])}" for line in scored)
-            told.append(f"{naming.measured(column, best)} ({beside})")
-    return (
-        "Nothing was learnt: in no score has a trial come a third of the way from an untrained network to the autoencoder's "
-        f"copies of real pictures. The best are {listed(told)}."
-    )
 
 
 def elapsed_s(trials: Sequence[Mapping[str, Any]]) -> float | None:
@@ -366,10 +347,10 @@ def _winner_of(table: pd.DataFrame, goals: Objectives, lines: Lines) -> int | No
 
 
 def _outcome(table: pd.DataFrame, goals: Objectives, lines: Lines) -> str:
-    nothing = nothing_learnt(table, goals, lines)
+    nothing = learning.nothing_learnt(table, goals, lines)
     if nothing:
         return f"{nothing} So there is no winner: train longer, or start from trained weights."
-    return _front_in_words(table, goals)
+    return f"{_front_in_words(table, goals)} {learning.little_learnt(table, lines)}".rstrip()
 
 
 def _front_in_words(table: pd.DataFrame, goals: Objectives) -> str:

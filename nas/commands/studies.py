@@ -217,13 +217,15 @@ def init(
     """
     from nas.preparation import draft, survey
 
+    folder = to or Path("studies") / draft.name_for(data)
+    draft.vacant(folder)
     section = survey.described(data, annotations, image_size, set_)
     seen = survey.look(section, look)
     for name, value in seen.lines():
         typer.echo(f"{name:<20}{value}")
     for line in seen.warnings():
         typer.echo(f"note: {line}")
-    path = draft.write(to or Path("studies") / draft.name_for(data), section, seen)
+    path = draft.write(folder, section, seen)
     typer.echo(f"wrote {path}; next: nas prepare {path.parent}")
 
 

@@ -43,12 +43,18 @@ stopping: {{ rungs: [1.0] }} # the looks of the pool have seen what an early run
 """
 
 
-def write(folder: Path, dataset: Mapping[str, Any], seen: Survey) -> Path:
-    """Write `study.yaml` into a folder and return its path. Raises InputError where one is there, for a name that a study cannot
-    have, and for pictures that are too few."""
+def vacant(folder: Path) -> Path:
+    """Where the study of a folder would be. Raises InputError where one is."""
     path = folder / "study.yaml"
     if path.exists():
         raise InputError(f"{path}: is there already; expected another folder (--to)")
+    return path
+
+
+def write(folder: Path, dataset: Mapping[str, Any], seen: Survey) -> Path:
+    """Write `study.yaml` into a folder and return its path. Raises InputError where one is there, for a name that a study cannot
+    have, and for pictures that are too few."""
+    path = vacant(folder)
     train = seen.pictures - seen.held_out
     if train < LEAST_DRAWN or not seen.held_out:
         raise InputError(

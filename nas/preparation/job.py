@@ -75,7 +75,8 @@ class Step:
         if self.there:
             return [self.name, self.makes, "there", ""]
         spent = [f"{duration(self.core_s)} of a core"] if self.core_s else []
-        return [self.name, self.makes, "missing", " and ".join([*spent, f"about {duration(max(1.0, self.other_s))}"])]
+        beside = f"about {duration(max(1.0, self.other_s))}" + (" beside" if spent else "")
+        return [self.name, self.makes, "missing", " and ".join([*spent, beside])]
 
 
 class Job:
@@ -217,7 +218,10 @@ def run(
     missing = [step for step in steps if not step.there]
     if missing:
         core, other = sum(step.core_s for step in missing), sum(step.other_s for step in missing)
-        say(f"in all {duration(core)} of a core and about {duration(other)}, as busy as this machine is now")
+        say(
+            f"in all {duration(core)} of a core for training, and {duration(other)} beside: about {duration(core + other)} by "
+            "the clock where a core is free, and more where others compute"
+        )
     if only_check:
         return not missing
     folder = cache / f"prepare-{study.name}"

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from nas.analysis import ablation, certainty, findings, importance, naming, reference_lines, results
+from nas.analysis import ablation, certainty, findings, importance, learning, naming, reference_lines, results
 from nas.analysis.findings import Run
 from nas.analysis.naming import arrow, cell, label, measured, shown
 from nas.numbers import amount, duration, number_of
@@ -152,7 +152,7 @@ def _ablation_answer(run: Run) -> str:
     trained = f"{cells}, {number_of(len(done), 'training')} to the end."
     found = ablation.answer({label(column): kinds for column, kinds in run.effects.items()})
     found = found or "There is nothing to compare yet."
-    return f"{trained} {found} {findings.nothing_learnt(run.table, run.goals, run.lines)}".rstrip()
+    return f"{trained} {found} {learning.nothing_learnt(run.table, run.goals, run.lines)}".rstrip()
 
 
 def _ablation(run: Run) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from nas.analysis import ablation, certainty, findings, fronts, reference_lines, results
+from nas.analysis import ablation, certainty, fronts, learning, reference_lines, results
 from nas.analysis.people import judged
 from nas.documents import yaml_text
 from nas.documents.document import Document
@@ -214,7 +214,7 @@ def summarise(directory: RunDirectory, progress: Progress | None = None) -> Any:
         lines = reference_lines.read(directory.path)
         _write_winner(directory, frame, objectives)
         _print_front(frame, objectives, lines, progress)
-        if nothing := findings.nothing_learnt(frame, objectives, lines):
+        if nothing := learning.nothing_learnt(frame, objectives, lines):
             progress.say(nothing)
         for told in _certainty(directory, resolved, frame, objectives):
             progress.say(told)

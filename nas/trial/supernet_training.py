@@ -343,7 +343,7 @@ def _run(
         say(
             f"{module.images_seen:,}/{recipe.images:,} images, loss {module.loss.item():.4f}, {pace:.0f} images/s, "
             f"{_updated(objective.members)}, "
-            f"about {(recipe.images - module.images_seen) / pace / 60:.0f} min left at this pace"
+            f"about {max(recipe.images - module.images_seen, 0) / pace / 60:.0f} min left at this pace"
         )
 
 

@@ -36,9 +36,9 @@ def check(study: Study, networks: Sequence[Backbone]) -> None:
 
 def check_codes(study: Study, network: Backbone) -> None:
     """Raises InputError unless latents are numbers that a network denoises, or indices that it draws, of the same codebook."""
-    entry, units = study.autoencoder, network.units(study.deploy.latent_size, study.deploy.text_tokens)
+    entry = study.autoencoder
     held = menu.pick("autoencoders", entry.name).codes(entry.settings("autoencoders"))
-    drawn = None if units.autoregression is None else units.autoregression.codes
+    drawn: int | None = getattr(network, "codes", None)  # of families that draw indices
     if held is None and drawn is None:
         return
     if held is None:
@@ -58,7 +58,7 @@ def check_codes(study: Study, network: Backbone) -> None:
             f"objective: {study.objective.name} denoises numbers, and latents are indices; expected masked_autoregression"
         )
     try:
-        study.sampling.macs(units)
+        study.sampling.macs(network.units(study.deploy.latent_size, study.deploy.text_tokens))
     except InputError as error:
         raise InputError(f"sampling.{error}") from None
 
