@@ -237,14 +237,9 @@ def _check_prediction(entry: Entry, base: Entry) -> None:
 
 def _check_weights(study: Study, config: Backbone) -> None:
     """Whether a network divides by the proxy, and has the shapes of the weights it is to start from."""
-    proxy = Proxy(study.proxy.width_divisor, **ANY_DATA)
-    try:
-        wanted = config.scaled(proxy)
-    except ValueError as error:
-        raise InputError(f"proxy.width_divisor: {error}") from None
-    init = study.training.init
+    wanted, init = _scaled(study, config), study.training.init
     if init == "base":
-        base = base_model.architecture(study).scaled(proxy)
+        base = _scaled(study, base_model.architecture(study))
         shapes = [checkpoints.shapes(supernet.skeleton(network)) for network in (base, wanted)]
         if difference := checkpoints.first_difference(*shapes):
             raise InputError(
@@ -256,12 +251,19 @@ def _check_weights(study: Study, config: Backbone) -> None:
         supernet.check_covers(config, path, str(study.space), study.proxy.width_divisor)
 
 
+def _scaled(study: Study, config: Backbone) -> Backbone:
+    """The proxy of a network, for any data. Raises InputError where it does not divide."""
+    try:
+        return config.scaled(Proxy(study.proxy.width_divisor, **ANY_DATA))
+    except ValueError as error:
+        raise InputError(f"proxy.width_divisor: {error}") from None
+
+
 def _check_student(study: Study, config: Backbone) -> None:
     """Whether a network that is not the base can have its weights, and learn from it."""
     if study.base is None:
         return
-    proxy = Proxy(study.proxy.width_divisor, **ANY_DATA)
-    own, taught_by = config.scaled(proxy), base_model.architecture(study).scaled(proxy)
+    own, taught_by = _scaled(study, config), _scaled(study, base_model.architecture(study))
     student, teacher = supernet.skeleton(own), supernet.skeleton(taught_by)
     if study.training.init == "inherited" and not (
         study.search and study.search.evolution
