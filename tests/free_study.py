@@ -28,6 +28,12 @@ workers: {workers}
 SECONDS = "NAS_TEST_RUNG_SECONDS"
 
 
+def search(name, sampler, trials):
+    """Such a study under another name, by another sampler, with one worker."""
+    text = STUDY.format(trials=trials, workers=1)
+    return text.replace("name: free", f"name: {name}").replace("sampler: random", f"sampler: {sampler}")
+
+
 class Bare(Workers):
     """Real worker processes without torch."""
 

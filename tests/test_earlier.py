@@ -5,6 +5,7 @@ import shutil
 from io import StringIO
 from types import SimpleNamespace
 
+import free_study
 import optuna
 import pytest
 import test_pool
@@ -27,16 +28,7 @@ from nas.study.pool import Pool
 from nas.study.run import Run
 from nas.trial.given import earlier
 
-STUDY = """
-name: warm
-space: mobilediffusion
-dataset: emoji
-budget: {params: 400M, macs: 200G}
-search: {sampler: tpe, trials: 6, minimise: [fid_efficientnet_lite0, macs]}
-stopping: {rule: none, rungs: [0.5, 1.0]}
-tracking: {mode: "off"}
-workers: 1
-"""
+STUDY = free_study.search("warm", "tpe", 6)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from nas.networks.backbones import Autoregressor, Discrete, Proxy, from_dict
 from nas.networks.backbones.mar import Config, build_block
 from nas.networks.conditioning import Text
 from nas.objectives import LatentBatch, masked_autoregression
-from nas.settings import study_file
+from nas.settings import design, study_file
 from nas.settings.training import Training
 from nas.training.encoded import EncodedSet
 from nas.training.loop import DenoiserTraining, train
@@ -257,12 +257,15 @@ def checked(folder, level, autoencoder=INDICES, **given):
     }
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({**study, **given}))
-    check.check_cells(study_file.load(path))
+    made = study_file.load(path)
+    check.check_cells(made)
+    return made
 
 
 def test_discrete_and_continuous_tokens_are_cells_of_one_study(tmp_path):
     own = {"sampling": {**ONCE, "steps": 4}, "architecture.patch": 2}
-    checked(tmp_path, {"autoencoder": {**INDICES, "latents": "quantised"}, **own})
+    study = checked(tmp_path, {"autoencoder": {**INDICES, "latents": "quantised"}, **own})
+    assert [network.codes for network in design.architectures(study).values()] == [16, None]
 
 
 @pytest.mark.parametrize(

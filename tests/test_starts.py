@@ -2,6 +2,7 @@
 
 import shutil
 
+import free_study
 import pytest
 from free_study import coordinate
 
@@ -12,16 +13,7 @@ from nas.space import screen
 from nas.space.search_space import SearchSpace
 from nas.trial.given import starts
 
-STUDY = """
-name: started
-space: mobilediffusion
-dataset: emoji
-budget: {params: 400M, macs: 200G}
-search: {sampler: random, trials: 4, minimise: [fid_efficientnet_lite0, macs]}
-stopping: {rule: none, rungs: [0.5, 1.0]}
-tracking: {mode: "off"}
-workers: 1
-"""
+STUDY = free_study.search("started", "random", 4)
 
 
 @pytest.fixture(scope="module")
