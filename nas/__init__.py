@@ -72,7 +72,7 @@ def load(*runs: str | Path) -> pd.DataFrame:
                              without those with padding
         activation_bytes     of what convolutions, linear layers and attention put out, in float32
         latency_ms           of one picture, where the study has a table of block latencies
-        proxy_params, ...    the same of the small network that was trained
+        proxy_params, ...    the same of the small network that was trained; proxy_prior_macs of its prior, for one picture
         load_s, train_s, sample_s, score_s, save_s, total_s   seconds by phase, summed over rungs; wall_s from start to end
         passes               of the network that an image of training cost, backward ones counted
         images_per_s, peak_memory_mib   of training

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torchvision.transforms.functional import to_pil_image
 
 from nas import menu
+from nas.analysis import results
 from nas.deploy import drawer, imagination
 from nas.errors import InputError
 from nas.full_training import job, recipe
 from nas.networks import conditioning
 from nas.networks.backbones import Proxy
-from nas.networks.conditioning import Conditioning, Text, pictures
+from nas.networks.conditioning import Conditioning, Text, closed_vocabulary, pictures
 from nas.networks.conditioning.pictures import Projection
 from nas.settings import study_file
 from nas.training import batches
@@ -202,6 +203,11 @@ def run(bench):
     (path / "captions.json").write_text(json.dumps(bench.drawn[0]))
     (folder / "record.json").write_text(json.dumps(record))
     return path
+
+
+def test_the_priors_cost_is_a_column_of_its_own(run):
+    table = results.load_finished([run])
+    assert list(table["proxy_prior_macs"]) == [closed_vocabulary.WIDTH * 8] and "prior_macs" not in table  # linear
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(bench, run, tmp_path):

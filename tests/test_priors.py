@@ -69,6 +69,18 @@ def test_building_and_training_a_prior_leaves_the_global_stream_alone():
     assert torch.equal(found, torch.rand(1))
 
 
+def test_what_an_embedding_costs_is_the_products_of_its_network():
+    sizes = replace(SIZES, width=16)  # tokens wider than embeddings
+    data = lessons(sizes=sizes)
+    cost = {name: priors.macs(made(name, data), sizes) for name in menu.names("priors")}
+    mlp = 6 * 16 + 2 * 2 * 16**2 + 16 * 4  # into the blocks, two of two layers, out of them
+    assert cost["none"] == 0 and cost["linear"] == 6 * 4 and cost["residual_mlp"] == mlp
+    width, places, shared = 32, 5 + 4, 16  # of the transformer; tokens, text, time, embedding and query
+    ends = 5 * shared * width + 6 * width + shared * width + 2 * width**2 + width * 4
+    block = places * (4 * width**2 + 2 * 4 * width**2) + 2 * places**2 * width
+    assert cost["diffusion"] == 3 * 2 * (ends + block)  # steps, with and without the caption
+
+
 # --- linear ----------------------------------------------------------------------------------------------------------
 
 

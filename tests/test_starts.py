@@ -11,6 +11,7 @@ from nas.networks import backbones
 from nas.settings import study_file
 from nas.space import screen
 from nas.space.search_space import SearchSpace
+from nas.study.candidates import Candidates
 from nas.trial.given import starts
 
 STUDY = free_study.search("started", "random", 4)
@@ -62,6 +63,24 @@ def test_they_are_trained_first_and_once_however_often_the_search_is_interrupted
     keys = [record["key"] for record in done.records.values() if record["state"] == "complete"]
     assert keys[:3] == [backbones.presets()["mobilediffusion"].canonical().key, *last]
     assert len(keys) == len(set(keys)) == 5
+
+
+def test_the_time_is_said_from_networks_that_come_next(folder, tmp_path, monkeypatch):
+    timed = []
+    whole = Candidates.workload
+
+    def watched(self, workers):
+        timed.append(set(self._coming()))
+        return whole(self, workers)
+
+    monkeypatch.setattr(Candidates, "workload", watched)
+    given = ["seed=2", "search.start=[mobilediffusion]"]
+    first = coordinate(folder / "study.yaml", tmp_path, overrides=[*given, "search.trials=3"])
+    keys = [record["key"] for record in first.records.values() if record["state"] == "complete"]
+    assert len(keys) == 3 and timed == [set(keys)]
+    then = coordinate(folder / "study.yaml", tmp_path, overrides=[*given, "search.trials=7"])
+    more = [record["key"] for record in then.records.values() if record["state"] == "complete"][3:]
+    assert len(more) == 4 and timed[1] == set(more)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,20 @@ def test_spatial_norms_that_do_nothing_are_group_norms(network):
     assert not torch.allclose(vq.Decoder(network, "quantised", torch.zeros(1), torch.ones(1))(z), one(z), atol=1e-3)
 
 
+def test_how_full_a_codebook_is_is_what_its_indices_say(network, file):
+    seen = pictures(16)
+    indices = vq.load(settings(file, latents="indices")).encode(seen).long()
+    used = vq.load(settings(file, latents="unquantised")).used(seen)
+    assert used.tolist() == [int((indices == entry).sum()) for entry in range(7)]
+
+    class Halves:
+        def used(self, images):
+            return torch.tensor([6, 6, 0, 0])
+
+    assert preparing.codebook(Halves(), seen) == "codebook: 2 of 4 entries stand in them, perplexity 2"
+    assert preparing.codebook(kl.load(kl.Settings(shipped="scenes")), seen) is None
+
+
 def test_the_gradient_goes_straight_through_the_codebook(network):
     made = {kind: vq.Decoder(network, kind, torch.zeros(1), torch.ones(1)) for kind in KINDS}
     z = torch.randn(1, 3, 4, 4)

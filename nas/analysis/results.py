@@ -124,7 +124,10 @@ def frame(
     seen = list(dict.fromkeys(column for row in rows for column in row))
     axes = [column for column in seen if column == "cell" or column.startswith(("arch.", "factor."))]
     costs = list(dict.fromkeys([*COSTS, *(name for record in trials for name in record.get("cost") or {})]))
-    proxy_costs = [f"proxy_{name}" for name in costs]
+    own = (
+        name for record in trials for name in record.get("proxy_cost") or {}
+    )  # the prior's has no like at deploy scale
+    proxy_costs = [f"proxy_{name}" for name in dict.fromkeys([*costs, *own])]
     described = {*TEXT, *INTEGERS, *_SPEEDS, *axes, *costs, *proxy_costs}
     metrics = [column for column in dict.fromkeys([*scored, *goals, *seen]) if column not in described]
     columns = ["trial", "key", "state", "reason", "seed", "repeat", "duplicate_of", "init", "rung", "images_seen"]

@@ -48,6 +48,18 @@ def copies_db(autoencoder: Autoencoder, pictures: Tensor) -> float:
     return psnr(autoencoder.decode(autoencoder.encode(pictures)).cpu(), pictures)
 
 
+def codebook(autoencoder: Autoencoder, pictures: Tensor) -> str | None:
+    """How much of its codebook pictures (N, 3, H, W) use, in words; None where it has none."""
+    counts = autoencoder.used(pictures)
+    if counts is None:
+        return None
+    shares = counts[counts > 0] / counts.sum()
+    alike = float(
+        (-shares * shares.log()).sum().exp()
+    )  # entries that would be as many, were all used alike: the perplexity
+    return f"codebook: {len(shares):,} of {len(counts):,} entries stand in them, perplexity {alike:,.0f}"
+
+
 def told(decibels: float, count: int) -> str:
     """What that means, and what to do where it is bad."""
     line = f"copies of {count:,} held-out pictures: PSNR {decibels:.1f} dB"

@@ -177,6 +177,8 @@ class Job:
             yield f"autoencoder{where}: " + autoencoder.told(
                 autoencoder.copies_db(bench.autoencoder, images), len(images)
             )
+            if (used := autoencoder.codebook(bench.autoencoder, images)) is not None:
+                yield f"autoencoder{where}: {used}"
         for settings in judge.asked(self.study):
             yield judge.told(settings, images, captions)
         lines = self._lines()

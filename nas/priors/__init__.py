@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nas import interruption, menu
+from nas.cost import traced
 from nas.documents.section import Section
 from nas.errors import InputError
 from nas.networks.conditioning import Text
@@ -108,6 +109,12 @@ def load(name: str, settings: Any, sizes: Sizes, weights: dict[str, Tensor], whe
             )
     made.load_state_dict(weights)
     return made
+
+
+def macs(prior: Prior, sizes: Sizes) -> int:
+    """Multiply-adds of the embedding of one caption, all calls of a prior's network together."""
+    caption = Text(torch.ones(1, sizes.tokens, sizes.width), torch.ones(1, sizes.pooled))
+    return traced.flops(lambda: prior.sample(caption, torch.zeros(1, sizes.image))) // 2
 
 
 def ignored(done: int, total: int) -> None:

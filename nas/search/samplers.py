@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
+import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
 from nas.seeds import trial_seed
 
@@ -30,6 +33,13 @@ def sampler(name: str, trials: int, study_seed: int, told: int) -> BaseSampler:
     if name == "gp":
         return _gp(seed, trials)
     return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=min(10, trials // 2))
+
+
+def untold(sampler: BaseSampler) -> Iterator[Trial]:
+    """The trials that a sampler suggests as long as it is told no result."""
+    study = optuna.create_study(storage=InMemoryStorage(), sampler=sampler)
+    while True:
+        yield study.ask()
 
 
 def _gp(seed: int, trials: int) -> BaseSampler:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from itertools import takewhile
+from itertools import chain, islice, takewhile
 from typing import Any
 
 from optuna.samplers import BaseSampler
@@ -19,7 +19,7 @@ from nas.networks.backbones import Backbone
 from nas.runs.records import UNTRAINED, Record
 from nas.search import prior, racing, stopping
 from nas.search.peers import Scoreboard
-from nas.search.samplers import sampler
+from nas.search.samplers import sampler, untold
 from nas.seeds import trial_seed
 from nas.settings import beliefs, plan_axes
 from nas.settings.study import Study
@@ -32,7 +32,7 @@ from nas.trial.given import starts
 
 FRESH_TRIES = 2_000  # random candidates looked at to find one that is new and within budget
 ENOUGH_TRIALS = 8  # of a search, for the space's base network to be trained beside them as a line of reference
-LOOKED_AT = 200  # random members, to time those of typical cost
+LOOKED_AT = 200  # suggestions, to time those of typical cost
 PATIENCE = 20  # refused or repeated suggestions in a row before a fresh architecture is drawn at random instead
 
 
@@ -79,15 +79,25 @@ class Candidates:
         return Workload(self._typical(workers) if left else [], [None] * left)
 
     def _typical(self, workers: int) -> list[Variant]:
-        """Members within budget, spread over their multiply-adds."""
-        rng = random.Random(self._study.seed)
-        drawn = [self._space.sample(rng) for _ in range(LOOKED_AT)]
-        members = [self._space.architecture(choices) for choices in drawn]
-        costs = [plan_axes.costs(self._study, *pair) for pair in zip(members, drawn, strict=True)]
-        within = [pair for pair in zip(costs, members, strict=True) if not over_budget(pair[0], self._study.budget)]
-        ordered = [member for _, member in sorted(within, key=lambda pair: pair[0]["macs"])]
+        """Of the networks that come next, as many as there are workers, spread over their multiply-adds."""
+        ordered = [member for _, member in sorted(self._coming().values(), key=lambda pair: pair[0])]
         places = [round((place + 0.5) / workers * len(ordered) - 0.5) for place in range(workers)] if ordered else []
         return [Variant(ordered[place]) for place in places]
+
+    def _coming(self) -> dict[str, tuple[float, Backbone]]:
+        """Multiply-adds and network, by key, of what would be trained next if no result were learned from; of the first LOOKED_AT
+        suggestions."""
+        numbered = enumerate(untold(self.sampler(0)))
+        suggestions = (self._space.suggest(asked) for number, asked in numbered if number >= len(self._trials.records))
+        found: dict[str, tuple[float, Backbone]] = {}
+        for choices in chain(self._starts, islice(suggestions, LOOKED_AT)):
+            member, key = self._space.architecture(choices), self._key(choices)
+            cost = plan_axes.costs(self._study, member, choices)
+            if not over_budget(cost, self._study.budget) and not self._proposals.of(key):
+                found[key] = cost["macs"], member
+            if len(found) == self._left():
+                break
+        return found
 
     def _left(self) -> int:
         """Trainings that are still to be done, the repeats at the end among them; a running one counts as a whole."""

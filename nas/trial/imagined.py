@@ -22,6 +22,7 @@ from nas.errors import InputError
 from nas.networks import conditioning
 from nas.networks.conditioning import Text, pictures
 from nas.networks.conditioning.pictures import Projection
+from nas.priors import Sizes
 from nas.training import encoded
 from nas.training.encoded import Embedded, EncodedSet
 
@@ -103,6 +104,16 @@ def _prior_path(bench: Bench) -> Path:
     return encoded.cache_path(
         bench.cache / "priors", reading=encoded.READING, conditioning=words, width=str(width), **identity
     )
+
+
+def costs(bench: Bench) -> dict[str, int]:
+    """Multiply-adds of the prior for one picture, where the denoiser is told of pictures; else nothing."""
+    if bench.study.conditioning.image == "none":
+        return {}
+    data = bench.train_data
+    assert data.embedded is not None
+    sizes = Sizes(*data.tokens.shape[1:], data.pooled.shape[1], data.embedded.of_picture.shape[1])
+    return {"prior_macs": priors.macs(prior(bench), sizes)}
 
 
 def text(bench: Bench, data: EncodedSet, rows: Tensor, seed: int) -> Text:

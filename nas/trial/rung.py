@@ -177,7 +177,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
     }
     if module.kept:
         rung["blocks_kept"] = module.kept
-    return {"rung": rung, "proxy": proxy.to_dict(), "proxy_cost": dataclasses.asdict(cost)}
+    return {"rung": rung, "proxy": proxy.to_dict(), "proxy_cost": dataclasses.asdict(cost) | imagined.costs(bench)}
 
 
 def _network(bench: Bench, proxy: Backbone, job: Job) -> nn.Module:

@@ -45,6 +45,10 @@ class Autoencoder(Protocol):
         """The way back as a module, for formats that hold one network: latents -> pictures, as `decode`."""
         ...
 
+    def used(self, images: Tensor) -> Tensor | None:
+        """How often each entry of the codebook stands in pictures (B, 3, H, W), (K,) int64; None where there is no codebook."""
+        ...
+
 
 class Configuration(Section):
     """What is read of diffusers' configuration: the arguments of one class, and nothing that would load anything else."""

@@ -105,6 +105,9 @@ class KlAutoencoder:
     def decoder(self) -> nn.Module:
         return Decoder(self.convolution, self.network, self.mean, self.std)
 
+    def used(self, images: Tensor) -> None:
+        return None
+
     def fingerprint(self) -> str:
         """Twelve hex digits of its own decoder and of the scale of its latents: what another decoder of them was made for."""
         model, digest = self.model, hashlib.sha256()

@@ -210,6 +210,12 @@ class VqAutoencoder:
     def decoder(self) -> nn.Module:
         return Decoder(self.model, self.kind, self.mean, self.std)
 
+    @torch.no_grad()
+    def used(self, images: Tensor) -> Tensor:
+        codebook = self.model.quantize.embedding.weight
+        found = nearest(self.model.encode(images.to(codebook.device)).latents, codebook)
+        return torch.bincount(found.flatten(), minlength=len(codebook))
+
 
 def load(settings: Settings) -> VqAutoencoder:
     """The autoencoder. Raises InputError when the weights are not there, not readable, or of another network than is named."""
