@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 SAID = re.compile(r"about ([^:]+) to go:")
 UNITS = {"h": 3600, "min": 60, "s": 1}
 SMALL = ["evaluation.images=64", "search.sampler=random"]
+ONCE = ["ablation.repeats=1", "ablation.confidence=null"]
 STUDIES = {  # name: (study, settings)
     "slices": ("emoji", [*SMALL, "search.trials=8"]),
     "slices-all": ("emoji", [*SMALL, "search.trials=6", "stopping.rule=none", "training.images_seen=512"]),
@@ -33,7 +34,7 @@ STUDIES = {  # name: (study, settings)
     "scratch": ("emoji", [*SMALL, "search.trials=3", "training.init=scratch", "training.images_seen=4096"]),
     "scenes": ("quickstart", [*SMALL, "search.trials=3", "stopping.rule=none", "training.images_seen=8192"]),
     "scenes-2w": ("quickstart", ["search.trials=4", "training.images_seen=6400", "workers=2"]),
-    "ablation": ("activation", ["evaluation.images=64", "training.images_seen=1024", "ablation.repeats=1"]),
+    "ablation": ("activation", ["evaluation.images=64", "training.images_seen=1024", *ONCE]),
     "narrow": ("emoji", [*SMALL, "search.trials=4", "proxy.width_divisor=32", "training.init=scratch"]),
 }  # fmt: skip
 

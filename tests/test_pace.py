@@ -37,17 +37,20 @@ def study(tmp_path):
 def test_a_trial_is_its_updates_its_pictures_and_their_scores(study):
     drawn = 10 * (5 * 2 * 0.01 + 0.1 + 0.2) + 100 * 0.01 + 3.0 + 0.5
     assert [PACE.rung_s(study, rung) for rung in (0, 1)] == pytest.approx([5 * 2.0 + drawn] * 2)
-    assert PACE.trial_s(study) == pytest.approx((1 + 0.8) * (10 + drawn))  # a fifth stops at the first rung
+    go_on = 1 - 0.2 * 2 / 6  # a fifth of the trials after the first four stops at the first rung
+    assert PACE.trial_s(study) == pytest.approx((1 + go_on) * (10 + drawn))
+    few = study.model_copy(update={"search": study.search.model_copy(update={"trials": 4})})
+    assert PACE.trial_s(few) == pytest.approx(2 * (10 + drawn))
     never = study.model_copy(update={"stopping": study.stopping.model_copy(update={"rule": "none"})})
     assert PACE.trial_s(never) == pytest.approx(2 * (10 + drawn))
 
 
 def test_workers_take_the_trials_in_turn():
     trials = [5.0, 9.0, 4.0, 7.0, 3.0]
-    found = pace.estimate([PACE], trials, 6.0, 2, stopped=False)
+    found = pace.estimate([PACE], trials, 6.0, 2, stopped=0.0)
     assert found.seconds == pytest.approx(6 + 4 + 7)  # 6 4 7 on the one, 5 9 3 on the other
     assert found.each_s == pytest.approx(5.6)
-    alone = pace.estimate([PACE], trials, 0.0, 1, stopped=True)
+    alone = pace.estimate([PACE], trials, 0.0, 1, stopped=0.2)
     assert alone.seconds == pytest.approx(sum(trials))
     assert alone.told().splitlines() == [
         "about 28 s to go: 5 trials of 6 s each on 1 worker",
@@ -66,7 +69,7 @@ def test_trials_whose_own_pace_is_unknown_take_the_mean(study):
 
 def test_a_variant_takes_as_long_as_its_settings_say(study):
     (twice,) = Workload([Variant(None, {"training.images_seen": 1280})], [0]).seconds(study, [PACE])
-    assert twice - PACE.trial_s(study) == pytest.approx((1 + 0.8) * 5 * PACE.update_s)
+    assert twice - PACE.trial_s(study) == pytest.approx((2 - 0.2 * 2 / 6) * 5 * PACE.update_s)
 
 
 def test_headway_is_the_share_of_forward_passes(tmp_path, monkeypatch):
@@ -133,7 +136,7 @@ def test_between_start_and_end_the_share_and_the_time_left_are_told(shown, monke
     monkeypatch.setattr(progress, "PAUSES", 0.0)
     clock = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    shown.told.expect(pace.Estimate(600.0, 6, 100.0, 1, 1, False))
+    shown.told.expect(pace.Estimate(600.0, 6, 100.0, 1, 1, 0.0))
     shown.records[0] = record(0)
     shown.folder(0).mkdir()
     (shown.folder(0) / headway.FILE).write_text("0.5")
@@ -153,7 +156,7 @@ def test_between_start_and_end_the_share_and_the_time_left_are_told(shown, monke
 def test_pauses_between_such_lines_grow_with_the_study(shown, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    shown.told.expect(pace.Estimate(36_000.0, 6, 100.0, 1, 1, False))
+    shown.told.expect(pace.Estimate(36_000.0, 6, 100.0, 1, 1, 0.0))
     before = len(shown.text().splitlines())
     shown.records[0] = record(0)
     for clock[0] in range(0, 3600, 60):

@@ -69,6 +69,8 @@ class Step:
     other_s: float
     """That it takes beside them, as busy as the machine is."""
     do: Callable[[], object]
+    begun: bool = False
+    """Whether an interrupted training is gone on with."""
 
     def row(self) -> list[str]:
         """As a person reads it."""
@@ -76,7 +78,7 @@ class Step:
             return [self.name, self.makes, "there", ""]
         spent = [f"{duration(self.core_s)} of a core"] if self.core_s else []
         beside = f"about {duration(max(1.0, self.other_s))}" + (" beside" if spent else "")
-        return [self.name, self.makes, "missing", " and ".join([*spent, beside])]
+        return [self.name, self.makes, "begun" if self.begun else "missing", " and ".join([*spent, beside])]
 
 
 class Job:
@@ -141,7 +143,8 @@ class Job:
         minutes: float = getattr(self.asked, part.role)
         other = lessons.TIMED * 5.0  # seconds in which it finds out its pace
         other += 2 * timed.drawn_s(self.study) if part.role == "supernet" else HELD_OUT * timed.scored_s(1)
-        return Step(part.role, str(part.path), there, 60 * minutes, other, lambda: self._make(part))
+        begun = lessons.Length.of(part.path, minutes).path.exists()
+        return Step(part.role, str(part.path), there, 60 * minutes, other, lambda: self._make(part), begun)
 
     def _make(self, part: Part) -> None:
         minutes: float = getattr(self.asked, part.role)

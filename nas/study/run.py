@@ -171,7 +171,7 @@ class Run:
         looks_s = workload.looks * known[0].look_s(self.study) if workload.looks else 0.0
         at_once = count if workload.side_by_side else 1
         looks_s *= at_once / count
-        self.progress.expect(pace.estimate(known, seconds, lines_s, at_once, pace.stops(self.study), looks_s))
+        self.progress.expect(pace.estimate(known, seconds, lines_s, at_once, pace.stopped(self.study), looks_s))
 
     def _timed(self, workers: Engine, variants: Sequence[Variant]) -> list[Pace | None]:
         """The paces of some networks; None for one that could not be timed."""

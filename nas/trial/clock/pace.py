@@ -13,7 +13,7 @@ from nas.numbers import duration, number_of
 if TYPE_CHECKING:
     from nas.settings.study import Study
 
-STOPPED = 0.2  # share of the trials that is taken to be stopped at each look, where the study stops any (assumption)
+STOPPED = 0.2  # share of the trials that is taken to be stopped at each look, of those that may be (assumption)
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ class Pace:
         return self.load_s + updates * self.update_s + drawn + self.passes * self.call_s + self.compute_s
 
     def trial_s(self, study: Study) -> float:
-        """Seconds of a trial, where `STOPPED` of those at each rung but the last go no further."""
-        stopped = STOPPED if stops(study) else 0.0
-        return sum((1 - stopped) ** rung * self.rung_s(study, rung) for rung in range(len(study.stopping.rungs)))
+        """Seconds of a trial, where some of those at each rung but the last go no further (`stopped`)."""
+        return sum((1 - stopped(study)) ** rung * self.rung_s(study, rung) for rung in range(len(study.stopping.rungs)))
 
     def look_s(self, study: Study) -> float:
         """Seconds of a look at a candidate (nas.trial.look)."""
@@ -60,9 +59,13 @@ class Pace:
         return pictures + self.rung_s(study, 0) + last
 
 
-def stops(study: Study) -> bool:
-    """Whether a study stops some trials early."""
-    return study.ablation is None and study.stopping.rule != "none" and len(study.stopping.rungs) > 1
+def stopped(study: Study) -> float:
+    """Share of a study's trials that is taken to be stopped at each rung but the last: `STOPPED` of those that come after the
+    first `stopping.min_peers`."""
+    rule, trials = study.stopping, study.search.trials if study.search is not None else 0
+    if study.ablation is not None or rule.rule == "none" or len(rule.rungs) == 1 or not trials:
+        return 0.0
+    return STOPPED * max(0, trials - rule.min_peers) / trials
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,13 @@ class Estimate:
     workers: int
     timed: int
     """Networks."""
-    stopped: bool
-    """Whether some trials are taken to be stopped early."""
+    stopped: float
+    """Share of the trials that is taken to be stopped at each look."""
 
     def told(self) -> str:
         """In words, with how it was estimated."""
 
-        less = f"; {STOPPED:.0%} of trials taken to be stopped" if self.stopped else ""
+        less = f"; {self.stopped:.0%} of trials taken to be stopped" if self.stopped else ""
         return (
             f"about {duration(self.seconds)} to go: {number_of(self.trials, 'trial')} of {duration(self.each_s)} each on "
             f"{number_of(self.workers, 'worker')}\n"
@@ -92,7 +95,7 @@ class Estimate:
 
 
 def estimate(
-    paces: Sequence[Pace], trials: Sequence[float], lines_s: float, workers: int, stopped: bool, looks_s: float = 0.0
+    paces: Sequence[Pace], trials: Sequence[float], lines_s: float, workers: int, stopped: float, looks_s: float = 0.0
 ) -> Estimate:
     """What trials of these lengths take, begun in this order on equal workers, with the lines of reference before them, and
     looks of `looks_s` in all shared by the workers."""
