@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -128,6 +129,19 @@ def test_rate_and_members_change_where_the_recipe_says(folder, monkeypatch):
     ):
         with pytest.raises(InputError, match=words):
             supernet_training.train(with_study, space, changed, out, Path("runs/.cache"), print)
+
+
+def test_how_far_it_is_is_said_once_a_minute(monkeypatch):
+    now, module, said = [100.0], SimpleNamespace(images_seen=1000), []
+    monkeypatch.setattr(supernet_training.time, "time", lambda: now[0])
+    told = supernet_training.Told(module, 3000, said.append)
+    for images in (1300, 1600, 1900):
+        now[0] += 30
+        module.images_seen = images
+        told(0)
+    assert said == ["1,600/3,000 images, 10 images/s, about 2 min 20 s left at this pace"]
+    told.say(", loss 0.5000")
+    assert said[1:] == ["1,900/3,000 images, 10 images/s, loss 0.5000, about 1 min 50 s left at this pace"]
 
 
 def test_told_to_end_it_saves_and_goes_on_from_there(folder, weights, monkeypatch):

@@ -27,7 +27,7 @@ from nas.diffusion.schedule import corrupted, noise_schedule
 from nas.disk import weight_files
 from nas.errors import InputError
 from nas.networks.backbones import Backbone, Proxy
-from nas.numbers import amount, number_of
+from nas.numbers import amount, duration, number_of
 from nas.objectives import LatentBatch, Lone
 from nas.runs.pictures import save_grid
 from nas.settings import study_file, training
@@ -43,6 +43,7 @@ from nas.weights.supernet import Supernet, require_covers, skeleton
 POOL = 400  # members that are trained, drawn once
 STAGES = ((0.7, 1.0), (0.9, 0.3), (1.0, 0.1))  # (share of the images, factor on the learning rate)
 SAVE_EVERY = WARMUP = 12_800  # images
+SAY_SECONDS = 60.0
 SEED = 7
 GRID_COLUMNS, GRID_ROWS = 8, 6
 Drawn = int | Literal["largest"]  # members of an update
@@ -330,7 +331,8 @@ def _run(
         factor = next(factor for share, factor in STAGES if module.images_seen < round(share * recipe.images))
         module.settings = plain.model_copy(update={"learning_rate": recipe.learning_rate * factor})
         objective.members = recipe.members_at(module.images_seen)
-        began, first = time.time(), module.images_seen
+        first = module.images_seen
+        told = module.heard = Told(module, recipe.images, say)
         try:
             with interruption.computing():
                 loop.train(module, bench.train_data, SEED, _next_stop(recipe, first))
@@ -339,12 +341,28 @@ def _run(
             say(f"told to end: saved at {module.images_seen:,} images; the same command goes on from there")
             raise
         module.save(partial.path, partial.identity)
-        pace = (module.images_seen - first) / (time.time() - began)
-        say(
-            f"{module.images_seen:,}/{recipe.images:,} images, loss {module.loss.item():.4f}, {pace:.0f} images/s, "
-            f"{_updated(objective.members)}, "
-            f"about {max(recipe.images - module.images_seen, 0) / pace / 60:.0f} min left at this pace"
-        )
+        told.say(f", loss {module.loss.item():.4f}, {_updated(objective.members)}")
+
+
+class Told:
+    """Says now and then how far a training is, by its pace since this was made."""
+
+    def __init__(self, module: loop.DenoiserTraining, images: int, out: Callable[[str], None]):
+        self._module, self._images, self._out = module, images, out
+        self._first, self._began = module.images_seen, time.time()
+        self._last = self._began
+
+    def __call__(self, step: int) -> None:
+        """After an update."""
+        if time.time() - self._last >= SAY_SECONDS:
+            self.say()
+
+    def say(self, more: str = "") -> None:
+        """A line of it."""
+        self._last, seen = time.time(), self._module.images_seen
+        pace = max(1, seen - self._first) / max(1e-3, self._last - self._began)
+        left = duration(max(0, self._images - seen) / pace)
+        self._out(f"{seen:,}/{self._images:,} images, {pace:.0f} images/s{more}, about {left} left at this pace")
 
 
 def _updated(members: Drawn) -> str:
