@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from nas.errors import InputError
 from nas.networks.backbones import Proxy, unet
+from nas.space import cost_tables
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import SHIPPED
 
@@ -220,6 +222,28 @@ def test_a_file_that_cannot_be_is_one_clear_line(tmp_path, case):
         load(tmp_path, content)
     assert str(error.value).startswith(str(tmp_path / "space.yaml"))
     assert "\n" not in str(error.value)
+
+
+def test_a_choice_that_no_latents_fit_is_one_line(tmp_path):
+    path = tmp_path / "threes.yaml"
+    path.write_text("backbone: dit\nbase: pixart\naxes:\n  patch: {fields: patch, choices: [1, 3]}\n")
+    space = SearchSpace.load(path)
+    assert (
+        space.granularity == 6 and space.largest()["patch"] == 3
+    )  # by parameters, on latents that both and the base fit
+    with pytest.raises(InputError) as refused:
+        cost_tables.costs(space, {"patch": np.array([0])}, 64, 77)
+    said = "axes.patch: 3 is refused: latents of side 64 are not filled by patches of side 3"
+    assert str(refused.value) == f"{path}: {said}"
+
+
+def test_a_field_that_is_not_there_is_answered_by_the_familys_own(tmp_path):
+    path = tmp_path / "pitch.yaml"
+    path.write_text("backbone: dit\nbase: pixart\naxes:\n  patch: {fields: pitch, choices: [1, 2]}\n")
+    with pytest.raises(
+        InputError, match=r"did you mean 'patch'\? \(an axis may name fields such as depth, width, heads\)"
+    ):
+        SearchSpace.load(path)
 
 
 def test_unknown_space_lists_what_there_is():

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.cost.count import Cost
+from nas.errors import InputError, shown
 from nas.space.fields import with_fields
 from nas.space.search_space import Axis, Choices, SearchSpace
 
@@ -120,7 +121,7 @@ class Tables:
         """For each term of the sum the axes it reads: those that change its arguments, alone or beside one other choice."""
         read: dict[int, set[str]] = {}
         plain = self._arguments(())
-        alone = {(a.name, i): self._arguments(a.settings[i]) for a in self.space.axes for i in range(len(a.choices))}
+        alone = {(a.name, i): self._alone(a, i) for a in self.space.axes for i in range(len(a.choices))}
         for (name, _), arguments in alone.items():
             _note(read, name, plain, arguments)
         for a, b in combinations(self.space.axes, 2):
@@ -133,6 +134,14 @@ class Tables:
                 _note(read, b.name, alone[a.name, i], both)
         places = max(map(len, [plain, *alone.values()]))
         return {p: [axis for axis in self.space.axes if axis.name in read.get(p, ())] for p in range(places)}
+
+    def _alone(self, axis: Axis, index: int) -> list[tuple[Any, ...]]:
+        """The arguments with one choice of an axis. Raises InputError where such a network takes no latents of this side."""
+        try:
+            return self._arguments(axis.settings[index])
+        except ValueError as error:
+            choice = shown(axis.choices[index])
+            raise InputError(f"{self.space.source}: axes.{axis.name}: {choice} is refused: {error}") from None
 
     def _arguments(self, settings: tuple[tuple[str, Any], ...]) -> list[tuple[Any, ...]]:
         return [arguments for _, arguments in self._terms(with_fields(self.space.base, settings))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nas import menu
 from nas.errors import shown
+from nas.networks.backbones import FAMILY
 
 if TYPE_CHECKING:
     from nas.networks.backbones import Backbone
@@ -125,7 +127,7 @@ def _levels(config: Backbone) -> tuple[Any, ...]:
 def paths(config: Backbone) -> list[str]:
     """The paths an axis may name, `*` for each kind of index."""
     plain = _whole(config)
-    top = [name for name in plain if name != "levels"]
+    top = [name for name in plain if name not in ("levels", FAMILY)]
     found = plain.get("levels", [])
     levels = [f"levels.{i}.{name}" for i, level in enumerate(found) for name in level]
     lists = [(i, name) for i, level in enumerate(found) for name, v in level.items() if isinstance(v, list)]
@@ -136,4 +138,12 @@ def paths(config: Backbone) -> list[str]:
 def _nearest_path(config: Backbone, path: str) -> str:
     close = difflib.get_close_matches(path[: menu.LONGEST], paths(config), n=1, cutoff=0.3)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (an axis may name fields such as levels.0.channels, levels.*.ffn_ratio, levels.2.down.*, shared_kv)"
+    return f"{hint} (an axis may name fields such as {', '.join(_examples(paths(config)))})"
+
+
+def _examples(found: Sequence[str]) -> list[str]:
+    """Some of these paths: one of each kind, or three where all are plain names."""
+    kinds: dict[str, str] = {}
+    for path in found:
+        kinds.setdefault(re.sub(r"[a-z_]+", "name", re.sub(r"\d+", "0", path)), path)
+    return list(kinds.values()) if len(kinds) > 1 else list(found[:3])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import lcm
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ class JointSpace(SearchSpace):
     def parts(self) -> tuple[SearchSpace, ...]:
         return self.spaces
 
-    @property
+    @cached_property
     def granularity(self) -> int:
         return lcm(*(part.granularity for part in self.spaces))
 

@@ -26,6 +26,7 @@ Reading, sampling and counting import neither torch nor numpy; `nas.space.screen
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,10 +123,11 @@ class SearchSpace:
         """A member of a part as one of this space: the reverse of `own`."""
         return choices
 
-    @property
+    @cached_property
     def granularity(self) -> int:
-        """The side of the latents is a multiple of it."""
-        return self.base.granularity
+        """Members take latents whose side is a multiple of it: of what the base asks for, and every choice alone."""
+        alone = (with_fields(self.base, fields) for axis in self.axes for fields in axis.settings)
+        return math.lcm(self.base.granularity, *(member.granularity for member in alone))
 
     # -- members -------------------------------------------------------------------------------------------------
 
