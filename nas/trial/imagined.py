@@ -22,7 +22,6 @@ from nas.errors import InputError
 from nas.networks import conditioning
 from nas.networks.conditioning import Text, pictures
 from nas.networks.conditioning.pictures import Projection
-from nas.priors import Sizes
 from nas.training import encoded
 from nas.training.encoded import Embedded, EncodedSet
 
@@ -82,10 +81,8 @@ def prepare(bench: Bench) -> None:
 
 def prior(bench: Bench) -> Any:
     """The study's prior (`nas.priors`), trained on first use. Raises Interrupted."""
-    data, entry = bench.train_data, bench.study.prior
-    assert data.embedded is not None
+    entry, lessons = bench.study.prior, _lessons(bench)
     settings = entry.settings("priors")
-    lessons = priors.Lessons(Text(data.tokens, data.pooled), data.caption_of, data.embedded.of_picture)
 
     def trained() -> dict[str, Tensor]:
         made = priors.build(entry.name, settings, lessons.sizes)
@@ -94,6 +91,13 @@ def prior(bench: Bench) -> Any:
 
     path = _prior_path(bench)
     return priors.load(entry.name, settings, lessons.sizes, _kept(path, trained), str(path))
+
+
+def _lessons(bench: Bench) -> priors.Lessons:
+    """What a prior is trained on: the training pictures' embeddings and captions."""
+    data = bench.train_data
+    assert data.embedded is not None
+    return priors.Lessons(Text(data.tokens, data.pooled), data.caption_of, data.embedded.of_picture)
 
 
 def _prior_path(bench: Bench) -> Path:
@@ -110,10 +114,7 @@ def costs(bench: Bench) -> dict[str, int]:
     """Multiply-adds of the prior for one picture, where the denoiser is told of pictures; else nothing."""
     if bench.study.conditioning.image == "none":
         return {}
-    data = bench.train_data
-    assert data.embedded is not None
-    sizes = Sizes(*data.tokens.shape[1:], data.pooled.shape[1], data.embedded.of_picture.shape[1])
-    return {"prior_macs": priors.macs(prior(bench), sizes)}
+    return {"prior_macs": priors.macs(prior(bench), _lessons(bench).sizes)}
 
 
 def text(bench: Bench, data: EncodedSet, rows: Tensor, seed: int) -> Text:
