@@ -225,7 +225,7 @@ def test_the_base_of_the_space_is_trained_where_it_is_an_eighth_of_the_search_at
 def test_a_study_says_how_long_it_will_take_before_its_first_trial(run):
     running = run("workers=2", "search.trials=5", "racing.trials=1")
     each, lines = PACE.trial_s(running.study), PACE.lines_s(running.study, trained=False)
-    expected = pace.estimate([PACE] * 2, [each] * 6, lines, 2, stopped=True)
+    expected = pace.estimate([PACE] * 2, [each] * 6, lines, 2, pace.stopped(running.study))
     text = " ".join(running.progress.console.file.getvalue().split())
     assert " ".join(expected.told().split()) in text and text.index("to go: 6 trials") < text.index(" start ")
     ended = sum(record["state"] in ("complete", "stopped") for record in running.records.values())
