@@ -124,9 +124,7 @@ def frame(
     seen = list(dict.fromkeys(column for row in rows for column in row))
     axes = [column for column in seen if column == "cell" or column.startswith(("arch.", "factor."))]
     costs = list(dict.fromkeys([*COSTS, *(name for record in trials for name in record.get("cost") or {})]))
-    own = (
-        name for record in trials for name in record.get("proxy_cost") or {}
-    )  # the prior's has no like at deploy scale
+    own = (name for record in trials for name in record.get("proxy_cost") or {})  # a prior's is at this scale alone
     proxy_costs = [f"proxy_{name}" for name in dict.fromkeys([*costs, *own])]
     described = {*TEXT, *INTEGERS, *_SPEEDS, *axes, *costs, *proxy_costs}
     metrics = [column for column in dict.fromkeys([*scored, *goals, *seen]) if column not in described]

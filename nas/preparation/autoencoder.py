@@ -54,10 +54,8 @@ def codebook(autoencoder: Autoencoder, pictures: Tensor) -> str | None:
     if counts is None:
         return None
     shares = counts[counts > 0] / counts.sum()
-    alike = float(
-        (-shares * shares.log()).sum().exp()
-    )  # entries that would be as many, were all used alike: the perplexity
-    return f"codebook: {len(shares):,} of {len(counts):,} entries stand in them, perplexity {alike:,.0f}"
+    perplexity = float((-shares * shares.log()).sum().exp())  # so many entries, were all used alike
+    return f"codebook: {len(shares):,} of {len(counts):,} entries stand in them, perplexity {perplexity:,.0f}"
 
 
 def told(decibels: float, count: int) -> str:
