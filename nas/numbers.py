@@ -32,6 +32,12 @@ def number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def trained(seen: int, total: int, per_s: float) -> str:
+    """How far a training is: "1,600/3,000 images  10 images/s  2 min 20 s left"."""
+    left = duration(max(0, total - seen) / per_s) if per_s > 0 else "unknown"
+    return f"{seen:,}/{total:,} images  {per_s:.4g} images/s  {left} left"
+
+
 def duration(seconds: float) -> str:
     """ "45 s", "3 min 20 s", "2 h 5 min"."""
     minutes, rest = divmod(round(seconds), 60)

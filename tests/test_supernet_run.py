@@ -139,9 +139,9 @@ def test_how_far_it_is_is_said_once_a_minute(monkeypatch):
         now[0] += 30
         module.images_seen = images
         told(0)
-    assert said == ["1,600/3,000 images, 10 images/s, about 2 min 20 s left at this pace"]
-    told.say(", loss 0.5000")
-    assert said[1:] == ["1,900/3,000 images, 10 images/s, loss 0.5000, about 1 min 50 s left at this pace"]
+    assert said == ["1,600/3,000 images  10 images/s  2 min 20 s left"]
+    told.say("  loss 0.5000")
+    assert said[1:] == ["1,900/3,000 images  10 images/s  1 min 50 s left  loss 0.5000"]
 
 
 def test_told_to_end_it_saves_and_goes_on_from_there(folder, weights, monkeypatch):

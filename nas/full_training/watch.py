@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from nas import interruption, machine
 from nas.deploy.contents.export_folder import LOG
 from nas.full_training.job import Job
+from nas.numbers import trained
 from nas.training.loop import DenoiserTraining
 
 REPORT_SECONDS = 30.0
@@ -62,7 +63,6 @@ class Watch(L.Callback):
         if module.step == self.last_step or not is_first():
             return
         pace = (module.step - self.last_step) * module.settings.batch / max(now - self.last_line, 1e-9)
-        left = (self.stop - module.step) * module.settings.batch / pace / 60
         memory = peak_memory_mib()
         row: dict[str, Any] = {
             "stage": self.stage + 1,
@@ -77,8 +77,9 @@ class Watch(L.Callback):
         }
         _append(self.made.out / LOG, row)
         self.say(
-            f"stage {row['stage']} ({row['image_size']} px)  {module.images_seen:,}/{self.stop * module.settings.batch:,} images"
-            f"  loss {row['loss']:.4f}  {pace:.4g} images/s  {memory / 1024:.2f} GiB  {left:.1f} min left"
+            f"stage {row['stage']} ({row['image_size']} px)  "
+            f"{trained(module.images_seen, self.stop * module.settings.batch, pace)}  "
+            f"loss {row['loss']:.4f}  {memory / 1024:.2f} GiB"
         )
         self.last_line, self.last_step = now, module.step
 

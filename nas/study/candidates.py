@@ -90,12 +90,13 @@ class Candidates:
         numbered = enumerate(untold(self.sampler(0)))
         suggestions = (self._space.suggest(asked) for number, asked in numbered if number >= len(self._trials.records))
         found: dict[str, tuple[float, Backbone]] = {}
+        left = self._left()
         for choices in chain(self._starts, islice(suggestions, LOOKED_AT)):
             member, key = self._space.architecture(choices), self._key(choices)
             cost = plan_axes.costs(self._study, member, choices)
             if not over_budget(cost, self._study.budget) and not self._proposals.of(key):
                 found[key] = cost["macs"], member
-            if len(found) == self._left():
+            if len(found) == left:
                 break
         return found
 

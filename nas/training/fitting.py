@@ -18,7 +18,7 @@ from nas import interruption
 from nas.disk import files, weight_files
 from nas.failures import Diverged
 from nas.networks.averages import Average
-from nas.numbers import duration
+from nas.numbers import trained
 
 EMA_DECAY = 0.998  # as in the training of the shipped autoencoders
 CLIP = 1.0  # of the norm of the gradient
@@ -107,10 +107,8 @@ def train(
         now = time.perf_counter()
         if now - told >= REPORT_SECONDS or made.step == made.updates:
             pace = (made.step - start) * made.batch / (now - began)
-            left = duration((made.updates - made.step) * made.batch / pace)
             mean, told = sum(losses) / len(losses), now
-            total = made.updates * made.batch
-            say(f"{name}  {made.images_seen:,}/{total:,} images  loss {mean:.3g}  {pace:.4g} images/s  {left} left")
+            say(f"{name}  {trained(made.images_seen, made.updates * made.batch, pace)}  loss {mean:.3g}")
             losses.clear()
         if checkpoint is not None and (now - saved >= SAVE_SECONDS or interruption.asked()):
             made.save(checkpoint)

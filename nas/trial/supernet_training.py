@@ -27,7 +27,7 @@ from nas.diffusion.schedule import corrupted, noise_schedule
 from nas.disk import weight_files
 from nas.errors import InputError
 from nas.networks.backbones import Backbone, Proxy
-from nas.numbers import amount, duration, number_of
+from nas.numbers import amount, number_of, trained
 from nas.objectives import LatentBatch, Lone
 from nas.runs.pictures import save_grid
 from nas.settings import study_file, training
@@ -341,7 +341,7 @@ def _run(
             say(f"told to end: saved at {module.images_seen:,} images; the same command goes on from there")
             raise
         module.save(partial.path, partial.identity)
-        told.say(f", loss {module.loss.item():.4f}, {_updated(objective.members)}")
+        told.say(f"  loss {module.loss.item():.4f}  {_updated(objective.members)}")
 
 
 class Told:
@@ -360,9 +360,8 @@ class Told:
     def say(self, more: str = "") -> None:
         """A line of it."""
         self._last, seen = time.time(), self._module.images_seen
-        pace = max(1, seen - self._first) / max(1e-3, self._last - self._began)
-        left = duration(max(0, self._images - seen) / pace)
-        self._out(f"{seen:,}/{self._images:,} images, {pace:.0f} images/s{more}, about {left} left at this pace")
+        pace = (seen - self._first) / max(1e-3, self._last - self._began)
+        self._out(f"{trained(seen, self._images, pace)}{more}")
 
 
 def _updated(members: Drawn) -> str:
