@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, settings
-from test_unet import CONFIGS, PRESETS
+from test_unet import CONFIGS, PRESETS, TOLD
 
 from nas.cost import traced
 from nas.cost.count import taps
@@ -42,6 +42,14 @@ def test_padding_free_macs_reproduce_table_1():
 @pytest.mark.parametrize(("name", "size"), [("mobilediffusion", 64), *((name, 32) for name in PRESETS)])
 def test_closed_form_of_presets(name, size):
     assert_closed_form_is_what_tracing_counts(PRESETS[name], size, 77)
+
+
+@pytest.mark.parametrize("attention", ["softmax", "relu"])
+def test_closed_form_with_tokens_of_the_pooled_vector(attention):
+    told = replace(TOLD, attention=attention)
+    assert_closed_form_is_what_tracing_counts(told, 16, 5)
+    more, none = told.cost(16, 5), replace(told, pooled_tokens=0).cost(16, 5)
+    assert more.params - none.params == 10 * 16 * (12 + 1)  # one linear layer from 12 numbers to 10 tokens of 16
 
 
 @given(CONFIGS)

@@ -31,7 +31,7 @@ from nas.trial.bench import Bench
 from nas.trial.checks import check
 
 STUDY = {
-    "architecture": DEPLOY.to_dict(),
+    "architecture": {**DEPLOY.to_dict(), "pooled_tokens": 2},
     "dataset": {"name": "scenes", "pictures": 64, "held_out_pictures": 32},
     "autoencoder": {"name": "kl", "shipped": "scenes"},
     "conditioning": {"encoder": "scenes", "image": "with_text", "image_width": 8},

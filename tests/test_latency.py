@@ -135,12 +135,14 @@ def test_blocks_are_those_a_forward_pass_runs_on_inputs_that_lie_alike_in_memory
     assert found == calls(config.build(), (latents, torch.zeros(1, dtype=torch.long), text))
 
 
-def test_blocks_have_all_the_parameters_of_the_network():
-    total = sum(
-        times * sum(p.numel() for p in blocks.build(block)[0].parameters())
-        for block, times in blocks.blocks(SMALL, 8, 6).items()
-    )
-    assert total == SMALL.cost(8, 6).params
+@pytest.mark.parametrize("pooled_tokens", [0, 3])
+def test_blocks_have_all_the_parameters_of_the_network(pooled_tokens):
+    config, total = dataclasses.replace(SMALL, pooled_tokens=pooled_tokens), 0
+    for block, times in blocks.blocks(config, 8, 6).items():
+        built, inputs = blocks.build(block)
+        built(*inputs)
+        total += times * sum(p.numel() for p in built.parameters())
+    assert total == config.cost(8, 6).params
 
 
 def table(config, milliseconds=2.0, **changed):

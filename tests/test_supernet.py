@@ -82,6 +82,30 @@ axes:
 """
 
 
+TOKENS = """
+backbone: unet
+base: mobilediffusion
+axes:
+  tokens: {fields: pooled_tokens, choices: [0, 4, 10]}
+"""
+
+
+def test_a_member_makes_the_first_of_the_tokens_of_the_pooled_vector(tmp_path):
+    (tmp_path / "tokens.yaml").write_text(TOKENS)
+    space = SearchSpace.load(tmp_path / "tokens.yaml")
+    whole = supernet.Supernet.of(space, PROXY, seed=0)
+    weight = whole.weights_of(supernet.skeleton(space.architecture({"tokens": 10}).scaled(PROXY)))[LAYER]
+    for tokens in (4, 10):
+        config = space.architecture({"tokens": tokens}).scaled(PROXY)
+        sliced = whole.weights_of(supernet.skeleton(config))
+        assert sum(tensor.numel() for tensor in sliced.values()) == config.cost(8, 5).params
+        assert torch.equal(sliced[LAYER], weight[: tokens * PROXY.text_width])
+    assert LAYER not in whole.weights_of(supernet.skeleton(space.architecture({"tokens": 0}).scaled(PROXY)))
+
+
+LAYER = "pooled_tokens.weight"
+
+
 @pytest.mark.parametrize("name", ["mobilediffusion_full", "outer"])
 def test_every_member_is_covered_where_axes_depend_on_others(name, tmp_path):
     (tmp_path / "outer.yaml").write_text(OUTER)

@@ -2,7 +2,7 @@
 
 B rows, F the width of the network's features, E that of an embedding. Kandinsky (Razzhigaev et al. 2023, arXiv 2310.03502) takes
 CLIP's embedding, and gives it to the network by its time embedding and by ten tokens. Here it goes into the pooled vector, which
-every family takes that has one; no token is added.
+every family takes that has one; tokens are the architecture's affair (`pooled_tokens` of a UNet).
 """
 
 from __future__ import annotations

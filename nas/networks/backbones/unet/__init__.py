@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 STRICT = {"extra": "forbid"}
 MOST_WIDE = 2**17  # of every width, ratio and count; beyond it nothing could be built
 MOST_KERNEL = 255
+MOST_TOKENS = 1_000
 MOST_BLOCKS = 1_000  # conv and transformer blocks together, which are built one by one
 
 
@@ -95,6 +96,9 @@ class Config:
     """Width of one text token."""
     pooled_width: int | None = 768
     """Width of the pooled text vector added to the time embedding; None leaves it out, as in SD."""
+    pooled_tokens: int = 0
+    """Tokens that one linear layer makes of the pooled vector, set before those of the text; Kandinsky makes 10 of a picture's
+    embedding (Razzhigaev et al. 2023, arXiv 2310.03502)."""
     time_width: int = 1280
     """Width of the time embedding."""
     shared_kv: bool = True
@@ -122,6 +126,7 @@ class Config:
         self._check_words()
         for index, level in enumerate(self.levels):
             self._check_level(index, level)
+        self._check_pooled_tokens()
 
     def _check_numbers(self) -> None:
         if not self.levels:
@@ -159,6 +164,17 @@ class Config:
         divisor, name = (self.head_dim, "head_dim") if self.head_dim is not None else (self.heads, "heads")
         if divisor is not None and self.has_stack(index) and level.channels % divisor:
             raise ValueError(f"levels.{index}.channels={level.channels} is not divisible by {name}={divisor}")
+
+    def _check_pooled_tokens(self) -> None:
+        if not 0 <= self.pooled_tokens <= MOST_TOKENS:
+            raise ValueError(f"pooled_tokens={self.pooled_tokens} must be at least 0 and at most {MOST_TOKENS:,}")
+        if self.pooled_tokens and self.pooled_width is None:
+            raise ValueError(
+                f"pooled_tokens={self.pooled_tokens} are made of a pooled vector, but pooled_width is null"
+            )
+        read = any(level.cross_attention and self.has_stack(index) for index, level in enumerate(self.levels))
+        if self.pooled_tokens and not read:
+            raise ValueError(f"pooled_tokens={self.pooled_tokens} are read by cross_attention, which no level has")
 
     def has_stack(self, index: int) -> bool:
         """Whether level `index` has any transformer block; the middle belongs to the bottleneck."""

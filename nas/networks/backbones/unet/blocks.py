@@ -20,6 +20,9 @@ def blocks(config: Config, latent_size: int, text_tokens: int) -> Counter[Block]
     outer = config.levels[0].channels
     ends = _fields(config, "groups", "latent_channels", "pooled_width", "time_width")
     found[Block("ends", latent_size, (config.latent_channels,), outer, ends)] += 1
+    if config.pooled_width and config.pooled_tokens:
+        of = (("tokens", config.pooled_tokens),)
+        found[Block("pooled tokens", 1, (config.pooled_width,), config.text_width, of)] += 1
     return found
 
 
@@ -54,7 +57,11 @@ def _transformer(config: Config, level: Level, text_tokens: int) -> Fields:
     own += (("ffn_ratio", level.ffn_ratio), ("heads", config.head_count(level.channels)))
     own += _fields(config, "activation", "attention")
     own += _fields(config, "shared_kv") if level.self_attention else ()
-    return own + ((("text_width", config.text_width), ("tokens", text_tokens)) if level.cross_attention else ())
+    return own + (
+        (("text_width", config.text_width), ("tokens", config.pooled_tokens + text_tokens))
+        if level.cross_attention
+        else ()
+    )
 
 
 def build(block: Block) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -68,6 +75,8 @@ def build(block: Block) -> tuple[nn.Module, tuple[Tensor, ...]]:
     image = images[0]
     if block.kind in ("downsample", "upsample"):
         return _resampling(block), (image,)
+    if block.kind == "pooled tokens":
+        return nn.Linear(block.inputs[0], read["tokens"] * block.channels), (torch.randn(1, block.inputs[0]),)
     if block.kind == "ends":
         return _ends(block, read), (image, torch.zeros(1, dtype=torch.long), torch.randn(1, read["pooled_width"] or 1))
     config, level = _around(block, read)

@@ -35,10 +35,12 @@ def terms(config: Config, latent_size: int, text_tokens: int) -> Iterator[Call]:
         yield (
             transformers,
             (side, level.channels, level.down, mid, level.up, level.self_attention, level.cross_attention)
-            + (level.ffn_ratio, config.projections, config.shared_kv, config.text_width, text_tokens)
+            + (level.ffn_ratio, config.projections, config.shared_kv)
+            + (config.text_width, text_tokens, config.pooled_tokens)
             + ((config.head_dim, config.heads) if config.attention == "relu" else (1, None)),
         )
     yield ends, (latent_size, levels[0].channels, config.latent_channels, config.time_width, config.pooled_width)
+    yield pooled, (config.pooled_width, config.pooled_tokens, config.text_width)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -100,6 +102,7 @@ def transformers(
     shared_kv: bool,
     text_width: int,
     text_tokens: int,
+    pooled_tokens: int,
     head_dim: int | None,
     heads: int | None,
 ) -> Term:
@@ -125,8 +128,9 @@ def transformers(
         parts_ = [linear(n, c, c, bias=False), *keys, products, linear(n, c, c)]
         pieces.append(("self-attention", side, times(blocks, total(parts_))))
     if cross_attention:
-        keys = [linear(text_tokens, text_width, c, bias=False)] * 2
-        products = Count(0, 2 * n * text_tokens * c, 2 * n * text_tokens * c, 0, n * c + text_tokens * weights)
+        tokens = pooled_tokens + text_tokens
+        keys = [linear(tokens, text_width, c, bias=False)] * 2
+        products = Count(0, 2 * n * tokens * c, 2 * n * tokens * c, 0, n * c + tokens * weights)
         parts_ = [linear(n, c, c, bias=False), *keys, products, linear(n, c, c)]
         pieces.append(("cross-attention", side, times(blocks, total(parts_))))
     return term(pieces)
@@ -143,8 +147,17 @@ def ends(side: int, channels: int, latent_channels: int, time_width: int, pooled
     return term([*pieces, ("norm", side, norm(channels))])
 
 
+@lru_cache(maxsize=1 << 16)
+def pooled(pooled_width: int | None, pooled_tokens: int, text_width: int) -> Term:
+    """The tokens made of the pooled vector."""
+    if not pooled_width or not pooled_tokens:
+        return term([])
+    return term([("pooled tokens", 1, linear(1, pooled_width, pooled_tokens * text_width))])
+
+
 COMPONENTS = [
     "embedding",
+    "pooled tokens",
     "first and last conv",
     "full conv",
     "separable conv",

@@ -1,6 +1,7 @@
 """The modules of the U-shaped denoiser.
 
-B batch, C channels, H W latent height and width, N = H*W image tokens, T text tokens, D text width, E time width.
+B batch, C channels, H W latent height and width, N = H*W image tokens, T text tokens, D text width, P width of the
+pooled vector, E time width.
 
 Module names depend only on the position of a block, so that two networks of one search space share the names of what
 they share: `levels.{i}.down.{j}.conv.full`, `levels.{i}.down.{j}.conv.separable`,
@@ -328,6 +329,8 @@ class UNet(nn.Module):
         self.config = config = config.canonical()
         outer, inner = config.levels[0], config.levels[-1]
         self.embedding = TimeEmbedding(config)
+        made, pooled = config.pooled_tokens * config.text_width, config.pooled_width
+        self.pooled_tokens = nn.Linear(pooled, made) if pooled and made else None
         self.conv_in = nn.Conv2d(config.latent_channels, outer.channels, 3, padding=1)
         self.levels = nn.ModuleList(LevelBlocks(index, config) for index in range(len(config.levels)))
         self.mid = nn.ModuleList(Block((inner.channels,), depth, inner, config) for depth in config.mid)
@@ -359,15 +362,23 @@ class UNet(nn.Module):
 
     def forward(self, latents: Tensor, time: Tensor, text: "Text") -> Tensor:
         embedded = F.silu(self.embedding(time, text.pooled))  # (B, E), as every conv block takes it
+        tokens = self._tokens(text)
         x = self.conv_in(latents)
         levels = [cast(LevelBlocks, level) for level in self.levels]
         kept: list[list[Tensor]] = []
         for level in levels:
-            x, saved = level.descend(x, embedded, text.tokens)
+            x, saved = level.descend(x, embedded, tokens)
             kept.append(saved)
         for block in self.mid:
-            x = block(x, embedded, text.tokens)
+            x = block(x, embedded, tokens)
         for level in reversed(levels):
-            x = level.ascend(x, kept.pop(), embedded, text.tokens)
+            x = level.ascend(x, kept.pop(), embedded, tokens)
         prediction: Tensor = self.conv_out(F.silu(self.norm_out(x)))
         return prediction
+
+    def _tokens(self, text: "Text") -> Tensor:
+        """What cross-attention reads: those made of the pooled vector, then the text's."""
+        if self.pooled_tokens is None:
+            return text.tokens
+        made = self.pooled_tokens(text.pooled).unflatten(1, (-1, text.tokens.shape[2]))  # (B, n D) -> (B, n, D)
+        return torch.cat([made, text.tokens], dim=1)

@@ -109,6 +109,7 @@ class _At:
             config.shared_kv,
             config.text_width,
             self.text_tokens,
+            config.pooled_tokens,
             *heads,
         )
         return {piece: count for piece, _, count in found.pieces}
