@@ -12,7 +12,7 @@ import typer
 from nas.commands import decoders, models, runs, schedules, spaces, studies
 from nas.errors import ArgumentError, InputError
 from nas.failures import disk_trouble
-from nas.interruption import EXIT_CODE, Interrupted, Terminated
+from nas.interruption import Interrupted, Terminated, exit_code
 
 app = typer.Typer(
     help="Architecture search and ablation for text-to-image diffusion models.",
@@ -42,10 +42,10 @@ def main() -> None:
         print(f"nas: {dashes}{error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted:  # whoever raised it has said so
-        sys.exit(EXIT_CODE)
+        sys.exit(exit_code())
     except Terminated:
         print("\nnas: told to end; the same command goes on from here", file=sys.stderr)
-        _leave(EXIT_CODE)
+        _leave(exit_code())
     except Exception as error:  # a library's own class too: safetensors' is no OSError
         trouble = disk_trouble(error)
         if trouble is None:

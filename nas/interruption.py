@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-EXIT_CODE = 143  # 128 + SIGTERM, what shells and schedulers expect of a process that was told to end
-
 
 class Interrupted(Exception):
     """The work stops here; its checkpoint is on disk and it is to be taken up again."""
@@ -25,11 +23,17 @@ class Terminated(BaseException):
 
 _asked = threading.Event()
 _computing = threading.Event()
+_signals = [signal.SIGTERM.value]  # the last is the one that asked
 
 
 def asked() -> bool:
     """Whether this process was told to stop."""
     return _asked.is_set()
+
+
+def exit_code() -> int:
+    """128 + the number of the signal that told this process to end, SIGTERM where none did: what shells and schedulers expect."""
+    return 128 + _signals[-1]
 
 
 def check() -> None:
@@ -40,14 +44,14 @@ def check() -> None:
 
 def install_in_worker() -> None:
     """From now on SIGTERM asks for a stop; Ctrl-C is left to the coordinator, which tells its workers."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGTERM, _on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def install_in_trainer() -> None:
     """From now on SIGTERM and Ctrl-C ask for a stop."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    signal.signal(signal.SIGINT, _on_sigterm)
+    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGINT, _on_signal)
 
 
 def ask() -> None:
@@ -82,7 +86,7 @@ def coordinating() -> Iterator[None]:
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """While this lasts, SIGTERM waits for a safe point."""
+    """While this lasts, a signal waits for a safe point."""
     _computing.set()
     try:
         yield
@@ -90,10 +94,11 @@ def computing() -> Iterator[None]:
         _computing.clear()
 
 
-def _on_sigterm(*_: Any) -> None:
+def _on_signal(number: int, _: Any) -> None:
+    _signals.append(number)
     _asked.set()
     if not _computing.is_set():
-        os._exit(EXIT_CODE)
+        os._exit(exit_code())
 
 
 def _raise_terminated(*_: Any) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,3 +175,11 @@ def test_the_dead_of_this_machine_are_known_at_once():
     assert not lease.died_here({"host": "elsewhere", "pid": 1})
     assert not lease.died_here({"host": os.uname().nodename, "pid": os.getppid()})
     assert lease.died_here({"host": os.uname().nodename, "pid": 2**22 + 1})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_trainer_that_waits_leaves_with_the_code_of_the_signal(number):
+    """As a shell gives it: 128 + the signal's number."""
+    told = "import os, sys, time; from nas import interruption; interruption.install_in_trainer(); "
+    told += "os.kill(os.getpid(), int(sys.argv[1])); time.sleep(60)"
+    assert subprocess.run([sys.executable, "-c", told, str(int(number))]).returncode == 128 + number

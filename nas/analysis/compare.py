@@ -263,12 +263,12 @@ def summary(found: Comparison) -> tuple[list[str], list[list[str]]]:
         cells = [str(int((table["state"] == "complete").sum())), str(len(front)), str(study.left)]
         cells += [f"{study.at:.3f}", f"{low:.3f} to {high:.3f}"]
         rows.append([study.name, *cells, *(naming.shown(c, b) for c, b in zip(found.goals, best, strict=True))])
-    for line in _lines(found).values():
+    for line in shared_lines(found).values():
         rows.append([line.label, *[""] * 5, *(naming.shown(column, line[column]) for column in found.goals)])
     return headings, rows
 
 
-def _lines(found: Comparison) -> dict[str, Line]:
+def shared_lines(found: Comparison) -> dict[str, Line]:
     """The lines of reference that all have alike."""
     return reference_lines.shared([study.run.lines for study in found.studies])
 

@@ -242,7 +242,7 @@ def load_committed(folder: Path) -> pd.DataFrame:
     """
     folder = Path(folder)
     path = folder / "results.csv"
-    table = pd.read_csv(path, dtype={"key": object, "reason": object}, float_precision="round_trip")
+    table = pd.read_csv(path, dtype={"key": object, "reason": object})
     missing = [name for name in ("trial", "key", "state", "on_front") if name not in table]
     if missing:
         raise InputError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas.analysis import naming
-from nas.analysis.compare import MOST_DIFFERENCES, Comparison, Study, _lines, dominations, spent, summary, verdict
+from nas.analysis.compare import MOST_DIFFERENCES, Comparison, Study, dominations, shared_lines, spent, summary, verdict
 from nas.errors import InputError
 from nas.report import figures, page, stills
 
@@ -26,7 +26,7 @@ def render(found: Comparison) -> str:
     """The page as text."""
     complete = {one.name: _complete(one) for one in found.studies}
     drawn = {
-        f"front-{place}": figures.draw_fronts(complete, x, y, _lines(found))
+        f"front-{place}": figures.draw_fronts(complete, x, y, shared_lines(found))
         for place, (x, y) in enumerate(naming.pairs(found.goals))
     }
     histories = {one.name: one.history for one in found.studies}
