@@ -238,7 +238,7 @@ def load_fragment(code):
 
 
 def apply_patch(code):
-    done = subprocess.run(["patch", "-p1", "--forward"], input=code, capture_output=True, text=True)
+    done = subprocess.run(["patch", "-p1", "--forward", "--fuzz=0"], input=code, capture_output=True, text=True)
     if done.returncode:
         raise Failed(f"the change does not apply: {done.stdout}{done.stderr}")
 
