@@ -269,16 +269,19 @@ def test_the_first_training_waits_for_most_looks_however_many_workers_there_are(
     assert jobs[: jobs.index("run_rung")].count("look") == 40  # one network each
 
 
-def test_a_space_of_one_member_is_trained_once(tmp_path, engine):
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_space_of_one_member_is_trained_once_and_repeated(tmp_path, engine, slots):
     space = SearchSpace.load("mobilediffusion")
     single = replace(space, axes=(replace(space.axes[0], choices=(1024,), settings=space.axes[0].settings[2:3]),))
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)
-    study = study_file.load(path)
+    study = study_file.load(path, ["racing.trials=1"])
     directory, _ = open_run(study, tmp_path / "runs")
+    engine.slots = slots
     running = Run(study, Pool(study, single), directory, Progress(Console(file=StringIO())), engine=engine)
     running.execute()
-    assert [record["state"] for record in running.records.values()] == ["complete"]
+    ended = [(record["state"], record.get("race", False)) for record in running.records.values()]
+    assert ended == [("complete", False), ("complete", True)]
 
 
 def test_a_score_that_is_no_number_is_kept_out_of_looks_or_fails_the_look(monkeypatch):

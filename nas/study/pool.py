@@ -99,12 +99,13 @@ class Pool(Candidates):
         return not self._gave_up and self._proposals.begun < self._search.trials
 
     def ask(self) -> Record | Look | None:
-        """Networks to look at, until there are enough; then the next to train."""
+        """Networks to look at, until there are enough; then the next to train, and repeats when nothing is left."""
         if not self._searching:
             return self._race()
         if self._wants_looks() and (look := self._look()):
             return look
-        return self._propose()
+        proposed = self._propose()
+        return self._race() if proposed is None and not self._searching else proposed
 
     # -- looking -------------------------------------------------------------------------------------------------
 
