@@ -15,6 +15,7 @@ from nas.networks.conditioning import Text
 from nas.settings import plausible, study_file
 from nas.trial import base_model, pairs
 from nas.trial.checks import check
+from nas.weights import parts
 
 TAUGHT = STUDY.replace("{name: ufogen, reconstruction: ema_distill}", "{name: dmd, pairs: {count: 6}}").replace(
     "warmup_images: 0,", "warmup_images: 0, init: base, learning_rate: 0.003,"
@@ -47,6 +48,22 @@ def test_pairs_are_what_the_base_draws_and_are_drawn_once(tmp_path, monkeypatch)
     assert found.noise.std() == pytest.approx(1, abs=0.1) and found.caption_of.unique().numel() > 2
     monkeypatch.setattr(pairs, "_draw", None)  # cannot be called
     assert torch.equal(bench.lessons.latents, found.latents)
+
+
+def test_a_base_and_its_pairs_are_of_the_autoencoder_that_encoded_for_them(tmp_path, monkeypatch):
+    """A file that was removed and prepared again has its old name, and is another."""
+    bench = bench_of(tmp_path)
+    settings = settings_of(bench)
+
+    encoded, base, drawn = (
+        bench.encoded_path("train"),
+        base_model.weights_path(bench),
+        pairs.cache_path(bench, settings),
+    )
+    monkeypatch.setattr(parts, "fingerprints", lambda _: {"autoencoder": "another"})
+    assert bench.encoded_path("train") != encoded and base_model.weights_path(bench) != base
+    monkeypatch.setattr(base_model, "weights_path", lambda _: base)  # as if that were the same
+    assert pairs.cache_path(bench, settings) != drawn
 
 
 def test_another_base_plan_or_count_has_pairs_of_its_own(tmp_path):

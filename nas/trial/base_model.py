@@ -64,7 +64,7 @@ def weights_path(bench: Bench) -> Path:
     if base.checkpoint is not None:
         return checkpoint_file(base.checkpoint)
     resolved = study.resolved()
-    identity = {name: resolved[name] for name in ("dataset", "autoencoder", "proxy", "seed")}
+    identity = bench.identity_of_latents | {name: resolved[name] for name in ("proxy", "seed")}
     identity["conditioning"] = conditioning.identity(study.conditioning)
     identity |= {"objective": resolved["base"]["objective"], "training": resolved["base"]["training"]}
     started_from = digest(study, base.training.init)

@@ -119,12 +119,19 @@ class Bench:
 
     def encoded_path(self, split: str) -> Path:
         """Where the encoded split is kept."""
-        resolved, text = self.study.resolved(), conditioning.of_text(self.study.conditioning)
+        text = conditioning.identity(conditioning.of_text(self.study.conditioning))
+        return encoded.cache_path(
+            self.cache, split=split, reading=encoded.READING, conditioning=text, **self.identity_of_latents
+        )
+
+    @property
+    def identity_of_latents(self) -> dict[str, Any]:
+        """What latents, and all that is learnt on them, depend on: the pictures and who encodes them, told from another
+        autoencoder that had the same file before."""
+        resolved = self.study.resolved()
         identity = {"dataset": resolved["dataset"], "autoencoder": encoded.encoder_of(resolved["autoencoder"])}
-        identity["conditioning"] = conditioning.identity(text)
-        if known := parts.fingerprints(self.study).get("autoencoder"):
-            identity["fingerprint"] = known
-        return encoded.cache_path(self.cache, split=split, reading=encoded.READING, **identity)
+        known = parts.fingerprints(self.study).get("autoencoder")
+        return identity | ({"fingerprint": known} if known else {})
 
     def _encoded(self, split: str) -> encoded.EncodedSet:
         path = self.encoded_path(split)

@@ -50,7 +50,7 @@ def load(bench: Bench, settings: Pairs) -> EncodedSet:
 def cache_path(bench: Bench, settings: Pairs) -> Path:
     """Where the pairs lie, or will once they are drawn."""
     resolved = bench.study.resolved()
-    identity = {name: resolved[name] for name in ("dataset", "autoencoder", "seed")}
+    identity = bench.identity_of_latents | {"seed": resolved["seed"]}
     identity["conditioning"] = conditioning.identity(bench.study.conditioning)
     drawer = hashlib.sha256(base_model.weights_path(bench).read_bytes()).hexdigest()
     plan = {"objective": resolved["base"]["objective"], **settings.model_dump(mode="json")}
