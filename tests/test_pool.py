@@ -321,6 +321,7 @@ def test_what_takes_longer_to_train_is_looked_at_more(tmp_path):
     [
         (["training.init=scratch"], "search.sampler: pool looks at slices of a supernet, but training.init is scratch"),
         (["search.sampler=tpe"], "pool: sampler tpe does not read it; expected sampler pool"),
+        (["search.max_refusals=5"], "max_refusals: sampler pool does not read it; expected one of: tpe"),
         (["search.pool.looks=0"], "search.pool.looks"),
         (["space=[mobilediffusion, dit]"], "search.sampler: pool looks at slices of one space's supernet"),
     ],

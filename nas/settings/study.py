@@ -34,6 +34,7 @@ from nas.settings.tracking import Tracking
 from nas.settings.training import Training
 
 LEARNING = ("tpe", "nsga2", "gp", "pool")  # samplers that what was trained tells something
+CHOOSING = ("pool", "evolution")  # samplers that ask for every trial with its parameters: none is refused or repeated
 LATER = {
     "evolution": "evolution",
     "from_": "from",
@@ -183,7 +184,8 @@ class Search(Section):
     repeats: int = Field(0, ge=0, le=1_000)
     """Times an architecture that is suggested again is trained again with another seed; after that its result is reused."""
     max_refusals: int = Field(1_000, ge=1, le=1_000_000)
-    """Candidates in a row that may be refused or repeated before the search gives up."""
+    """Candidates in a row that may be refused or repeated before the search gives up. Samplers `pool` and `evolution` ask for
+    none that could be."""
 
     @model_validator(mode="after")
     def _has_objectives(self) -> Search:
@@ -192,6 +194,10 @@ class Search(Section):
             raise ValueError("expected at least one column in minimise or maximise")
         if len(set(columns)) < len(columns):
             raise ValueError(f"a column is named twice: {', '.join(columns)}")
+        if self.max_refusals != type(self).model_fields["max_refusals"].default and self.sampler in CHOOSING:
+            raise ValueError(
+                f"max_refusals: sampler {self.sampler} does not read it; expected one of: tpe, nsga2, gp, random"
+            )
         if self.pool != Pool() and self.sampler != "pool":
             raise ValueError(f"pool: sampler {self.sampler} does not read it; expected sampler pool")
         if self.evolution is not None and self.sampler != "evolution":

@@ -1,13 +1,15 @@
 """What a search trains: the sampler proposes, what is over budget is refused on paper, the rest is trained rung by rung.
 
 A network proposed twice takes the result it already has. Where nothing new is proposed for long, an architecture is drawn at
-random; at the end undecided members of the front are trained again (nas.search.racing).
+random, and where that finds none, the sampler goes on; at the end undecided members of the front are trained again
+(nas.search.racing).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from itertools import chain, islice, takewhile
 from typing import Any
 
@@ -16,6 +18,7 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial
 
 from nas.cost.budget import constraints, over_budget
 from nas.networks.backbones import Backbone
+from nas.numbers import number_of
 from nas.runs.records import UNTRAINED, Record
 from nas.search import prior, racing, stopping
 from nas.search.peers import Scoreboard
@@ -118,15 +121,19 @@ class Candidates:
     def _propose(self) -> Record | None:
         if self._gave_up or self._proposals.begun >= self._search.trials:
             return None
+        why = f"gave up after {number_of(self._search.max_refusals, 'refused or repeated candidate')} in a row"
+        random_too = ""
         for _ in range(self._search.max_refusals):
             refused, wanted = self._refused_in_a_row(), self._next_start() or self._likely()
             if wanted is None and refused and refused % PATIENCE == 0 and (wanted := self._fresh()) is None:
-                self._give_up("every architecture within budget has been tried; stopping here")
-                return None
+                if self._few:
+                    self._give_up("every architecture within budget has been tried; stopping here")
+                    return None
+                random_too = f"; none of {FRESH_TRIES:,} random ones is new and within budget"
             record = self._consider(self._trials.ask(wanted))
             if record["state"] not in UNTRAINED:
                 return record
-        self._give_up(f"gave up after {self._search.max_refusals} refused or repeated candidates in a row")
+        self._give_up(why + random_too)
         return None
 
     def _next_start(self) -> dict[str, Any] | None:
@@ -206,9 +213,16 @@ class Candidates:
             asked.set_constraint(name, excess)
 
     def _fresh(self) -> dict[str, Any] | None:
-        """The parameters of an untried architecture within budget; None if random drawing finds none."""
+        """The parameters of an untried architecture within budget; None if random drawing finds none, nor a look at all where
+        they are few."""
         rng = random.Random(trial_seed(self._study.seed, "fresh", len(self._trials.records)))
-        return self._untried(self._space.sample(rng) for _ in range(FRESH_TRIES))
+        drawn = (self._space.sample(rng) for _ in range(FRESH_TRIES))
+        return self._untried(chain(drawn, self._space.enumerate() if self._few else ()))
+
+    @cached_property
+    def _few(self) -> bool:
+        """Whether the space has no more members than are drawn at random."""
+        return self._space.size() <= FRESH_TRIES
 
     def _untried(self, drawn: Iterable[Choices]) -> dict[str, Any] | None:
         """The parameters of the first of these that is new and within budget."""

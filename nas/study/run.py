@@ -81,7 +81,7 @@ class Run:
         self.ledger.open(proposer.sampler(known), proposer.suggested, before)
         self._lease = Lease(self.ledger.stored)
         self._lease.take(progress.say, contested=shared)
-        self._trials = Trials(self.ledger, directory, progress, self.tracker)
+        self._trials = Trials(self.ledger, directory, progress, self.tracker, self._lease.renew)
         proposer.open(self._trials)
 
     @property

@@ -6,7 +6,7 @@ the screen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FixedTrial, Trial
@@ -28,8 +28,17 @@ from nas.space.search_space import Choices, SearchSpace
 class Trials:
     """The trials of one run, by number."""
 
-    def __init__(self, ledger: Ledger, directory: RunDirectory, progress: Progress, tracker: Tracker):
+    def __init__(
+        self,
+        ledger: Ledger,
+        directory: RunDirectory,
+        progress: Progress,
+        tracker: Tracker,
+        alive: Callable[[], None] = lambda: None,
+    ):
+        """`alive` says that this process lives, however many trials in a row are refused."""
         self._ledger, self._directory, self._progress, self._tracker = ledger, directory, progress, tracker
+        self._alive = alive
         self._twins: dict[int, list[int]] = {}  # running trial -> later trials that take its result
 
     @property
@@ -71,6 +80,7 @@ class Trials:
 
     def ask(self, parameters: dict[str, Any] | None = None, attributes: dict[str, Any] | None = None) -> Trial:
         """Optuna's next trial: one that its sampler suggests, or with these parameters."""
+        self._alive()
         if parameters is not None:
             self._ledger.optuna.enqueue_trial(parameters, attributes)
         return self._ledger.optuna.ask()
