@@ -186,6 +186,12 @@ def test_a_target_in_milliseconds_is_the_sum_over_the_table(tmp_path):
         (["search.evolution.cost=mac"], "search.evolution.cost: unknown column 'mac'; did you mean 'macs'"),
         (["budget.macs=100G"], "budget: sampler evolution does not read it"),
         (["search.plan.steps=[4, 8]"], "search.plan: sampler evolution does not read it"),
+        (["search.max_refusals=5"], "max_refusals: sampler evolution does not read it; expected one of: tpe"),
+        (["stopping.rule=halving"], "stopping.rule: sampler evolution stops no trial early, but this is halving"),
+        (
+            ["stopping.gain=0.1"],
+            "stopping.gain: sampler evolution stops no trial early, but this is 0.1; expected rule",
+        ),
         (["search.evolution.runtime=phone"], "has no table of blocks, deploy.latency"),
     ],
 )

@@ -43,6 +43,8 @@ def test_a_trial_is_its_updates_its_pictures_and_their_scores(study):
     assert PACE.trial_s(few) == pytest.approx(2 * (10 + drawn))
     never = study.model_copy(update={"stopping": study.stopping.model_copy(update={"rule": "none"})})
     assert PACE.trial_s(never) == pytest.approx(2 * (10 + drawn))
+    rounds = study.model_copy(update={"search": study.search.model_copy(update={"sampler": "evolution"})})
+    assert PACE.trial_s(rounds) == pytest.approx(2 * (10 + drawn))
 
 
 def test_workers_take_the_trials_in_turn():

@@ -17,6 +17,7 @@ from nas.errors import InputError, shown
 from nas.networks.backbones import Backbone, Proxy
 from nas.numbers import amount
 from nas.runs.evolution import Kind
+from nas.search.stopping import Stopping
 from nas.settings.study import Evolution, Study
 from nas.space import screen
 from nas.space.search_space import Choices, SearchSpace
@@ -186,10 +187,21 @@ def _check_sections(study: Study) -> None:
     for setting, given in strange.items():
         if given:
             raise InputError(f"{setting}: sampler evolution does not read it; expected search.evolution alone")
+    _check_stopping(study.stopping)
     if study.training.lora is not None:
         raise InputError("training.lora: evolution trains whole networks; expected no adapters")
     if settings_of(study).cost == LATENCY and study.deploy.latency is None:
         raise InputError("search.evolution.cost: latency_ms needs a table of blocks, deploy.latency")
+
+
+def _check_stopping(asked: Stopping) -> None:
+    """That nothing is to be stopped early: every round goes on from the weights at the end of the one before."""
+    for name in ("rule", "keep", "gain", "min_peers"):
+        given, default = getattr(asked, name), Stopping.model_fields[name].default
+        if given not in (default, "none"):
+            raise InputError(
+                f"stopping.{name}: sampler evolution stops no trial early, but this is {given}; expected rule none"
+            )
 
 
 def _check_runtime(study: Study) -> None:

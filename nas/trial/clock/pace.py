@@ -61,10 +61,11 @@ class Pace:
 
 def stopped(study: Study) -> float:
     """Share of a study's trials that is taken to be stopped at each rung but the last: `STOPPED` of those that come after the
-    first `stopping.min_peers`."""
-    rule, trials = study.stopping, study.search.trials if study.search is not None else 0
-    if study.ablation is not None or rule.rule == "none" or len(rule.rungs) == 1 or not trials:
+    first `stopping.min_peers`. Cells of an ablation and rounds of an evolution all go on to the end."""
+    rule, search = study.stopping, study.search
+    if search is None or search.sampler == "evolution" or rule.rule == "none" or len(rule.rungs) == 1:
         return 0.0
+    trials = search.trials
     return STOPPED * max(0, trials - rule.min_peers) / trials
 
 
