@@ -1,5 +1,6 @@
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import pytest
 import tiny_clip
@@ -132,6 +133,25 @@ def test_open_clip_pools_the_end_token(tiny):
     pooled = encoder.model.ln_final(states) @ encoder.model.text_projection
     torch.testing.assert_close(pooled, text.pooled, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(encoder.model.encode_text(encoder.tokenizer(CAPTIONS)), text.pooled)
+
+
+class Words:
+    """As open_clip wraps Hugging Face's tokenizers: words by number, an end, and a padding that has not the smallest number."""
+
+    def __init__(self, end, padding):
+        self.tokenizer = SimpleNamespace(eos_token_id=end, pad_token_id=padding)
+
+    def __call__(self, captions):
+        rows = [[*(int(word, 16) for word in caption.split()), self.tokenizer.eos_token_id] for caption in captions]
+        return torch.tensor([row + [self.tokenizer.pad_token_id] * (tiny_clip.CONTEXT - len(row)) for row in rows])
+
+
+@pytest.mark.parametrize(("end", "padding"), [(2, 1), (1, 1), (2, 0)])  # XLM-RoBERTa's, SigLIP's, BERT-like
+def test_tokenizers_that_are_not_clips_have_their_captions_whole(tiny, end, padding):
+    model = conditioning.load(Conditioning(encoder="open_clip", model=tiny, length=4)).model
+    encoder = conditioning.OpenClip.of(model, Words(end, padding), tiny_clip.CONTEXT)
+    written = (encoder.encode(["1ff 7 8", "9", ""]).tokens != 0).any(-1)
+    assert written.sum(1).tolist() == [4, 2, 1] and written[:, 0].all()
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

@@ -256,7 +256,9 @@ class OpenClip:
     def network(self) -> nn.Module:
         from nas.networks.conditioning.towers import ClipTower
 
-        return ClipTower(self.model, self.length)
+        words = getattr(self.tokenizer, "tokenizer", None)  # open_clip's wrapper around a Hugging Face tokenizer
+        padding = getattr(words, "pad_token_id", None) or 0
+        return ClipTower(self.model, self.length, padding, padding == getattr(words, "eos_token_id", None))
 
     def token_count(self, caption: str) -> int:
         inner = getattr(self.tokenizer, "tokenizer", None)  # open_clip's wrapper around a Hugging Face tokenizer

@@ -14,18 +14,22 @@ from torch import Tensor, nn
 
 
 class ClipTower(nn.Module):
-    """An open_clip text tower: states (B, T, D) of its last layer before the final norm, and its text feature (B, P)."""
+    """An open_clip text tower: states (B, T, D) of its last layer before the final norm, and its text feature (B, P).
 
-    def __init__(self, model: nn.Module, length: int):
+    A caption is followed by tokens numbered `padding`; `ended`: the first of them is its end.
+    """
+
+    def __init__(self, model: nn.Module, length: int, padding: int = 0, ended: bool = False):
         super().__init__()
-        self.model, self.length = model, length
+        self.model, self.length, self.padding, self.ended = model, length, padding, ended
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         forward: Any = self.model.forward_intermediates
         output = forward(text=input_ids, text_indices=1, normalize=False, text_output_fmt="NLC")
         states = output["text_intermediates"][-1]
-        last = input_ids.argmax(-1)  # the end token has the largest id
-        kept = torch.arange(states.shape[1], device=input_ids.device)[None, :] <= last[:, None]
+        places = torch.arange(1, states.shape[1] + 1, device=input_ids.device)
+        count = ((input_ids != self.padding) * places).amax(-1) + int(self.ended)
+        kept = places[None, :] <= count[:, None]
         states = (states * kept[:, :, None])[:, : self.length]
         return F.pad(states, (0, 0, 0, self.length - states.shape[1])), output["text_features"]
 
