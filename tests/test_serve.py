@@ -16,6 +16,8 @@ from nas import loopback
 from nas.deploy import drawer as drawing
 from nas.deploy import export, exporters, serve
 from nas.deploy.exporters import onnx
+from nas.deploy.step_graphs import Step
+from nas.diffusion.plan import Plan
 from nas.errors import InputError
 
 
@@ -147,6 +149,17 @@ def test_a_runtime_of_another_system_is_not_offered(model, monkeypatch, system, 
     monkeypatch.setattr(drawing, "read", lambda folder: {"formats": {"coreml": {"fp16": {}}}})
     monkeypatch.setattr(exporters.platform, "system", lambda: system)
     assert drawing.choices(model) == [("coreml", "fp16")] * offered
+
+
+def test_graphs_that_take_turns_count_as_the_denoiser(model):
+    """Those of a plan that keeps units, on a runtime of graphs."""
+    drawer = drawing.load(model)
+    turns = {f"denoiser_{number}": drawer.networks["denoiser"] for number in range(2)}
+    plan = Plan(steps=2, cache={"name": "fora", "every": 2})
+    kept = serve.replace(drawer, networks={**drawer.networks, **turns}, plan=plan, steps=[*map(Step, turns)])
+    timed, spent = serve.watched(kept, lambda: False)
+    timed.draw(["sun"], 0)
+    assert {name: len(calls) for name, calls in spent.items()} == {"text_encoder": 2, "denoiser": 2, "decoder": 1}
 
 
 def test_weights_that_give_no_numbers_are_said(model):
