@@ -1,4 +1,4 @@
-"""The picture of what networks cost: its bars hold the whole cost, and what no picture is written to is said."""
+"""`nas cost`: the bars of its picture hold the whole cost; what no picture is written to, and what it would ignore, is said."""
 
 import pytest
 from in_process import nas
@@ -36,3 +36,9 @@ def test_what_no_picture_is_written_to_is_one_line(tmp_path, name):
         InputError, match=r"--picture .*(expected a file that ends in .png, .svg, .pdf|cannot be written)"
     ):
         cost_picture.save(cost_picture.draw({"one": presets()["mobilediffusion"].parts(64, 77)}), tmp_path / name)
+
+
+@pytest.mark.parametrize("option", [["--paper"], ["--json"], ["--csv", "costs.csv"]])
+def test_what_a_cost_by_component_would_ignore_is_refused(option):
+    told = nas("cost", "mobilediffusion", "--by", "component", *option)
+    assert (told.returncode, told.stderr) == (2, f"nas: {option[0]}: ignored with --by; expected one of the two\n")

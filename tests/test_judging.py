@@ -336,6 +336,10 @@ def test_bad_options_cost_one_line_and_nothing_is_written(tmp_path, run):
             f"judge: cannot listen on 127.0.0.1:{port}: "
         )
     assert nas("judge", run, "--results").endswith("asks a person first")
+    for option in (["--judge", "me"], ["--trials", "1"], ["--front"]):
+        told = f"{option[0]}: ignored with --results; expected one of the two"
+        assert nas("judge", run, "--results", *option) == told
+    assert nas("judge", run, run, "--results").startswith("--results: prints what one run's folder keeps, got 2 runs")
     assert nas("judge", run, "--output", "x.csv") == "--output x.csv: expected --results with it"
     assert sorted(Path(run).rglob("*")) == before
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nas.commands.grid import print_grid
-from nas.commands.options import Overrides, Run_
+from nas.commands.options import Overrides, Run_, refuse_beside
 from nas.errors import InputError
 
 PANEL = "Models"
@@ -340,6 +340,7 @@ def _measure_blocks(what: list[str], to: Path, image_size: int, threads: int, re
 
 @app.command(rich_help_panel=PANEL)
 def latency(
+    context: typer.Context,
     what: Annotated[
         list[str], typer.Argument(help="Presets, architecture YAML files, exports; with --blocks, one search space.")
     ],
@@ -369,6 +370,7 @@ def latency(
     from nas.deploy.speed import latency_rows
 
     if blocks is not None:
+        refuse_beside(context, "--blocks", ("runtime", "steps", "decoder", "csv"))
         return _measure_blocks(what, blocks, image_size, threads, repeats)
     rows = []
     for name in what:

@@ -1,9 +1,12 @@
 """What several verbs take."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from nas.errors import InputError
 
 Overrides = Annotated[
     list[str],
@@ -18,3 +21,11 @@ Storage = Annotated[
 Run_ = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory, or a study's folder in runs/ (its latest run).")
 ]
+
+
+def refuse_beside(context: typer.Context, option: str, ignored: Iterable[str]) -> None:
+    """Raises InputError where one of the options was given that a command ignores with this one."""
+    for name in ignored:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"--{name}: ignored with {option}; expected one of the two")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nas.commands.grid import print_grid
-from nas.commands.options import Run_
+from nas.commands.options import Run_, refuse_beside
 
 PANEL = "Runs"
 app = typer.Typer()
@@ -72,6 +72,7 @@ def compare(
 
 @app.command(rich_help_panel=PANEL)
 def judge(
+    context: typer.Context,
     runs: Annotated[
         list[Path],
         typer.Argument(
@@ -111,6 +112,11 @@ def judge(
         from nas.judging.session import Session
 
         return page.serve(Session(contest.of(runs, trials, front), judge), port, browser, typer.echo)
+    if len(runs) > 1:
+        raise InputError(
+            f"--results: prints what one run's folder keeps, got {len(runs)} runs; expected the first alone"
+        )
+    refuse_beside(context, "--results", ("judge", "trials", "front"))
     from nas.analysis.people import judged
     from nas.judging import table
 

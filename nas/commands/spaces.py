@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from nas.commands.grid import print_grid
-from nas.commands.options import Overrides
+from nas.commands.options import Overrides, refuse_beside
 from nas.errors import InputError
 
 PANEL = "On paper"
@@ -17,6 +17,7 @@ app = typer.Typer()
 
 @app.command(rich_help_panel=PANEL)
 def cost(
+    context: typer.Context,
     networks: Annotated[
         list[str], typer.Argument(help="Names of published networks, or YAML files with an architecture.")
     ],
@@ -47,6 +48,8 @@ def cost(
 
     if by not in (None, "component"):
         raise InputError(f"--by {by}: expected component")
+    if by:
+        refuse_beside(context, "--by", ("paper", "json", "csv"))
     if picture:
         found = {network: published.parts_table(network, image_size, text_tokens) for network in networks}
         cost_picture.save(cost_picture.draw(found), picture)
