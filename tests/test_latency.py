@@ -71,9 +71,10 @@ def test_a_row_adds_up(tmp_path):
 
 def test_tables_keep_the_newest_and_refuse_other_devices(tmp_path):
     path = tmp_path / "t.csv"
-    latency_rows.write_csv([row(), row(network="b")], path)
+    latency_rows.write_csv([row(), row(decoder="e"), row(network="b")], path)
     latency_rows.write_csv([row(overall_ms=7.0)], path)
-    assert [(one.network, one.overall_ms) for one in latency_rows.read_csv(path)] == [("b", 1.0), ("a", 7.0)]
+    found = [(one.network, one.decoder, one.overall_ms) for one in latency_rows.read_csv(path)]
+    assert found == [("a", "e", 1.0), ("b", "d", 1.0), ("a", "d", 7.0)]
     before = path.read_bytes()
     with pytest.raises(InputError, match="rows of different devices do not compare: 00 is this, 11 is that"):
         latency_rows.write_csv([row(device="that", fingerprint="11")], path)
@@ -225,5 +226,8 @@ def test_the_command_measures_the_blocks_of_a_space(tmp_path):
     assert set(table.milliseconds) == wanted and f"{len(wanted)} blocks" in said
     code, _, error = command(space_file, space_file, "--blocks", out)
     assert code == 1 and "expected one search space, got 2 names" in str(error)
+    for option, given in (("--runtime", "eager"), ("--steps", 2), ("--decoder", "sd15-decoder"), ("--csv", "t.csv")):
+        code, _, error = command(space_file, "--blocks", out, option, given)
+        assert str(error) == f"{option}: ignored with --blocks; expected one of the two"
     code, _, error = command("vae_decoder", "--blocks", out)
     assert isinstance(error, InputError) and "--blocks: 'vae_decoder' holds decoders, not denoisers" in str(error)

@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 MOST_MEMBERS = 200_000  # of a space that are all looked at for their blocks; of a larger one, this many at random
 
 
-# --- a block as a module ---------------------------------------------------------------------------------------------
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-
 def of_space(space: SearchSpace, latent_size: int, text_tokens: int) -> list[Block]:
     """Every block that members of a space are made of, in a fixed order. Raises InputError when these are no denoisers."""
     import random

@@ -73,7 +73,7 @@ def read_csv(path: Path) -> list[Row]:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Add rows to a table, in place of earlier ones of the same network, runtime, threads and image size.
+    """Add rows to a table, in place of earlier ones of the same network, runtime, threads, image size and decoder.
 
     Raises InputError, and leaves the table alone, when it was measured on another device.
     """
