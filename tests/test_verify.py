@@ -61,6 +61,19 @@ def test_training_again_from_the_same_seeds_agrees_and_other_scores_do_not(tmp_p
         verify.verify(folder, cache)
 
 
+def test_a_trial_that_began_from_anothers_weights_is_refused(tmp_path):
+    """As those of an evolution do: from the base, or from scratch, it would be another training."""
+    run = exported.run_directory(tmp_path / "small" / "2026", overrides=TRAINING)
+    path = run.trial(0) / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "parent": 3}))
+    folder = export.export(run, "trial:0", tmp_path / "model", ["yaml"])
+    with pytest.raises(
+        InputError, match="model: trial 0 began from the weights of trial 3 of its run, which no export"
+    ):
+        verify.verify(folder, tmp_path / ".cache")
+    assert "started from the weights of trial 3 of its run" in (folder / "README.md").read_text()
+
+
 def test_a_base_that_is_not_in_the_cache_is_trained_first(tmp_path, monkeypatch):
     base = {"architecture": exported.DEPLOY.to_dict(), "training": {"images_seen": 16, "batch": 16}}
     overrides = [*TRAINING[1:], "training.init=base", f"base={json.dumps(base)}"]

@@ -367,6 +367,7 @@ def _deploy(picked: Picked) -> dict[str, Any]:
         "captions": description.captions(run.path)[:TRIED_CAPTIONS],
         "intervals": verify.intervals(run.path, record),
         "like": _initialised_like(picked),
+        "parent": record.get("parent"),
     }
 
 

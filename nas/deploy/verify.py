@@ -72,7 +72,7 @@ def _interval(value: float, measured: Mapping[str, Any], identity: str) -> dict[
 def verify(folder: Path, cache: Path) -> list[Check]:
     """Train the exported proxy again and compare its scores with those recorded.
 
-    Raises InputError for another version, and when this training diverges.
+    Raises InputError for another version, for a trial that began from another one's weights, and when this training diverges.
     """
 
     drawer.read(folder)
@@ -83,6 +83,11 @@ def verify(folder: Path, cache: Path) -> list[Check]:
     if not described.is_file():
         raise InputError(f"{described}: not there; export the run again")
     deploy, resolved = export_folder.trial(folder), Document.read(described)
+    if deploy.get("parent") is not None:
+        raise InputError(
+            f"{folder}: trial {origin['trial']} began from the weights of trial {deploy['parent']} of its run, which no export "
+            "holds; expected a trial that began as training.init says"
+        )
     settings = image_decoder.found_in(folder, resolved.content)
     study: Study = resolved.validate(Study, {k: v for k, v in settings.items() if k != "provenance"})
     with tempfile.TemporaryDirectory() as scratch:

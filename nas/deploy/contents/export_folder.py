@@ -104,6 +104,7 @@ class Trial(_Read):
     seed: int
     images_seen: int = Field(ge=0)
     like: dict[str, Any] | None
+    parent: int | None = None
     scores: dict[str, float]
     intervals: dict[str, Interval]
 

@@ -245,8 +245,10 @@ def _reasons(held: Mapping[str, Any]) -> list[str]:
 
 def _training(deploy: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
     training, provenance = resolved["training"], resolved.get("provenance") or {}
+    parent = deploy.get("parent")
+    begun = f"`{training['init']}`" if parent is None else f"the weights of trial {parent} of its run"
     lines = [
-        f"- {deploy['images_seen']:,} images seen, seed {deploy['seed']}, started from `{training['init']}`",
+        f"- {deploy['images_seen']:,} images seen, seed {deploy['seed']}, started from {begun}",
         f"- objective `{resolved['objective']['name']}`, data set `{resolved['dataset']['name']}`",
         f"- commit {provenance.get('commit') or 'unknown'}, {provenance.get('device') or 'unknown device'}",
     ]
