@@ -330,13 +330,13 @@ def test_what_is_told_has_the_change_in_percent():
 @pytest.mark.parametrize(
     ("chosen", "precisions", "words"),
     [
-        ({"coreml": coreml}, ["fp32"], "format coreml has no int8; add --format executorch or onnx"),
-        ({}, ["fp32"], "no format that holds graphs; add --format executorch or onnx"),
-        ({"onnx": format_onnx}, ["fp16"], "it is made from fp32 and compared with it; add --precision fp32"),
+        ({"coreml": coreml}, ["fp32"], "format coreml has no int8; add the format executorch or onnx"),
+        ({}, ["fp32"], "no format that holds graphs; add the format executorch or onnx"),
+        ({"onnx": format_onnx}, ["fp16"], "it is made from fp32 and compared with it; add the precision fp32"),
     ],
 )
 def test_int8_of_what_has_none(chosen, precisions, words):
-    with pytest.raises(InputError, match=f"--quantise int8: {words}"):
+    with pytest.raises(InputError, match=f"^quantise int8: {words}"):
         int8.check(chosen, precisions)
 
 

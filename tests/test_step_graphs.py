@@ -125,10 +125,10 @@ def test_bad_input(folder, tmp_path):
     assert "the graphs keep units by a plan of 4 evaluations, got one of 3" in str(drawing.exception)
     extrapolating = [*KEPT[:2], "sampling.cache={name: taylorseer, every: 2}"]
     run = exported.run_directory(tmp_path / "taylor" / "2026", overrides=extrapolating)
-    with pytest.raises(InputError, match=r"--format: onnx keeps .* the plan extrapolates \(cache: taylorseer\)"):
+    with pytest.raises(InputError, match=r"format: onnx keeps .* the plan extrapolates \(cache: taylorseer\)"):
         export.export(run, "trial:0", formats=("onnx",))
     run = exported.run_directory(tmp_path / "kept" / "2026", overrides=KEPT)
-    with pytest.raises(InputError, match="--quantise int8: not of a plan that keeps units"):
+    with pytest.raises(InputError, match="quantise int8: not of a plan that keeps units"):
         export.export(run, "trial:0", formats=("onnx",), quantised=True)
     assert not (run.path / "export").exists()
     denoiser, units = denoiser_of("pixart")

@@ -26,7 +26,7 @@ from nas.deploy.contents import export_folder, model_card, plan_file, standalone
 from nas.deploy.int8 import export as int8
 from nas.diffusion.plan import Plan
 from nas.disk.files import write_yaml
-from nas.errors import InputError
+from nas.errors import ArgumentError, InputError
 from nas.networks import backbones
 from nas.runs import description
 from nas.runs.directory import RunDirectory
@@ -205,8 +205,8 @@ def _check_target(folder: Path) -> None:
         held -= {*standalone.FILES, *menu.names("exporters")}
     strange = held & {checkpoints.TRAINED} if export_folder.MANIFEST in held else held
     if strange:
-        raise InputError(
-            f"--to {folder}: holds {min(strange)!r} and is no trial's export; expected a new folder, or such a one"
+        raise ArgumentError(
+            f"to {folder}: holds {min(strange)!r} and is no trial's export; expected a new folder, or such a one"
         )
 
 
@@ -224,7 +224,7 @@ def add_formats(
 
     modules = check_formats(formats, precisions)
     if quantised:
-        raise InputError(f"--quantise int8: {folder} is no trial of a study, whose scores would tell what int8 costs")
+        raise ArgumentError(f"quantise int8: {folder} is no trial of a study, whose scores would tell what int8 costs")
     manifest = drawer.read(folder)
     pipeline = export_folder.pipeline(folder)
     say("loading the network, its text encoder and its autoencoder")
@@ -244,15 +244,15 @@ def check_formats(formats: Sequence[str], precisions: Sequence[str]) -> dict[str
     offered = [*FILES, *menu.names("exporters")]
     for name in formats:
         if name not in offered:
-            raise InputError(f"--format: unknown format {name!r}{menu.nearest(name, offered)}")
+            raise ArgumentError(f"format: unknown format {name!r}{menu.nearest(name, offered)}")
     for precision in precisions:
         if precision not in TOLERANCE:
-            raise InputError(f"--precision: unknown {precision!r}{menu.nearest(precision, list(TOLERANCE))}")
+            raise ArgumentError(f"precision: unknown {precision!r}{menu.nearest(precision, list(TOLERANCE))}")
     names = [name for name in formats if name not in FILES]
     found = dict(zip(names, exporters.require(names), strict=True))
     for name, module in found.items():
         if not set(precisions) & set(module.PRECISIONS):
-            raise InputError(f"--precision: format {name} has {', '.join(module.PRECISIONS)}")
+            raise ArgumentError(f"precision: format {name} has {', '.join(module.PRECISIONS)}")
     return found
 
 

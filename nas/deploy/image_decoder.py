@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nas import menu
-from nas.errors import InputError
+from nas.errors import ArgumentError
 from nas.networks.decoders.kl import stored
 from nas.settings.entries import Entry
 
@@ -24,7 +24,7 @@ def chosen(sections: Sections, path: Path) -> dict[str, Any]:
     try:
         settings = entry.settings("autoencoders")
     except ValidationError:
-        raise InputError(f"--decoder {path}: autoencoder {entry.name} takes no other decoder; expected kl") from None
+        raise ArgumentError(f"decoder {path}: autoencoder {entry.name} takes no other decoder; expected kl") from None
     menu.pick("autoencoders", entry.name).load(settings)
     return {**sections, "autoencoder": {"name": entry.name, **entry.options}}
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from nas import priors
 from nas.deploy.shown import read
 from nas.disk import files, weight_files
-from nas.errors import InputError
+from nas.errors import ArgumentError, InputError
 from nas.networks.conditioning import Conditioning, Text, TextEncoder, pictures
 from nas.networks.conditioning.pictures import Projection
 from nas.priors import Sizes
@@ -81,8 +81,8 @@ def asked(pipeline: Mapping[str, Any]) -> bool:
 def check_formats(pipeline: Mapping[str, Any], formats: Iterable[str]) -> None:
     """Raises InputError for formats of graphs, which have none for a prior."""
     if asked(pipeline) and (graphs := list(formats)):
-        raise InputError(
-            f"--format: {graphs[0]} has no graph for the prior of conditioning.image; expected yaml, safetensors"
+        raise ArgumentError(
+            f"format: {graphs[0]} has no graph for the prior of conditioning.image; expected yaml, safetensors"
         )
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from nas.diffusion.plan import AUTOREGRESSIVE, Plan
 from nas.documents.document import Document
-from nas.errors import InputError
+from nas.errors import ArgumentError, InputError
 from nas.trial.bench import Bench
 
 SECTION = "sampling"
@@ -41,16 +41,16 @@ def check_formats(plan: Plan, formats: Iterable[str], quantised: bool = False) -
     """Raises InputError for formats of graphs, which draw all tokens at once and hand on what a unit put out as it was, where the
     plan does not; and for 8 bits where it keeps anything."""
     if plan.solver == AUTOREGRESSIVE and (graphs := list(formats)):
-        raise InputError(
-            f"--format: {graphs[0]} computes all tokens at once, and the plan draws them one after the other (solver: "
+        raise ArgumentError(
+            f"format: {graphs[0]} computes all tokens at once, and the plan draws them one after the other (solver: "
             f"{AUTOREGRESSIVE}); expected yaml, safetensors"
         )
     if plan.cache is not None and quantised:
-        raise InputError(
-            f"--quantise int8: not of a plan that keeps units (cache: {plan.cache.name}); expected one without"
+        raise ArgumentError(
+            f"quantise int8: not of a plan that keeps units (cache: {plan.cache.name}); expected one without"
         )
     if plan.cache is not None and plan.cache.extrapolates and (graphs := list(formats)):
-        raise InputError(
-            f"--format: {graphs[0]} keeps what a unit put out as it was, and the plan extrapolates (cache: {plan.cache.name}); "
+        raise ArgumentError(
+            f"format: {graphs[0]} keeps what a unit put out as it was, and the plan extrapolates (cache: {plan.cache.name}); "
             "expected yaml, safetensors"
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.deploy.exporters import Network, Unsupported, block_of, refusal
 from nas.deploy.int8.methods import kept
-from nas.errors import InputError, brief
+from nas.errors import ArgumentError, brief
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ def quantise(
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     if method == "static" and not calibration:
-        raise InputError(f"--quantise: {graph.name}: static quantisation needs calibration inputs, got none")
+        raise ArgumentError(f"quantise: {graph.name}: static quantisation needs calibration inputs, got none")
     inputs = graph.random_inputs(1)
     config = xnnpack.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=method == "dynamic")
     quantizer = xnnpack.XNNPACKQuantizer().set_filter_function(lambda node: not kept(block_of(node)))
@@ -67,7 +67,7 @@ def quantise(
                 prepared(*row)
             traced = torch.export.export(convert_pt2e(prepared), inputs, strict=False)
         except Exception as error:  # many classes
-            raise InputError(f"--quantise: {graph.name}: XNNPACK cannot quantise it: {brief(error)}") from None
+            raise ArgumentError(f"quantise: {graph.name}: XNNPACK cannot quantise it: {brief(error)}") from None
         return _lowered(graph.name, traced, target, method)
 
 

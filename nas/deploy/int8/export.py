@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas import machine, menu
 from nas.deploy import export, graphs
 from nas.deploy.int8 import methods, quality
-from nas.errors import InputError
+from nas.errors import ArgumentError
 
 if TYPE_CHECKING:
     from nas.deploy.drawer import Model
@@ -31,9 +31,9 @@ def check(chosen: Mapping[str, ModuleType], precisions: Sequence[str]) -> None:
     """Raises InputError when no chosen format has 8-bit integers, or none is made in fp32 to compare them with."""
     if not set(chosen) & set(formats()):
         named = f"format {', '.join(chosen)} has no int8" if chosen else "no format that holds graphs"
-        raise InputError(f"--quantise int8: {named}; add --format {' or '.join(formats())}")
+        raise ArgumentError(f"quantise int8: {named}; add the format {' or '.join(formats())}")
     if "fp32" not in precisions:
-        raise InputError("--quantise int8: it is made from fp32 and compared with it; add --precision fp32")
+        raise ArgumentError("quantise int8: it is made from fp32 and compared with it; add the precision fp32")
 
 
 def add(
@@ -105,5 +105,5 @@ def _error(graph: Graph, network: Network, calibration: Sequence[Tensors]) -> fl
     """The worst error against PyTorch on calibration inputs; random ones leave the ranges that were fixed. Raises InputError."""
     errors = [graphs.relative_error(network(inputs), graph.run(inputs)) for inputs in calibration]
     if not all(map(math.isfinite, errors)):
-        raise InputError(f"--quantise int8: {graph.name} gives numbers that are not finite")
+        raise ArgumentError(f"quantise int8: {graph.name} gives numbers that are not finite")
     return max(errors)

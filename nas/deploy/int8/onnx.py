@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.deploy.exporters import onnx as exporter
 from nas.deploy.int8.methods import Method, kept
-from nas.errors import InputError, brief
+from nas.errors import ArgumentError, brief
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ def write(source: Path, target: Path, method: Method, calibration: Sequence[tupl
                 prepared = _prepared(source, Path(scratch), beside)
                 quantize_static(prepared, made, reader, QuantFormat.QDQ, activation_type=QuantType.QUInt8, **common)
         except Exception as error:  # onnxruntime raises many kinds
-            raise InputError(f"--quantise: {source}: onnxruntime cannot quantise it: {brief(error)}") from None
+            raise ArgumentError(f"quantise: {source}: onnxruntime cannot quantise it: {brief(error)}") from None
         _save_stripped(made, target, source)
     return target
 
