@@ -351,12 +351,14 @@ def test_graphs_of_it_draw_without_nas(run, found, tmp_path):
     assert np.abs(pixels - expected.permute(0, 2, 3, 1).numpy()).max() <= 1 / 255
 
 
-def test_an_export_without_it_is_what_it_was(run, model, tmp_path):
-    shutil.copytree(model, tmp_path / "model")
-    done = nas("export", run, "--pick", "trial:0", "--to", tmp_path / "model")
-    assert done.exit_code == 0, done.exception
-    assert "decoder" not in yaml.safe_load((tmp_path / "model/pipeline.yaml").read_text())["autoencoder"]
-    assert not (tmp_path / "model/decoder.safetensors").exists()
+def test_an_export_made_anew_keeps_its_own_decoder_and_without_it_is_what_it_was(run, model, tmp_path):
+    own = shutil.copytree(model, tmp_path / "model") / "decoder.safetensors"
+    again = ["export", run, "--pick", "trial:0", "--to", own.parent]
+    for given, named in ((["--decoder", own], own.name), ([], None)):
+        done = nas(*again, *given)
+        assert done.exit_code == 0, done.exception
+        assert yaml.safe_load((own.parent / "pipeline.yaml").read_text())["autoencoder"].get("decoder") == named
+        assert own.exists() is bool(named) and (not named or own.read_bytes() == (model / named).read_bytes())
 
 
 def test_a_decoder_of_other_latents_and_what_is_none_are_refused(run, found, tmp_path):

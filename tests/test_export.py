@@ -212,6 +212,24 @@ def test_an_export_that_fails_half_way_leaves_none(run, copy, monkeypatch):
     assert not (copy / standalone.PROGRAM).exists() and (copy / standalone.TOKENIZER).exists()
 
 
+def test_nothing_of_an_earlier_export_is_taken_for_the_new_one(run, copy):
+    """Its weights and graphs go, listed in a manifest that can be read or not; what somebody else put there stays."""
+    mine = [copy / "onnx" / "notes.txt", copy / "onnx" / "my_denoiser.onnx"]
+    for path in mine:
+        path.write_text("mine")
+    export.export(run, "trial:0", copy, ["yaml"])
+    assert not (copy / "proxy").exists() and {*(copy / "onnx").iterdir()} == {*mine}
+    assert all(path.read_text() == "mine" for path in mine)
+    with pytest.raises(InputError, match="holds no weights for PyTorch; export again with --format safetensors"):
+        drawing.load_network(copy)
+    export.export(run, "trial:0", copy)
+    (copy / "export.yaml").write_text("{")
+    export.export(run, "trial:0", copy, ["yaml"])
+    assert {path.name for path in copy.iterdir()} == {
+        *("README.md", "deploy.yaml", "export.yaml", "onnx", "pipeline.yaml", "study.yaml")
+    }
+
+
 @pytest.mark.parametrize(
     "names", [["README.md", "deploy.yaml"], ["notes", "proxy"], ["study.yaml"], ["network", "export.yaml"]]
 )

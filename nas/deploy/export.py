@@ -22,7 +22,7 @@ import yaml
 from nas import menu
 from nas.analysis import picking, results
 from nas.deploy import drawer, exporters, graphs, image_decoder, imagination, verify
-from nas.deploy.contents import export_folder, model_card, plan_file, standalone
+from nas.deploy.contents import export_folder, model_card, plan_file, standalone, target
 from nas.deploy.int8 import export as int8
 from nas.diffusion.plan import Plan
 from nas.disk.files import write_yaml
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 PIPELINE = ("conditioning", "autoencoder", "sampling", "objective")  # sections of the study a drawing depends on
 FILES = ("yaml", "safetensors")  # formats without a graph
-CARD = "README.md"
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # largest error of an output over its largest number
 PICTURE_TOLERANCE = {"fp32": 2 / 255, "fp16": 32 / 255}  # mean difference of pixels in [-1, 1]: 1 and 16 levels of 256
 TRIED_BATCH = 3  # another batch than the one that was traced
@@ -124,12 +123,12 @@ def export(
         int8.check(modules, precisions)
     picked = pick_trial(run, pick)
     folder = to or run.path / "export" / pick.replace(":", "-")
-    _check_target(folder)
+    target.check(folder)
     if plan is not None or decoder is not None:
         picked = _changed(picked, plan, decoder, modules, say)
     plan_file.check_formats(Plan(**picked.resolved["sampling"]), modules, quantised)
     imagination.check_formats(picked.pipeline, modules)
-    _emptied(folder)
+    target.empty(folder, picked.resolved)
     write_yaml(folder / "deploy.yaml", _deploy(picked))
     write_yaml(folder / "pipeline.yaml", image_decoder.carried(picked.pipeline))
     write_yaml(folder / "study.yaml", image_decoder.carried(picked.resolved))
@@ -179,35 +178,6 @@ def _changed(
     *earlier, last = record["rungs"]
     last = {**last, "metrics": bench.score(network, drawer.schedule(changed.pipeline)).metrics}
     return replace(changed, record={**record, "rungs": [*earlier, last]}, conditions=bench.conditions())
-
-
-def _emptied(folder: Path) -> None:
-    """Make the folder, without the manifest and the card of an earlier export: until this one is done there is none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (export_folder.MANIFEST, CARD, image_decoder.FILE, *standalone.FILES):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _check_target(folder: Path) -> None:
-    """Raises InputError when the folder holds what no export of a trial wrote: its README.md may be somebody's own, its weights
-    those of `nas train`.
-    """
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if "deploy.yaml" in held:  # the first file of an export
-        held -= {
-            "deploy.yaml",
-            "pipeline.yaml",
-            "study.yaml",
-            checkpoints.PROXY,
-            image_decoder.FILE,
-            imagination.FOLDER,
-        }
-        held -= {*standalone.FILES, *menu.names("exporters")}
-    strange = held & {checkpoints.TRAINED} if export_folder.MANIFEST in held else held
-    if strange:
-        raise ArgumentError(
-            f"to {folder}: holds {min(strange)!r} and is no trial's export; expected a new folder, or such a one"
-        )
 
 
 def add_formats(
@@ -267,9 +237,9 @@ def _proxy(picked: Picked, folder: Path) -> dict[str, Any]:
     proxy = folder / checkpoints.PROXY
     proxy.mkdir(exist_ok=True)
     write_yaml(proxy / "config.yaml", picked.record["proxy"])
-    target = proxy / "weights.safetensors"
-    target.write_bytes(picked.weights.read_bytes())
-    return {"fp32": {"networks": {"denoiser": entry_of(folder, target)}}}
+    weights = proxy / "weights.safetensors"
+    weights.write_bytes(picked.weights.read_bytes())
+    return {"fp32": {"networks": {"denoiser": entry_of(folder, weights)}}}
 
 
 def _add_graphs(
@@ -388,4 +358,4 @@ def write_card(folder: Path, picked: Picked) -> None:
     manifest = drawer.read(folder)
     deploy = yaml.safe_load((folder / "deploy.yaml").read_text(encoding="utf-8"))
     text = model_card.text(deploy, picked.record, picked.resolved, manifest, standalone.read(folder))
-    (folder / CARD).write_text(text, encoding="utf-8")
+    (folder / target.CARD).write_text(text, encoding="utf-8")

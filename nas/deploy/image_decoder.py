@@ -34,12 +34,19 @@ def put(folder: Path, sections: Sections) -> list[str]:
     named = _named(sections)
     if named is None:
         return []
-    shutil.copyfile(named, folder / FILE)
+    if not lies_in(folder, sections):
+        shutil.copyfile(named, folder / FILE)
     about = stored.about(folder / FILE, "decoder")
     return [
         f"The image decoder is `{FILE}`: {about['ratio']} of the channels of the autoencoder's own, trained on "
         f"{about['images_seen']} drawn latents to its pictures, from which it is {about['psnr_db']} dB away (PSNR)."
     ]
+
+
+def lies_in(folder: Path, sections: Sections) -> bool:
+    """Whether the decoder that the sections name is the copy in this very folder, of an export that is made anew."""
+    named, own = _named(sections), folder / FILE
+    return named is not None and own.is_file() and Path(named).is_file() and own.samefile(named)
 
 
 def carried(sections: Sections) -> dict[str, Any]:
