@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import resource
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +22,25 @@ def device() -> tuple[str, str]:
         name = f"{found.get('model name', name)} (family {found.get('cpu family')}, model {found.get('model')})"
     words = f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
     return words, hashlib.sha256(words.encode()).hexdigest()[:8]
+
+
+def forget_peak_memory() -> None:
+    """From here on `peak_memory_mib` is of what comes now, where the system can do that (Linux)."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mib() -> float:
+    """Most memory held since `forget_peak_memory`, or ever: on the GPU by PyTorch, or else by this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 1024)
 
 
 def computing_device() -> str:

@@ -13,6 +13,7 @@ from nas.diffusion.schedule import Settings, noise_schedule
 from nas.errors import InputError
 from nas.networks.conditioning import Text
 from nas.settings import plausible, study_file
+from nas.space.search_space import SearchSpace
 from nas.trial import base_model, pairs
 from nas.trial.checks import check
 from nas.weights import parts
@@ -191,3 +192,19 @@ def test_the_study_of_those_lines_is_accepted(tmp_path):
     assert Path("nas/assets/base_scenes.safetensors").exists() and json.dumps(
         study_file.load(path).resolved(), default=str
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["training.init=base"], "training.init: base: the base model is another architecture"),
+        (["training.init=scratch", "base.training.init=base"], "base.training.init: the base cannot start from itself"),
+        (["training.init=scratch", "base.checkpoint=nowhere"], "base.checkpoint"),
+    ],
+)
+def test_a_search_whose_base_cannot_be_trained_or_started_from_is_refused(given, words):
+    study = study_file.load(
+        Path("studies/quickstart"), ["search.sampler=tpe", "base={architecture: mobilediffusion}", *given]
+    )
+    with pytest.raises(InputError, match=words):
+        check.check(study, SearchSpace.load(study.space))

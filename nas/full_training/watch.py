@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from nas import interruption, machine
@@ -63,7 +61,7 @@ class Watch(L.Callback):
         if module.step == self.last_step or not is_first():
             return
         pace = (module.step - self.last_step) * module.settings.batch / max(now - self.last_line, 1e-9)
-        memory = peak_memory_mib()
+        memory = machine.peak_memory_mib()
         row: dict[str, Any] = {
             "stage": self.stage + 1,
             "image_size": self.made.recipe.stages[self.stage].image_size,
@@ -87,13 +85,6 @@ class Watch(L.Callback):
 def _training(module: L.LightningModule) -> DenoiserTraining:
     assert isinstance(module, DenoiserTraining)
     return module
-
-
-def peak_memory_mib() -> float:
-    """Most memory held so far: on the GPU by PyTorch, or else by this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:

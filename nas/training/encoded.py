@@ -78,11 +78,6 @@ class EncodedSet:
         return words if self.embedded is None else pictures.joined(self.embedded.how, words, self.embedded.null, words)
 
 
-def encoder_of(autoencoder: Mapping[str, Any]) -> dict[str, Any]:
-    """What latents depend on of an autoencoder's settings: not by what decoder it decodes."""
-    return {name: value for name, value in autoencoder.items() if name != "decoder"}
-
-
 def encode_images(batches: Iterable[Batch], autoencoder: Autoencoder) -> tuple[Tensor, list[str]]:
     """Latents (N, C, H, W) and the N captions."""
     latents: list[Tensor] = []

@@ -22,7 +22,7 @@ from nas.seeds import trial_seed
 from nas.settings import design
 from nas.settings.study import Base, Study
 from nas.training import encoded, loop
-from nas.weights import inheritance, supernet
+from nas.weights import inheritance, parts, supernet
 from nas.weights.checkpoints import checkpoint_file, load_weights
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def weights_path(bench: Bench) -> Path:
     if base.checkpoint is not None:
         return checkpoint_file(base.checkpoint)
     resolved = study.resolved()
-    identity = bench.identity_of_latents | {name: resolved[name] for name in ("proxy", "seed")}
+    identity = parts.latents_of(bench.study) | {name: resolved[name] for name in ("proxy", "seed")}
     identity["conditioning"] = conditioning.identity(study.conditioning)
     identity |= {"objective": resolved["base"]["objective"], "training": resolved["base"]["training"]}
     started_from = digest(study, base.training.init)
@@ -81,7 +81,7 @@ def digest(study: Study, init: str) -> str:
 
 
 def train(bench: Bench) -> Path:
-    """Train the base unless it is there, and return the path of its weights (the moving average). Raises training.Diverged.
+    """Train the base unless it is there, and return the path of its weights (the moving average). Raises failures.Diverged.
 
     Given as a checkpoint, it is only checked: InputError when it belongs to another architecture.
     """
@@ -108,7 +108,7 @@ def _train(bench: Bench, proxy: Backbone, path: Path) -> None:
     weights = {name: value.detach().cpu().contiguous() for name, value in trained.state_dict().items()}
     with files.replacing(path) as partial:
         save_file(weights, partial, {"images_seen": str(module.images_seen)})
-    checkpoint.unlink()
+    checkpoint.unlink(missing_ok=True)  # two studies may share a base
 
 
 def initialise(bench: Bench, network: nn.Module, proxy: Backbone) -> None:

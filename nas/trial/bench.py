@@ -120,18 +120,8 @@ class Bench:
     def encoded_path(self, split: str) -> Path:
         """Where the encoded split is kept."""
         text = conditioning.identity(conditioning.of_text(self.study.conditioning))
-        return encoded.cache_path(
-            self.cache, split=split, reading=encoded.READING, conditioning=text, **self.identity_of_latents
-        )
-
-    @property
-    def identity_of_latents(self) -> dict[str, Any]:
-        """What latents, and all that is learnt on them, depend on: the pictures and who encodes them, told from another
-        autoencoder that had the same file before."""
-        resolved = self.study.resolved()
-        identity = {"dataset": resolved["dataset"], "autoencoder": encoded.encoder_of(resolved["autoencoder"])}
-        known = parts.fingerprints(self.study).get("autoencoder")
-        return identity | ({"fingerprint": known} if known else {})
+        identity = parts.latents_of(self.study) | {"conditioning": text}
+        return encoded.cache_path(self.cache, split=split, reading=encoded.READING, **identity)
 
     def _encoded(self, split: str) -> encoded.EncodedSet:
         path = self.encoded_path(split)
@@ -286,7 +276,7 @@ class Bench:
     def draw(self, network: nn.Module, schedule: dict[str, Any], images: int | None = None) -> Iterator[Tensor]:
         """Pictures (B, 3, H, W) of the first `images` evaluation captions, in [-1, 1], batch by batch.
 
-        Raises training.Diverged when they are not finite numbers, which not every metric could tell from bad ones.
+        Raises failures.Diverged when they are not finite numbers, which not every metric could tell from bad ones.
         """
         (_, text, noise), null = self.drawn, self.train_data.null
         total = len(noise) if images is None else images
@@ -334,7 +324,7 @@ class Bench:
 
         `heard` is told how many pictures were drawn, batch by batch.
 
-        Raises training.Diverged as `draw`.
+        Raises failures.Diverged as `draw`.
         """
         timings = timings or Timings()
         values = self.rate(self.captioned(self.draw(network, schedule)), timings, picture, heard)

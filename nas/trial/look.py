@@ -51,7 +51,7 @@ def scored(
     bench: Bench, architecture: dict[str, Any], images: int | None = None, parent: Parent | None = None
 ) -> dict[str, float]:
     """The study's metrics, by column, of the first evaluation captions, and the paired denoising loss where it is an objective.
-    Raises training.Diverged."""
+    Raises failures.Diverged."""
     study = bench.study
     assert study.search is not None
     bench.prepare()

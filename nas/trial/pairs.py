@@ -24,6 +24,7 @@ from nas.networks.conditioning import Text
 from nas.training import encoded
 from nas.training.encoded import EncodedSet
 from nas.trial import base_model
+from nas.weights import parts
 
 if TYPE_CHECKING:
     from nas.trial.bench import Bench
@@ -50,7 +51,7 @@ def load(bench: Bench, settings: Pairs) -> EncodedSet:
 def cache_path(bench: Bench, settings: Pairs) -> Path:
     """Where the pairs lie, or will once they are drawn."""
     resolved = bench.study.resolved()
-    identity = bench.identity_of_latents | {"seed": resolved["seed"]}
+    identity = parts.latents_of(bench.study) | {"seed": resolved["seed"]}
     identity["conditioning"] = conditioning.identity(bench.study.conditioning)
     drawer = hashlib.sha256(base_model.weights_path(bench).read_bytes()).hexdigest()
     plan = {"objective": resolved["base"]["objective"], **settings.model_dump(mode="json")}

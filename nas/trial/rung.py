@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -67,6 +66,9 @@ def prepare() -> tuple[dict[str, dict[str, Any]], list[str]]:
     bench().check_weights()
     bench().prepare()
     for variant in _variants(bench()):
+        for split in ("train", "held_out"):
+            if not variant.encoded_path(split).exists():  # else several workers would encode it at once
+                variant.data(split)
         imagined.prepare(variant)
     return bench().conditions(), bench().drawn[0]
 
@@ -103,7 +105,7 @@ def _variants(bench: Bench) -> Iterator[Bench]:
 def run_rung(job: Job) -> dict[str, Any]:
     """In a worker: train to the rung's length and score; returns the rung's record.
 
-    Raises training.Diverged, and Interrupted (the checkpoint is saved) when the process is told to stop.
+    Raises failures.Diverged, and Interrupted (the checkpoint is saved) when the process is told to stop.
     """
     return run_on(bench(), job)
 
@@ -111,7 +113,7 @@ def run_rung(job: Job) -> dict[str, Any]:
 def run_alone(study: Study, cache: Path, job: Job) -> dict[str, Any]:
     """One rung in this process, outside a run: the record `run_rung` returns. A base that is not in the cache is trained first.
 
-    Raises training.Diverged.
+    Raises failures.Diverged.
     """
     bench = Bench(study, cache)
     if study.base is not None:
@@ -122,6 +124,7 @@ def run_alone(study: Study, cache: Path, job: Job) -> dict[str, Any]:
 def run_on(bench: Bench, job: Job) -> dict[str, Any]:
     """`run_rung` on this bench."""
     began = time.perf_counter()
+    machine.forget_peak_memory()
     timings = Timings()
     with timings.phase("load_s"):
         bench = bench.variant(job.settings)
@@ -170,7 +173,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         "training": module.logged() | {name: float(value) for name, value in objective.logged.items()},
         "timings": timings.seconds,
         "images_per_s": pace.images_per_s,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": machine.peak_memory_mib(),
         "worker": os.getpid(),
         "threads": torch.get_num_threads(),
         "device": machine.computing_device(),

@@ -91,7 +91,6 @@ def run(
 
     `start`: weights of the same space and proxy to go on from.
     """
-    torch.set_num_threads(1)
     interruption.install_in_trainer()
     with study_file.opened(path, [f"space={space}", *overrides, "training.init=scratch"]) as (study, _):
         loaded = SearchSpace.load(space)

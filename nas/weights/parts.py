@@ -150,3 +150,12 @@ def fingerprints(study: Study) -> dict[str, str]:
             known = weight_files.metadata(part.weights, part.key).get("fingerprint")
             found |= {part.role: known} if known else {}
     return found
+
+
+def latents_of(study: Study) -> dict[str, Any]:
+    """What latents, and all that is learnt on them, depend on: the pictures, and who encodes them. That is not by what decoder
+    they are decoded, and it tells an autoencoder from another that had its file before."""
+    resolved = study.resolved()
+    encoder = {name: value for name, value in resolved["autoencoder"].items() if name != "decoder"}
+    known = fingerprints(study).get("autoencoder")
+    return {"dataset": resolved["dataset"], "autoencoder": encoder} | ({"fingerprint": known} if known else {})

@@ -68,6 +68,8 @@ def _check_search(study: Study, space: SearchSpace) -> None:
     _meetable(study, space, costs)
     _check_proxy(study, space, members)
     _check_start(study)
+    if study.base is not None:
+        check_base(study)
     for way in ways:
         check_drawing(study.objective.name, plan_axes.plan(study, way))
         _check_plan(study.objective, plan_axes.plan(study, way))
@@ -77,6 +79,8 @@ def _check_search(study: Study, space: SearchSpace) -> None:
         supernet.weights_path(study.training.init, study.space, study.dataset.name)
     largest = [part.architecture(part.largest()) for part in space.parts]
     for network in [*ends, *members[:PROBED_STUDENTS]]:
+        if study.training.init == "base":
+            _check_weights(study, network)
         _check_student(study, network)
         data_check.check_codes(study, network)
     for network in largest:

@@ -28,7 +28,7 @@ def clock(settings: dict[str, Any], architecture: dict[str, Any]) -> Pace:
 
 
 def of_network(bench: Bench, architecture: dict[str, Any]) -> Pace:
-    """Time a few updates, pictures and scores of a deploy-scale network's proxy. Raises training.Diverged."""
+    """Time a few updates, pictures and scores of a deploy-scale network's proxy. Raises failures.Diverged."""
     bench.prepare()
     study = bench.study
     began = time.perf_counter()

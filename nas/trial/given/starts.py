@@ -1,9 +1,17 @@
-"""Networks that a search tries before its own: presets, architectures in YAML files, and what earlier runs trained."""
+"""Networks that a search tries before its own: presets, architectures in YAML files, and what earlier runs trained.
+
+They are written down as a run begins, in `starts.json`: a study's latest run is soon another one, this very run for example, and
+files go away.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from nas import menu
 from nas.cost.budget import over_budget
@@ -11,11 +19,35 @@ from nas.errors import InputError, about, shown
 from nas.networks import backbones
 from nas.networks.backbones import Backbone
 from nas.runs import description, records
+from nas.runs.directory import RunDirectory
 from nas.runs.records import Record
 from nas.settings import plan_axes
 from nas.settings.study import Study
 from nas.space import published, screen
 from nas.space.search_space import Choices, SearchSpace
+
+NAME = "starts.json"
+_STARTS = TypeAdapter(list[dict[str, Any]])
+
+
+def kept(run_dir: Path) -> list[Choices] | None:
+    """The members that a run was told to try first as it began; None where that is not written down, or damaged."""
+    try:
+        return _STARTS.validate_python(json.loads((run_dir / NAME).read_text(encoding="utf-8")), strict=True)
+    except (OSError, ValueError):
+        return None
+
+
+def keep(directory: RunDirectory, found: Sequence[Choices]) -> None:
+    """Write down what a run tries first, where it is not yet and there is anything."""
+    if found and kept(directory.path) is None:
+        directory.write_json(NAME, found)
+
+
+def none_named(study: Study) -> Study:
+    """The study without its starts, as far as they are known already."""
+    assert study.search is not None
+    return study.model_copy(update={"search": study.search.model_copy(update={"start": ()})})
 
 
 def members(study: Study, space: SearchSpace) -> list[Choices]:
