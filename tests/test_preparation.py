@@ -204,6 +204,11 @@ def test_an_interrupted_preparation_goes_on(prepared, tmp_path, monkeypatch):
     lessons.Length.of(root / "parts" / "judge", 1.0).times(lambda: 1.0)  # what a training writes first
     prepare(root, shown=shown, only_check=True)
     assert [row[2] for row in shown[0][1:]] == ["there", "begun", "missing", "missing"]
+    assert shown[0][2][3].startswith("1 min 0 s of a core")  # of what was begun, whatever is asked for now
+    monkeypatch.setattr(judge, "make", lambda *given: (_ for _ in ()).throw(interruption.Interrupted("told to stop")))
+    with pytest.raises(interruption.Interrupted):
+        prepare(root, said)
+    assert any(line.startswith("judge: goes on with the 1 minutes of a core it was begun with, not") for line in said)
     first, second = (load_file(one / "parts" / "autoencoder.safetensors") for one in (root, prepared[0]))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 

@@ -143,11 +143,17 @@ class Job:
         minutes: float = getattr(self.asked, part.role)
         other = lessons.TIMED * 5.0  # seconds in which it finds out its pace
         other += 2 * timed.drawn_s(self.study) if part.role == "supernet" else HELD_OUT * timed.scored_s(1)
-        begun = lessons.Length.of(part.path, minutes).path.exists()
-        return Step(part.role, str(part.path), there, 60 * minutes, other, lambda: self._make(part), begun)
+        length = lessons.Length.of(part.path, minutes)
+        return Step(part.role, str(part.path), there, length.seconds, other, lambda: self._make(part), length.begun)
 
     def _make(self, part: Part) -> None:
         minutes: float = getattr(self.asked, part.role)
+        begun = lessons.Length.of(part.path, minutes).seconds / 60
+        if begun != minutes:
+            self.say(
+                f"{part.role}: goes on with the {begun:g} minutes of a core it was begun with, not --{part.role} {minutes:g}; "
+                f"remove {part.path}.* to begin anew"
+            )
         if part.role == "supernet":
             assert self.space is not None
             return supernet.make(part, self.study, self.space, self.cache, minutes, self.say)

@@ -46,13 +46,20 @@ class Length:
 
     @classmethod
     def of(cls, part: Path, minutes: float) -> Length:
-        return cls(part.with_name(f"{part.name}.length.json"), 60 * minutes)
+        """As the training was begun, or of so many minutes where none was."""
+        path = part.with_name(f"{part.name}.length.json")
+        begun = files.read_object(path) if path.exists() else {}
+        return cls(path, float(begun.get("seconds", 60 * minutes)))
+
+    @property
+    def begun(self) -> bool:
+        return self.path.exists()
 
     def times(self, each_s: Callable[[], float]) -> int:
         """How often what takes `each_s` seconds of a core is done."""
-        if not self.path.exists():
+        if not self.begun:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(self.path, {"times": max(1, round(self.seconds / each_s()))})
+            files.write_json(self.path, {"times": max(1, round(self.seconds / each_s())), "seconds": self.seconds})
         found = files.read_object(self.path)["times"]
         return int(found)
 
