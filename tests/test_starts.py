@@ -1,16 +1,21 @@
 """What a search tries first."""
 
+import json
 import shutil
+from pathlib import Path
 
 import free_study
 import pytest
-from free_study import coordinate
+import yaml
+from at_once import AtOnce
+from free_study import coordinate, free
 
 from nas.errors import InputError
 from nas.networks import backbones
 from nas.settings import study_file
 from nas.space import screen
 from nas.space.search_space import SearchSpace
+from nas.study import launch
 from nas.study.candidates import Candidates
 from nas.trial.given import starts
 
@@ -114,3 +119,72 @@ def test_a_damaged_record_is_named(folder, space, earlier, tmp_path):
     (trial / "record.json").write_text("{}")
     with pytest.raises(InputError, match=r"^search.start.0: .*0000/record.json: trial: missing$"):
         found(folder, space, str(trial))
+
+
+# --- a run keeps them ------------------------------------------------------------------------------------------------
+
+
+class Free(AtOnce):
+    """Jobs cost nothing and are computed here."""
+
+    slots = 1
+
+    def compute(self, tag, function, *arguments):
+        function, *given = free(function, arguments)
+        return function(*given)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """What `nas run` does with the study of two trials, whose checks are told what the search is to start from."""
+    monkeypatch.setattr("nas.study.run.Workers", Free)
+    monkeypatch.setattr(launch.page, "write", lambda run: (Path(run) / "report.html").write_text(""))
+    monkeypatch.setattr(launch, "check", lambda study, space: checked.append(study.search.start))
+    checked = []
+    study = yaml.safe_load(free_study.search("again", "random", 2))
+
+    def run(**search):
+        checked.clear()
+        directory = launch.run(study | {"search": study["search"] | search}, (), tmp_path / "runs")
+        return directory, checked
+
+    return run
+
+
+def choices_of(run):
+    return [record["choices"] for record in run.records().values() if record["rungs"]]
+
+
+def test_a_run_that_goes_on_starts_from_what_it_began_with_whatever_became_of_that(command, monkeypatch):
+    source, _ = command()
+    search = {"trials": 4, "start": [str(source.path.parent)]}  # the study's latest run is soon another one
+
+    def stops(self, workers):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("nas.study.run.Run._loop", stops)
+        command(**search)
+    begun = launch.find_run(source.path.parent)
+    assert begun.path != source.path and not begun.records()
+    assert json.loads((begun.path / "starts.json").read_text()) == choices_of(source)
+    gone_on, checked = command(**search)
+    assert gone_on.path == begun.path and checked == [()]
+    assert choices_of(begun)[:2] == choices_of(source) and len(choices_of(begun)) == 4
+    shutil.rmtree(source.path)
+    (begun.path / "report.html").unlink()
+    launch.resume(begun.path)
+    assert (begun.path / "report.html").exists()
+
+
+@pytest.mark.parametrize("content", [None, "[7]"])
+def test_a_run_that_did_not_keep_its_starts_goes_on_as_before(command, content):
+    source, _ = command()
+    start = str(source.path)
+    run, _ = command(start=[start])
+    kept = run.path / "starts.json"
+    kept.unlink() if content is None else kept.write_text(content)
+    (run.path / "report.html").unlink()
+    again, checked = command(start=[start])
+    assert again.path == run.path and checked == [(start,)]
+    assert json.loads(kept.read_text()) == choices_of(source)

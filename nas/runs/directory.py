@@ -95,8 +95,7 @@ def open_run(study: Study, root: Path, new: bool = False, say: Say = lambda text
     when another process runs the one to continue.
     """
     folder, resolved = root / study.name, study.resolved()
-    before = None if new else description.latest(folder)
-    if before is not None and _continues(study, before, resolved, say):
+    if (before := to_continue(study, root, new, say)) is not None:
         directory = RunDirectory(before)
         with directory.lock():
             describe(directory, resolved)
@@ -111,6 +110,12 @@ def open_run(study: Study, root: Path, new: bool = False, say: Say = lambda text
         raise InputError(f"{directory.path}: cannot make the run directory: {error.strerror}") from None
     describe(directory, resolved)
     return directory, False
+
+
+def to_continue(study: Study, root: Path, new: bool = False, say: Say = lambda text: None) -> Path | None:
+    """The earlier run that `open_run` goes on with, None where it begins a new one."""
+    before = None if new else description.latest(root / study.name)
+    return before if before is not None and _continues(study, before, study.resolved(), say) else None
 
 
 def go_on(study: Study, directory: RunDirectory) -> bool:

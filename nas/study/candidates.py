@@ -8,7 +8,7 @@ random, and where that finds none, the sampler goes on; at the end undecided mem
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice, takewhile
 from typing import Any
@@ -44,13 +44,13 @@ class Candidates:
 
     like: Backbone | None = None
 
-    def __init__(self, study: Study, space: SearchSpace):
+    def __init__(self, study: Study, space: SearchSpace, first: Sequence[Choices] | None = None):
+        """`first`: members that are tried first, those of `search.start` unless given."""
         assert study.search is not None
         self._study, self._search, self._space = study, study.search, plan_axes.extended(study, space)
         self._networks, self._beliefs = space, beliefs.of(study, self._space)
-        self._starts = [
-            {**start, **plan_axes.cheapest(study, space.architecture(start))} for start in starts.members(study, space)
-        ]
+        first = starts.members(study, space) if first is None else first
+        self._starts = [{**start, **plan_axes.cheapest(study, space.architecture(start))} for start in first]
 
     def sampler(self, known: int) -> BaseSampler:
         return sampler(self._search.sampler, self._search.trials, self._study.seed, known)

@@ -22,13 +22,13 @@ from nas.numbers import amount
 from nas.report import page
 from nas.report.live.progress import Progress
 from nas.runs import description, records
-from nas.runs.directory import MORE, RunDirectory, Say, go_on, open_run
+from nas.runs.directory import MORE, RunDirectory, Say, go_on, open_run, to_continue
 from nas.runs.ledger import bring_back
 from nas.runs.storage.journal import is_database
 from nas.settings import plausible, study_file
 from nas.settings.study import Study
 from nas.settings.study_file import Overrides, Source
-from nas.space.search_space import SearchSpace
+from nas.space.search_space import Choices, SearchSpace
 from nas.study.candidates import Candidates
 from nas.study.cells import Cells
 from nas.study.evolution import Evolution
@@ -37,7 +37,7 @@ from nas.study.proposer import Proposer
 from nas.study.run import MakeEngine, Run
 from nas.trial import moves
 from nas.trial.checks.check import check, check_pool
-from nas.trial.given import earlier
+from nas.trial.given import earlier, starts
 from nas.weights import worlds
 from nas.workers import ray_engine
 
@@ -87,7 +87,7 @@ def run(
     """Run or continue a study, or with `new` start it afresh. Nothing is written before every check has passed."""
     progress = progress or Progress()
     with study_file.opened(source, overrides) as (study, document):
-        begin = _beginning(study, document, where, progress)
+        begin = _beginning(study, document, where, progress, _going_on(study, root, new))
         if where.storage is not None and is_database(where.storage):
             bring_back(study.name, where.storage, root)
         directory, continued = open_run(study, root, new, progress.say)
@@ -112,7 +112,7 @@ def resume(
     with directory.lock():
         document = _recorded(directory.path, more)
         with study_file.opened(document, {} if workers is None else {"workers": workers}) as (study, _):
-            begin = _beginning(study, document, where, progress)
+            begin = _beginning(study, document, where, progress, directory.path)
             if go_on(study, directory):
                 _execute(begin, study, directory, True, progress)
             else:
@@ -133,11 +133,24 @@ def _recorded(run: Path, more: Mapping[str, Any]) -> Document:
     return document
 
 
-def _beginning(study: Study, document: Document, where: Where, progress: Progress) -> Begin:
-    """What makes the run in a directory, once everything about the study is checked."""
-    proposer = proposer_of(study, _checked(study, document))  # before there is a new run, which is no start of itself
-    make = where.engine_maker(progress.say)
-    return lambda directory: Run(study, proposer, directory, progress, where.storage, make)
+def _going_on(study: Study, root: Path, new: bool) -> Path | None:
+    """The earlier run that goes on, where it may know already what the search tries first."""
+    return to_continue(study, root, new) if study.search is not None and study.search.start else None
+
+
+def _beginning(study: Study, document: Document, where: Where, progress: Progress, run: Path | None) -> Begin:
+    """What makes the run in a directory, once everything about the study is checked. `run`: the one that goes on."""
+    kept = starts.kept(run) if run is not None and study.search is not None else None
+    space = _checked(study if kept is None else starts.none_named(study), document)
+    if kept is None and study.search is not None and space is not None:
+        kept = starts.members(study, space)  # before there is a new run, which is no start of itself
+    proposer, make = proposer_of(study, space, kept), where.engine_maker(progress.say)
+
+    def begin(directory: RunDirectory) -> Run:
+        starts.keep(directory, kept or [])
+        return Run(study, proposer, directory, progress, where.storage, make)
+
+    return begin
 
 
 def _execute(begin: Begin, study: Study, directory: RunDirectory, continued: bool, progress: Progress) -> None:
@@ -177,15 +190,15 @@ def _nothing_left(directory: RunDirectory, continued: bool) -> Iterator[None]:
         raise
 
 
-def proposer_of(study: Study, space: SearchSpace | None) -> Proposer:
-    """What decides what the study trains."""
+def proposer_of(study: Study, space: SearchSpace | None, first: Sequence[Choices] | None = None) -> Proposer:
+    """What decides what the study trains; `first` as in Candidates."""
     if study.ablation is not None:
         return Cells(study)
     assert space is not None, "a search without a space is refused when its file is read"
     assert study.search is not None
     if study.search.sampler == "evolution":
         return Evolution(study, space)
-    return (Pool if study.search.sampler == "pool" else Candidates)(study, space)
+    return (Pool if study.search.sampler == "pool" else Candidates)(study, space, first)
 
 
 def _checked(study: Study, document: Document) -> SearchSpace | None:

@@ -47,8 +47,8 @@ MORE = 32
 class Pool(Candidates):
     """The proposer of a search that looks before it trains."""
 
-    def __init__(self, study: Study, space: SearchSpace):
-        super().__init__(study, space)
+    def __init__(self, study: Study, space: SearchSpace, first: Sequence[Choices] | None = None):
+        super().__init__(study, space, first)
         self._first = self._further = looks_of(study)  # so many looks come first, and later at most so many more
         self._asked: set[str] = set()  # architectures that are being looked at
         self._at_a_time = AT_A_TIME
