@@ -303,9 +303,15 @@ def test_a_run_refused_while_it_prepares_takes_its_folders_with_it(tmp_path, con
     directory.cache.mkdir()
     for number in range(trials):
         directory.write_record({"trial": number})
-    with pytest.raises(InputError), launch._nothing_left(directory, continued):
+    with (
+        pytest.raises(InputError) as refused,
+        launch._nothing_left(directory, continued),
+        launch._resumable(directory, continued),
+    ):
         raise InputError("dataset: shard 3 is corrupt")
     assert directory.path.exists() == left and (tmp_path / "runs").exists() == left
+    goes_on = [note for note in getattr(refused.value, "__notes__", []) if "goes on from here" in note]
+    assert len(goes_on) == left  # not where nothing is left to go on with
 
 
 # --- anything at all -------------------------------------------------------------------------------------------------------

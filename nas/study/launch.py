@@ -160,19 +160,21 @@ def _execute(begin: Begin, study: Study, directory: RunDirectory, continued: boo
         if foreign := worlds.told(study.resolved()):
             progress.say(foreign)
         execution = begin(directory)
-        with _resumable(directory):
+        with _resumable(directory, continued):
             execution.execute()
     frame = summarise(directory, progress)
     execution.tracker.finish(frame, study.objectives)
 
 
 @contextmanager
-def _resumable(directory: RunDirectory) -> Iterator[None]:
-    """Inside, whatever ends the run, Ctrl-C or a callback's own error, is told with how to go on."""
+def _resumable(directory: RunDirectory, continued: bool) -> Iterator[None]:
+    """Inside, whatever ends the run, Ctrl-C or a callback's own error, is told with how to go on, where there is what to go on
+    with."""
     try:
         yield
     except BaseException as error:
-        error.add_note(f"nothing finished is lost; nas.resume({str(directory.path)!r}) goes on from here")
+        if not _takes_all(error, directory, continued):
+            error.add_note(f"nothing finished is lost; nas.resume({str(directory.path)!r}) goes on from here")
         raise
 
 
@@ -181,13 +183,18 @@ def _nothing_left(directory: RunDirectory, continued: bool) -> Iterator[None]:
     """Inside, a new run that is refused before its first trial, by its data for example, takes its folders with it."""
     try:
         yield
-    except InputError:
-        if not continued and not (directory.path / "trials").exists():
+    except InputError as error:
+        if _takes_all(error, directory, continued):
             shutil.rmtree(directory.path)
             for folder in (directory.path.parent, directory.cache, directory.root):
                 with suppress(OSError):  # it holds something else
                     folder.rmdir()
         raise
+
+
+def _takes_all(error: BaseException, directory: RunDirectory, continued: bool) -> bool:
+    """Whether an error is the refusal of a new run before its first trial."""
+    return isinstance(error, InputError) and not continued and not (directory.path / "trials").exists()
 
 
 def proposer_of(study: Study, space: SearchSpace | None, first: Sequence[Choices] | None = None) -> Proposer:
