@@ -94,7 +94,7 @@ def bench(tmp_path):
 def trial(bench, folder, images, choices, parent=None, last=True):
     folder.mkdir(exist_ok=True)
     architecture = SPACE.architecture(choices).to_dict()
-    found = run_on(bench, Job(0, architecture, 7, 0 if last else 1, images, last, folder, parent=parent))
+    found = run_on(bench, Job(0, architecture, 7, 0 if last else 1, images, folder, parent=parent))
     return found, Parent(architecture, folder / "weights.safetensors")
 
 

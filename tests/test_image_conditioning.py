@@ -181,7 +181,7 @@ def test_a_study_without_pictures_is_written_as_it_was(tmp_path):
 def trained(bench, folder, *images):
     """The record and the weights of a trial, trained rung after rung to so many images."""
     for number, seen in enumerate(images):
-        told = rung.run_on(bench, rung.Job(0, DEPLOY.to_dict(), 5, number, seen, seen == 16, folder))
+        told = rung.run_on(bench, rung.Job(0, DEPLOY.to_dict(), 5, number, seen, folder))
     return told, load_file(folder / "weights.safetensors")
 
 

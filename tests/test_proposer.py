@@ -116,7 +116,7 @@ def test_its_scores_are_those_of_the_same_trainings_outside_a_run(finished, stud
     running, variants, _ = finished
     for number, images in ((1, 16), (2, 32)):
         record, variant = running.records[number], variants[number]
-        job = Job(number, variant.architecture.to_dict(), 7 + number, 0, images, True, tmp_path / str(number))
+        job = Job(number, variant.architecture.to_dict(), 7 + number, 0, images, tmp_path / str(number))
         job.folder.mkdir()
         alone = run_alone(design.changed(study, variant.settings), running.directory.cache, job)
         assert record["rungs"][-1]["images_seen"] == images

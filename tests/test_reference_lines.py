@@ -75,7 +75,7 @@ def test_networks_are_scored_as_trials_are(measured, tmp_path):
     bench, base, run = measured
     lines = reference_lines.read(run)
     seed = trial_seed(bench.study.seed, base.key, 0)
-    job = rung.Job(0, base.to_dict(), seed, 1, 16, True, tmp_path)
+    job = rung.Job(0, base.to_dict(), seed, 1, 16, tmp_path)
     assert lines["base"].scores == rung.run_on(bench, job)["rung"]["metrics"]
     network = fresh(bench.scaled(base.to_dict()), seed).eval()
     schedule = bench.objective(network, seed).schedule_config
@@ -88,7 +88,7 @@ def test_a_rung_tells_how_far_it_is(measured, tmp_path, monkeypatch):
     bench, base, _ = measured
     shares = []
     monkeypatch.setattr(Headway, "_write", lambda self, done: shares.append((done, self._total)))
-    rung.run_on(bench, rung.Job(0, base.to_dict(), 1, 1, 16, True, tmp_path))
+    rung.run_on(bench, rung.Job(0, base.to_dict(), 1, 1, 16, tmp_path))
     work = 3 * 16 + 6 * 4 + 8 * 24  # two updates of 8 pictures; 6 drawn in 2 steps of 2 branches; the loss of 24
     assert shares == [(24, work), (48, work), (72, work)]
     assert not (tmp_path / "headway").exists()

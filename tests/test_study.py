@@ -1,5 +1,6 @@
 """The coordinator with workers that answer at once: what is asked, refused, repeated, stopped, failed and resumed."""
 
+import errno
 import json
 import random
 import shutil
@@ -18,6 +19,7 @@ from nas.errors import InputError
 from nas.failures import Diverged, Lost
 from nas.report.live.progress import Progress
 from nas.runs.directory import RunDirectory, open_run
+from nas.runs.ledger import Ledger
 from nas.search.samplers import NumberedRandomSampler
 from nas.seeds import trial_seed
 from nas.settings import study_file
@@ -134,6 +136,37 @@ def test_refusals_reach_the_sampler_as_constraints(run):
         violated = any(value > 0 for value in told[number].constraints.values())
         assert violated == (record["state"] == "over_budget")
         assert told[number].state.is_finished()
+
+
+def test_a_checkpoint_goes_once_the_last_record_is_kept_and_not_before(run, tmp_path, monkeypatch):
+    """A run that ends between the two trains nothing again."""
+    monkeypatch.setattr(Workers, "compute", leaving_checkpoints(Workers.compute))
+    save, full = Ledger.save, []
+
+    def fail(self, record):
+        if record["state"] == "complete" and not full:
+            full.append(record["trial"])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, record)
+
+    monkeypatch.setattr(Ledger, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        run("stopping.rule=none")
+    (folder,) = (tmp_path / "runs" / "small").iterdir()
+    assert (folder / "trials" / f"{full[0]:04d}" / trial.CHECKPOINT).exists()
+    running = run("stopping.rule=none")
+    assert len(trained(running)) == 6 and not list(folder.glob(f"trials/*/{trial.CHECKPOINT}"))
+
+
+def leaving_checkpoints(compute):
+    def left(self, tag, function, *arguments):
+        found = compute(self, tag, function, *arguments)
+        if function is trial.run_rung:
+            arguments[0].folder.mkdir(exist_ok=True)
+            (arguments[0].folder / trial.CHECKPOINT).touch()
+        return found
+
+    return left
 
 
 def test_every_trial_has_another_architecture(run):

@@ -13,7 +13,7 @@ from nas.networks.backbones.unet import Config, Level
 from nas.settings import study_file
 from nas.training.encoded import EncodedSet
 from nas.trial.bench import Bench
-from nas.trial.rung import Job, run_on
+from nas.trial.rung import CHECKPOINT, Job, run_on
 
 STUDY = """
 name: small
@@ -56,14 +56,13 @@ def bench(tmp_path):
     return Small(study_file.load(path), tmp_path)
 
 
-def rung(bench, folder, images, number=0, last=True, network=NETWORK):
+def rung(bench, folder, images, number=0, network=NETWORK):
     folder.mkdir(exist_ok=True)
-    return run_on(bench, Job(0, network.to_dict(), 7, number, images, last, folder))
+    return run_on(bench, Job(0, network.to_dict(), 7, number, images, folder))
 
 
 def test_adapters_are_saved_beside_a_plain_network(bench, tmp_path):
-    first = rung(bench, tmp_path / "parts", 8, last=False)
-    assert (tmp_path / "parts" / "checkpoint.safetensors").exists()
+    first = rung(bench, tmp_path / "parts", 8)
     second = rung(bench, tmp_path / "parts", 24, number=1)
     rung(bench, tmp_path / "whole", 24)
     parts, whole = (load_file(tmp_path / name / "weights.safetensors") for name in ("parts", "whole"))
@@ -94,7 +93,7 @@ def test_adapters_are_saved_beside_a_plain_network(bench, tmp_path):
     ] * 2
     assert (tmp_path / "parts" / "samples.png").exists()
     assert (tmp_path / "parts" / "samples_0.png").exists()
-    assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
+    assert (tmp_path / "parts" / CHECKPOINT).exists()  # until the last record is kept
 
 
 def test_pictures_that_are_no_numbers_are_the_trials_end(bench, tmp_path):

@@ -97,7 +97,6 @@ def verify(folder: Path, cache: Path) -> list[Check]:
             seed=deploy["seed"],
             rung=0,
             images_seen=deploy["images_seen"],
-            last=True,
             folder=Path(scratch),
             like=deploy["like"],
         )

@@ -256,7 +256,6 @@ class Run:
             seed=record["seed"],
             rung=rung,
             images_seen=round(study.stopping.rungs[rung] * study.training.images_seen),
-            last=rung == len(study.stopping.rungs) - 1,
             folder=self.directory.trial(number),
             settings=settings,
             like=None if like is None else like.to_dict(),

@@ -23,6 +23,7 @@ from nas.runs.looks import Looks
 from nas.runs.records import UNTRAINED, Damaged, Record, State
 from nas.settings.study import Study
 from nas.space.search_space import Choices, SearchSpace
+from nas.trial.rung import CHECKPOINT
 
 
 class Trials:
@@ -138,6 +139,8 @@ class Trials:
         """A trial's last word, and that of those that waited for it. `outcome`: whose result the sampler is told."""
         record["state"], record["reason"], record["finished"] = state, reason, now()
         self._ledger.save(record)
+        if state == "complete":  # not before: a run that ends now would train it again
+            (self._directory.trial(record["trial"]) / CHECKPOINT).unlink(missing_ok=True)
         self._ledger.tell(record["trial"], outcome)
         if state not in UNTRAINED:
             self._tracker.trial(record, self._directory.trial(record["trial"]))

@@ -88,6 +88,7 @@ def _kept(folder: Path, make: Callable[[Path], Found]) -> Found:
             line = {"told": f"no scores: {error}", "scores": {}}
         finite = {column: value for column, value in line.get("scores", {}).items() if math.isfinite(value)}
         files.write_json(path, {**line, "scores": finite} if line else {})
+        (folder / rung.CHECKPOINT).unlink(missing_ok=True)
     return files.read_object(path)
 
 
@@ -150,7 +151,7 @@ def _base(bench: Bench, config: Backbone, folder: Path) -> Found:
     study, seed = bench.study, trial_seed(bench.study.seed, config.key, 0)
     last = len(study.stopping.rungs) - 1
     images = round(study.stopping.rungs[last] * study.training.images_seen)
-    job = rung.Job(-1, config.to_dict(), seed, last, images, True, folder)
+    job = rung.Job(-1, config.to_dict(), seed, last, images, folder)
     scores = rung.run_on(bench, job)["rung"]["metrics"]
     told = f"the base network of the space after a trial's training ({images:,} images)"
     return {"told": told, "scores": scores, "cost": _cost(bench, config)}

@@ -30,6 +30,9 @@ from nas.trial.descent import Parent
 from nas.weights import checkpoints
 
 
+CHECKPOINT = "checkpoint.safetensors"  # in a trial's folder; whoever keeps its last record removes it then, not before
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything a worker needs for one rung of one trial."""
@@ -39,7 +42,6 @@ class Job:
     seed: int
     rung: int
     images_seen: int  # in total, at the end of this rung
-    last: bool
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)  # this trial's own, by path: `nas.settings.design.changed`
     like: dict[str, Any] | None = None  # initial weights are those of this architecture where names and shapes agree
@@ -133,7 +135,7 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         network = _network(bench, proxy, job)
         objective = bench.objective(network, job.seed)
         module = loop.DenoiserTraining(objective, bench.study.training)
-        checkpoint = job.folder / "checkpoint.safetensors"
+        checkpoint = job.folder / CHECKPOINT
         if checkpoint.exists():
             module.restore(checkpoint)
         headway = _headway(bench, module, job)
@@ -159,8 +161,6 @@ def run_on(bench: Bench, job: Job) -> dict[str, Any]:
         save_file(weights, job.folder / "weights.safetensors", {"images_seen": str(module.images_seen)})
         if done is network and plain is not network:
             lora.save(network, job.folder / "adapters.safetensors", {"images_seen": str(module.images_seen)})
-        if job.last:
-            checkpoint.unlink(missing_ok=True)
     headway.over()
     timings.seconds["total_s"] = time.perf_counter() - began
     cost = proxy.cost(bench.train_data.latents.shape[-1], bench.train_data.tokens.shape[1])

@@ -9,6 +9,7 @@ of an untrained network. Rows that are in the table already are not measured aga
 from __future__ import annotations
 
 import random
+import shutil
 import tempfile
 import time
 from collections import Counter, deque
@@ -239,12 +240,13 @@ def _measure_kind(
                     number, (config, seed) = waiting.popleft()
                     place = Path(folder) / f"{number}-{lost[number]}"
                     place.mkdir()
-                    job = Job(number, config.to_dict(), trial_seed(study.seed, config.key, seed), 0, 0, True, place)
+                    job = Job(number, config.to_dict(), trial_seed(study.seed, config.key, seed), 0, 0, place)
                     slots.submit((number, 0), run_anchor, kind, study.training.images_seen, job)
                 for (number, _), future in slots.finished(5.0):
                     config, seed = todo[number]
                     try:
                         table.add(_rows(study, config, seed, future.result()))
+                        shutil.rmtree(Path(folder) / f"{number}-{lost[number]}")
                     except failures.Lost as error:
                         lost[number] += 1
                         if lost[number] < ATTEMPTS:
@@ -279,14 +281,14 @@ def run_anchor(kind: str, brief: int, job: Job) -> dict[str, dict[str, Any]]:
     if kind == "zero_cost":
         return {kind: zero_cost_scores(bench, job)}
     if kind == "long":
-        first = run_rung(_rung(job, 0, brief, last=False))
-        second = run_rung(_rung(job, 1, bench.study.training.images_seen, last=True))
+        first = run_rung(_rung(job, 0, brief))
+        second = run_rung(_rung(job, 1, bench.study.training.images_seen))
         return {"scratch": _scores(first), "long": _scores(second)}
-    return {kind: _scores(run_rung(_rung(job, 0, 0 if kind == "slice" else brief, last=True)))}
+    return {kind: _scores(run_rung(_rung(job, 0, 0 if kind == "slice" else brief)))}
 
 
-def _rung(job: Job, rung: int, images: int, last: bool) -> Job:
-    return Job(job.trial, job.architecture, job.seed, rung, images, last, job.folder)
+def _rung(job: Job, rung: int, images: int) -> Job:
+    return Job(job.trial, job.architecture, job.seed, rung, images, job.folder)
 
 
 def _scores(result: dict[str, Any]) -> dict[str, Any]:
