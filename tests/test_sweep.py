@@ -213,9 +213,19 @@ def test_a_network_that_draws_no_numbers_is_named_and_the_rest_is_kept(run):
     path = run.path / "trials" / "0001" / "weights.safetensors"
     weights = load_file(path)
     save_file({name: value * float("nan") for name, value in weights.items()}, path, {"images_seen": "128"})
-    with pytest.raises(InputError, match="drawing=many, ddim 2, scale 1: the drawn pictures are not finite numbers"):
-        swept(run, 1.0)
-    assert pd.read_csv(run.path / "guidance.csv").model.tolist() == ["base", "base", "reference"]
+    table, told = swept(run, 1.0)
+    assert (
+        table.model.tolist() == pd.read_csv(run.path / "guidance.csv").model.tolist() == ["base", "base", "reference"]
+    )
+    assert told[-2:] == [
+        f"drawing=many, {way}, scale 1: left out: the drawn pictures are not finite numbers"
+        for way in ("ddim 2", "one_step 1")
+    ]
+    (run.path / "guidance.csv").unlink()
+    with pytest.raises(
+        InputError, match="drawing=many, one_step 1, scale 1: the drawn pictures are not finite numbers"
+    ):
+        swept(run, 1.0, picks=["trial:1"])
 
 
 def test_nothing_is_drawn_twice(run):

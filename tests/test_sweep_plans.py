@@ -1,13 +1,17 @@
 """Which plans a sweep draws by, and its picture."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from nas.diffusion.plan import Plan
 from nas.errors import InputError
+from nas.networks.backbones import mar
 from nas.report import sweep_picture
 from nas.study import sweep_plans
+from nas.study.sweep import Model
 from nas.study.sweep_plans import Ways
 
 
@@ -146,12 +150,12 @@ def test_steps_that_are_none(text):
 
 def test_what_a_plan_becomes_in_other_steps():
     one, two, four = Plan(solver="one_step"), Plan(solver="renoise", steps=2), Plan(solver="renoise", steps=4)
-    assert sweep_plans.plans(one, [1, 2, 4]) == [one, two, four]
-    assert sweep_plans.plans(four, [1, 2, 4]) == [four, one, two]
+    assert sweep_plans.plans(one, [1, 2, 4]) == ([one, two, four], [])
+    assert sweep_plans.plans(four, [1, 2, 4]) == ([four, one, two], [])
     many = Plan(solver="dpm++", steps=10, guidance=2.0)
     few = Plan(solver="dpm++", steps=4, guidance=2.0)
-    assert sweep_plans.plans(many, [1, 4, 10]) == [many, one, few]
-    assert sweep_plans.plans(many, []) == sweep_plans.plans(many) == [many, one]
+    assert sweep_plans.plans(many, [1, 4, 10]) == ([many, one, few], [])
+    assert sweep_plans.plans(many, []) == sweep_plans.plans(many) == ([many, one], [])
 
 
 def test_values_are_read_as_a_plan_has_them():
@@ -203,11 +207,48 @@ def test_what_a_plan_becomes_with_values():
     found, wrong = Ways(values={"spacing": ["trailing", "leading"], "steps": [1, 2]}).plans(own)
     assert found == [own.changed(1), own.changed(2), own.changed(2, spacing="leading")] and len(wrong) == 1
     assert Ways().plans(own) == (
-        [plan.changed(guidance=s) for plan in sweep_plans.plans(own) for s in sweep_plans.SCALES],
+        [plan.changed(guidance=s) for plan in sweep_plans.plans(own)[0] for s in sweep_plans.SCALES],
         [],
     )
 
 
 def test_what_a_plan_becomes():
-    assert sweep_plans.plans(Plan(solver="renoise", steps=4)) == [Plan(solver="renoise", steps=4)]
-    assert sweep_plans.plans(Plan(steps=4)) == [Plan(steps=4), Plan(solver="one_step")]
+    assert sweep_plans.plans(Plan(solver="renoise", steps=4)) == ([Plan(solver="renoise", steps=4)], [])
+    assert sweep_plans.plans(Plan(steps=4)) == ([Plan(steps=4), Plan(solver="one_step")], [])
+
+
+@pytest.mark.parametrize(
+    ("own", "ways", "left", "said"),
+    [
+        (Plan(steps=2, experts=(1, 0)), Ways(steps=[4], scales=[3]), 2, "--steps 4: experts: 2 of them, and ddim in 4 steps"),
+        (
+            Plan(steps=2, cache={"name": "schedule", "network": "0123456789ab", "rows": ["cc", "rr"]}),
+            Ways(steps=[1, 3], scales=[3]),
+            2,
+            "--steps 3: cache: its schedule has 2 rows",
+        ),
+        (
+            Plan(guidance=1, guidance_interval=(0, 500), cache={"name": "fora", "every": 2}),
+            Ways(scales=[1, 3]),
+            3,
+            "--scales 3: cache: what both branches put out",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_plan_cannot_become_is_said_with_the_option_that_asked_and_left_out(own, ways, left, said):
+    found, (wrong,) = ways.plans(own)
+    assert len(found) == left and wrong.startswith(said)
+
+
+def test_what_a_network_cannot_be_drawn_by_is_left_out():
+    """Indices come token by token, each at once: neither in one step of a denoiser nor in several."""
+    network = mar.Config(1, 2, 16, 2, 2, 16, grid=4, latent_channels=1, text_width=6, codes=9)
+    own, deploy = Plan(solver="autoregressive", steps=1, guidance=1.0), SimpleNamespace(latent_size=4, text_tokens=5)
+    bench = SimpleNamespace(study=SimpleNamespace(sampling=own, deploy=deploy))
+    model = Model("fluid", 0, 0, 64, bench, network, lambda: None)
+    points, wrong = model.points(Ways([1.0, 2.0], [4]))
+    assert [plan for plan, _ in points] == [own, own.changed(guidance=2.0)]
+    assert wrong == [
+        "solver: one_step denoises numbers, and tokens are indices; expected autoregressive",
+        "steps: 4, but a token that is an index is drawn at once; expected 1",
+    ]

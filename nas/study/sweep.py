@@ -28,6 +28,7 @@ from nas.diffusion.plan import ALWAYS, Plan
 from nas.disk import files
 from nas.errors import ArgumentError, InputError
 from nas.networks import backbones
+from nas.networks.backbones import Backbone
 from nas.report import sweep_picture
 from nas.runs import description
 from nas.runs.directory import RunDirectory
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+Point = tuple[Plan, dict[str, Any]]  # how it is drawn, and the columns that name it
 IDENTITY = ["model", "trial", "repeat", "images_seen", *ALWAYS]  # what makes a point another one, with LATER
 LATER = [name for name in Plan.model_fields if name not in ALWAYS]  # of a plan; columns only where a point says them
 WHOLE = {column: "Int64" for column in ("trial", "repeat", "images_seen", "steps")}
@@ -61,13 +63,30 @@ class Model:
     images_seen: int | None
     bench: Bench
     """With the settings of its cell."""
+    architecture: Backbone
+    """At deploy scale."""
     load: Callable[[], nn.Module]
 
-    def points(self, ways: Ways) -> tuple[list[tuple[Plan, dict[str, Any]]], list[str]]:
+    def points(self, ways: Ways) -> tuple[list[Point], list[str]]:
         """Every plan it is drawn by, and the columns that name the point; and why some are left out."""
         own = self.bench.study.sampling
         plans, wrong = ways.plans(own)
-        return [(plan, self._named(plan) | {"as_trained": plan == own}) for plan in plans], wrong
+        found = list[Point]()
+        for plan in plans:
+            if plan != own and (why := self._why_not(plan)):
+                wrong.append(why)
+            else:
+                found.append((plan, self._named(plan) | {"as_trained": plan == own}))
+        return found, list(dict.fromkeys(wrong))
+
+    def _why_not(self, plan: Plan) -> str:
+        """Why the network cannot be drawn by a plan, or nothing."""
+        deploy = self.bench.study.deploy
+        try:
+            plan.macs(self.architecture.units(deploy.latent_size, deploy.text_tokens))
+        except InputError as error:
+            return str(error)
+        return ""
 
     def _named(self, plan: Plan) -> dict[str, Any]:
         named = {"model": self.name, "trial": self.trial, "repeat": self.repeat, "images_seen": self.images_seen}
@@ -90,8 +109,9 @@ def sweep(
 
     The table is written after each point, so that the same command goes on where it was interrupted. `picks` as in
     `nas.analysis.picking.pick`, or `base`; without any, the knee of a search, or the base and the first `repeats` repeats
-    of every cell of an ablation. Raises InputError when a pick is not there, was not trained or draws no numbers, the run
-    measured neither a distance nor a score of captions, or no network can be drawn in any of the ways.
+    of every cell of an ablation. A point at which a network draws no numbers is said and left out. Raises InputError when a
+    pick is not there or was not trained, the run measured neither a distance nor a score of captions, no network can be drawn
+    in any of the ways, or none draws numbers.
     """
 
     shown = axes(run)
@@ -99,7 +119,7 @@ def sweep(
     if not models:
         raise InputError(f"{run.path}: no cell was trained to the end, so there is nothing to draw")
     points = _points(models, ways, say)
-    table = _read(run.path / TABLE)
+    table, diverged = _read(run.path / TABLE), ""
     for model, wanted in zip(models, points, strict=True):
         missing = [point for point in wanted if not _has(table, point[1])]
         if not missing:
@@ -110,15 +130,19 @@ def sweep(
             try:
                 found = scores(model.bench, network, schedule, plan)
             except failures.Diverged as error:
-                raise InputError(f"{run.path}: {what}: {error}") from None
+                diverged = f"{what}: {error}"
+                say(f"{what}: left out: {error}")
+                continue
             table = pd.concat([table, pd.DataFrame([named | found])], ignore_index=True).astype(WHOLE)
             _write(table, run.path / TABLE)
             say(f"{what}: {_said(found, shown)}")
+    if table.empty:
+        raise InputError(f"{run.path}: {diverged}")
     sweep_picture.save(curves(table, shown), shown, run.path / PICTURE)
     return table
 
 
-def _points(models: Sequence[Model], ways: Ways, say: Callable[[str], None]) -> list[list[tuple[Plan, dict[str, Any]]]]:
+def _points(models: Sequence[Model], ways: Ways, say: Callable[[str], None]) -> list[list[Point]]:
     """The points of each network. Raises InputError where there are none at all; what some lack is said."""
     found = [model.points(ways) for model in models]
     if not any(points for points, _ in found):
@@ -222,7 +246,8 @@ def _base(run: RunDirectory, bench: Bench) -> Model:
         raise ArgumentError(f"pick base: {path} is not there; the same nas run trains it again")
     own = bench.study.base.sampling or bench.study.sampling
     drawn = base_model.bench_of(bench).variant({"sampling": own.model_dump()})
-    return Model("base", None, None, checkpoints.images_seen(path), drawn, lambda: base_model.network(bench))
+    seen, network = checkpoints.images_seen(path), base_model.architecture(bench.study)
+    return Model("base", None, None, seen, drawn, network, lambda: base_model.network(bench))
 
 
 def _trial(run: RunDirectory, bench: Bench, record: Mapping[str, Any]) -> Model:
@@ -238,7 +263,8 @@ def _trial(run: RunDirectory, bench: Bench, record: Mapping[str, Any]) -> Model:
 
     name = str(record.get("cell") or f"trial {number}")
     seen = int(record["rungs"][-1]["images_seen"])
-    return Model(name, number, int(record["repeat"]), seen, bench.variant(record.get("settings") or {}), load)
+    drawn, network = bench.variant(record.get("settings") or {}), backbones.from_dict(record["architecture"])
+    return Model(name, number, int(record["repeat"]), seen, drawn, network, load)
 
 
 # --- one point -------------------------------------------------------------------------------------------------------
@@ -253,7 +279,7 @@ def schedule_of(bench: Bench) -> dict[str, Any]:
 
 
 def scores(bench: Bench, network: nn.Module, schedule: dict[str, Any], plan: Plan) -> dict[str, float]:
-    """The study's metrics of its evaluation captions drawn by the plan. Raises training.Diverged as `Bench.draw`."""
+    """The study's metrics of its evaluation captions drawn by the plan. Raises failures.Diverged as `Bench.draw`."""
     drawn = bench.variant({"sampling": plan.model_dump()})
     return metrics.scores(drawn.metrics, drawn.captioned(drawn.draw(network, schedule)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -31,10 +31,13 @@ class Ways:
     """Of fields of the plan."""
 
     def plans(self, own: Plan) -> tuple[list[Plan], list[str]]:
-        """Every plan that a network is drawn by whose own is `own`, and why combinations of values are none."""
+        """Every plan that a network is drawn by whose own is `own`, and why numbers of steps and combinations of values are
+        none."""
         if not self.values:
+            found, wrong = plans(own, self.steps)
             scales = SCALES if self.scales is None else self.scales
-            return [plan.changed(guidance=scale) for plan in plans(own, self.steps) for scale in scales], []
+            made, none = _made((f"--scales {scale:g}", plan, {"guidance": scale}) for plan in found for scale in scales)
+            return made, [*wrong, *none]
         steps = {"steps": [own.steps, *self.steps]} if self.steps else {}
         scales_ = {"guidance": self.scales} if self.scales is not None else {}
         return crossed(own, {**self.values, **steps, **scales_})
@@ -125,14 +128,27 @@ def _beside(name: str, value: Any) -> dict[str, int]:
     return {"steps": len(rows)} if isinstance(rows, list) and rows else {}
 
 
-def plans(own: Plan, steps: Sequence[int] = ()) -> list[Plan]:
-    """How a network that is drawn by `own` enters a sweep: so, in one step if that is another plan, and in each of `steps`.
+def plans(own: Plan, steps: Sequence[int] = ()) -> tuple[list[Plan], list[str]]:
+    """How a network that is drawn by `own` enters a sweep: so, in one step if that is another plan, and in each of `steps`; and
+    why not in some of them, where it has a schedule with a row for each of its own steps for example.
 
     One step is one way whatever the solver: the clean latents predicted from pure noise.
     """
-    one = [] if own.solver in ONE_STEP else [Plan(solver="one_step")]
-    asked = [
-        Plan(solver="one_step") if count == 1 else own.changed(steps=count) for count in steps if count != own.steps
-    ]
+    single = Plan(solver="one_step")
+    one = [] if own.solver in ONE_STEP else [single]
+    asked, wrong = _made(
+        (f"--steps {count}", single if count == 1 else own, {"steps": count}) for count in steps if count != own.steps
+    )
     different = {(plan.solver, plan.steps): plan for plan in (own, *one, *asked)}
-    return list(different.values())
+    return list(different.values()), wrong
+
+
+def _made(asked: Iterable[tuple[str, Plan, Mapping[str, Any]]]) -> tuple[list[Plan], list[str]]:
+    """Plans with other fields, and what is wrong with those that cannot be, each with the option that asked for it."""
+    found, wrong = [], []
+    for option, plan, fields in asked:
+        try:
+            found.append(plan.changed(**fields))
+        except InputError as error:
+            wrong.append(f"{option}: {error}")
+    return found, list(dict.fromkeys(wrong))
