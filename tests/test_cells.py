@@ -1,6 +1,7 @@
 """An ablation as a run: one tiny real one, and the base its cells start from."""
 
 import json
+from io import StringIO
 from itertools import product
 from pathlib import Path
 
@@ -9,17 +10,20 @@ import pytest
 import torch
 import yaml
 from ablation_study import STUDY, loaded
-from at_once import InProcess
+from at_once import AtOnce, InProcess
+from rich.console import Console
 from safetensors.torch import load_file
 
 import nas.study.run
+from nas import failures
 from nas.analysis import results
 from nas.deploy import export
 from nas.errors import InputError
 from nas.networks.backbones import Proxy
 from nas.networks.backbones.unet import Config, presets
 from nas.objectives import denoising
-from nas.runs.directory import RunDirectory
+from nas.report.live.progress import Progress
+from nas.runs.directory import RunDirectory, open_run
 from nas.settings import design
 from nas.settings.study_file import load
 from nas.space import fields
@@ -27,6 +31,7 @@ from nas.space.search_space import SearchSpace
 from nas.study import launch
 from nas.study.cells import Cells
 from nas.study.pool import Pool
+from nas.study.run import Run
 from nas.trial import base_model
 from nas.trial.bench import Bench, fresh, sampling_conditions
 from nas.trial.checks import check
@@ -162,6 +167,28 @@ def test_the_base_is_cached_by_everything_that_went_into_it(tmp_path):
     paths = [path(), *map(path, changes)]
     assert len(set(paths)) == len(paths)
     assert path("training.images_seen=64", "ablation.repeats=4", "evaluation.images=16", "sampling.steps=1") == paths[0]
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        ("prepare_base", "base: the loss is nan after 640 images; change base.training, such as its batch or learning_rate"),
+        ("prepare", "the preparation: the loss is nan after 640 images; change dataset, autoencoder"),
+    ],
+)  # fmt: skip
+def test_what_no_trial_can_do_without_ends_the_run_in_one_line(tmp_path, fails, said):
+    class Ends(AtOnce):
+        def compute(self, tag, function, *arguments):
+            if function.__name__ == fails:
+                raise failures.Failed("the loss is nan after 640 images")
+            return {}, ["a", "b"]
+
+    study = loaded(tmp_path, "base={training: {images_seen: 32, batch: 16}}")
+    directory, _ = open_run(study, tmp_path / "runs")
+    running = Run(study, Cells(study), directory, Progress(Console(file=StringIO())), engine=Ends)
+    with pytest.raises(InputError) as refused:
+        running.execute()
+    assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
 
 
 def test_conditions_say_what_the_cells_vary(tmp_path):

@@ -9,8 +9,9 @@ What is trained, and whether it goes on, is the proposer's to say (nas.study.pro
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,15 @@ LINES = (-2, 0)  # and of the one that scores the lines of reference
 LOOK = -4  # first of the tags of looks at candidates
 TIMING = -3  # first of the tags of jobs that are timed before the study starts
 MakeEngine = Callable[[int, Study, Path], Engine]  # (processes, study, cache folder)
+
+
+@contextmanager
+def _made(what: str, change: str) -> Iterator[None]:
+    """Inside, what a trial would fail by, running out of memory for example, ends the run: no trial can do without it."""
+    try:
+        yield
+    except failures.Failed as error:
+        raise InputError(f"{what}: {error}; {change}") from None
 
 
 class Run:
@@ -139,7 +149,9 @@ class Run:
     def _prepare(self, workers: Engine) -> None:
         """Make the caches every trial shares, and check the objectives against the columns that exist."""
         self.progress.say("preparing latents, text embeddings and metric references (cached after the first time)")
-        conditions, captions = self._wait_for(workers, prepare)
+        memory = "or give a worker more memory (workers, worker_memory)"
+        with _made("the preparation", f"change dataset, autoencoder, conditioning, prior or metrics, {memory}"):
+            conditions, captions = self._wait_for(workers, prepare)
         earlier.check_measured(self.study, conditions, self._earlier)
         for told in self._earlier:
             self.progress.say(f"knows {number_of(len(told['trials']), 'finished trial')} of {told['run']}")
@@ -149,7 +161,9 @@ class Run:
             self.progress.say(
                 "training the base model, and drawing pairs if trials learn from them (cached after the first time)"
             )
-            self.directory.write_json("base.json", self._wait_for(workers, prepare_base, self.directory.path))
+            with _made("base", "change base.training, such as its batch or learning_rate, or base.sampling"):
+                made = self._wait_for(workers, prepare_base, self.directory.path)
+            self.directory.write_json("base.json", made)
 
     def _has_base(self) -> bool:
         """Whether the base model's record is there; one that is damaged is made again."""
