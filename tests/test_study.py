@@ -8,7 +8,6 @@ from io import StringIO
 
 import optuna
 import pytest
-import yaml
 from at_once import AtOnce
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -20,11 +19,9 @@ from nas.failures import Diverged, Lost
 from nas.report.live.progress import Progress
 from nas.runs.directory import RunDirectory, open_run
 from nas.runs.ledger import Ledger
-from nas.search.samplers import NumberedRandomSampler
 from nas.seeds import trial_seed
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
-from nas.study import candidates
 from nas.study import run as study
 from nas.study.candidates import Candidates
 from nas.study.proposer import Reference
@@ -283,51 +280,6 @@ def test_after_repeats_more_trials_still_continue_the_same_run(run):
     after = run("search.trials=7")  # fewer than six and two, more than six
     assert after.directory.path == before.directory.path
     assert len([record for record in trained(after) if not record.get("race")]) == 7
-
-
-def test_a_space_that_is_used_up_is_said_once_and_nothing_more_is_proposed(run, tmp_path):
-    axes = {"conv_16": {"fields": "levels.2.conv", "choices": ["full", "separable"]}}
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"backbone": "unet", "base": "mobilediffusion", "axes": axes}))
-    running = run(f"space={tmp_path / 'two.yaml'}", "search.trials=9", "racing.trials=2", "budget={}")
-    assert running.progress.console.file.getvalue().count("has been tried") == 1
-    raced = [number for number, record in running.records.items() if record.get("race")]
-    assert len(trained(running)) == 2 + len(raced) and all(
-        number >= len(running.records) - len(raced) for number in raced
-    )
-
-
-def nothing_at_random(monkeypatch):
-    """Random drawing finds nothing within budget."""
-    whole = SearchSpace.load("mobilediffusion")
-    monkeypatch.setattr(candidates, "FRESH_TRIES", 3)
-    monkeypatch.setattr(SearchSpace, "sample", lambda self, rng: whole.largest())
-
-
-def test_a_sampler_goes_on_where_random_drawing_finds_nothing(run, monkeypatch):
-    nothing_at_random(monkeypatch)
-    running = run("search.trials=2", "budget={params: 100M}")
-    assert len(trained(running)) == 2 and len(running.records) > 2 * candidates.PATIENCE
-    assert "has been tried" not in running.progress.console.file.getvalue()
-
-
-def test_a_search_gives_up_after_as_many_refusals_as_it_was_told(run, monkeypatch):
-    nothing_at_random(monkeypatch)
-    monkeypatch.setattr(study.Lease, "renew", lambda self: renewed.append(self))
-    renewed = []
-    running = run("search.max_refusals=45", "budget={params: 1M}")
-    assert len(running.records) == 45 and not trained(running)
-    assert len(renewed) >= 45  # however long it takes, no other process may take the run over
-    said = " ".join(running.progress.console.file.getvalue().split())
-    assert "gave up after 45 refused or repeated candidates in a row; none of 3 random ones is new and within" in said
-
-
-def test_a_small_space_is_looked_through_before_it_is_called_used_up(run, tmp_path, monkeypatch):
-    axes = {"conv_16": {"fields": "levels.2.conv", "choices": ["full", "separable"]}}
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"backbone": "unet", "base": "mobilediffusion", "axes": axes}))
-    monkeypatch.setattr(SearchSpace, "sample", lambda self, rng: {"conv_16": "full"})
-    monkeypatch.setattr(NumberedRandomSampler, "sample_independent", lambda self, *asked: asked[-1].choices[0])
-    running = run(f"space={tmp_path / 'two.yaml'}", "search.trials=9", "budget={}")
-    assert len(trained(running)) == 2
 
 
 def test_an_interrupted_trial_goes_on_from_its_last_rung(run, monkeypatch):
