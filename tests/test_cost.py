@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, settings
-from test_unet import CONFIGS, PRESETS, TOLD
+from test_pooled_tokens import TOLD
+from test_unet import CONFIGS, PRESETS
 
 from nas.cost import traced
 from nas.cost.count import taps

@@ -29,7 +29,6 @@ from nas.trial.clock.phases import Timings
 from nas.trial.descent import Parent
 from nas.weights import checkpoints
 
-
 CHECKPOINT = "checkpoint.safetensors"  # in a trial's folder; whoever keeps its last record removes it then, not before
 
 
