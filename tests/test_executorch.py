@@ -107,7 +107,7 @@ def test_weights_become_bytes_but_for_the_first_convolution(tmp_path):
 
 
 def test_static_needs_calibration(tmp_path):
-    with pytest.raises(InputError, match="--quantise: decoder: static quantisation needs calibration inputs"):
+    with pytest.raises(InputError, match="quantise: decoder: static quantisation needs calibration inputs"):
         quantised(Single(nn.Conv2d(4, 4, 1)), tmp_path, "static")
     assert not list(tmp_path.iterdir())
 

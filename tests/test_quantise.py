@@ -165,7 +165,7 @@ def test_weights_beside_the_file_give_the_same_network(tmp_path, monkeypatch, me
 
 def test_what_cannot_be_quantised_is_an_input_error(tmp_path):
     _, path = written(Single(), tmp_path, (2, 4, 4))
-    with pytest.raises(InputError, match=r"--quantise: .*plain\.onnx: onnxruntime cannot quantise it"):
+    with pytest.raises(InputError, match=r"quantise: .*plain\.onnx: onnxruntime cannot quantise it"):
         onnx_int8.write(path, tmp_path / "small.onnx", "static", [])
     assert not (tmp_path / "small.onnx").exists()
 
@@ -257,7 +257,7 @@ def test_int8_that_gives_no_numbers_is_refused():
         return tuple(value * (float("nan") if inputs is calls[1] else 1) for value in graph.run(inputs))
 
     assert int8._error(graph, broken, calls[:1]) == 0
-    with pytest.raises(InputError, match="--quantise int8: decoder gives numbers that are not finite"):
+    with pytest.raises(InputError, match="quantise int8: decoder gives numbers that are not finite"):
         int8._error(graph, broken, calls)
 
 
