@@ -52,7 +52,7 @@ def bench_of(folder, training="warmup_images: 0, init: base, learning_rate: 0.00
 
 def test_a_trials_weights_are_one_network_and_rungs_change_nothing(tmp_path, folder):
     bench = bench_of(folder)
-    first = rung(bench, tmp_path / "parts", 8, last=False)["rung"]
+    first = rung(bench, tmp_path / "parts", 8)["rung"]
     second = rung(bench, tmp_path / "parts", 16, number=1)["rung"]
     whole = rung(bench, tmp_path / "whole", 16)["rung"]
     parts, other = (load_file(tmp_path / name / "weights.safetensors") for name in ("parts", "whole"))

@@ -238,7 +238,7 @@ def test_a_trial_starts_with_the_bases_weights_and_learns_from_it(tmp_path):
         given["levels.2.down.1.conv.separable.norm.weight"], whole["levels.2.down.1.conv.separable.norm.weight"]
     )
     assert len(bench.teacher.levels[2].down) == 3 and all(name in whole for name in given)
-    first = rung(bench, tmp_path / "parts", 8, last=False, network=PART)["rung"]
+    first = rung(bench, tmp_path / "parts", 8, network=PART)["rung"]
     second = rung(bench, tmp_path / "parts", 16, number=1, network=PART)["rung"]
     once = rung(bench, tmp_path / "whole", 16, network=PART)["rung"]
     assert second["denoising_losses"] == once["denoising_losses"] != first["denoising_losses"]
