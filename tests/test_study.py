@@ -360,7 +360,7 @@ def test_repeats_train_again_with_another_seed(run, monkeypatch):
     choices = one.sample(random.Random(4))
     monkeypatch.setattr(SearchSpace, "suggest", lambda self, trial: choices)
     monkeypatch.setattr(SearchSpace, "sample", lambda self, rng: choices)
-    running = run("search.repeats=1", "budget={}")
+    running = run("search.repeats=1", "search.max_refusals=40", "budget={}")
     records = trained(running)
     assert [r["repeat"] for r in records] == [0, 1]
     assert len({r["seed"] for r in records}) == 2
