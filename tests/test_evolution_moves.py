@@ -175,7 +175,6 @@ def test_a_target_in_milliseconds_is_the_sum_over_the_table(tmp_path):
             "training.init: evolution goes on from the weights of a base model, but this is scratch",
         ),
         (["base=null"], "base: required, but not given"),
-        (["base.checkpoint=nothing.safetensors"], "base.checkpoint: nothing.safetensors: no such file"),
         (
             ["base.architecture=mobilediffusion-lite", "base.checkpoint=null"],
             "space: the base model is not a member of",

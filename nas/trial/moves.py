@@ -22,7 +22,7 @@ from nas.settings.study import Evolution, Study
 from nas.space import screen
 from nas.space.search_space import Choices, SearchSpace
 from nas.trial import base_model
-from nas.trial.checks.check import ANY_DATA, check_base
+from nas.trial.checks.check import ANY_DATA
 from nas.weights import inheritance, supernet
 
 if TYPE_CHECKING:
@@ -151,7 +151,6 @@ def check(study: Study, space: SearchSpace | None) -> None:
     if study.search is None or study.search.sampler != "evolution" or space is None:
         return
     _check_sections(study)
-    check_base(study)
     quality_of(study)
     _check_runtime(study)
     moves = Moves(study, space)
