@@ -208,7 +208,10 @@ def test_an_interrupted_preparation_goes_on(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "make", lambda *given: (_ for _ in ()).throw(interruption.Interrupted("told to stop")))
     with pytest.raises(interruption.Interrupted):
         prepare(root, said)
-    assert any(line.startswith("judge: goes on with the 1 minutes of a core it was begun with, not") for line in said)
+    (line,) = [
+        line for line in said if line.startswith("judge: goes on with the 1 minutes of a core it was begun with")
+    ]
+    assert line.endswith(f"remove {root / 'parts' / 'judge.length.json'} to begin anew")
     first, second = (load_file(one / "parts" / "autoencoder.safetensors") for one in (root, prepared[0]))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 

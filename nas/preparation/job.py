@@ -152,7 +152,7 @@ class Job:
         if begun != minutes:
             self.say(
                 f"{part.role}: goes on with the {begun:g} minutes of a core it was begun with, not --{part.role} {minutes:g}; "
-                f"remove {part.path}.* to begin anew"
+                f"remove {' and '.join(map(str, lessons.unfinished(part.path)))} to begin anew"
             )
         if part.role == "supernet":
             assert self.space is not None

@@ -92,7 +92,13 @@ def checkpoint(part: Path) -> Path:
     return part.with_name(f"{part.name}.checkpoint")
 
 
+def unfinished(part: Path) -> list[Path]:
+    """What is there of a training that was not finished; a supernet's is its own."""
+    kept = (checkpoint(part), part.with_suffix(".partial"), Length.of(part, 0).path)
+    return [path for path in kept if path.exists()]
+
+
 def done(part: Path) -> None:
     """Remove what a training kept while it was not finished."""
-    for path in (checkpoint(part), Length.of(part, 0).path):
-        path.unlink(missing_ok=True)
+    for path in unfinished(part):
+        path.unlink()

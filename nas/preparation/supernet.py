@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from nas.preparation.lessons import TIMED, Length
+from nas.preparation.lessons import TIMED, Length, done
 from nas.settings.design import changed
 from nas.settings.study import Study
 from nas.settings.training import Training
@@ -36,8 +36,7 @@ def make(part: Part, study: Study, space: SearchSpace, cache: Path, minutes: flo
     for split, scores in quality["largest_member"].items():
         shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         say(f"supernet: its largest member, untrained further, {split} captions: {shown}")
-    length.path.unlink(missing_ok=True)
-    part.path.with_suffix(".partial").unlink(missing_ok=True)
+    done(part.path)
 
 
 def image_s(bench: Bench, space: SearchSpace) -> float:
