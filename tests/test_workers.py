@@ -13,7 +13,7 @@ import pytest
 import torch
 from worker_jobs import die, hold, raise_unpicklable, until_told
 
-from nas import failures, interruption
+from nas import failures, interruption, machine
 from nas.errors import InputError
 from nas.runs.storage import lease
 from nas.runs.storage.journal import open_storage
@@ -175,6 +175,17 @@ def test_the_dead_of_this_machine_are_known_at_once():
     assert not lease.died_here({"host": "elsewhere", "pid": 1})
     assert not lease.died_here({"host": os.uname().nodename, "pid": os.getppid()})
     assert lease.died_here({"host": os.uname().nodename, "pid": 2**22 + 1})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process can forget its peak on Linux alone")
+def test_peak_memory_is_of_what_came_since_it_was_forgotten():
+    """In a process that is used for many trials, a small one after a large one."""
+    held = torch.ones(300 * 2**18)
+    before = machine.peak_memory_mib()
+    del held
+    assert machine.peak_memory_mib() == before
+    machine.forget_peak_memory()
+    assert machine.peak_memory_mib() < before - 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -39,8 +39,11 @@ def terms(config: Config, latent_size: int, text_tokens: int) -> Iterator[Call]:
             + (config.text_width, text_tokens, config.pooled_tokens)
             + ((config.head_dim, config.heads) if config.attention == "relu" else (1, None)),
         )
-    yield ends, (latent_size, levels[0].channels, config.latent_channels, config.time_width, config.pooled_width)
-    yield pooled, (config.pooled_width, config.pooled_tokens, config.text_width)
+    yield (
+        ends,
+        (latent_size, levels[0].channels, config.latent_channels, config.time_width)
+        + (config.pooled_width, config.pooled_tokens, config.text_width),
+    )
 
 
 @lru_cache(maxsize=1 << 16)
@@ -137,22 +140,24 @@ def transformers(
 
 
 @lru_cache(maxsize=1 << 16)
-def ends(side: int, channels: int, latent_channels: int, time_width: int, pooled_width: int | None) -> Term:
-    """First and last convolution, and the embedding of time and pooled text."""
+def ends(
+    side: int,
+    channels: int,
+    latent_channels: int,
+    time_width: int,
+    pooled_width: int | None,
+    pooled_tokens: int,
+    text_width: int,
+) -> Term:
+    """First and last convolution, the embedding of time and pooled text, and the tokens made of the latter."""
     embedding = [linear(1, channels, time_width), linear(1, time_width, time_width)]
     if pooled_width:
         embedding += [linear(1, pooled_width, time_width), linear(1, time_width, time_width)]
     convs = [conv2d(side, latent_channels, channels, 3), conv2d(side, channels, latent_channels, 3)]
     pieces = [("embedding", side, total(embedding)), ("first and last conv", side, total(convs))]
+    if pooled_width and pooled_tokens:
+        pieces.append(("pooled tokens", side, linear(1, pooled_width, pooled_tokens * text_width)))
     return term([*pieces, ("norm", side, norm(channels))])
-
-
-@lru_cache(maxsize=1 << 16)
-def pooled(pooled_width: int | None, pooled_tokens: int, text_width: int) -> Term:
-    """The tokens made of the pooled vector."""
-    if not pooled_width or not pooled_tokens:
-        return term([])
-    return term([("pooled tokens", 1, linear(1, pooled_width, pooled_tokens * text_width))])
 
 
 COMPONENTS = [
