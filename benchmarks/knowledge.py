@@ -22,14 +22,16 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from nas.search import pool, prior, samplers
+from nas.search import prior, samplers
 from nas.search.dominance import nondominated
 from nas.search.stopping import Stopping
 from nas.settings.beliefs import Beliefs
 from nas.space.search_space import SearchSpace
-from nas.trust import curves, replay, table_looks
-from nas.trust.chooser import Chooser
-from nas.trust.simulation import BestFirst, Simulation, volume_of
+from nas.trust.replay import curves, looks
+from nas.trust.replay.best_first import BestFirst
+from nas.trust.replay.chooser import Chooser
+from nas.trust.replay.rules import rule_of
+from nas.trust.replay.simulation import Simulation, volume_of
 
 ENOUGH = 0.95
 AT = (4, 8, 16)
@@ -37,22 +39,16 @@ EARLIER = 8
 
 
 class Knowing(BestFirst):
-    """A pool with beliefs, that knows what was trained before."""
+    """A pool with beliefs that has looked at the whole table, and knows what was trained before."""
 
-    def __init__(self, looks, ends, weights, before=()):
-        super().__init__(looks, ends)
+    def __init__(self, table, space, looked, weights, before=()):
+        super().__init__(table, space, looked, len(table), 0)
         self._weights = weights
-        self._trained = list(before)
-        self._left = [index for index in self._left if index not in before]
+        self._unseen, self._trained = [], list(before)
+        self._waiting = [index for index in range(len(table)) if index not in before]
 
-    def ask(self):
-        if not self._left:
-            return None
-        gains = self._ends[self._trained] - self._looks[self._trained]
-        rated = pool.expected(self._looks[self._left], gains, self._ends[self._trained])
-        best = self._left.pop(int(np.argmax(prior.weighted(rated, self._weights[self._left], len(self._trained)))))
-        self._running.append(best)
-        return best
+    def _expected(self):
+        return prior.weighted(super()._expected(), self._weights[self._waiting], len(self._trained))
 
 
 class Believing(Chooser):
@@ -93,7 +89,7 @@ def beliefs_of(table, space, axes, right, certainty):
 
 def outcome(table, asker, before=()):
     """Trainings to ENOUGH of the table's hypervolume, and the shares after AT; what was trained before is there for nothing."""
-    finished = Simulation(table, asker, replay.rule_of("none", Stopping())).run().finished
+    finished = Simulation(table, asker, rule_of("none", Stopping())).run().finished
     volume = volume_of(table)
     shares = [volume([*before, *finished[:count]]) for count in range(len(finished) + 1)]
     return next(count for count, share in enumerate(shares) if share >= ENOUGH - 1e-9), *(shares[count] for count in AT)
@@ -122,7 +118,7 @@ def main():
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     whole, about = curves.load(chosen.table)
     space = SearchSpace.load(about.space)
-    looks, _ = table_looks.read(chosen.table / table_looks.NAME, whole, about)
+    looked = looks.read(chosen.table / looks.NAME, whole, about)
     kinds = {"no beliefs": Beliefs(space, {})}
     for right in (True, False):
         for confidence, certainty in prior.CERTAINTY.items():
@@ -138,13 +134,13 @@ def main():
     for draw in range(max(chosen.draws, chosen.tpe)):
         rng = np.random.default_rng(draw)
         rows = rng.permutation(len(whole))[: len(whole) // 2].tolist()
-        table, seen = whole.rows(rows).at(whole.rungs[-1:]), looks[rows]
-        ends = table.values[:, -1]
+        table = whole.rows(rows).at(whole.rungs[-1:])
+        seen = looks.LookedAt(looked.values[rows], looked.seconds[rows])
         before = rng.permutation(len(table))[:EARLIER].tolist()
         for name, beliefs in kinds.items():
             weights = np.array([beliefs.weight(member) for member in table.choices])
             if draw < chosen.draws:
-                answers.setdefault(f"pool, {name}", []).append(outcome(table, Knowing(seen, ends, weights)))
+                answers.setdefault(f"pool, {name}", []).append(outcome(table, Knowing(table, space, seen, weights)))
             if draw < chosen.tpe and "low" not in name and "medium" not in name:
                 answers.setdefault(f"tpe, {name}", []).append(
                     outcome(table, Believing(table, about, space, draw, beliefs))
@@ -154,7 +150,7 @@ def main():
         for name, known in (("unknown", []), ("known", before)):
             if draw < chosen.draws:
                 answers.setdefault(f"pool, an earlier run, {name}", []).append(
-                    outcome(table, Knowing(seen, ends, even, known), before)
+                    outcome(table, Knowing(table, space, seen, even, known), before)
                 )
             if draw < chosen.tpe:
                 answers.setdefault(f"tpe, an earlier run, {name}", []).append(

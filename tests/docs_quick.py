@@ -38,7 +38,7 @@ def stay_in_this_process(export, conversions):
     from nas.space import published
     from nas.study import sweep
     from nas.trial import supernet_training
-    from nas.trust import replay
+    from nas.trust.replay import command as replay
 
     nas.study.run.Workers = nas.trust.anchors.Workers = InProcess
     nas.trial.checks.check.PROBES, supernet_training.POOL, agreement.RESAMPLES = 100, 4, 50

@@ -16,7 +16,7 @@ from nas.errors import InputError
 from nas.search.stopping import Stopping
 from nas.settings import study
 from nas.space.search_space import SearchSpace
-from nas.trust import chooser, curves, multi_metric, replay, simulation
+from nas.trust.replay import chooser, curves, multi_metric, rules, searches, simulation
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 GOALS = {"fid": "minimise", "clip": "maximise"}
@@ -48,7 +48,7 @@ def table():
 
 def simulate(table, order, name="halving", workers=1, **options):
     options = {"rule": name, "rungs": table.rungs, "min_peers": 2} | options
-    rule = replay.rule_of(name, Stopping(**options))
+    rule = rules.rule_of(name, Stopping(**options))
     return simulation.Simulation(table, simulation.Shuffled(order), rule, workers).run()
 
 
@@ -147,10 +147,10 @@ def test_hypervolume_by_hand(table):
 def test_a_verdict_by_hand(table):
     # the 24 orders, each by the loop above, whose own cases are computed by hand
     study = Stopping(rule="halving", rungs=(0.25, 1.0), min_peers=2)
-    told = replay.judge(table, "halving", study, shuffles=60)
+    told = rules.judge(table, "halving", study, shuffles=60)
     volume = simulation.volume_of(table)
     images, lost = [], []
-    for order in replay.orders(4, 60, 0):
+    for order in rules.orders(4, 60, 0):
         ended = simulate(table.at([0.25, 1]), order.tolist())
         images.append(1 - ended.total_images / 400)
         lost.append(1 - volume(ended.finished))
@@ -158,18 +158,18 @@ def test_a_verdict_by_hand(table):
     assert told.hypervolume_lost.mean == pytest.approx(np.mean(lost))
     assert told.hypervolume_lost.low <= told.hypervolume_lost.mean <= told.hypervolume_lost.high
     assert 0 < told.images_saved.mean < 0.75
-    none = replay.judge(table, "none", study, shuffles=3)
+    none = rules.judge(table, "none", study, shuffles=3)
     assert (none.images_saved.mean, none.seconds_saved.mean, none.hypervolume_lost.mean) == (0, 0, 0)
 
 
 def test_what_is_chosen_on_one_half_is_reported_on_the_other():
     table = made_up(24)
-    first, second = replay.halves(table)
+    first, second = rules.halves(table)
     assert not set(first.keys) & set(second.keys) and set(first.keys) | set(second.keys) == set(table.keys)
-    found = replay.tune(table.at([0.25, 1.0]), lost=0.05, shuffles=3)
+    found = rules.tune(table.at([0.25, 1.0]), lost=0.05, shuffles=3)
     best = found[0]
-    assert best.chosen_on == replay.judge(first, best.settings.rule, best.settings, 3)
-    assert best.other == replay.judge(second, best.settings.rule, best.settings, 3)
+    assert best.chosen_on == rules.judge(first, best.settings.rule, best.settings, 3)
+    assert best.other == rules.judge(second, best.settings.rule, best.settings, 3)
     allowed = [each for each in found if each.chosen_on.hypervolume_lost.mean <= 0.05]
     assert not allowed or best.chosen_on.images_saved.mean == max(e.chosen_on.images_saved.mean for e in allowed)
 
@@ -177,7 +177,7 @@ def test_what_is_chosen_on_one_half_is_reported_on_the_other():
 def test_agreement_of_rungs_leaves_out_what_training_does_not_move():
     frame = four()
     frame["macs"] = frame["trial"] * 1e9
-    found = replay.agreement(curves.from_frame(frame, {**GOALS, "macs": "minimise"}, "x"), ["fid", "clip", "macs"])
+    found = rules.agreement(curves.from_frame(frame, {**GOALS, "macs": "minimise"}, "x"), ["fid", "clip", "macs"])
     assert found.columns.tolist() == ["fid", "clip"] and found.index.tolist() == [0.25, 0.5]
     early, late = zip(*[(fid[0], fid[-1]) for fid, *_ in FOUR.values()], strict=True)
     signs = [np.sign((early[a] - early[b]) * (late[a] - late[b])) for a, b in itertools.combinations(range(4), 2)]
@@ -263,27 +263,27 @@ def test_choices_survive_the_file(folder):
 def test_every_sampler_takes_every_architecture_once(folder, sampler):
     table, about = curves.load(folder)
     settings_ = Stopping(rungs=(0.25, 0.5, 1.0), min_peers=2)
-    (whole,) = replay.explore(table, about, sampler, "none", settings_, 1)
+    (whole,) = searches.explore(table, about, sampler, "none", settings_, 1)
     assert sorted(whole.finished) == list(range(16))
-    (stopped,) = replay.explore(table, about, sampler, "halving", settings_, 1, 2)
+    (stopped,) = searches.explore(table, about, sampler, "halving", settings_, 1, 2)
     assert len(stopped.finished) < stopped.started == 16
-    assert replay.hypervolumes(table, [whole], 16, "images") == [pytest.approx(1)]
+    assert searches.hypervolumes(table, [whole], 16, "images") == [pytest.approx(1)]
     four_of_them = [simulation.volume_of(table)(whole.finished[:4])]
-    assert replay.hypervolumes(table, [whole], 4, "images") == four_of_them
+    assert searches.hypervolumes(table, [whole], 4, "images") == four_of_them
     last_only = table.at([1.0])  # each took 3 s of training and 2 s of scoring
-    (whole,) = replay.explore(last_only, about, sampler, "none", settings_, 1)
-    assert replay.hypervolumes(last_only, [whole], 4, "seconds") == [simulation.volume_of(table)(whole.finished[:4])]
+    (whole,) = searches.explore(last_only, about, sampler, "none", settings_, 1)
+    assert searches.hypervolumes(last_only, [whole], 4, "seconds") == [simulation.volume_of(table)(whole.finished[:4])]
 
 
 def test_a_gaussian_process_does_too(folder):
     table, about = curves.load(folder)
-    (ended,) = replay.explore(table.rows(range(8)), about, "gp", "none", Stopping(rungs=(0.5, 1.0)), 1)
+    (ended,) = searches.explore(table.rows(range(8)), about, "gp", "none", Stopping(rungs=(0.5, 1.0)), 1)
     assert sorted(ended.finished) == list(range(8))
 
 
 def test_a_charged_sampler_pays_for_what_is_over_budget(folder):
     table, about = curves.load(folder)
-    (ended,) = replay.explore(table, about, "optuna_charged", "none", Stopping(), 1)
+    (ended,) = searches.explore(table, about, "optuna_charged", "none", Stopping(), 1)
     vain = ended.started - len(ended.finished)
     assert vain > 0 and ended.total_images == 1000 * ended.started
 
@@ -311,7 +311,7 @@ def test_what_is_taken_is_the_nearest_left(folder):
         chosen.tell(index, complete=True)
     chosen.optuna.enqueue_trial(space.parameters(table.choices[3]))
     taken = chosen.ask()
-    distances = [chosen._distance(table.choices[3], choices) for choices in table.choices]
+    distances = [chooser.distance(space, table.choices[3], choices) for choices in table.choices]
     assert distances[3] == 0 and distances[taken] == min(d for i, d in enumerate(distances) if i not in (3, 7))
     told = chosen.optuna.get_trials()
     assert told[0].values == table.values[3, -1].tolist() and all(value <= 0 for value in told[0].constraints.values())

@@ -1,9 +1,11 @@
 """`nas replay`: tables, a picture, tuning, and bad input."""
 
+import itertools
 import re
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic_run
@@ -17,7 +19,11 @@ from nas.search import stopping
 from nas.search.stopping import Stopping
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
-from nas.trust import curves, replay, simulation, table_looks
+from nas.study import pool
+from nas.trust.replay import best_first, chooser, command, curves, looks, searches, simulation
+from nas.trust.replay import rules as rules_
+
+SPACE = SearchSpace.load("mobilediffusion")
 
 
 @pytest.fixture
@@ -32,20 +38,20 @@ def test_the_command_writes_tables_and_a_picture(folder):
     told = CliRunner().invoke(cli.app, ["replay", str(folder), *options], catch_exceptions=False)
     assert told.exit_code == 0 and "16 architectures" in told.output
     rules = pd.read_csv(folder / "replay.csv").set_index("rule")
-    assert list(rules.index) == list(replay.RULES) and rules.loc["none", "images_saved"] == 0
+    assert list(rules.index) == list(rules_.RULES) and rules.loc["none", "images_saved"] == 0
     assert (rules["architectures"] == 16).all() and rules.loc["halving", "rungs"] == "0.25 1"
     samplers = pd.read_csv(folder / "samplers.csv")
     assert set(samplers["trainings"]) == {1, 2, 4, 8, 16} and samplers["hypervolume"].between(0, 1 + 1e-9).all()
     assert "a quarter of the compute" in told.output
-    assert replay.settings_of([], (0.0, 0.5, 1.0)) == Stopping(rungs=(0, 0.5, 1))
+    assert command.settings_of([], (0.0, 0.5, 1.0)) == Stopping(rungs=(0, 0.5, 1))
     assert (folder / "replay.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_quarters_by_hand():
     rows = [("tpe", "halving", 1, 0.3), ("tpe", "halving", 4, 0.6), ("tpe", "none", 1, 0.1), ("optuna", "none", 4, 0.5)]
     frame = pd.DataFrame(rows, columns=["sampler", "rule", "trainings", "hypervolume"]).assign(unit="images")
-    assert replay.quarters(frame, "improvement").empty
-    (row,) = replay.quarters(frame, "halving").to_dict("records")
+    assert searches.quarters(frame, "improvement").empty
+    (row,) = searches.quarters(frame, "halving").to_dict("records")
     assert row == {"unit": "images", "full": 4, "default": 0.3, "plain": "optuna", "of_plain": 0.5}
 
 
@@ -53,7 +59,7 @@ def test_tuning_from_the_command(folder):
     told = CliRunner().invoke(cli.app, ["replay", str(folder), "--shuffles", "1", "--tune", "--rules", "halving"])
     assert "chosen on 8 architectures" in told.output and "about the other 8" in told.output
     assert pd.read_csv(folder / "replay.csv")["architectures"].tolist() == [8]
-    assert len(pd.read_csv(folder / "tuning.csv")) == len(list(replay.grid((0.25, 0.5, 1.0))))
+    assert len(pd.read_csv(folder / "tuning.csv")) == len(list(rules_.grid((0.25, 0.5, 1.0))))
 
 
 def write_looks(folder):
@@ -67,7 +73,9 @@ def write_looks(folder):
 
 def test_a_pool_is_replayed_from_its_looks(folder):
     table, about = write_looks(folder)
-    told = CliRunner().invoke(cli.app, ["replay", str(folder), "--rules", "none", "--samplers", "random,pool"])
+    told = CliRunner().invoke(
+        cli.app, ["replay", str(folder), "--rules", "none", "--samplers", "random,pool", "--repeats", "3"]
+    )
     assert told.exit_code == 0 and re.search(r"^look( +1\.0+)+$", told.output, re.M)  # they see the end
     found = pd.read_csv(folder / "samplers.csv").set_index(["sampler", "unit", "trainings"])["hypervolume"]
     assert found["pool", "images", 16] == pytest.approx(1)
@@ -79,14 +87,121 @@ def test_a_pool_is_replayed_from_its_looks(folder):
     assert found["pool", "images", 4] == pytest.approx(volume(chosen))
 
 
+def read_looks(folder, table, about):
+    return looks.read(folder / "looks.csv", table, about)
+
+
 def test_a_pool_pays_for_its_looks_before_it_trains(folder):
     table, about = write_looks(folder)
-    values, seconds = table_looks.read(folder / "looks.csv", table, about)
-    assert values.tolist() == table.values[:, -1].tolist() and seconds == pytest.approx(1.6)
-    (history,) = replay.explore_pool(table, values, seconds)
+    looked = read_looks(folder, table, about)
+    assert looked.values.tolist() == table.values[:, -1].tolist() and looked.seconds.tolist() == [0.1] * 16
+    (history,) = searches.explore_pool(table, about, looked, 16, 1)
     first = history.finished[0]
     rest = table.train_s[first].sum() + table.other_s[first, -1]
     assert history.seconds[0] == pytest.approx(1.6 + rest) and len(history.finished) == 16
+
+
+def pool_of(folder, first, seed=0):
+    table, about = write_looks(folder)
+    return table, best_first.BestFirst(table, SPACE, read_looks(folder, table, about), first, seed)
+
+
+def test_a_pool_looks_at_some_of_the_table_and_at_more_when_nothing_is_worth_a_training(folder, monkeypatch):
+    monkeypatch.setattr(best_first, "MORE", 3)
+    table, asker = pool_of(folder, 5)
+    trained, looked = [], []
+    while (asked := asker.ask()) is not None:
+        looked.append(round(10 * asker.looked_s))
+        trained.append(asked)
+        asker.tell(asked, complete=True)
+    assert looked[0] == 5 and sorted(trained) == list(range(16))
+    assert {after - before for before, after in itertools.pairwise(looked)} == {
+        0,
+        3,
+        2,
+    }  # 5, 8, 11, 14 and the last two
+
+
+def test_a_look_is_at_the_nearest_of_what_promises_most(folder, monkeypatch):
+    monkeypatch.setattr(best_first, "NEAR", 1.0)
+    table, asker = pool_of(folder, 2)
+    asker._look()
+    asker._look()
+    first, second = asker._waiting
+    away = [chooser.distance(SPACE, table.choices[first], choices) for choices in table.choices]
+    assert away[second] == min(each for index, each in enumerate(away) if index != first)
+
+
+def test_the_funnel_of_a_pool_is_that_of_the_study_it_stands_for(folder):
+    _, about = write_looks(folder)
+    search = about.search.model_copy(update={"sampler": "pool", "trials": 40})
+    planned = about.model_copy(update={"search": search, "stopping": Stopping(rungs=(1.0,))})
+    assert best_first.funnel(about, 40) == pool.looks_of(planned)
+
+
+# --- the truth -------------------------------------------------------------------------------------------------------
+
+
+def write_truth(folder, change):
+    frame = pd.read_csv(folder / "curves.csv", dtype={"key": str})
+    change(frame[frame.fraction == 1]).to_csv(folder / "truth.csv", index=False)
+
+
+def test_what_is_found_is_judged_by_the_truth(folder):
+    """The truth turns the order of one score round, and lists the architectures the other way."""
+    write_truth(folder, lambda frame: frame.assign(fid=1000 - frame.fid).iloc[::-1])
+    table, about = curves.load(folder)
+    assert table.judged[:, 0].tolist() == pytest.approx((1000 - table.values[:, -1, 0]).tolist())
+    assert table.judged[:, 1].tolist() == table.values[:, -1, 1].tolist()
+    half = table.rows([3, 1])
+    assert half.judged.tolist() == table.judged[[3, 1]].tolist()
+    scaled = simulation.normalised(table.judged)
+    corner = np.full(2, simulation.CORNER)
+    share = simulation.hypervolume(scaled[[5]], corner) / simulation.hypervolume(scaled, corner)
+    assert simulation.volume_of(table)([5]) == pytest.approx(share)
+    assert rules_.agreement(table, list(about.objectives))["fid"].tolist() == [-1.0] * 3
+
+
+def test_a_truth_that_lacks_an_architecture_is_one_line(folder):
+    write_truth(folder, lambda frame: frame.iloc[1:])
+    with pytest.raises(InputError, match=r"truth.csv: no architecture \w+, which .*curves.csv has"):
+        curves.load(folder)
+
+
+# --- samplers of one's own -------------------------------------------------------------------------------------------
+
+OWN = """
+from optuna.samplers import RandomSampler
+
+
+def mine(seed):
+    return RandomSampler(seed=seed)
+
+
+ready = 1
+"""
+
+
+def test_a_sampler_of_ones_own_is_replayed_as_far_as_asked(folder):
+    (folder / "own.py").write_text(OWN)
+    asked = ["replay", str(folder), "--rules", "", "--samplers", f"{folder}/own.py:mine", "--trainings", "6"]
+    told = CliRunner().invoke(cli.app, [*asked, "--repeats", "3"], catch_exceptions=False)
+    found = pd.read_csv(folder / "samplers.csv")
+    assert told.exit_code == 0 and found["trainings"].max() == 6 and set(found["repeats"]) == {3}
+    assert found["hypervolume"].max() < 1 and not (folder / "replay.csv").exists()
+    assert (folder / "replay.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none.py:mine", "no such file"), ("own.py:yours", "no function yours"), ("own.py:ready", "no function ready")],
+)
+def test_a_sampler_of_ones_own_that_is_not_there_is_one_line(folder, monkeypatch, name, message):
+    (folder / "own.py").write_text(OWN)
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=message) as told:
+        CliRunner().invoke(cli.app, ["replay", str(folder), "--samplers", name], catch_exceptions=False)
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -133,13 +248,13 @@ def test_a_table_with_nothing_to_tune_is_refused(folder, kept, message):
     frame = pd.read_csv(folder / "curves.csv", dtype={"key": str})
     frame[kept(frame)].to_csv(folder / "curves.csv", index=False)
     with pytest.raises(InputError, match=f"curves.csv: --tune: {message}"):
-        replay.run(folder, replay.Plan(tune=True, shuffles=1), None, None)
+        command.run(folder, command.Plan(tune=True, shuffles=1), None, None)
 
 
 def test_two_architectures_are_enough_to_tune(folder):
     frame = pd.read_csv(folder / "curves.csv", dtype={"key": str})
     frame[frame.trial < 2].to_csv(folder / "curves.csv", index=False)
-    replay.run(folder, replay.Plan(tune=True, shuffles=1, rules=("none",)), None, None)
+    command.run(folder, command.Plan(tune=True, shuffles=1, rules=("none",)), None, None)
     assert pd.read_csv(folder / "replay.csv")["architectures"].tolist() == [1]
 
 
@@ -186,7 +301,7 @@ def test_a_recorded_run_with_repeats_and_latency_can_be_read(tmp_path):
 
 
 def test_the_default_rule_is_the_one_that_is_replayed():
-    assert asdict(replay.Plan())["rules"][0] == stopping.Stopping().rule == "improvement"
+    assert asdict(command.Plan())["rules"][0] == stopping.Stopping().rule == "improvement"
 
 
 def test_the_shipped_table_is_whole():

@@ -104,7 +104,11 @@ def replay(
         str, typer.Option(help="improvement, halving, slope, median, none, multi_metric (Optuna Hub's), by commas.")
     ] = "improvement,halving,slope,median,none,multi_metric",
     samplers: Annotated[
-        str, typer.Option(help="Also samplers: random, tpe, nsga2, gp, pool, optuna, optuna_charged, by commas.")
+        str,
+        typer.Option(
+            help="Also samplers: random, tpe, nsga2, gp, pool, optuna, optuna_charged, by commas; "
+            "or FILE.py:FUNCTION, which is given a seed and returns an Optuna sampler."
+        ),
     ] = "",
     shuffles: Annotated[int, typer.Option(min=1, help="Orders of the architectures, for the rules.")] = 200,
     repeats: Annotated[int, typer.Option(min=1, help="Studies of each sampler; of gp, which is slow, at most 5.")] = 20,
@@ -122,7 +126,17 @@ def replay(
         bool, typer.Option("--tune", help="Choose rule and settings on one half, report them on the other.")
     ] = False,
     lost: Annotated[float, typer.Option(help="With --tune: share of the hypervolume that may be lost.")] = 0.02,
+    trainings: Annotated[
+        int | None, typer.Option(min=1, help="End samplers after so many trainings; default when none is left.")
+    ] = None,
     record: Annotated[Path | None, typer.Option(metavar="RUN", help="First write curves.csv from this run.")] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="First write truth.csv from this run of the same architectures with other seeds; what is found is judged by it.",
+        ),
+    ] = None,
     look: Annotated[
         bool, typer.Option("--look", help="First look at every architecture, as a pool does, and write looks.csv.")
     ] = False,
@@ -137,11 +151,12 @@ def replay(
         nas replay studies/stopping_replay --samplers random,tpe,nsga2,gp --set gain=0.02
     """
     from nas.study import launch
-    from nas.trust import replay as replaying
+    from nas.trust.replay import command as replaying
 
     named = tuple(filter(None, rules.split(","))), tuple(filter(None, samplers.split(",")))
-    plan = replaying.Plan(*named, shuffles, repeats, workers, tuple(set_), tune, lost, look)
-    replaying.run(table, plan, out, launch.find_run(record).path if record else None)
+    plan = replaying.Plan(*named, shuffles, repeats, workers, tuple(set_), tune, lost, look, trainings)
+    recorded, judged = (launch.find_run(run).path if run else None for run in (record, truth))
+    replaying.run(table, plan, out, recorded, judged)
 
 
 @supernets.command("train")

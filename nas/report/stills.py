@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,16 +243,19 @@ def _panel(axes: Any, points: pd.DataFrame, x: str, y: str) -> None:
     plain(axes, label(x), label(y))
 
 
-def save_replay(rules: pd.DataFrame, explored: pd.DataFrame | None, path: Path) -> None:
+def save_replay(rules: pd.DataFrame | None, explored: pd.DataFrame | None, path: Path) -> None:
     """What each rule saves and loses, and hypervolume against compute: frames of `nas.trust.replay`, 150 dots an inch."""
     from matplotlib.figure import Figure
 
-    panels = 1 if explored is None else 2
-    figure = Figure(figsize=(5.4 * panels + 0.4, 4.3), dpi=150, layout="constrained")
-    _draw_rules(figure.add_subplot(1, panels, 1), rules)
+    panels: list[tuple[Callable[[Any, pd.DataFrame], None], pd.DataFrame]] = []
+    if rules is not None:
+        panels.append((_draw_rules, rules))
     if explored is not None:
-        _draw_explored(figure.add_subplot(1, panels, 2), explored)
-    for axes in figure.axes:
+        panels.append((_draw_explored, explored))
+    figure = Figure(figsize=(5.4 * len(panels) + 0.4, 4.3), dpi=150, layout="constrained")
+    for place, (draw, frame) in enumerate(panels, 1):
+        axes = figure.add_subplot(1, len(panels), place)
+        draw(axes, frame)
         axes.grid(color=GRID)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)

@@ -1,7 +1,9 @@
 """Recorded learning curves: a table with one row per architecture and rung, every architecture trained to the end.
 
-`nas.trust.replay` reads it to ask what a rule of early stopping, or a sampler, would have done with these architectures. The
-study file beside the table says what its objectives are, which way is better, and from which space it was drawn.
+A replay asks what a rule of early stopping, or a sampler, would have done with these architectures. The study file beside the
+table says what its objectives are, which way is better, and from which space it was drawn. Where `truth.csv` lies beside it,
+of the same architectures trained and scored with other seeds, rules and samplers see the table and are judged by the truth:
+what was chosen because chance favoured it is worth no more than it is.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from nas.analysis import results
 from nas.disk import files
 from nas.errors import InputError
 from nas.runs import description
+from nas.search.dominance import Points
 from nas.search.peers import Curves
 from nas.settings import study_file
 from nas.settings.study import Study
 from nas.space.search_space import Choices, SearchSpace
 
-NAME = "curves.csv"
+NAME, TRUTH = "curves.csv", "truth.csv"
 FIRST = ("key", "trial", "rung", "fraction", "images_seen", "train_s", "other_s")
 
 
@@ -48,6 +51,13 @@ class Table:
     """Seconds of everything else at each rung: loading, drawing, scoring, saving."""
     choices: tuple[Choices, ...] | None = None
     """What each architecture chooses in its space; None if the table does not say."""
+    truth: Points | None = None
+    """The objectives at the end in another seed's training (architectures, objectives), all minimised; None if it has none."""
+
+    @property
+    def judged(self) -> Points:
+        """The ends (architectures, objectives) by which what was found is judged: of the other seed where it is known."""
+        return self.values[:, -1] if self.truth is None else self.truth
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -57,8 +67,8 @@ class Table:
         chosen = None if self.choices is None else tuple(self.choices[i] for i in which)
         kept = list(which)
         values, train_s, other_s = self.values[kept], self.train_s[kept], self.other_s[kept]
-        keys = tuple(self.keys[i] for i in kept)
-        return replace(self, keys=keys, values=values, train_s=train_s, other_s=other_s, choices=chosen)
+        keys, truth = tuple(self.keys[i] for i in kept), None if self.truth is None else self.truth[kept]
+        return replace(self, keys=keys, values=values, train_s=train_s, other_s=other_s, choices=chosen, truth=truth)
 
     def at(self, rungs: Sequence[float]) -> Table:
         """The table as if only these rungs had been scored. InputError for a rung that was not recorded."""
@@ -85,8 +95,8 @@ class Table:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def record(run_dir: Path, folder: Path) -> Path:
-    """Write the curve of each architecture's first complete trial to `folder`/curves.csv. InputError when the run has none."""
+def record(run_dir: Path, folder: Path, name: str = NAME) -> Path:
+    """Write the curve of each architecture's first complete trial to a table in `folder`. InputError when the run has none."""
     rungs = [float(fraction) for fraction in description.resolved(run_dir)["stopping"]["rungs"]]
     first: dict[str, results.Record] = {}  # repeats are left out
     for found in results.records(run_dir):
@@ -95,7 +105,7 @@ def record(run_dir: Path, folder: Path) -> Path:
     rows = [row for found in first.values() for row in _rows(found, rungs)]
     if not rows:
         raise InputError(f"{run_dir}: no trial was trained to the end yet, so there is no curve")
-    path = folder / NAME
+    path = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as partial:
         pd.DataFrame(rows).to_csv(partial, index=False)
@@ -121,7 +131,7 @@ def _rows(trial: Mapping[str, Any], rungs: Sequence[float]) -> list[dict[str, An
 
 
 def load(path: Path) -> tuple[Table, Study]:
-    """The table at `path` (curves.csv, or the folder that holds it) and the study beside it.
+    """The table at `path` (curves.csv, or the folder that holds it), with the truth and the study beside it.
 
     Raises InputError naming the file, the column or architecture, and what was expected.
     """
@@ -130,8 +140,22 @@ def load(path: Path) -> tuple[Table, Study]:
         raise InputError(f"{path}: no such file; `nas replay FOLDER --record RUN` makes it from a run")
     study = study_file.load(path.parent)
     space = SearchSpace.load(study.space) if study.space is not None else None
-    frame = pd.read_csv(path, dtype={"key": str}, keep_default_na=True)
-    return from_frame(frame, study.objectives, str(path), space), study
+    table = from_frame(_read(path), study.objectives, str(path), space)
+    truth = path.with_name(TRUTH)
+    return (replace(table, truth=_truth(table, truth, study.objectives)) if truth.is_file() else table), study
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"key": str}, keep_default_na=True)
+
+
+def _truth(table: Table, path: Path, objectives: Mapping[str, str]) -> Points:
+    """The ends of another table, in this one's order of architectures."""
+    other = from_frame(_read(path), objectives, str(path))
+    place = {key: index for index, key in enumerate(other.keys)}
+    if missing := [key for key in table.keys if key not in place]:
+        raise InputError(f"{path}: no architecture {missing[0]}, which {table.source} has")
+    return other.values[[place[key] for key in table.keys], -1]
 
 
 def from_frame(

@@ -6,10 +6,12 @@ Of each architecture the objectives as a pool would see them before any training
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from nas import failures, menu
 from nas.disk import files
@@ -19,7 +21,7 @@ from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.trial.bench import Bench
 from nas.trial.look import scored
-from nas.trust.curves import Table
+from nas.trust.replay.curves import Table
 
 NAME = "looks.csv"
 
@@ -52,8 +54,18 @@ def record(table: Table, about: Study, folder: Path, cache: Path) -> Path:
     return path
 
 
-def read(path: Path, table: Table, about: Study) -> tuple[Points, float]:
-    """The objectives of each look, all to be minimised, in the table's order, and the seconds of all of them together.
+@dataclass(frozen=True)
+class LookedAt:
+    """Looks at the architectures of a table, in its order."""
+
+    values: Points
+    """The objectives (architectures, objectives), all to be minimised."""
+    seconds: NDArray[np.float64]
+    """What each look took (architectures,)."""
+
+
+def read(path: Path, table: Table, about: Study) -> LookedAt:
+    """The looks at a table's architectures.
 
     Raises InputError naming the file and what it lacks.
     """
@@ -70,4 +82,4 @@ def read(path: Path, table: Table, about: Study) -> tuple[Points, float]:
     values = found.loc[list(table.keys), list(about.objectives)].to_numpy(dtype=float) * signs
     if not np.isfinite(values).all():
         raise InputError(f"{path}: expected a finite number in every objective of every look")
-    return values, float(found.loc[list(table.keys), "seconds"].sum())
+    return LookedAt(values, found.loc[list(table.keys), "seconds"].to_numpy(dtype=float))

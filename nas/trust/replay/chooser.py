@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Any
+import runpy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import optuna
 from optuna.samplers import BaseSampler, TPESampler
@@ -16,8 +18,8 @@ from nas.search import samplers
 from nas.settings.study import Study
 from nas.space.search_space import Choices, SearchSpace
 from nas.study.candidates import PATIENCE
-from nas.trust.curves import Table
-from nas.trust.simulation import OVER_BUDGET
+from nas.trust.replay.curves import Table
+from nas.trust.replay.simulation import OVER_BUDGET
 
 SAMPLERS = ("random", "tpe", "nsga2", "gp", "optuna", "optuna_charged", "pool")
 
@@ -31,6 +33,8 @@ class Chooser:
     would. The table holds architectures within budget only, so the sampler never learns how good others are; neither
     does a sampler with constraints use the scores of those that break them.
     """
+
+    looked_s = 0.0
 
     def __init__(self, table: Table, about: Study, space: SearchSpace, sampler: BaseSampler, charged: bool, seed: int):
         if table.choices is None:
@@ -80,7 +84,7 @@ class Chooser:
 
     def _take(self, proposal: Trial, choices: Choices) -> int:
         """The nearest architecture left, entered in the sampler's history."""
-        distances = {index: self._distance(choices, self._choices[index]) for index in sorted(self._left)}
+        distances = {index: distance(self.space, choices, self._choices[index]) for index in sorted(self._left)}
         least = min(distances.values())
         nearest = self._rng.choice([index for index, distance in distances.items() if distance == least])
         if least == 0:
@@ -99,8 +103,10 @@ class Chooser:
         self._running[index] = asked
         return index
 
-    def _distance(self, a: Choices, b: Choices) -> float:
-        return sum(axis_distance(axis.choices, axis.step is not None, a, b, axis.name) for axis in self.space.axes)
+
+def distance(space: SearchSpace, a: Choices, b: Choices) -> float:
+    """On how many axes two members differ; on an axis that is a range by a share."""
+    return sum(axis_distance(axis.choices, axis.step is not None, a, b, axis.name) for axis in space.axes)
 
 
 def axis_distance(offered: Sequence[Any], ordered: bool, a: Choices, b: Choices, name: str) -> float:
@@ -113,8 +119,27 @@ def axis_distance(offered: Sequence[Any], ordered: bool, a: Choices, b: Choices,
 
 
 def sampler_of(name: str, about: Study, trials: int, seed: int) -> BaseSampler:
-    """A study's sampler for so many trials; `optuna` is Optuna's own choice for several objectives, with its defaults."""
+    """A study's sampler for so many trials; `optuna` is Optuna's own choice for several objectives, with its defaults, and
+    FILE.py:FUNCTION what the function returns for a seed."""
+    if is_own(name):
+        return own(name)(seed)
     if name.startswith("optuna"):
         return TPESampler(seed=seed)
     assert about.search is not None
     return samplers.sampler(name, trials, seed, 0)
+
+
+def is_own(name: str) -> bool:
+    """Whether a sampler is named as FILE.py:FUNCTION."""
+    return ".py:" in name
+
+
+def own(name: str) -> Callable[[int], BaseSampler]:
+    """The function behind FILE.py:FUNCTION, which returns an Optuna sampler for a seed. InputError where there is none."""
+    file, _, function = name.rpartition(":")
+    if not Path(file).is_file():
+        raise InputError(f"--samplers {name}: no such file: {file}")
+    found = runpy.run_path(file).get(function)
+    if not callable(found):
+        raise InputError(f"--samplers {name}: {file} has no function {function}")
+    return cast(Callable[[int], BaseSampler], found)

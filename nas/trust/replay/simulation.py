@@ -14,9 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from nas.search import pool
 from nas.search.dominance import CORNER, Points, hypervolume, normalised
-from nas.trust.curves import Table
+from nas.trust.replay.curves import Table
 
 Rule = Callable[[Points, Sequence[Points]], bool]
 OVER_BUDGET = -1  # an architecture that is not in the table and is trained in vain
@@ -24,6 +23,9 @@ OVER_BUDGET = -1  # an architecture that is not in the table and is trained in v
 
 class Asker(Protocol):
     """What chooses the next architecture."""
+
+    looked_s: float
+    """Seconds that workers have spent on looks at what is not trained yet."""
 
     def ask(self) -> int | None:
         """An index into the table, OVER_BUDGET, or None when there is nothing left."""
@@ -35,6 +37,8 @@ class Asker(Protocol):
 class Shuffled:
     """Architectures in a given order."""
 
+    looked_s = 0.0
+
     def __init__(self, order: Sequence[int]):
         self._left = deque(int(index) for index in order)
 
@@ -43,32 +47,6 @@ class Shuffled:
 
     def tell(self, architecture: int, complete: bool) -> None:
         pass
-
-
-class BestFirst:
-    """A pool (nas.search.pool) that has looked at the whole table: the next is what is expected to add most to the front."""
-
-    def __init__(self, looks: Points, ends: Points):
-        """(architectures, objectives), all to be minimised; an end is known once the architecture is trained."""
-        self._looks, self._ends = looks, ends
-        self._left = list(range(len(looks)))
-        self._running: list[int] = []
-        self._trained: list[int] = []
-
-    def ask(self) -> int | None:
-        if not self._left:
-            return None
-        gains = self._ends[self._trained] - self._looks[self._trained]
-        running = self._looks[self._running] + (gains.mean(0) if len(gains) else 0.0)
-        known = np.concatenate([self._ends[self._trained], running])
-        best = self._left.pop(int(np.argmax(pool.expected(self._looks[self._left], gains, known))))
-        self._running.append(best)
-        return best
-
-    def tell(self, architecture: int, complete: bool) -> None:
-        self._running.remove(architecture)
-        if complete:
-            self._trained.append(architecture)
 
 
 @dataclass(frozen=True)
@@ -94,16 +72,17 @@ class History:
 class Simulation:
     """A study over a table, in simulated time."""
 
-    def __init__(self, table: Table, asker: Asker, rule: Rule, workers: int = 1, before_s: float = 0.0):
-        """`before_s`: seconds that are spent before anything is trained."""
+    def __init__(self, table: Table, asker: Asker, rule: Rule, workers: int = 1, trainings: float = float("inf")):
+        """`trainings`: the study ends when training has seen as many images as so many whole trainings do."""
+        self.most_images = trainings * table.images[-1]
         self.table, self.asker, self.rule, self.workers = table, asker, rule, workers
         self.reached: dict[int, int] = {}  # trial -> rungs it has finished
         self.architectures: list[int] = []  # by trial
-        self.images, self.seconds = 0, before_s
+        self.images, self.trained_s = 0, 0.0
         self.finished: list[tuple[int, int, float]] = []
 
     def run(self) -> History:
-        """The study until nothing is left to ask for."""
+        """The study until nothing is left to ask for, or all is paid."""
         ready: deque[tuple[int, int]] = deque()  # (trial, rung), trials that go on
         running: list[tuple[float, int, int]] = []  # (when it ends, trial, rung)
         now = 0.0
@@ -118,8 +97,12 @@ class Simulation:
         finished, images, seconds = zip(*self.finished, strict=True) if self.finished else ((), (), ())
         return History(finished, images, seconds, self.images, self.seconds, len(self.architectures))
 
+    @property
+    def seconds(self) -> float:
+        return self.trained_s + self.asker.looked_s
+
     def _new(self) -> tuple[int, int] | None:
-        asked = self.asker.ask()
+        asked = self.asker.ask() if self.images < self.most_images else None
         if asked is None:
             return None
         self.architectures.append(asked)
@@ -134,7 +117,7 @@ class Simulation:
     def _goes_on(self, number: int, rung: int) -> bool:
         """Pay for a rung that has ended, and decide."""
         architecture, images = self.architectures[number], (0, *self.table.images)
-        self.seconds += self._duration(number, rung)
+        self.trained_s += self._duration(number, rung)
         if architecture == OVER_BUDGET:
             self.images += images[-1]
             return False
@@ -156,8 +139,8 @@ class Simulation:
 
 
 def volume_of(table: Table) -> Callable[[Sequence[int]], float]:
-    """The hypervolume of architectures when fully trained, as a share of that of all."""
-    scaled = normalised(table.values[:, -1])
+    """The hypervolume of architectures when fully trained, by the truth where it is known, as a share of that of all."""
+    scaled = normalised(table.judged)
     corner = np.full(scaled.shape[1], CORNER)
     whole = hypervolume(scaled, corner)
     return lambda which: hypervolume(scaled[list(which)], corner) / whole if which else 0.0
