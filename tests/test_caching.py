@@ -115,6 +115,13 @@ def test_what_is_counted_is_what_is_computed(name):
     assert Plan(steps=STEPS, guidance=3, cache=written(table, units)).macs(units) == 2 * (STEPS * whole - spared)
 
 
+def test_a_cache_on_a_network_that_has_nothing_to_keep_is_one_line():
+    bare = counting.of([], network("mobilediffusion")[1].network)
+    with pytest.raises(InputError, match="^cache: this family of networks has no units"):
+        Plan(steps=STEPS, cache=Fora(name="fora", every=2)).macs(bare)
+    assert Plan(steps=STEPS, guidance=1).macs(bare) == STEPS * bare.network.macs
+
+
 # --- DeepCache, against a forward pass of two paths -------------------------------------------------------------------
 
 

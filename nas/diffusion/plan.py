@@ -264,4 +264,6 @@ class Plan(Section):
         """Which units are computed at which evaluation, (evaluations, units). Raises InputError as `macs`."""
         if self.cache is None:
             return np.ones((self.evaluations, len(units)), dtype=bool)
+        if not len(units):
+            raise InputError("cache: this family of networks has no units whose outputs could be kept; expected null")
         return units.effective(self.cache.modes(self.evaluations, units))
