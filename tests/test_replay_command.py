@@ -162,9 +162,17 @@ def test_what_is_found_is_judged_by_the_truth(folder):
     assert rules_.agreement(table, list(about.objectives))["fid"].tolist() == [-1.0] * 3
 
 
-def test_a_truth_that_lacks_an_architecture_is_one_line(folder):
-    write_truth(folder, lambda frame: frame.iloc[1:])
-    with pytest.raises(InputError, match=r"truth.csv: no architecture \w+, which .*curves.csv has"):
+def test_a_table_has_the_architectures_that_its_truth_has(folder):
+    write_truth(folder, lambda frame: frame.iloc[2:5])
+    table, _ = curves.load(folder)
+    (folder / "truth.csv").unlink()
+    whole, _ = curves.load(folder)
+    assert table.keys == whole.keys[2:5] and table.judged.tolist() == whole.rows([2, 3, 4]).judged.tolist()
+
+
+def test_a_truth_of_other_architectures_is_one_line(folder):
+    write_truth(folder, lambda frame: frame.assign(key="other" + frame.key))
+    with pytest.raises(InputError, match=r"truth.csv: none of its architectures is in .*curves.csv"):
         curves.load(folder)
 
 

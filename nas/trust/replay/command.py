@@ -84,7 +84,9 @@ def _say_table(table: Table, about: Study, plan: Plan, looked: LookedAt | None) 
     print(
         f"{table.source}: {len(table)} architectures at rungs {rungs}; {plan.shuffles} shuffles, {plan.workers} workers"
     )
-    last = "the last" if table.truth is None else f"the last of {curves.TRUTH}, by which all is judged"
+    last = (
+        "the last" if table.truth is None else f"the last of {curves.TRUTH}, which has these and by which all is judged"
+    )
     found = agreement(table, list(about.objectives), None if looked is None else looked.values)
     print(f"Kendall's tau of each rung with {last}\n{found.to_string()}\n")
 

@@ -131,7 +131,8 @@ def _rows(trial: Mapping[str, Any], rungs: Sequence[float]) -> list[dict[str, An
 
 
 def load(path: Path) -> tuple[Table, Study]:
-    """The table at `path` (curves.csv, or the folder that holds it), with the truth and the study beside it.
+    """The table at `path` (curves.csv, or the folder that holds it) and the study beside it. Where there is a truth, of the
+    architectures that it has too.
 
     Raises InputError naming the file, the column or architecture, and what was expected.
     """
@@ -142,20 +143,22 @@ def load(path: Path) -> tuple[Table, Study]:
     space = SearchSpace.load(study.space) if study.space is not None else None
     table = from_frame(_read(path), study.objectives, str(path), space)
     truth = path.with_name(TRUTH)
-    return (replace(table, truth=_truth(table, truth, study.objectives)) if truth.is_file() else table), study
+    return (_judged_by(table, truth, study.objectives) if truth.is_file() else table), study
 
 
 def _read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"key": str}, keep_default_na=True)
 
 
-def _truth(table: Table, path: Path, objectives: Mapping[str, str]) -> Points:
-    """The ends of another table, in this one's order of architectures."""
+def _judged_by(table: Table, path: Path, objectives: Mapping[str, str]) -> Table:
+    """The architectures of a table that another one has too, with its ends as the truth."""
     other = from_frame(_read(path), objectives, str(path))
     place = {key: index for index, key in enumerate(other.keys)}
-    if missing := [key for key in table.keys if key not in place]:
-        raise InputError(f"{path}: no architecture {missing[0]}, which {table.source} has")
-    return other.values[[place[key] for key in table.keys], -1]
+    kept = [index for index, key in enumerate(table.keys) if key in place]
+    if not kept:
+        raise InputError(f"{path}: none of its architectures is in {table.source}; expected those of the same study")
+    shared = table.rows(kept)
+    return replace(shared, truth=other.values[[place[key] for key in shared.keys], -1])
 
 
 def from_frame(
