@@ -7,9 +7,10 @@
 A Gaussian process, BoTorch's default (Hvarfner et al. 2402.02229), models each score; an axis that a network lacks has a value of
 its own. Costs are known exactly. The acquisition (noisy expected hypervolume improvement, Daulton et al. 2105.08195, in its
 logarithmic form, Ament et al. 2310.20708) is evaluated for every candidate, so nothing is lost to its optimiser. `botorch`
-sees axes and costs. `botorch_looks` looks first at as many networks as the pool would, and chooses among them; what a look says,
-moved by a constant, is the mean of its Gaussian process. Its first trainings are those that the pool would choose. What is found
-is judged by the table's truth where it has one.
+sees axes and costs. `botorch_looks` looks first at as many networks as the pool would, drawn at random, and chooses among them;
+what a look says, moved by a constant, is the mean of its Gaussian process. Its first four trainings are chosen as the pool would.
+Seconds are those of looks, trainings and scores; what a model takes to ask is not in them. What is found is judged by the table's
+truth where it has one; the knee is that after as many images.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Bayesian:
         if looked is not None:
             self._left = self._left[:first]
             self.looked_s = float(looked.seconds[self._left].sum())
-            self._looks = torch.tensor(-looked.values)
+            self._looks = torch.tensor(-looked.values)  # BoTorch makes things large
         self._told = []
         torch.manual_seed(seed)
 
@@ -68,13 +69,14 @@ class Bayesian:
         if self._looks is None:
             return 0
         looks = -self._looks.numpy()
-        none = np.zeros((0, looks.shape[1]))
-        return int(np.argmax(pool.expected(looks[self._left], none, self._ends[self._told])))
+        ends = self._ends[self._told]
+        return int(np.argmax(pool.expected(looks[self._left], ends - looks[self._told], ends)))
 
     def _best(self):
         """The place of the candidate that is expected to add most."""
         from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
         from botorch.sampling.get_sampler import get_sampler
+        from botorch.sampling.list_sampler import ListSampler
 
         ends = torch.tensor(-self._ends[self._told])  # BoTorch makes things large
         low, high = ends.min(0).values, ends.max(0).values
@@ -82,7 +84,10 @@ class Bayesian:
         model = self._model(ends, low, span)
         with torch.no_grad():
             posterior = model.posterior(self._inputs(self._told[:1]))
-        sampler = get_sampler(posterior, torch.Size([SAMPLES]), seed=0)
+        shape = torch.Size([SAMPLES])
+        sampler = ListSampler(
+            *(get_sampler(each, shape, seed=place) for place, each in enumerate(posterior.posteriors))
+        )
         acquisition = qLogNoisyExpectedHypervolumeImprovement(
             model,
             ref_point=[-0.1] * ends.shape[1],
@@ -203,15 +208,20 @@ def main() -> None:
         "random": lambda first, seed: Shuffled(np.random.default_rng(seed).permutation(len(table)).tolist()),
         "pool": lambda first, seed: BestFirst(table, space, looked, first, seed),
         "botorch": lambda first, seed: Bayesian(table, space, known, None, first, seed),
-        "botorch_looks": lambda first, seed: Bayesian(table, space, known, looked, first, seed),
+        "botorch_looks": lambda first, seed: Bayesian(
+            table, space, known, looked, max(first, arguments.trainings), seed
+        ),
     }
     rows = []
     for name in arguments.searchers.split(","):
         for trainings in paid(arguments.trainings):  # of those that look: how much they look depends on it
-            first = max(funnel(about, round(trainings)), round(trainings))
-            askers = [makers[name](first, seed) for seed in range(arguments.repeats)]
-            histories = [Simulation(table, asker, rule_of("none", Stopping()), 1, trainings).run() for asker in askers]
-            knees = Spread.of([regret(table, list(history.finished)) for history in histories])
+            first = funnel(about, round(trainings))
+            histories = [
+                Simulation(table, makers[name](first, seed), rule_of("none", Stopping()), 1, trainings).run()
+                for seed in range(arguments.repeats)
+            ]
+            images = trainings * table.images[-1]
+            knees = Spread.of([regret(table, history.within(images=images)) for history in histories])
             for unit in UNITS:
                 found = Spread.of(hypervolumes(table, histories, trainings, unit))
                 rows.append(

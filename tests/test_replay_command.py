@@ -132,6 +132,26 @@ def test_a_look_is_at_the_nearest_of_what_promises_most(folder, monkeypatch):
     assert away[second] == min(each for index, each in enumerate(away) if index != first)
 
 
+def test_a_pool_with_a_small_funnel_and_two_workers_begins_as_many_trainings_as_are_paid(folder):
+    made_up_frame(24).to_csv(folder / "curves.csv", index=False)
+    table, about = write_looks(folder)
+    looked = read_looks(folder, table, about)  # every training takes 3 s, and 2 s of scoring; every look a tenth
+    (history,) = searches.explore_pool(table, about, looked, 2, 1, workers=2)
+    assert best_first.funnel(about, 2) == 19 and history.started == 2
+    assert history.seconds == pytest.approx((6.9, 11.9)) and history.images == (1000, 2000)
+    assert (
+        searches.hypervolumes(table, [history], 2, "images")[0]
+        > searches.hypervolumes(table, [history], 2, "seconds")[0]
+    )
+
+
+def test_a_table_that_says_no_choices_has_no_samplers(folder):
+    frame = pd.read_csv(folder / "curves.csv", dtype={"key": str})
+    frame.drop(columns=[name for name in frame if name.startswith("arch.")]).to_csv(folder / "curves.csv", index=False)
+    with pytest.raises(InputError, match="--samplers: expected a search's table, with columns arch.<axis>"):
+        CliRunner().invoke(cli.app, ["replay", str(folder), "--samplers", "random"], catch_exceptions=False)
+
+
 def test_the_funnel_of_a_pool_is_that_of_the_study_it_stands_for(folder):
     _, about = write_looks(folder)
     search = about.search.model_copy(update={"sampler": "pool", "trials": 40})
@@ -163,17 +183,26 @@ def test_what_is_found_is_judged_by_the_truth(folder):
 
 
 def test_a_table_has_the_architectures_that_its_truth_has(folder):
-    write_truth(folder, lambda frame: frame.iloc[2:5])
+    write_truth(folder, lambda frame: frame.assign(fid=frame.fid + 1).iloc[2:5])
     table, _ = curves.load(folder)
-    (folder / "truth.csv").unlink()
-    whole, _ = curves.load(folder)
-    assert table.keys == whole.keys[2:5] and table.judged.tolist() == whole.rows([2, 3, 4]).judged.tolist()
+    whole, _ = curves.whole(folder)
+    assert table.keys == whole.keys[2:5] and table.left_out == 13
+    assert table.judged == pytest.approx(whole.values[2:5, -1] + [1, 0])
 
 
-def test_a_truth_of_other_architectures_is_one_line(folder):
-    write_truth(folder, lambda frame: frame.assign(key="other" + frame.key))
-    with pytest.raises(InputError, match=r"truth.csv: none of its architectures is in .*curves.csv"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.assign(key="other" + frame.key), r"none of its architectures is in .*curves.csv"),
+        (lambda frame: frame, "every score is that of .*expected trainings with other seeds"),
+        (lambda frame: frame.assign(images_seen=500), "its trainings end after 500 images, those of .* after 1,000"),
+    ],
+)
+def test_a_truth_that_is_none_is_one_line(folder, change, message):
+    write_truth(folder, change)
+    with pytest.raises(InputError, match=f"truth.csv: {message}") as told:
         curves.load(folder)
+    assert "\n" not in str(told.value)
 
 
 # --- samplers of one's own -------------------------------------------------------------------------------------------
@@ -184,6 +213,14 @@ from optuna.samplers import RandomSampler
 
 def mine(seed):
     return RandomSampler(seed=seed)
+
+
+def bare():
+    pass
+
+
+def other(seed):
+    return seed
 
 
 ready = 1
@@ -202,10 +239,18 @@ def test_a_sampler_of_ones_own_is_replayed_as_far_as_asked(folder):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("none.py:mine", "no such file"), ("own.py:yours", "no function yours"), ("own.py:ready", "no function ready")],
+    [
+        ("none.py:mine", "no such file"),
+        ("own.py:yours", "no function yours"),
+        ("own.py:ready", "no function ready"),
+        ("own.py:other", "returned int, expected an Optuna sampler"),
+        ("own.py:bare", "TypeError: "),
+        ("study.yaml.py:mine", "SyntaxError: "),
+    ],
 )
 def test_a_sampler_of_ones_own_that_is_not_there_is_one_line(folder, monkeypatch, name, message):
     (folder / "own.py").write_text(OWN)
+    (folder / "study.yaml.py").write_text(STUDY)
     monkeypatch.chdir(folder)
     with pytest.raises(InputError, match=message) as told:
         CliRunner().invoke(cli.app, ["replay", str(folder), "--samplers", name], catch_exceptions=False)
@@ -219,6 +264,8 @@ def test_a_sampler_of_ones_own_that_is_not_there_is_one_line(folder, monkeypatch
         (lambda frame: frame.iloc[1:], "looks.csv: no look at architecture"),
         (lambda frame: frame.drop(columns="seconds"), "looks.csv: no column 'seconds'"),
         (lambda frame: frame.assign(macs=float("nan")), "looks.csv: expected a finite number"),
+        (lambda frame: frame.assign(seconds="soon"), "looks.csv: expected a finite number"),
+        (lambda frame: pd.DataFrame(), "looks.csv: .*expected a table with commas"),
     ],
 )
 def test_looks_that_are_not_whole_are_one_line(folder, spoil, message):
@@ -238,6 +285,7 @@ WRONG = [
     (["--set", "rungs=[0.3,1.0]"], "the nearest is 0.25"),
     (["--record", "nowhere"], "not a run directory"),
     (["--tune", "--set", "keep=0.4"], "--set keep=0.4: --tune chooses the settings"),
+    (["--trainings", "4"], "--trainings 4: it ends samplers"),
 ]
 
 

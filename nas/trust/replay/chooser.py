@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import runpy
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -121,25 +122,32 @@ def axis_distance(offered: Sequence[Any], ordered: bool, a: Choices, b: Choices,
 def sampler_of(name: str, about: Study, trials: int, seed: int) -> BaseSampler:
     """A study's sampler for so many trials; `optuna` is Optuna's own choice for several objectives, with its defaults, and
     FILE.py:FUNCTION what the function returns for a seed."""
-    if is_own(name):
-        return own(name)(seed)
+    if is_function(name):
+        return function(name)(seed)
     if name.startswith("optuna"):
         return TPESampler(seed=seed)
     assert about.search is not None
     return samplers.sampler(name, trials, seed, 0)
 
 
-def is_own(name: str) -> bool:
+def is_function(name: str) -> bool:
     """Whether a sampler is named as FILE.py:FUNCTION."""
     return ".py:" in name
 
 
-def own(name: str) -> Callable[[int], BaseSampler]:
+@cache
+def function(name: str) -> Callable[[int], BaseSampler]:
     """The function behind FILE.py:FUNCTION, which returns an Optuna sampler for a seed. InputError where there is none."""
-    file, _, function = name.rpartition(":")
+    file, _, called = name.rpartition(":")
     if not Path(file).is_file():
         raise InputError(f"--samplers {name}: no such file: {file}")
-    found = runpy.run_path(file).get(function)
-    if not callable(found):
-        raise InputError(f"--samplers {name}: {file} has no function {function}")
+    try:
+        found = runpy.run_path(file).get(called)
+        made = found(0) if callable(found) else None
+    except Exception as error:
+        raise InputError(f"--samplers {name}: {type(error).__name__}: {error}".replace("\n", " ")) from error
+    if found is None or not callable(found):
+        raise InputError(f"--samplers {name}: {file} has no function {called}")
+    if not isinstance(made, BaseSampler):
+        raise InputError(f"--samplers {name}: returned {type(made).__name__}, expected an Optuna sampler")
     return cast(Callable[[int], BaseSampler], found)

@@ -19,7 +19,7 @@ from nas.search import stopping
 from nas.search.stopping import Stopping
 from nas.settings.study import Study
 from nas.trust.replay import curves, looks
-from nas.trust.replay.chooser import SAMPLERS, is_own, own
+from nas.trust.replay.chooser import SAMPLERS, function, is_function
 from nas.trust.replay.curves import Table
 from nas.trust.replay.looks import LookedAt
 from nas.trust.replay.rules import RULES, Verdict, agreement, halves, judge, tune
@@ -44,7 +44,7 @@ class Plan:
     lost: float = 0.02
     look: bool = False
     trainings: int | None = None
-    """Where samplers end; None: when the table has nothing left."""
+    """Full trainings that samplers may pay; None: as many as the table has architectures."""
 
 
 def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None, truth: Path | None = None) -> None:
@@ -55,13 +55,14 @@ def run(path: Path, plan: Plan, out: Path | None, run_dir: Path | None, truth: P
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     _check_names(plan)
-    beside = path.parent if path.suffix == ".csv" else path
+    beside = path.parent if path.is_file() or path.suffix == ".csv" else path
     for recorded, name in ((run_dir, curves.NAME), (truth, curves.TRUTH)):
         if recorded is not None:
             print(f"wrote {curves.record(recorded, beside, name)}")
     table, about = curves.load(path)
+    _check_samplers(table, about, plan)
     if plan.look:
-        print(f"wrote {looks.record(table, about, Path(table.source).parent, CACHE)}")
+        print(f"wrote {looks.record(curves.whole(path)[0], about, Path(table.source).parent, CACHE)}")
     looked = _looks(table, about) if "pool" in plan.samplers else None  # refused before anything is replayed
     if plan.tune:
         _check_tuning(table, plan)
@@ -103,10 +104,20 @@ def _judge(table: Table, plan: Plan, settings: Stopping, folder: Path) -> pd.Dat
 def _check_names(plan: Plan) -> None:
     """Raises InputError for a rule or a sampler that there is not."""
     for name, offered, option in _named(plan):
-        if is_own(name) and offered is SAMPLERS:
-            own(name)
+        if is_function(name) and offered is SAMPLERS:
+            function(name)
         elif name not in offered:
             raise InputError(f"{option} {name}: not one there is{menu.nearest(name, list(offered))}")
+
+
+def _check_samplers(table: Table, about: Study, plan: Plan) -> None:
+    """Raises InputError when a sampler is to be replayed and there is no space for it, or none is and it is to end."""
+    if plan.samplers and (about.space is None or about.search is None or table.choices is None):
+        raise InputError(
+            f"{table.source}: --samplers: expected a search's table, with columns arch.<axis> of its space"
+        )
+    if plan.trainings is not None and not plan.samplers:
+        raise InputError(f"--trainings {plan.trainings}: it ends samplers; expected some in --samplers")
 
 
 def _named(plan: Plan) -> Iterator[tuple[str, tuple[str, ...], str]]:
@@ -166,15 +177,17 @@ def _explore(table: Table, about: Study, plan: Plan, settings: Stopping, folder:
     looked = _looks(table, about) if "pool" in plan.samplers else None
     limit = min(len(table), plan.trainings or len(table))
     rows = []
-    for sampler in plan.samplers:
-        alone = sampler in ("optuna", "optuna_charged", "pool") or is_own(sampler)
-        for name in ("none",) if alone else ("none", settings.rule):
-            if sampler == "pool":
-                assert looked is not None
-                planned = {n: explore_pool(table, about, looked, n, plan.repeats, plan.workers) for n in paid(limit)}
-            else:
-                histories = explore(table, about, sampler, name, settings, plan.repeats, plan.workers, limit)
-                planned = dict.fromkeys(paid(limit), histories)
+    for sampler in dict.fromkeys(plan.samplers):
+        alone = sampler in ("optuna", "optuna_charged", "pool") or is_function(sampler)
+        for name in dict.fromkeys(("none",) if alone else ("none", settings.rule)):
+            planned = {}
+            for trainings in paid(limit):
+                if sampler == "pool":
+                    assert looked is not None
+                    found = explore_pool(table, about, looked, trainings, plan.repeats, plan.workers)
+                else:
+                    found = explore(table, about, sampler, name, settings, plan.repeats, plan.workers, trainings)
+                planned[trainings] = found
             rows += [row for unit in UNITS for row in _read_off(table, sampler, name, unit, planned)]
     frame = _write(pd.DataFrame(rows), folder / "samplers.csv")
     means = frame.pivot(index=["unit", "sampler", "rule"], columns="trainings", values="hypervolume")

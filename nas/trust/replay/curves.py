@@ -59,8 +59,16 @@ class Table:
         """The ends (architectures, objectives) by which what was found is judged: of the other seed where it is known."""
         return self.values[:, -1] if self.truth is None else self.truth
 
+    left_out: int = 0
+    """Architectures that the truth does not have."""
+
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def full_s(self) -> float:
+        """Seconds of a training to the end with one scoring, there, in the mean."""
+        return float((self.train_s.sum(1) + self.other_s[:, -1]).mean())
 
     def rows(self, which: Sequence[int]) -> Table:
         """The table of some of the architectures, in the order given."""
@@ -136,29 +144,47 @@ def load(path: Path) -> tuple[Table, Study]:
 
     Raises InputError naming the file, the column or architecture, and what was expected.
     """
+    table, study = whole(path)
+    truth = Path(table.source).with_name(TRUTH)
+    return (_judged_by(table, truth, study.objectives) if truth.is_file() else table), study
+
+
+def whole(path: Path) -> tuple[Table, Study]:
+    """The table and the study without any truth. Raises InputError as `load`."""
     path = path / NAME if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{path}: no such file; `nas replay FOLDER --record RUN` makes it from a run")
     study = study_file.load(path.parent)
     space = SearchSpace.load(study.space) if study.space is not None else None
-    table = from_frame(_read(path), study.objectives, str(path), space)
-    truth = path.with_name(TRUTH)
-    return (_judged_by(table, truth, study.objectives) if truth.is_file() else table), study
+    return from_frame(read(path), study.objectives, str(path), space), study
 
 
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"key": str}, keep_default_na=True)
+def read(path: Path) -> pd.DataFrame:
+    """A table of architectures. InputError for what is none."""
+    try:
+        return pd.read_csv(path, dtype={"key": str}, keep_default_na=True)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise InputError(
+            f"{path}: {error}; expected a table with commas and a line of columns".replace("\n", " ")
+        ) from None
 
 
 def _judged_by(table: Table, path: Path, objectives: Mapping[str, str]) -> Table:
     """The architectures of a table that another one has too, with its ends as the truth."""
-    other = from_frame(_read(path), objectives, str(path))
+    other = from_frame(read(path), objectives, str(path))
+    if other.images[-1] != table.images[-1]:
+        raise InputError(
+            f"{path}: its trainings end after {other.images[-1]:,} images, those of {table.source} after {table.images[-1]:,}"
+        )
     place = {key: index for index, key in enumerate(other.keys)}
     kept = [index for index, key in enumerate(table.keys) if key in place]
     if not kept:
         raise InputError(f"{path}: none of its architectures is in {table.source}; expected those of the same study")
     shared = table.rows(kept)
-    return replace(shared, truth=other.values[[place[key] for key in shared.keys], -1])
+    truth = other.values[[place[key] for key in shared.keys], -1]
+    if np.array_equal(truth, shared.values[:, -1]):
+        raise InputError(f"{path}: every score is that of {table.source}; expected trainings with other seeds")
+    return replace(shared, truth=truth, left_out=len(table) - len(kept))
 
 
 def from_frame(

@@ -21,6 +21,7 @@ from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
 from nas.trial.bench import Bench
 from nas.trial.look import scored
+from nas.trust.replay import curves
 from nas.trust.replay.curves import Table
 
 NAME = "looks.csv"
@@ -71,7 +72,7 @@ def read(path: Path, table: Table, about: Study) -> LookedAt:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; `nas replay TABLE --look` makes it")
-    frame = pd.read_csv(path, dtype={"key": str})
+    frame = curves.read(path)
     for column in ("key", "seconds", *about.objectives):
         if column not in frame:
             raise InputError(f"{path}: no column {column!r}{menu.nearest(column, [str(c) for c in frame.columns])}")
@@ -79,7 +80,8 @@ def read(path: Path, table: Table, about: Study) -> LookedAt:
     if missing := [key for key in table.keys if key not in found.index]:
         raise InputError(f"{path}: no look at architecture {missing[0]}, which {table.source} has")
     signs = np.array([1.0 if way == "minimise" else -1.0 for way in about.objectives.values()])
-    values = found.loc[list(table.keys), list(about.objectives)].to_numpy(dtype=float) * signs
-    if not np.isfinite(values).all():
-        raise InputError(f"{path}: expected a finite number in every objective of every look")
-    return LookedAt(values, found.loc[list(table.keys), "seconds"].to_numpy(dtype=float))
+    columns = [*about.objectives, "seconds"]
+    numbers = found.loc[list(table.keys), columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{path}: expected a finite number in every objective, and seconds, of every look")
+    return LookedAt(numbers[:, :-1] * signs, numbers[:, -1])

@@ -36,7 +36,7 @@ def explore(
     workers: int = 1,
     trainings: float = float("inf"),
 ) -> list[History]:
-    """Histories of a sampler with a rule, until the table has no architecture left or so many whole trainings are paid."""
+    """Histories of a sampler with a rule, until the table has no architecture left or so many full trainings are paid."""
     assert about.space is not None
     space, rule = SearchSpace.load(about.space), rule_of(name, settings)
     seen = table.at(settings.rungs[-1:] if name == "none" else settings.rungs)
@@ -64,8 +64,7 @@ def hypervolumes(table: Table, histories: Sequence[History], trainings: float, u
     `unit` says in what: `images` of training, or `seconds`, of which a full training has those of one scoring as well.
     """
     volume = volume_of(table)
-    seconds = float((table.train_s.sum(1) + table.other_s[:, -1]).mean())
-    limit = {"images": trainings * table.images[-1], "seconds": trainings * seconds}[unit]
+    limit = {"images": trainings * table.images[-1], "seconds": trainings * table.full_s}[unit]
     return [volume(history.within(**{unit: limit * (1 + ROUNDING)})) for history in histories]
 
 

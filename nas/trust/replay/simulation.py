@@ -25,7 +25,7 @@ class Asker(Protocol):
     """What chooses the next architecture."""
 
     looked_s: float
-    """Seconds that workers have spent on looks at what is not trained yet."""
+    """Seconds that workers have spent on looks so far."""
 
     def ask(self) -> int | None:
         """An index into the table, OVER_BUDGET, or None when there is nothing left."""
@@ -73,8 +73,9 @@ class Simulation:
     """A study over a table, in simulated time."""
 
     def __init__(self, table: Table, asker: Asker, rule: Rule, workers: int = 1, trainings: float = float("inf")):
-        """`trainings`: the study ends when training has seen as many images as so many whole trainings do."""
-        self.most_images = trainings * table.images[-1]
+        """`trainings`: nothing is begun once all that was begun takes the images and the seconds of so many full trainings."""
+        self.most_images, self.most_seconds = trainings * table.images[-1], trainings * table.full_s
+        self.begun_images, self.begun_s = 0, 0.0
         self.table, self.asker, self.rule, self.workers = table, asker, rule, workers
         self.reached: dict[int, int] = {}  # trial -> rungs it has finished
         self.architectures: list[int] = []  # by trial
@@ -88,7 +89,7 @@ class Simulation:
         now = 0.0
         while True:
             while len(running) < self.workers and (job := ready.popleft() if ready else self._new()) is not None:
-                heapq.heappush(running, (now + self._duration(*job), *job))
+                heapq.heappush(running, (now + self._begin(*job), *job))
             if not running:
                 break
             now, number, rung = heapq.heappop(running)
@@ -101,8 +102,16 @@ class Simulation:
     def seconds(self) -> float:
         return self.trained_s + self.asker.looked_s
 
+    def _begin(self, number: int, rung: int) -> float:
+        """Count what a rung will take; returns its seconds."""
+        took = self._duration(number, rung)
+        self.begun_images += self._images(number, rung)
+        self.begun_s += took
+        return took
+
     def _new(self) -> tuple[int, int] | None:
-        asked = self.asker.ask() if self.images < self.most_images else None
+        spent = self.begun_images >= self.most_images and self.begun_s + self.asker.looked_s >= self.most_seconds
+        asked = None if spent else self.asker.ask()
         if asked is None:
             return None
         self.architectures.append(asked)
@@ -111,17 +120,21 @@ class Simulation:
     def _duration(self, number: int, rung: int) -> float:
         architecture = self.architectures[number]
         if architecture == OVER_BUDGET:
-            return float((self.table.train_s.sum(1) + self.table.other_s[:, -1]).mean())
+            return self.table.full_s
         return float(self.table.train_s[architecture, rung] + self.table.other_s[architecture, rung])
+
+    def _images(self, number: int, rung: int) -> int:
+        """That a rung trains on; what is over budget is trained in vain, at once and to the end."""
+        images = (0, *self.table.images)
+        return images[-1] if self.architectures[number] == OVER_BUDGET else images[rung + 1] - images[rung]
 
     def _goes_on(self, number: int, rung: int) -> bool:
         """Pay for a rung that has ended, and decide."""
-        architecture, images = self.architectures[number], (0, *self.table.images)
+        architecture = self.architectures[number]
         self.trained_s += self._duration(number, rung)
+        self.images += self._images(number, rung)
         if architecture == OVER_BUDGET:
-            self.images += images[-1]
             return False
-        self.images += images[rung + 1] - images[rung]
         others = [
             self.table.values[self.architectures[other], :done]
             for other, done in self.reached.items()
