@@ -92,7 +92,9 @@ def run_directory(path, deploy=DEPLOY, overrides=()):
     (path / "conditions.json").write_text(json.dumps(conditions))
     (path / "captions.json").write_text(json.dumps(CAPTIONS))
     (folder / "record.json").write_text(json.dumps(record))
-    save_file(randomised(proxy.build()).state_dict(), folder / "weights.safetensors")
+    with torch.random.fork_rng():  # the same network, whoever asks
+        torch.manual_seed(0)
+        save_file(randomised(proxy.build()).state_dict(), folder / "weights.safetensors")
     return RunDirectory(path)
 
 

@@ -1,5 +1,7 @@
 """A run directory as a study leaves it, made of arithmetic instead of training: every state, small pictures."""
 
+import functools
+import io
 import json
 import random
 from datetime import UTC, datetime, timedelta
@@ -46,8 +48,8 @@ def write(run_dir, trials=24, states=None, pictures=True, seed=0):
         (folder / "record.json").write_text(json.dumps(record))
         if pictures and record["rungs"]:
             for rung in record["rungs"]:
-                _samples(number).save(folder / f"samples_{rung['rung']}.png")
-            _samples(number).save(folder / "samples.png")
+                (folder / f"samples_{rung['rung']}.png").write_bytes(_samples(number))
+            (folder / "samples.png").write_bytes(_samples(number))
     return run_dir
 
 
@@ -148,8 +150,9 @@ def _record(number, state, rng, seed=0):
     }
 
 
+@functools.cache
 def _samples(number, columns=4, tile=64, gap=2):
-    """One flat-coloured tile per caption with a gradient, so that crops of the wrong tile are visible."""
+    """A PNG: one flat-coloured tile per caption with a gradient, so that crops of the wrong tile are visible."""
     rows = -(-len(CAPTIONS) // columns)
     canvas = np.full((rows * (tile + gap) - gap, columns * (tile + gap) - gap, 3), 255, dtype=np.uint8)
     ramp = np.linspace(0, 60, tile, dtype=np.uint8)
@@ -157,7 +160,9 @@ def _samples(number, columns=4, tile=64, gap=2):
         top, left = (index // columns) * (tile + gap), (index % columns) * (tile + gap)
         colour = [(37 * index + 13 * number) % 190, (91 * index) % 190, (53 * number) % 190]
         canvas[top : top + tile, left : left + tile] = np.array(colour, dtype=np.uint8) + ramp[:, None, None]
-    return Image.fromarray(canvas)
+    file = io.BytesIO()
+    Image.fromarray(canvas).save(file, "png")
+    return file.getvalue()
 
 
 def _resolved(trials):
@@ -213,7 +218,7 @@ def write_lines(run_dir: Path, **scores):
     for number, name in enumerate(("real", "autoencoded", "base", "untrained")):
         folder = run_dir / "lines" / name
         folder.mkdir(parents=True)
-        _samples(100 + number).save(folder / "samples.png")
+        (folder / "samples.png").write_bytes(_samples(100 + number))
     return run_dir
 
 

@@ -44,7 +44,7 @@ def simulated(rng, cells, repeats, effects, seed_sd=5.0, noise_sd=1.0):
 # --- coverage --------------------------------------------------------------------------------------------------------
 
 
-def test_intervals_cover_their_truth_in_2000_simulated_ablations():
+def test_intervals_cover_their_truth_in_1000_simulated_ablations():
     rng = np.random.default_rng(7)
     levels = grid(2, 2)
     truth = np.array([10.0, 12.0, 9.0, 14.0])  # 00, 01, 10, 11
@@ -58,7 +58,7 @@ def test_intervals_cover_their_truth_in_2000_simulated_ablations():
     makers = [(kind, getattr(ablation, kind), "separate") for kind in true]
     makers += [(kind, getattr(ablation, kind), "pooled") for kind in ("differences", "main_effects")]
     covered = {(kind, variance): [] for kind, _, variance in makers}
-    for _ in range(2_000):
+    for _ in range(1_000):
         drawn = replace(seen, values=simulated(rng, 4, 3, truth))
         for kind, make, variance in makers:
             table = make(replace(drawn, variance=variance))

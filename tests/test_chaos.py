@@ -18,7 +18,7 @@ from nas.search import dominance
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 
-TRIALS, WORKERS = 30, 3
+TRIALS, WORKERS, KILLS = 30, 3, 10
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +97,11 @@ def trained(found):
 @pytest.mark.parametrize("kind", ["journal", "postgres"])
 def test_random_kills_change_nothing(kind, study, undisturbed, tmp_path, monkeypatch, request):
     url = request.getfixturevalue("database_server").url if kind == "postgres" else None
-    monkeypatch.setenv(free_study.SECONDS, "0.4")
+    monkeypatch.setenv(free_study.SECONDS, "0.2")
     rng, deaths, until = random.Random(1), {"worker": 0, "coordinator": 0}, time.monotonic() + 300
     pid = free_study.forked(free_study.coordinate, study, tmp_path, url)
     try:
-        while (code := lived(pid, rng)) != 0:
+        while (code := lived(pid, rng) if sum(deaths.values()) < KILLS else ended(pid, 200)) != 0:
             assert code in (None, -signal.SIGKILL) and time.monotonic() < until, (code, deaths)
             if code is not None:
                 pid = free_study.forked(free_study.coordinate, study, tmp_path, url)

@@ -54,7 +54,7 @@ def test_closed_form_with_tokens_of_the_pooled_vector(attention):
 
 
 @given(CONFIGS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_closed_form_of_any_network(config):
     assert_closed_form_is_what_tracing_counts(config, 16, 5)
 

@@ -23,7 +23,7 @@ def test_bars_hold_what_a_network_costs(name):
 
 
 def test_networks_are_drawn_one_below_the_other(tmp_path):
-    told = nas("cost", "mobilediffusion", "sdxl", "--picture", str(tmp_path / "new" / "costs.svg"))
+    told = nas("cost", "mobilediffusion", "dit-xl-2", "--picture", str(tmp_path / "new" / "costs.svg"))
     assert f"wrote {tmp_path / 'new' / 'costs.svg'}" in told.stdout
     drawn = (tmp_path / "new" / "costs.svg").read_text()
     assert drawn.startswith("<?xml") and drawn.count('<g id="axes_') == 2

@@ -52,7 +52,7 @@ def woken(network):
 # --- costs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("members", [6, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("members", [4, pytest.param(300, marks=pytest.mark.slow)])
 def test_the_closed_form_is_what_tracing_counts(members):
     rng = random.Random(0)
     for _ in range(members):

@@ -30,7 +30,7 @@ SMALL = Config(
 UPDATES = 4  # in which a generator has had all its kinds
 
 
-def batch_of(update, size=8):
+def batch_of(update, size=2):
     generator = torch.Generator().manual_seed(update)
     latents, start = (torch.randn(size, 4, 8, 8, generator=generator) for _ in range(2))
     text = Text(torch.randn(size, 4, 32, generator=generator), torch.randn(size, 8, generator=generator))
@@ -47,8 +47,8 @@ def network():
 def to_the_middle(made):
     """The share of a pass that comes before the end of the middle."""
     batch = batch_of(0)
-    whole = flops(lambda: made(batch.latents, torch.zeros(8), batch.text))
-    return flops(lambda: features(made, batch.latents, torch.zeros(8), batch.text)) / whole
+    whole = flops(lambda: made(batch.latents, torch.zeros(2), batch.text))
+    return flops(lambda: features(made, batch.latents, torch.zeros(2), batch.text)) / whole
 
 
 def measured(objective):

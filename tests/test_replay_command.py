@@ -360,8 +360,11 @@ def test_the_default_rule_is_the_one_that_is_replayed():
     assert asdict(command.Plan())["rules"][0] == stopping.Stopping().rule == "improvement"
 
 
-def test_the_shipped_table_is_whole():
-    table, about = curves.load(Path(__file__).parents[1] / "studies" / "stopping_replay")
+@pytest.mark.parametrize("name", ["stopping_replay", "search_benchmark"])
+def test_the_shipped_table_is_whole(name):
+    folder_ = Path(__file__).parents[1] / "studies" / name
+    table, about = curves.whole(folder_)
     assert table.rungs == about.stopping.rungs and len(set(table.keys)) == len(table)
     space = SearchSpace.load(about.space)
     assert [space.architecture(choices).key for choices in table.choices] == list(table.keys)
+    assert looks.read(folder_ / looks.NAME, table, about).seconds.min() > 0

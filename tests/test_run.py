@@ -38,10 +38,13 @@ def study(root, *overrides, command=nas):
     return command("run", "studies/emoji", "--root", str(root), *options)
 
 
+BRIEF = ("workers=1", "stopping.rungs=[1.0]")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    result = study(root)
+    result = study(root, *BRIEF)
     assert result.returncode == 0, result.stderr
     (folder,) = (root / "emoji").iterdir()
     return root, folder, result.stdout
@@ -85,7 +88,7 @@ def test_wandb_keeps_every_trial_offline(finished):
 def test_asking_for_more_trials_continues_and_repeats_nothing(finished):
     root, folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/weights.safetensors")}
-    result = study(root, "search.trials=3", command=in_process.nas)
+    result = study(root, *BRIEF, "search.trials=3", command=in_process.nas)
     assert result.returncode == 0, result.stderr
     assert "continuing" in result.stdout
     after = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/weights.safetensors")}
@@ -103,7 +106,7 @@ def test_an_exported_model_draws_what_its_trial_drew(finished, tmp_path):
     assert all(torch.equal(weight, trained[name]) for name, weight in network.state_dict().items())
     first, again = (drawer.load(tmp_path / "model").draw(["red heart, noto", "pizza, fluent"], seed=3) for _ in "12")
     assert torch.equal(first, again) and first.shape == (2, 3, 64, 64)
-    drawn = nas("sample", str(tmp_path / "model"), "red heart, noto", "--out", str(tmp_path / "heart.png"))
+    drawn = in_process.nas("sample", str(tmp_path / "model"), "red heart, noto", "--out", str(tmp_path / "heart.png"))
     assert drawn.returncode == 0 and (tmp_path / "heart.png").stat().st_size > 0
 
 

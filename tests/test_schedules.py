@@ -80,6 +80,13 @@ def test_the_same_search_scores_the_same_schedules():
 # --- a whole search of a small network ----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def timed_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "TIMED", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return exported.run_directory(tmp_path_factory.mktemp("runs") / "small" / "2026").path

@@ -37,7 +37,7 @@ def assert_traced_costs_are_closed_form(space, size, members):
 @pytest.mark.parametrize("size", [64, 32])
 @pytest.mark.parametrize("name", SPACES)
 def test_closed_form_of_some_members(name, size):
-    assert_traced_costs_are_closed_form(SPACES[name], size, members=3)
+    assert_traced_costs_are_closed_form(SPACES[name], size, members=1)
 
 
 @pytest.mark.slow

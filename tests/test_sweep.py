@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from test_trial import NETWORK
 from test_trial import Small as Unscored
 from torch import nn
 
@@ -16,7 +17,6 @@ from nas.diffusion import schedule
 from nas.diffusion.plan import Plan
 from nas.diffusion.solvers import fresh_noise, sample
 from nas.errors import InputError
-from nas.networks.backbones.unet import presets
 from nas.runs.directory import RunDirectory
 from nas.settings import study_file
 from nas.study import sweep as sweeping
@@ -26,7 +26,7 @@ from nas.weights import checkpoints
 
 STUDY = """
 name: small
-architecture: mobilediffusion
+architecture: NETWORK
 dataset: emoji
 proxy: {width_divisor: 32}
 base: {checkpoint: CHECKPOINT, sampling: {steps: 2, guidance: 2.0}}
@@ -85,12 +85,13 @@ def run(tmp_path, monkeypatch):
     """An ablation of two cells and two repeats, and a base, all with random weights."""
     monkeypatch.setattr(sweeping, "Bench", Small)
     path = tmp_path / "study.yaml"
-    path.write_text(STUDY.replace("CHECKPOINT", str(tmp_path / "base.safetensors")))
+    text = STUDY.replace("NETWORK", json.dumps(NETWORK.to_dict()))
+    path.write_text(text.replace("CHECKPOINT", str(tmp_path / "base.safetensors")))
     study = study_file.load(path)
     bench = Small(study, tmp_path)
     folder = tmp_path / "runs" / "small" / "2026-01-01"
     found = RunDirectory(folder)
-    proxy = bench.scaled(presets()["mobilediffusion"].to_dict())
+    proxy = bench.scaled(NETWORK.to_dict())
     _weights(proxy, 99, tmp_path / "base.safetensors")
     for number in range(4):
         _weights(proxy, number, found.trial(number) / "weights.safetensors")
@@ -103,7 +104,7 @@ def run(tmp_path, monkeypatch):
                 "init": "scratch",
                 "seed": 1,
                 "choices": {},
-                "architecture": presets()["mobilediffusion"].to_dict(),
+                "architecture": NETWORK.to_dict(),
                 "cost": {},
                 "proxy": proxy.to_dict(),
                 "rungs": [{"rung": 0, "images_seen": 64, "metrics": {}}],
@@ -173,7 +174,7 @@ def test_two_steps_are_scored_as_renoised_by_hand(run):
     """x0' at the last time, noised afresh to the half of it, and x0' again: the scores of `sample` by that plan."""
     table, _ = swept(run, 1.0, picks=["trial:0"], steps=[2])
     bench = Small(study_file.load(run.path.parents[2] / "study.yaml"), run.path)
-    network = bench.scaled(presets()["mobilediffusion"].to_dict()).build().eval()
+    network = bench.scaled(NETWORK.to_dict()).build().eval()
     checkpoints.load_weights(network, run.path / "trials/0000/weights.safetensors", "")
     made, (_, text, noise) = schedule.noise_schedule(schedule.Settings()), bench.drawn
 
@@ -196,7 +197,7 @@ def test_one_step_scores_are_those_of_the_guided_clean_latents(run, scale):
     """x0 = a x - s v with v = null + w (cond - null), by hand."""
     table, _ = swept(run, scale, picks=["trial:0"])
     bench = Small(study_file.load(run.path.parents[2] / "study.yaml"), run.path)
-    network = bench.scaled(presets()["mobilediffusion"].to_dict()).build().eval()
+    network = bench.scaled(NETWORK.to_dict()).build().eval()
     checkpoints.load_weights(network, run.path / "trials/0000/weights.safetensors", "")
     _, text, noise = bench.drawn
     time = torch.full((4,), 999)
@@ -269,7 +270,7 @@ def test_values_of_fields_are_crossed(run):
     }
     assert table.as_trained.tolist() == [True] + 7 * [False]
     bench = Small(study_file.load(run.path.parents[2] / "study.yaml"), run.path)
-    network = bench.scaled(presets()["mobilediffusion"].to_dict()).build().eval()
+    network = bench.scaled(NETWORK.to_dict()).build().eval()
     checkpoints.load_weights(network, run.path.parents[2] / "base.safetensors", "")
     plan = Plan(solver="heun", steps=2, guidance=2.0, spacing="leading", guidance_interval=(0, 600))
     _, text, noise = bench.drawn
