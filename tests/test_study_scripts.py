@@ -130,3 +130,23 @@ def test_the_rounds_of_the_evolution_chosen_again_by_milliseconds(monkeypatch):
     stack = next(ms for name, ms in blocks.items() if name.startswith("transformer 16px"))
     assert written["latency_ms"].diff()[1] == pytest.approx(-3 * stack, rel=1e-4)  # three of these and nothing else
     assert (written["removed_by_latency"] == written["removed_by_macs"]).all()
+
+
+def test_sizes_of_fluid_are_paired_by_repeat_over_both_orders(capsys):
+    within = script("fluid/within.py")
+    rows = pd.read_csv(STUDIES / "fluid" / "results.csv").to_dict("records")
+    gaps = []
+    for repeat in range(3):
+        mean = {}
+        for size in ("small", "large"):
+            mine = [
+                row["denoising_loss"]
+                for row in rows
+                if (row["factor.tokens"], row["factor.size"], row["repeat"]) == ("discrete", size, repeat)
+            ]
+            assert len(mine) == 2
+            mean[size] = sum(mine) / 2
+        gaps.append(mean["large"] - mean["small"])
+    low, high = stats.t.interval(0.95, 2, sum(gaps) / 3, stats.sem(gaps))
+    within.main()
+    assert f"large - small       {sum(gaps) / 3:.3f} [{low:.3f}, {high:.3f}], Holm 0.031" in capsys.readouterr().out
