@@ -180,14 +180,12 @@ def _explore(table: Table, about: Study, plan: Plan, settings: Stopping, folder:
     for sampler in dict.fromkeys(plan.samplers):
         alone = sampler in ("optuna", "optuna_charged", "pool") or is_function(sampler)
         for name in dict.fromkeys(("none",) if alone else ("none", settings.rule)):
-            planned = {}
-            for trainings in paid(limit):
-                if sampler == "pool":
-                    assert looked is not None
-                    found = explore_pool(table, about, looked, trainings, plan.repeats, plan.workers)
-                else:
-                    found = explore(table, about, sampler, name, settings, plan.repeats, plan.workers, trainings)
-                planned[trainings] = found
+            if sampler == "pool":
+                assert looked is not None
+                planned = {n: explore_pool(table, about, looked, n, plan.repeats, plan.workers) for n in paid(limit)}
+            else:
+                histories = explore(table, about, sampler, name, settings, plan.repeats, plan.workers, limit)
+                planned = dict.fromkeys(paid(limit), histories)
             rows += [row for unit in UNITS for row in _read_off(table, sampler, name, unit, planned)]
     frame = _write(pd.DataFrame(rows), folder / "samplers.csv")
     means = frame.pivot(index=["unit", "sampler", "rule"], columns="trainings", values="hypervolume")
@@ -203,7 +201,11 @@ def _explore(table: Table, about: Study, plan: Plan, settings: Stopping, folder:
 def _read_off(
     table: Table, sampler: str, rule: str, unit: str, planned: dict[float, list[History]]
 ) -> Iterator[dict[str, Any]]:
-    """A sampler's rows: of the histories that were planned for so many trainings, what they have when as much is paid."""
+    """A sampler's rows: of the histories that were planned for so many trainings, what they have when as much is paid.
+
+    A pool looks at as many as suits each. Of another sampler it is the same study, planned for the most: one for 8 trainings
+    would begin to model a little earlier.
+    """
     for trainings, histories in planned.items():
         found = Spread.of(hypervolumes(table, histories, trainings, unit))
         yield {"sampler": sampler, "rule": rule, "unit": unit, "trainings": trainings} | {
