@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,7 +252,7 @@ def save_replay(rules: pd.DataFrame | None, explored: pd.DataFrame | None, path:
     if rules is not None:
         panels.append((_draw_rules, rules))
     if explored is not None:
-        panels.append((_draw_explored, explored))
+        panels += [(partial(_draw_explored, unit=unit), explored) for unit in PAID]
     figure = Figure(figsize=(5.4 * len(panels) + 0.4, 4.3), dpi=150, layout="constrained")
     for place, (draw, frame) in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), place)
@@ -290,10 +291,13 @@ def _draw_rules(axes: Any, rules: pd.DataFrame) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _draw_explored(axes: Any, explored: pd.DataFrame) -> None:
+PAID = {"images": "training images paid", "seconds": "seconds of workers paid"}
+
+
+def _draw_explored(axes: Any, explored: pd.DataFrame, unit: str) -> None:
     """Share of the table's hypervolume against full trainings paid: colour by sampler, broken where nothing stops."""
     samplers = list(dict.fromkeys(explored["sampler"]))
-    for (sampler, rule), part in explored[explored["unit"] == "images"].groupby(["sampler", "rule"], sort=False):
+    for (sampler, rule), part in explored[explored["unit"] == unit].groupby(["sampler", "rule"], sort=False):
         place = samplers.index(sampler)
         axes.plot(
             part["trainings"],
@@ -307,7 +311,7 @@ def _draw_explored(axes: Any, explored: pd.DataFrame) -> None:
         )
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(set(explored["trainings"])), [f"{count:g}" for count in sorted(set(explored["trainings"]))])
-    axes.set_xlabel("training images paid, in full trainings")
+    axes.set_xlabel(f"{PAID[unit]}, in full trainings")
     axes.set_ylabel("hypervolume (% of the table's)")
     axes.set_title("Samplers, with and without stopping", fontsize=10)
     axes.legend(frameon=False, fontsize=7, loc="lower right")
