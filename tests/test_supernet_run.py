@@ -251,9 +251,8 @@ def test_trust_is_measured_stored_and_found_and_an_interrupted_measurement_goes_
     both = [frame.sort_values(["kind", "key"]).reset_index(drop=True)["clip_score"] for frame in (rows, again)]
     pd.testing.assert_series_equal(*both)  # a slice measured again is the same to the last digit
     assert "slice: 1/1 done" in capsys.readouterr().out
-    with pytest.raises(InputError, match="holds long trainings of 128 images, not 192; give another --out"):
-        anchors.run(STUDY, options, anchors.Plan(4, 1, 3), out, folder / "store", workers=2)
     for changed, words in (
+        ("training.images_seen=80", "was measured with training.images_seen 64, not 80; give another --out"),
         ("sampling.guidance=7.5", r"was measured with sampling.guidance 3.0, not 7.5; give another --out"),
         ("metrics=[clip_score, caption_accuracy]", "was measured without caption_accuracy; give another --out"),
     ):

@@ -84,8 +84,8 @@ def rows(n=16, seed=0):
         for kind, score in (("long", 100 - index), ("warm", 50 - index), ("scratch", rng.random())):
             for repeat in (0, 1):
                 loss = {"denoising_loss": score / 100, "denoising_loss_t062": score / 50}
-                made.append({"kind": kind, "seed": repeat, **common, COLUMN: score, **loss})
-        made.append({"kind": "zero_cost", "seed": 0, **common, "synflow": float(index)})
+                made.append({"kind": kind, "seed": repeat, "images_seen": 640, **common, COLUMN: score, **loss})
+        made.append({"kind": "zero_cost", "seed": 0, "images_seen": 0, **common, "synflow": float(index)})
     return pd.DataFrame(made)
 
 
@@ -106,6 +106,20 @@ def test_signals_that_were_not_measured_are_left_out_and_not_numbers():
     found = agreement.table(part[part["kind"].isin(["long", "warm"])], {COLUMN: False})
     assert not [each for each in found if "scratch" in each.signal or "zero-cost" in each.signal]
     assert agreement.table(part[part["key"] < "k07"], {COLUMN: False}) == []
+
+
+def test_the_truth_is_the_greatest_length_that_enough_architectures_have():
+    shorter, longer = (rows().query("kind == 'long'").assign(images_seen=images) for images in (320, 1280))
+    shorter[COLUMN] *= -1
+    longer[COLUMN] = 0.0
+    few = longer[longer["key"] < "k07"]
+    found = {each.signal: each for each in agreement.table(pd.concat([rows(), shorter, few]), {COLUMN: False})}
+    assert found[f"warm: {COLUMN}"].tau == 1
+    assert found[f"scratch of 320 images: {COLUMN}"].tau == -1
+    assert not [signal for signal in found if "1,280" in signal]
+    whole = agreement.at_one_length(pd.concat([rows(), shorter, longer])).query("kind == 'long'")
+    assert set(whole["images_seen"]) == {1280}
+    assert set(agreement.at_one_length(few)["images_seen"]) == {1280}  # all there is
 
 
 def resolved(images=4096, init="supernet"):

@@ -1,7 +1,7 @@
 """The anchors' measurements on disk: `anchors.csv`, and `anchors.json`, which says of what and under which settings.
 
-A row is one (kind, architecture, seed). Settings are those that decide what a trial's scores mean (`trust.PROXY_SETTINGS`): rows
-measured under others are never added to, or taken for these.
+A row is one (kind, architecture, seed, length). Settings are those that decide what a trial's scores mean
+(`agreement.PROXY_SETTINGS`): rows measured under others are never added to, or taken for these.
 """
 
 from __future__ import annotations
@@ -41,17 +41,19 @@ class AnchorTable:
             raise InputError(f"{self.path}: no such file; nas trust makes it when it trains")
         return pd.read_csv(self.path)
 
-    def done(self) -> set[tuple[str, str, int]]:
-        """(kind, key, seed) of every row."""
+    def done(self) -> dict[tuple[str, str, int], int]:
+        """Training images by (kind, key, seed), the most of those measured."""
         if not self.path.exists():
-            return set()
-        return set(pd.read_csv(self.path)[["kind", "key", "seed"]].itertuples(index=False, name=None))
+            return {}
+        rows = pd.read_csv(self.path)[["kind", "key", "seed", "images_seen"]].sort_values("images_seen")
+        return {(kind, key, seed): images for kind, key, seed, images in rows.itertuples(index=False, name=None)}
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows and replace the file at once: a killed process leaves the table before or after."""
+        """Add rows that are not there yet, replacing the file at once: a killed process leaves the table before or after."""
         before = [pd.read_csv(self.path)] if self.path.exists() else []
+        whole = pd.concat([*before, pd.DataFrame(rows)]).drop_duplicates(["kind", "key", "seed", "images_seen"])
         with files.replacing(self.path) as partial:
-            pd.concat([*before, pd.DataFrame(rows)]).to_csv(partial, index=False)
+            whole.to_csv(partial, index=False)
 
     def architectures(self) -> list[Backbone]:
         """The anchors chosen so far, at deploy scale."""
@@ -74,19 +76,6 @@ class AnchorTable:
         lacking = [column for column in columns if column not in pd.read_csv(self.path, nrows=0)]
         if lacking:
             raise InputError(f"{self.path}: was measured without {', '.join(lacking)}; give another --out")
-
-    def check_images(self, wanted: Mapping[str, int]) -> None:
-        """Raises InputError when the table holds trainings of other lengths, by kind: they would be taken for these."""
-        if not self.path.exists():
-            return
-        rows = pd.read_csv(self.path)
-        for kind, images in wanted.items():
-            other = rows[(rows["kind"] == kind) & (rows["images_seen"] != images)]
-            if len(other):
-                found = int(other["images_seen"].iloc[0])
-                raise InputError(
-                    f"{self.path}: holds {kind} trainings of {found:,} images, not {images:,}; give another --out"
-                )
 
     def _content(self) -> dict[str, Any]:
         if not self.told.is_file():

@@ -3,7 +3,8 @@ and scored on paper.
 
 One row per (kind, architecture, seed): `slice` is the supernet's slice as it is, `warm` the study's brief trial, `scratch`
 a trial of that length from nothing, `long` the same training continued to many times the length, `zero_cost` the scores
-of an untrained network. Rows that are in the table already are not measured again.
+of an untrained network. Rows that are in the table already are not measured again. Long trainings keep their checkpoints in the
+cache: they go on where they were interrupted, and to a greater length when one is asked for, which has rows of its own.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from nas.trial.bench import Bench, loss_times
 from nas.trial.checks.check import check
 from nas.trial.rung import Job, prepare, run_rung
 from nas.trial.rung import bench as bench_of_process
-from nas.trust import zero_cost
+from nas.trust import long_training, zero_cost
 from nas.trust.anchor_table import AnchorTable
 from nas.workers.local import Workers, default_count
 
@@ -108,7 +109,7 @@ def run(
     if not plan.long:
         return found
     stills.save_agreement(agreement.pairs(rows, targets), out / "trust.png")
-    long = rows[rows["kind"] == "long"]
+    long = agreement.at_one_length(rows).query("kind == 'long'")
     seeds, images_seen = int(long["seed"].nunique()), int(long["images_seen"].max())
     measured = agreement.Trust(
         agreement.proxy_settings(study.resolved()), long["key"].nunique(), seeds, images_seen, tuple(found)
@@ -175,17 +176,23 @@ def measure(
     """The anchor table, completed."""
     loop = study.training
     lengths = {kind: images for kind, images in plan.lengths(loop.images_seen).items() if kind in plan.kinds}
-    table.check_images({kind: loop.updates(images) * loop.batch for kind, images in lengths.items()})
+    asked = {kind: loop.updates(images) * loop.batch for kind, images in lengths.items()}
     chosen = choose(study, space, plan.anchors, table.architectures())
     table.begin(agreement.proxy_settings(study.resolved()), chosen)
     done = table.done()
     todo = {
-        kind: [job for job in _jobs(kind, plan, chosen) if (kind, job[0].key, job[1]) not in done]
+        kind: [
+            job for job in _jobs(kind, plan, chosen) if done.get((kind, job[0].key, job[1]), -1) < asked.get(kind, 0)
+        ]
         for kind in plan.kinds
     }
     if study.training.init == "scratch":
         todo |= {"slice": [], "warm": []}
-    images = sum(len(jobs) * lengths.get(kind, 0) for kind, jobs in todo.items())
+    images = sum(
+        asked.get(kind, 0) - done.get((kind, config.key, seed), 0)
+        for kind, jobs in todo.items()
+        for config, seed in jobs
+    )
     say(f"{len(chosen)} architectures x {plan.seeds} seeds, {images:,} training images to go; rows go to {table.path}")
     for kind, jobs in todo.items():
         if jobs:
@@ -231,22 +238,24 @@ def _measure_kind(
     say: Callable[[str], None],
 ) -> None:
     """Measure what is to be done of a kind. What fails by its own fault is said and left out."""
-    slots = Workers(min(count, len(todo)), _study_of(kind, study, plan), cache)
+    trained = _study_of(kind, study, plan)
+    slots = Workers(min(count, len(todo)), trained, cache)
     waiting, left, began, lost = deque(enumerate(todo)), len(todo), time.time(), Counter[int]()
     try:
         with tempfile.TemporaryDirectory() as folder:
             while left:
                 while slots.free and waiting:
                     number, (config, seed) = waiting.popleft()
-                    place = Path(folder) / f"{number}-{lost[number]}"
-                    place.mkdir()
+                    kept = long_training.folder(cache, trained, config.key, seed)
+                    place = kept if kind == "long" else Path(folder) / f"{number}-{lost[number]}"
+                    place.mkdir(parents=True, exist_ok=True)
                     job = Job(number, config.to_dict(), trial_seed(study.seed, config.key, seed), 0, 0, place)
                     slots.submit((number, 0), run_anchor, kind, study.training.images_seen, job)
                 for (number, _), future in slots.finished(5.0):
                     config, seed = todo[number]
                     try:
                         table.add(_rows(study, config, seed, future.result()))
-                        shutil.rmtree(Path(folder) / f"{number}-{lost[number]}")
+                        shutil.rmtree(Path(folder) / f"{number}-{lost[number]}", ignore_errors=True)
                     except failures.Lost as error:
                         lost[number] += 1
                         if lost[number] < ATTEMPTS:
@@ -281,9 +290,8 @@ def run_anchor(kind: str, brief: int, job: Job) -> dict[str, dict[str, Any]]:
     if kind == "zero_cost":
         return {kind: zero_cost_scores(bench, job)}
     if kind == "long":
-        first = run_rung(_rung(job, 0, brief))
-        second = run_rung(_rung(job, 1, bench.study.training.images_seen))
-        return {"scratch": _scores(first), "long": _scores(second)}
+        found = long_training.run(job, brief, bench.study.training.images_seen)
+        return {part: _scores(result) for part, result in found.items()}
     return {kind: _scores(run_rung(_rung(job, 0, 0 if kind == "slice" else brief)))}
 
 

@@ -40,6 +40,7 @@ RESAMPLES = 2_000
 TOP = 3
 LEAST_ANCHORS = 8  # fewer give a bootstrap interval that says nothing
 COSTS = ("params", "macs")
+EARLIER = "scratch of "  # kinds of long trainings before their end
 KINDS = ("slice", "warm", "scratch", "long")
 ZERO_COST = ("grad_norm", "snip", "synflow", "naswot", "zico")
 
@@ -112,8 +113,9 @@ def table(rows: pd.DataFrame, targets: Mapping[str, bool]) -> list[Agreement]:
 
     The truth is the mean over seeds of the long trainings; a signal is what one trial would see (seed 0). The first rows
     are the ceiling and the floor: how well two seeds agree with each other. `scratch` is the beginning of the long training with
-    the same seed, which flatters it.
+    the same seed, which flatters it; so are long trainings of lesser lengths, `scratch of N images`.
     """
+    rows = at_one_length(rows)
     measured = rows[["kind", "seed"]].drop_duplicates().itertuples(index=False, name=None)
     by_kind = {
         (kind, seed): rows[(rows["kind"] == kind) & (rows["seed"] == seed)].set_index("key").sort_index()
@@ -132,9 +134,25 @@ def table(rows: pd.DataFrame, targets: Mapping[str, bool]) -> list[Agreement]:
     return found
 
 
+def at_one_length(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with long trainings of one length, the greatest that enough architectures have; what is longer is left out, and
+    what is shorter is of the kind `scratch of N images`.
+    """
+    long = rows["kind"] == "long"
+    trained = rows[long].groupby("images_seen")["key"].nunique()
+    if trained.empty:
+        return rows
+    enough = trained[trained >= LEAST_ANCHORS]
+    length = enough.index.max() if len(enough) else trained.index.max()
+    found: pd.DataFrame = rows[~(long & (rows["images_seen"] > length))].copy()
+    shorter = (found["kind"] == "long") & (found["images_seen"] < length)
+    found.loc[shorter, "kind"] = [f"{EARLIER}{int(images):,} images" for images in found.loc[shorter, "images_seen"]]
+    return found
+
+
 def pairs(rows: pd.DataFrame, targets: Mapping[str, bool]) -> dict[str, pd.DataFrame]:
     """For each target a frame by architecture with the columns slice, warm, scratch (seed 0, where measured) and long."""
-    found = {}
+    rows, found = at_one_length(rows), {}
     for target in targets:
         by_kind = {kind: rows[(rows["kind"] == kind) & (rows["seed"] == 0)].set_index("key")[target] for kind in KINDS}
         by_kind["long"] = rows[rows["kind"] == "long"].groupby("key")[target].mean()
@@ -153,7 +171,8 @@ def _compared(name: str, target: str, scores: pd.Series, truth: pd.Series) -> li
 def _signals(by_kind: Mapping[tuple[str, int], pd.DataFrame], target: str, sign: float) -> dict[str, pd.Series]:
     """Each signal as a series by architecture, the larger the better."""
     found: dict[str, pd.Series] = {}
-    for kind in ("warm", "scratch", "slice"):
+    earlier = [kind for kind, seed in by_kind if kind.startswith(EARLIER) and seed == 0]
+    for kind in ("warm", "scratch", "slice", *earlier):
         if (kind, 0) not in by_kind:
             continue
         part = by_kind[kind, 0]
