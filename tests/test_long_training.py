@@ -1,22 +1,37 @@
 """Long trainings of anchors: longer ones go on from shorter ones, and nothing is trained or written twice."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from at_once import InProcess
-from test_run import SMALL
 
 from nas.analysis.statistics import agreement
 from nas.errors import InputError
 from nas.trust import anchors, long_training
 
-STUDY = Path("studies/emoji/study.yaml")
-OPTIONS = [*SMALL, "metrics=[clip_score]", "search.minimise=[macs]", "evaluation.images=8", "budget={params: 900M}"]
+STUDY = Path("studies/quickstart/study.yaml")
+OPTIONS = [
+    "training={init: scratch, images_seen: 64, batch: 16}",
+    "dataset={name: scenes, pictures: 64}",
+    "proxy={width_divisor: 32}",
+    "evaluation.images=8",
+    "sampling.steps=1",
+    "search={sampler: random, trials: 2, minimise: [macs], maximise: [prompt_accuracy]}",
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Latents and embeddings, made once."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
-def measure(tmp_path, monkeypatch):
+def measure(tmp_path, monkeypatch, cache):
+    shutil.rmtree(cache / "long", ignore_errors=True)
+    monkeypatch.setattr(anchors, "CACHE", cache)
     monkeypatch.setattr(anchors, "Workers", InProcess)
     monkeypatch.setattr(anchors, "CANDIDATES", 50)
     monkeypatch.setattr(agreement, "RESAMPLES", 50)
@@ -24,51 +39,45 @@ def measure(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "LEAST_ANCHORS", 2)
 
     def run(long, to):
-        monkeypatch.setattr(anchors, "CACHE", tmp_path / to / "cache")
-        found = anchors.run(STUDY, OPTIONS, anchors.Plan(2, 1, long), tmp_path / to, tmp_path / to / "store", workers=1)
+        found = anchors.run(STUDY, OPTIONS, anchors.Plan(2, 1, long), tmp_path / to, tmp_path / "store", workers=1)
         return found, pd.read_csv(tmp_path / to / "anchors.csv")
 
     return run
 
 
 def scores(rows, kind):
-    return rows[rows["kind"] == kind].sort_values(["key", "images_seen"])[["key", "images_seen", "clip_score"]]
+    return rows[rows["kind"] == kind].sort_values(["key", "images_seen"])[["key", "images_seen", "denoising_loss"]]
 
 
-def test_a_longer_one_goes_on_and_is_what_it_would_have_been_at_once(measure, tmp_path, monkeypatch):
-    measure(2, "twice")
-    trained, run_rung = [], long_training.run_rung
-    monkeypatch.setattr(long_training, "run_rung", lambda job: trained.append(job.images_seen) or run_rung(job))
-    found, twice = measure(4, "twice")
-    assert trained == [256, 256]  # what a brief one had is known
-    _, once = measure(4, "once")
-    assert (
-        scores(once, "long").to_numpy().tolist()
-        == scores(twice, "long").query("images_seen == 256").to_numpy().tolist()
-    )
-    assert scores(once, "scratch").to_numpy().tolist() == scores(twice, "scratch").to_numpy().tolist()
-    assert list(scores(twice, "long")["images_seen"]) == [128, 256] * 2
-    assert "scratch of 128 images: clip_score" in [each.signal for each in found]
-    trained.clear()
-    again, rows = measure(2, "twice")  # shorter than what is there
-    assert not trained and len(rows) == len(twice) and [each.tau for each in again] == [each.tau for each in found]
+def test_after_an_interruption_and_to_a_greater_length_it_goes_on_as_if_trained_at_once(measure, cache, monkeypatch):
+    calls, run_rung = [], long_training.run_rung
 
-
-def test_an_interrupted_one_goes_on_where_it_was(measure, tmp_path, monkeypatch):
-    _, whole = measure(3, "whole")
-    run_rung, calls = long_training.run_rung, []
-
-    def dies(job):
-        calls.append(job.rung)
+    def dies_in_the_third(job):
+        calls.append(job.images_seen)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return run_rung(job)
 
-    monkeypatch.setattr(long_training, "run_rung", dies)
+    monkeypatch.setattr(long_training, "run_rung", dies_in_the_third)
     with pytest.raises(KeyboardInterrupt):
-        measure(3, "cut")
-    _, rows = measure(3, "cut")
-    assert calls == [0, 1, 0, 0, 1] and scores(rows, "long").equals(scores(whole, "long"))
+        measure(2, "parts")
+    measure(2, "parts")
+    found, parts = measure(4, "parts")
+    assert calls == [64, 128, 64, 64, 128, 256, 256]  # what a brief one had is not measured again
+    kept = shutil.move(cache / "long", cache / "kept")
+    _, once = measure(4, "once")
+    assert (
+        scores(once, "long").to_numpy().tolist()
+        == scores(parts, "long").query("images_seen == 256").to_numpy().tolist()
+    )
+    assert scores(once, "scratch").to_numpy().tolist() == scores(parts, "scratch").to_numpy().tolist()
+    assert list(scores(parts, "long")["images_seen"]) == [128, 256] * 2
+    assert "scratch of 128 images: denoising_loss" in [each.signal for each in found]
+    shutil.rmtree(cache / "long")
+    shutil.move(kept, cache / "long")
+    calls.clear()
+    again, rows = measure(2, "parts")  # shorter than what is there
+    assert not calls and len(rows) == len(parts) and [each.tau for each in again] == [each.tau for each in found]
 
 
 def test_settings_that_matter_have_a_place_of_their_own_and_the_length_does_not(tmp_path):
