@@ -18,7 +18,7 @@ from nas.search import dominance
 from nas.settings import study_file
 from nas.space.search_space import SearchSpace
 
-TRIALS, WORKERS, KILLS = 30, 3, 10
+TRIALS, WORKERS, KILLS = 18, 3, 6
 
 
 @pytest.fixture(scope="module")

@@ -317,7 +317,7 @@ def test_a_run_refused_while_it_prepares_takes_its_folders_with_it(tmp_path, con
 # --- anything at all -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [120, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [70, pytest.param(400, marks=pytest.mark.slow)])
 def test_mutations_of_the_shipped_studies(count, tmp_path, monkeypatch):
     """Each is a study or is refused in one line of file, line and key; nothing else happens.
 
