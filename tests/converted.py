@@ -1,5 +1,6 @@
 """ONNX graphs, whose conversion takes ten seconds even of a shipped text encoder: what was converted before is copied."""
 
+import functools
 import os
 import shutil
 from contextlib import contextmanager
@@ -20,14 +21,24 @@ def shared(tmp_path_factory):
     """Inside, exports take the graphs that another test had converted."""
     from nas.deploy.exporters import onnx
 
+    _table_read_once()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx, "write", once(onnx.write, folder(tmp_path_factory)))
         yield
 
 
+def _table_read_once():
+    """torch reads its table of ONNX operators from source for every graph, a third of the work of a small one."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    if not hasattr(ONNXRegistry.from_torchlib, "cache_info"):
+        ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+
+
 def once(write, kept):
     """`nas.deploy.exporters.onnx.write`, which copies from the folder `kept` what computes the same with the same weights."""
 
+    @functools.wraps(write)
     def again(graph, path, precision="fp32"):
         made = kept / f"{_fingerprint(graph, precision)}.onnx"
         target = path.with_name(f"{path.name}.onnx")

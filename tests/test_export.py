@@ -143,7 +143,9 @@ def test_the_manifest_says_what_is_on_disk(model):
 
 
 def test_half_precision_is_half_the_size_and_close(tmp_path):
-    graph = graphs.text_encoder(conditioning.load(conditioning.Conditioning()))
+    encoder = conditioning.load(conditioning.Conditioning())
+    encoder.model.transformer.resblocks = encoder.model.transformer.resblocks[:1]  # all layers take long to convert
+    graph = graphs.text_encoder(encoder)
     path = format_onnx.write(graph, tmp_path / "text", "fp16")
     inputs = graph.random_inputs(3)
     assert 1e-6 < graphs.relative_error(format_onnx.load(path)(inputs), graph.run(inputs)) < export.TOLERANCE["fp16"]

@@ -26,6 +26,12 @@ from nas.deploy.int8 import methods  # noqa: E402
 from nas.deploy.int8 import onnx as onnx_int8  # noqa: E402
 
 
+@pytest.fixture(scope="module", autouse=True)
+def converted_once(tmp_path_factory):
+    with converted.shared(tmp_path_factory):
+        yield
+
+
 class Network(nn.Module):
     """A first convolution that stays as it is, and one that becomes integers."""
 
@@ -137,29 +143,47 @@ def test_no_product_of_bytes_is_cut_off_on_any_processor(tmp_path, method):
             assert np.array_equal(saturated(rows, matrix), rows.astype(np.int64) @ matrix)
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A graph, and what it is converted to."""
+    module = exported.randomised(nn.Sequential(nn.Conv2d(4, 64, 3, padding=1), nn.Conv2d(64, 4, 3, padding=1)))
+    graph, made, convert = graphs.decoder(module, (4, 6, 6)), [], format_onnx._converted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(format_onnx, "_converted", lambda *given: made.append(convert(*given)) or made[0])
+        format_onnx.write.__wrapped__(graph, tmp_path_factory.mktemp("wide") / "plain")
+    return graph, made[0]
+
+
+@pytest.fixture
+def write_wide(wide, monkeypatch):
+    """Writes that graph into a folder."""
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
+    monkeypatch.setattr(format_onnx, "_converted", lambda *_: wide[1])
+    monkeypatch.setattr(format_onnx, "_clean", lambda model: None)
+    return lambda folder: format_onnx.write.__wrapped__(wide[0], folder / "plain")
+
+
 @pytest.mark.parametrize(
     ("method", "largest"),  # bytes in one file: too few for either network, or for float32 alone
     [("dynamic", 0), ("static", 10_000)],
 )
-def test_weights_beside_the_file_give_the_same_network(tmp_path, monkeypatch, method, largest):
-    wide = exported.randomised(nn.Sequential(nn.Conv2d(4, 64, 3, padding=1), nn.Conv2d(64, 4, 3, padding=1)))
-    graph, whole = written(wide, tmp_path)
-    calibration = [graph.random_inputs(2, seed) for seed in range(2)]
+def test_weights_beside_the_file_give_the_same_network(tmp_path, monkeypatch, wide, write_wide, method, largest):
+    calibration = [wide[0].random_inputs(2, seed) for seed in range(2)]
+    whole, one_file = write_wide(tmp_path), format_onnx.LARGEST
     expected = format_onnx.load(onnx_int8.write(whole, tmp_path / "small.onnx", method, calibration))
     monkeypatch.setattr(format_onnx, "LARGEST", largest)
-    (tmp_path / "large").mkdir()
-    _, apart = written(wide, tmp_path / "large")
+    apart = write_wide(tmp_path / "large")
     assert format_onnx.weights_beside(apart)
     small = onnx_int8.write(apart, apart.with_name("small.onnx"), method, calibration)
     assert format_onnx.weights_beside(small) == (not largest)
     before = {file.name: file.stat().st_size for file in apart.parent.iterdir()}
-    written(wide, apart.parent)
+    write_wide(apart.parent)
     onnx_int8.write(apart, small, method, calibration)
     assert {file.name: file.stat().st_size for file in apart.parent.iterdir()} == before
     (inputs,) = calibration[:1]
     assert torch.equal(format_onnx.load(small)(inputs)[0], expected(inputs)[0])
-    monkeypatch.undo()
-    _, again = written(wide, apart.parent)
+    monkeypatch.setattr(format_onnx, "LARGEST", one_file)
+    again = write_wide(apart.parent)
     assert again == apart and not format_onnx.weights_beside(again)
 
 
@@ -181,9 +205,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(run, tmp_path_factory):
-    to = tmp_path_factory.mktemp("model")
-    with converted.shared(tmp_path_factory):
-        return export.export(run, "trial:0", to, ["safetensors", "onnx"], quantised=True)
+    return export.export(run, "trial:0", tmp_path_factory.mktemp("model"), ["safetensors", "onnx"], quantised=True)
 
 
 @pytest.fixture(scope="module")
