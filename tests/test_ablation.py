@@ -44,7 +44,13 @@ def simulated(rng, cells, repeats, effects, seed_sd=5.0, noise_sd=1.0):
 # --- coverage --------------------------------------------------------------------------------------------------------
 
 
-def test_intervals_cover_their_truth_in_1000_simulated_ablations():
+@pytest.fixture
+def unplanned(monkeypatch):
+    """No search for the repeats that would be enough: it takes the most time, and the simulations do not look at it."""
+    monkeypatch.setattr(contrasts, "repeats_needed", lambda *_, **__: 2.0)
+
+
+def test_intervals_cover_their_truth_in_1000_simulated_ablations(unplanned):
     rng = np.random.default_rng(7)
     levels = grid(2, 2)
     truth = np.array([10.0, 12.0, 9.0, 14.0])  # 00, 01, 10, 11
@@ -69,7 +75,7 @@ def test_intervals_cover_their_truth_in_1000_simulated_ablations():
         assert ((share >= 0.93) & (share <= 0.97)).all(), (kind, share)
 
 
-def test_pairing_finds_what_the_unpaired_test_misses():
+def test_pairing_finds_what_the_unpaired_test_misses(unplanned):
     """Power of both tests over 300 ablations with a planted difference of three noise sd and seeds that add ten."""
     rng = np.random.default_rng(3)
     paired = unpaired = 0
@@ -82,7 +88,7 @@ def test_pairing_finds_what_the_unpaired_test_misses():
     assert paired > 250 and unpaired < 30, (paired, unpaired)
 
 
-def test_no_effect_is_settled_no_more_often_than_five_percent():
+def test_no_effect_is_settled_no_more_often_than_five_percent(unplanned):
     """Holm holds the family: the share of ablations with any false finding."""
     rng = np.random.default_rng(11)
     wrong = 0
