@@ -61,6 +61,14 @@ def run_dir(made_run, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def made_page(made_run, tmp_path_factory):
+    """Where the report of that run lies. Not to be changed, nor the run in its folder."""
+    from nas.report import page
+
+    return page.write(shutil.copytree(made_run, tmp_path_factory.mktemp("page") / "synthetic" / "2025-03-01"))
+
+
+@pytest.fixture(scope="session")
 def long_run(tmp_path_factory):
     """A run of 200 trials and its report. Not to be changed."""
     from nas.report import page

@@ -174,12 +174,11 @@ def test_no_grid(tmp_path):
     assert pictures.read_grid(tmp_path / "samples.png") is None
 
 
-def test_every_member_draws_every_caption(run_dir):
-    page = without_plotly(page_of(run_dir))
-    members = results.load(run_dir)["on_front"].sum()
+def test_every_member_draws_every_caption(made_page):
+    page, table = without_plotly(made_page.read_text()), results.load(made_page.parent)
     shown = 12  # of the winner on the first screen
-    assert page.count('class="tile t') == members * len(synthetic_run.CAPTIONS) + shown
-    trained = results.load(run_dir)["state"].isin(["complete", "stopped"]).sum()
+    assert page.count('class="tile t') == table["on_front"].sum() * len(synthetic_run.CAPTIONS) + shown
+    trained = table["state"].isin(["complete", "stopped"]).sum()
     assert page.count("data:image/webp;base64,") == trained  # the others open on a click
 
 
@@ -192,8 +191,8 @@ def test_members_without_pictures_leave_their_cells_empty(run_dir):
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_loads_nothing_from_elsewhere(run_dir):
-    page = page_of(run_dir)
+def test_the_page_loads_nothing_from_elsewhere(made_page):
+    page = made_page.read_text()
     assert page.count(report.plotly()) == 1 and unpacked(report.plotly()) == get_plotlyjs()
     rest = without_plotly(page)
     assert "http://" not in rest and "https://" not in rest and "@import" not in rest
@@ -201,27 +200,27 @@ def test_the_page_loads_nothing_from_elsewhere(run_dir):
     assert "default-src 'none'" in rest
 
 
-def test_captions_reasons_and_names_are_escaped(run_dir):
-    rest = without_plotly(page_of(run_dir))
+def test_captions_reasons_and_names_are_escaped(made_page):
+    rest = without_plotly(made_page.read_text())
     assert "<script>alert" not in rest and "&lt;script&gt;alert(&#39;caption&#39;)&lt;/script&gt;" in rest
     assert "<b>bold</b>" not in rest
     assert "parameters &amp; 200 GMACs" in rest
 
 
-def test_a_front_member_is_a_figure_point_and_a_table_row(run_dir):
-    page = page_of(run_dir)
+def test_a_front_member_is_a_figure_point_and_a_table_row(made_page):
+    page = made_page.read_text()
     found, found_trials = data_of(page)["figures"], data_of(page)["trials"]
     assert [name for name in found if name.startswith("front-")] == ["front-0", "front-1", "front-2"]
-    knee = fronts.knee(results.load(run_dir), GOALS)
+    knee = fronts.knee(results.load(made_page.parent), GOALS)
     assert f'<tr data-trial="{knee}" class="knee">' in page
     assert sorted(map(int, found_trials)) == list(range(24))
     assert {"effects-0", "effects-1", "curves-2", "budget-1", "hypervolume-0"} <= set(found)
 
 
-def test_write_also_writes_the_table(run_dir):
-    assert report.write(run_dir) == run_dir / "report.html"
-    assert len(pd.read_csv(run_dir / "results.csv")) == 24
-    assert not list(run_dir.glob("*.partial"))
+def test_write_also_writes_the_table(made_page):
+    assert made_page.name == "report.html"
+    assert len(pd.read_csv(made_page.with_name("results.csv"))) == 24
+    assert not list(made_page.parent.glob("*.partial"))
 
 
 @pytest.mark.parametrize(

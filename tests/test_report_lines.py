@@ -37,8 +37,8 @@ def test_budget_far_out_does_not_squeeze_the_data(run_dir):
     assert len(near.layout.shapes) == 1 and not far.layout.shapes
 
 
-def test_a_guidance_sweep_is_shown_if_there_is_one(run_dir):
-    assert 'id="guidance"' not in page_of(run_dir)
+def test_a_guidance_sweep_is_shown_if_there_is_one(run_dir, made_page):
+    assert 'id="guidance"' not in made_page.read_text()
     Image.new("RGB", (30, 20), "blue").save(run_dir / "guidance.png")
     page = page_of(run_dir)
     assert page.index('id="guidance"') < page.index('alt="A distance against a score of captions over guidance scales"')
@@ -59,8 +59,8 @@ def test_an_ablations_plot_shows_the_paired_differences_that_decide(tmp_path):
 # --- lines of reference ----------------------------------------------------------------------------------------------
 
 
-def test_every_front_table_and_grid_shows_the_lines_of_reference(run_dir):
-    before = without_plotly(page_of(run_dir))
+def test_every_front_table_and_grid_shows_the_lines_of_reference(run_dir, made_page):
+    before = without_plotly(made_page.read_text())
     assert "Lines of reference" not in before and "untrained" not in before  # an older run has none
     page = page_of(synthetic_run.write_lines(run_dir))
     rest, found = without_plotly(page), data_of(page)["figures"]

@@ -105,6 +105,12 @@ def article(run: Run, prefix: str) -> str:
 
 def page(template: str, **values: Any) -> str:
     """A template of `pages/`, everything escaped; what `article` and `embedded` made is passed as it is."""
+    return str(_templates().get_template(template).render(**values))
+
+
+@functools.cache
+def _templates() -> Any:
+    """Jinja's environment over `pages/`, in which a template is compiled once."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -114,7 +120,7 @@ def page(template: str, **values: Any) -> str:
     environment.globals["plotly"] = plotly
     environment.globals["included"] = lambda name: Markup((PAGES / name).read_text(encoding="utf-8"))
     environment.filters["made"] = Markup
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def embedded(drawn: Mapping[str, Any], more: Mapping[str, Any]) -> str:
