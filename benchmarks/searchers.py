@@ -2,7 +2,7 @@
 
     pip install botorch==0.18.1                     # with gpytorch and linear_operator; none is a dependency
     python benchmarks/searchers.py                  # studies/search_benchmark; about 10 minutes of a core
-    python benchmarks/searchers.py --searchers pool --looks 128 --trainings 26 --repeats 20       # a wider funnel; seconds
+    python benchmarks/searchers.py --searchers pool --share 0.5 --trainings 26 --repeats 50       # a wider funnel; two minutes
 
 A Gaussian process, BoTorch's default (Hvarfner et al. 2402.02229), models each score; an axis that a network lacks has a value of
 its own. Costs are known exactly. The acquisition (noisy expected hypervolume improvement, Daulton et al. 2105.08195, in its
@@ -29,6 +29,7 @@ from nas.search import pool
 from nas.search.dominance import nondominated, normalised
 from nas.search.stopping import Stopping
 from nas.space.search_space import SearchSpace
+from nas.study.pool import SHARE
 from nas.trust.replay import curves, looks
 from nas.trust.replay.best_first import BestFirst, funnel
 from nas.trust.replay.rules import rule_of
@@ -194,7 +195,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--trainings", type=int, default=32)
     parser.add_argument("--searchers", default="random,pool,botorch,botorch_looks")
-    parser.add_argument("--looks", type=int, help="looks before the first training; default what a study derives")
+    parser.add_argument("--share", type=float, default=SHARE, help="what looks may take of the denoiser's calls in trainings")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -216,7 +217,7 @@ def main() -> None:
     rows = []
     for name in arguments.searchers.split(","):
         for trainings in paid(arguments.trainings):  # of those that look: how much they look depends on it
-            first = arguments.looks or funnel(about, round(trainings))
+            first = funnel(about, round(trainings), arguments.share)
             histories = [
                 Simulation(table, makers[name](first, seed), rule_of("none", Stopping()), 1, trainings).run()
                 for seed in range(arguments.repeats)

@@ -75,7 +75,7 @@ def trust(
 ) -> None:
     """Measure how well brief trials, supernet slices and scores on paper order architectures as long trainings do.
 
-    The same command goes on where it was interrupted, and adds anchors or seeds to a finished table.
+    The same command goes on where it was interrupted, and adds anchors, seeds or length to a finished table.
 
     Examples:
 

@@ -263,8 +263,8 @@ class Pool(Candidates):
         return np.reshape(rows, (len(rows), len(self._study.objectives)))
 
 
-def looks_of(study: Study) -> int:
-    """How many candidates a search looks at before it goes by what it has trained."""
+def looks_of(study: Study, share: float = SHARE) -> int:
+    """How many candidates a search looks at before it goes by what it has trained, where looks may take such a share."""
     assert study.search is not None
     settings, images = study.search.pool, study.evaluation.images
     if settings.looks is not None:
@@ -272,4 +272,4 @@ def looks_of(study: Study) -> int:
     calls = study.sampling.calls
     training = UPDATE_CALLS * study.training.images_seen + len(study.stopping.rungs) * images * calls
     look = min(settings.images, images) * calls
-    return min(max(LEAST, round(SHARE * study.search.trials * training / look)), MOST)
+    return min(max(LEAST, round(share * study.search.trials * training / look)), MOST)

@@ -19,7 +19,7 @@ from nas.search import pool
 from nas.search.dominance import Points, nondominated
 from nas.settings.study import Study
 from nas.space.search_space import SearchSpace
-from nas.study.pool import AT_A_TIME, JOBS, MORE, NEAR, WORTH, looks_of
+from nas.study.pool import AT_A_TIME, JOBS, MORE, NEAR, SHARE, WORTH, looks_of
 from nas.trust.replay.chooser import distance
 from nas.trust.replay.curves import Table
 from nas.trust.replay.looks import LookedAt
@@ -103,9 +103,9 @@ class BestFirst:
         return pool.expected(looks[self._waiting], gains, np.concatenate([self._ends[self._trained], running]))
 
 
-def funnel(about: Study, trainings: int) -> int:
+def funnel(about: Study, trainings: int, share: float = SHARE) -> int:
     """How many looks come first in a pool of the table's study that is to train so many."""
     assert about.search is not None
     search = about.search.model_copy(update={"trials": trainings})
     stopping = about.stopping.model_copy(update={"rungs": (1.0,)})
-    return looks_of(about.model_copy(update={"search": search, "stopping": stopping}))
+    return looks_of(about.model_copy(update={"search": search, "stopping": stopping}), share)
