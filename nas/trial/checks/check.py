@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -276,8 +277,12 @@ def _check_student(study: Study, config: Backbone) -> None:
     entry = study.objective
     if (check_teacher := getattr(menu.pick("objectives", entry.name), "check_teacher", None)) is not None:
         side = study.deploy.latent_size
-        shapes = (stages.shapes(network, given, side) for network, given in ((student, own), (teacher, taught_by)))
-        check_teacher(entry.settings("objectives"), *shapes)
+        check_teacher(entry.settings("objectives"), *(_stages(network, side) for network in (own, taught_by)))
+
+
+@lru_cache(maxsize=32)  # a teacher is the same for all cells
+def _stages(config: Backbone, side: int) -> stages.Shapes:
+    return stages.shapes(supernet.skeleton(config), config, side)
 
 
 def _check_adapters(study: Study, config: Backbone) -> None:
