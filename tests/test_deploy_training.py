@@ -31,7 +31,7 @@ from nas.training.loop import Hardware
 NETWORK = Config(
     levels=(
         Level(64, (0,), (0,)),
-        Level(64, (1,), (1,), self_attention=True, cross_attention=True, conv="separable"),
+        Level(64, (1,), (1,), cross_attention=True),
     ),
     time_width=64,
     groups=16,

@@ -88,7 +88,7 @@ def test_wandb_keeps_every_trial_offline(finished):
 def test_asking_for_more_trials_continues_and_repeats_nothing(finished):
     root, folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/weights.safetensors")}
-    result = study(root, *BRIEF, "search.trials=3", command=in_process.nas)
+    result = study(root, *BRIEF, "search.trials=3", "tracking={mode: 'off'}", command=in_process.nas)
     assert result.returncode == 0, result.stderr
     assert "continuing" in result.stdout
     after = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/weights.safetensors")}
