@@ -24,6 +24,11 @@ def device() -> tuple[str, str]:
     return words, hashlib.sha256(words.encode()).hexdigest()[:8]
 
 
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def forget_peak_memory() -> None:
     """From here on `peak_memory_mib` is of what comes now, where the system can do that (Linux)."""
     import torch

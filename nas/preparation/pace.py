@@ -14,6 +14,7 @@ from nas.metrics import Reference
 from nas.networks.backbones import Backbone, Proxy
 from nas.networks.conditioning import Text
 from nas.settings.study import Study
+from nas.training import encoded
 from nas.trial.bench import Bench, fresh
 
 LOADING_S = 5.0  # of models, in all (assumption)
@@ -34,9 +35,9 @@ class Pace:
 
     def references_s(self, study: Study, train: int, held_out: int) -> float:
         """Latents and features of all pictures, and the lines of reference that need no training."""
-        encoded = (train + held_out) * (2 * self.read_s + self.encode_s)
+        latents = (train + held_out) * (2 * self.read_s + self.encode_s)
         features = train * (self.read_s + self.score_s)
-        return LOADING_S + encoded + features + self.drawn_s(study) + study.evaluation.images * self.scored_s(3)
+        return LOADING_S + latents + features + self.drawn_s(study) + study.evaluation.images * self.scored_s(3)
 
     def drawn_s(self, study: Study) -> float:
         """Drawing and scoring what one network draws."""
@@ -53,7 +54,7 @@ def measure(bench: Bench, network: Backbone) -> Pace:
     read_s = (time.perf_counter() - began) / len(batch.captions)
     images, captions, count = batch.images, batch.captions, len(batch.captions)
     latents = bench.autoencoder.encode(images[:1])
-    encode_s = _each(lambda: bench.autoencoder.encode(images), count)
+    encode_s = _each(lambda: bench.autoencoder.encode(images), count) / encoded.side_by_side()
     decode_s = _each(lambda: bench.autoencoder.decode(latents.expand(count, -1, -1, -1)), count)
     text = bench.encoder.encode(captions[:1])
     encode_s += _each(lambda: bench.encoder.encode(captions), count)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from nas.datasets import Batch
 from nas.disk import files, weight_files
+from nas.machine import cores
 from nas.networks.autoencoders import Autoencoder
 from nas.networks.conditioning import Text, TextEncoder, pictures
 
@@ -78,13 +81,27 @@ class EncodedSet:
         return words if self.embedded is None else pictures.joined(self.embedded.how, words, self.embedded.null, words)
 
 
+def side_by_side() -> int:
+    """Batches that are encoded at a time: all cores of this process are free, because workers wait for their data."""
+    return max(1, cores() // torch.get_num_threads())
+
+
 def encode_images(batches: Iterable[Batch], autoencoder: Autoencoder) -> tuple[Tensor, list[str]]:
-    """Latents (N, C, H, W) and the N captions."""
+    """Latents (N, C, H, W) and the N captions.
+
+    Batches are encoded side by side, which changes none of them.
+    """
     latents: list[Tensor] = []
     captions: list[str] = []
-    for batch in batches:
-        latents.append(autoencoder.encode(batch.images).cpu())
-        captions += batch.captions
+    begun: deque[Future[Tensor]] = deque()
+    count, threads = side_by_side(), (torch.get_num_threads(),)
+    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=threads) as pool:
+        for batch in batches:
+            begun.append(pool.submit(autoencoder.encode, batch.images))
+            captions += batch.captions
+            if len(begun) > 2 * count:  # pictures that wait are few
+                latents.append(begun.popleft().result().cpu())
+        latents += [future.result().cpu() for future in begun]
     return torch.cat(latents).contiguous() if latents else torch.empty(0), captions
 
 
