@@ -268,7 +268,7 @@ def test_a_description_is_read_again_by_its_family(seed):
 
 def test_members_of_its_space_are_slices_of_one_supernet():
     space = SearchSpace.load("dit")
-    shared = Supernet.of(space, PROXY)
+    shared = woken(Supernet.covering(space, PROXY))
     rng = random.Random(0)
     largest = space.architecture(space.largest()).scaled(PROXY).build()
     shared.assign(largest)

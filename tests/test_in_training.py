@@ -8,9 +8,10 @@ import torch
 from test_objectives import inputs
 from test_training import QUICK, assert_identical, encoded, module_of, on_the_cpu, weights  # noqa: F401 (fixtures)
 from test_training import Denoiser as Small
+from torch import nn
 
 from nas import menu
-from nas.networks import lora
+from nas.networks import efficientnet, feature_maps, lora
 from nas.networks.adversary import Head
 from nas.networks.averages import Average
 from nas.objectives.add import Heads
@@ -46,6 +47,9 @@ CASES = [  # stopped after 5 of 11 updates: beside the turns of critics, and bef
 ]
 
 
+CASES_THAT_LOOK = [case for case in CASES if "perceptual" in case[1]]
+
+
 class Named(Small):
     """A small denoiser whose layers are named as backbones name them."""
 
@@ -58,6 +62,32 @@ class Named(Small):
     @property
     def output(self):
         return self.last
+
+
+class Stages(nn.Module):
+    """A picture network of two stages, with norms that a training must leave in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            layers = [
+                nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.Tanh()) for i, o in ((3, 8), (8, 16))
+            ]
+            self.stages = nn.ModuleList(layers)
+
+    def forward_intermediates(self, pictures, intermediates_only):
+        first = self.stages[0](pictures)
+        return [first, self.stages[1](first)]
+
+
+@pytest.fixture
+def small_features(monkeypatch):
+    """A small picture network in the place of the shipped one."""
+    feature_maps.load.cache_clear()
+    monkeypatch.setattr(efficientnet, "load", lambda name: Stages().eval().requires_grad_(False))
+    yield
+    feature_maps.load.cache_clear()
 
 
 def in_training(name, options, rank=None, settings=QUICK):
@@ -77,21 +107,29 @@ def pairs():
     return replace(data, noise=data.latents.flip(0).contiguous())
 
 
-@pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
-def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, pairs, name, options, rank):
+def assert_resumes(folder, pairs, name, options, rank=None):
     whole, half, resumed = (in_training(name, options, rank) for _ in range(3))
     train(whole, pairs, 5, 88)
     train(half, pairs, 5, 40)
-    half.save(tmp_path / "half.safetensors", {})
-    resumed.restore(tmp_path / "half.safetensors")
+    half.save(folder / "half.safetensors", {})
+    resumed.restore(folder / "half.safetensors")
     assert_identical(weights(resumed), weights(half))
     train(resumed, pairs, 5, 88)
     assert_identical(weights(resumed), weights(whole))
 
 
+@pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
-def test_in_bf16_every_weight_that_is_trained_moves(pairs, name, options):
+def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, pairs, small_features, name, options, rank):
+    assert_resumes(tmp_path, pairs, name, options, rank)
+
+
+def test_so_it_is_with_the_shipped_picture_network(tmp_path, pairs):
+    assert_resumes(tmp_path, pairs, *CASES_THAT_LOOK[-1])
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_in_bf16_every_weight_that_is_trained_moves(pairs, small_features, name, options):
     """Weights cast to bf16 without gradients, in one network's turn, must not serve another's (Lightning caches none)."""
     module = in_training(name, options, settings=QUICK.model_copy(update={"precision": "bf16"}))
     before = moving(module.objective)

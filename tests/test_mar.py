@@ -246,7 +246,7 @@ def test_a_description_is_read_again_and_what_says_nothing_is_no_difference():
 
 def test_members_are_slices_of_a_supernet():
     space, rng = SearchSpace.load("mar"), random.Random(0)
-    shared = Supernet.of(space, PROXY)
+    shared = woken(Supernet.covering(space, PROXY))
     for _ in range(2):
         config = space.architecture(space.sample(rng)).scaled(PROXY)
         latents, time, text = inputs(config, 8)
