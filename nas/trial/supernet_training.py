@@ -179,10 +179,11 @@ def train(
     Raises InputError when the weights at `start` are of another space or proxy.
     """
     bench = Bench(study, cache)
+    begun = _started(start, space, bench.proxy) if start is not None else None
     members = pool(study, space)
     supernet = Supernet.of(space, bench.proxy, SEED)
-    if start is not None:
-        supernet.load_state_dict(_started(start, space, bench.proxy))
+    if begun is not None:
+        supernet.load_state_dict(begun)
     module, objective = _module(recipe, supernet, bench, members, warm=start is not None)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Partial(out.with_suffix(".partial"), _identity(recipe, study, objective.generator, members, start))
@@ -227,9 +228,9 @@ def pool(study: Study, space: SearchSpace) -> list[Backbone]:
     """Members within budget, at deploy scale: the preset the space starts from, and random ones."""
     rng = random.Random(SEED)
     base = space.base.canonical()
-    found = {base.key: base}
+    found, most = {base.key: base}, min(POOL, space.size())
     for _ in range(100 * POOL):
-        if len(found) == min(POOL, space.size()):
+        if len(found) == most:
             break
         config = space.architecture(space.sample(rng))
         cost = study.deploy.costs(config)
