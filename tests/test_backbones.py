@@ -1,10 +1,14 @@
 """What the rest relies on in every backbone; a new file in nas/networks/backbones is tested without being asked."""
 
+from dataclasses import fields, replace
+from functools import cache
+
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nas import menu
-from nas.cost.traced import second_opinion, traced
+from nas.cost.traced import second_opinion, traced_by_module
 from nas.deploy import graphs
 from nas.networks import backbones
 from nas.networks.backbones import Proxy
@@ -17,9 +21,11 @@ CASES = [
     for name in menu.pick("backbones", backbone).presets()
 ]
 
+SIDE, TOKENS = 16, 7
 
-def inputs(config, size, batch):
-    text = Text(torch.randn(batch, 7, config.text_width), torch.randn(batch, config.pooled_width or 1))
+
+def inputs(config, size, batch, tokens=TOKENS):
+    text = Text(torch.randn(batch, tokens, config.text_width), torch.randn(batch, config.pooled_width or 1))
     return torch.randn(batch, config.latent_channels, size, size), torch.randint(0, 1000, (batch,)), text
 
 
@@ -32,14 +38,36 @@ def test_description_is_plain_canonical_and_hashable(backbone, name):
     assert len({config, config.canonical(), config}) <= 2
 
 
+@cache
+def traced(config, size=SIDE, tokens=TOKENS):
+    """What two counters find: one by module, the other in all, of attention too, which a fused kernel would hide from it."""
+    network, given = config.build(), inputs(config, size, 1, tokens)
+    with sdpa_kernel(SDPBackend.MATH):
+        whole = second_opinion(network, *given)
+    return traced_by_module(network, *given), whole
+
+
 @pytest.mark.parametrize(("backbone", "name"), CASES)
 def test_cost_is_what_tracing_counts(backbone, name):
     config = backbone.presets()[name].scaled(PROXY)
-    network = config.build()
-    total = config.cost(16, 7)
-    assert total == traced(network, *inputs(config, 16, batch=1))
-    with torch.device("meta"):
-        assert total.macs == second_opinion(config.build(), *inputs(config, 16, batch=1))
+    total, (modules, whole) = config.cost(SIDE, TOKENS), traced(config)
+    assert total == modules[""]
+    assert total.macs == whole
+
+
+@pytest.mark.parametrize(("backbone", "name"), CASES)
+def test_what_units_cost_is_what_tracing_counts(backbone, name):
+    config = backbone.presets()[name].scaled(PROXY)
+    found, (modules, _) = config.units(SIDE, TOKENS), traced(config)
+    assert found.network.macs == modules[""].macs
+    for unit in found.members:
+        inside = [unit, *(one for one in found.members if one.inside == unit.name)]
+        if unit.method == "forward":  # what a hook on the module can count
+            assert sum(one.own.macs for one in inside) == modules[unit.name].macs, unit.name
+        else:
+            module = modules[unit.name].macs
+            own = found.members[found.names.index(unit.inside)].own.macs
+            assert module - own <= unit.own.macs <= module, unit.name  # its holder has the shortcut of its convolution
 
 
 @pytest.mark.parametrize(("backbone", "name"), CASES)
@@ -56,10 +84,17 @@ def test_prediction_has_the_shape_of_latents_and_the_same_seed_builds_the_same_n
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def shallow(config):
+    """The network with two blocks in every row whose length is a field, and at two resolutions."""
+    depths = {field.name: getattr(config, field.name) for field in fields(config) if field.name.endswith("depth")}
+    levels = {"levels": config.levels[:2]} if hasattr(config, "levels") else {}
+    return replace(config, **levels, **{name: min(depth, 2) for name, depth in depths.items()})
+
+
 @pytest.mark.parametrize("family", menu.names("backbones"))
 def test_it_leaves_pytorch_with_any_batch(family):
     presets = menu.pick("backbones", family).presets().values()
-    config = min(presets, key=lambda config: config.cost(64, 77).params).scaled(PROXY)
+    config = shallow(min(presets, key=lambda config: config.cost(64, 77).params).scaled(PROXY))
     graph = graphs.denoiser(config.build(), (4, 8, 8), (7, config.text_width), config.pooled_width or 1)
     batch = [{0: torch.export.Dim("batch")}] * 4
     traced = torch.export.export(graph.module, graph.random_inputs(2), dynamic_shapes=tuple(batch), strict=False)

@@ -4,9 +4,9 @@ import random
 
 import pytest
 import torch
+from test_backbones import traced
 from torch import nn
 
-from nas.cost import traced
 from nas.networks.backbones import Autoregressor, Proxy, from_dict
 from nas.networks.backbones.mar import Config, build_block, presets
 from nas.networks.backbones.mar.cost import COMPONENTS
@@ -57,10 +57,9 @@ def test_the_closed_form_is_what_tracing_counts(members):
     rng = random.Random(0)
     for _ in range(members):
         config, size = member(rng), rng.choice([8, 16])
-        with torch.device("meta"):
-            network, given = config.build(), inputs(config, size, batch=1)
-        assert config.cost(size, 5) == traced.traced(network, *given), config
-        assert config.cost(size, 5).macs == traced.second_opinion(network, *given), config
+        modules, whole = traced(config, size, 5)
+        assert config.cost(size, 5) == modules[""], config
+        assert config.cost(size, 5).macs == whole, config
 
 
 def test_parts_add_up_and_blocks_and_units_are_the_networks():
