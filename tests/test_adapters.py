@@ -11,8 +11,7 @@ from nas.diffusion.plan import Plan
 from nas.diffusion.schedule import Settings, denoising_error, noise_schedule
 from nas.diffusion.solvers import sample
 from nas.errors import InputError
-from nas.networks.backbones import Proxy
-from nas.networks.backbones.unet import presets
+from nas.networks.backbones.unet import Config, Level
 from nas.networks.conditioning import Text
 from nas.training.encoded import EncodedSet
 
@@ -20,7 +19,13 @@ from nas.training.encoded import EncodedSet
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    network = presets()["mobilediffusion"].scaled(Proxy(32, 4, 6, 4)).build()
+    levels = (
+        Level(8, (0,), (0,)),
+        Level(16, (0,), (0,)),
+        Level(16, (1,), (1,), self_attention=True, cross_attention=True),
+    )
+    small = Config(levels, latent_channels=4, text_width=6, pooled_width=4, time_width=32, groups=4, head_dim=8)
+    network = small.build()
     torch.nn.init.normal_(network.conv_out.weight, std=0.1)
     return network.eval().requires_grad_(False)
 

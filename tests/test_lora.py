@@ -8,11 +8,18 @@ from torch import nn
 from nas.documents.section import Section
 from nas.errors import InputError
 from nas.networks import lora
-from nas.networks.backbones import Proxy
-from nas.networks.backbones.unet import presets
+from nas.networks.backbones.unet import Config, Level
 from nas.networks.conditioning import Text
 
-PROXY = Proxy(width_divisor=32, latent_channels=2, text_width=6, pooled_width=4)
+SMALL = Config(
+    (Level(8, (0,), (0,)), Level(16, (1,), (1,), self_attention=True, cross_attention=True, conv="separable")),
+    latent_channels=2,
+    text_width=6,
+    pooled_width=4,
+    time_width=32,
+    groups=4,
+    head_dim=8,
+)
 RANK = lora.Lora(rank=4)
 
 
@@ -21,7 +28,7 @@ def trained():
     """A small UNet none of whose weights are zero, in eval mode."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = presets()["mobilediffusion"].scaled(PROXY).build()
+        network = SMALL.build()
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)

@@ -4,12 +4,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_unet import PRESETS, TINY, inputs, randomised
+from test_unet import inputs, randomised
 
 from nas.deploy import graphs
+from nas.networks.backbones.unet import Config, Level
 from nas.networks.conditioning import Text
 
-TOLD = replace(PRESETS["mobilediffusion"].scaled(TINY), pooled_tokens=10)
+TOLD = Config(
+    (Level(16, (0,), (0,)), Level(32, (1,), (1,), self_attention=True, cross_attention=True, conv="separable")),
+    latent_channels=4,
+    text_width=16,
+    pooled_width=12,
+    pooled_tokens=10,
+    time_width=32,
+    groups=4,
+    head_dim=8,
+)
 
 
 def test_tokens_of_the_pooled_vector_are_kandinskys():

@@ -109,7 +109,7 @@ def test_training_brings_the_pictures_nearer_and_depends_on_its_seed():
         made = decoder((8, 8))
         before = decoders.psnr(decoders.decoded(made, latents), pictures)
         loss = partial(lambda decoder, rows: decoders.to_pictures(decoder, latents[rows], pictures[rows]), made)
-        fitting.train(decoders.DecoderTraining(made, 8, decoders.Recipe(640, 8, 5e-3, seed), weight_decay=1e-4), loss)
+        fitting.train(decoders.DecoderTraining(made, 8, decoders.Recipe(240, 8, 5e-3, seed), weight_decay=1e-4), loss)
         results.append(decoders.psnr(decoders.decoded(made, latents), pictures))
     assert results[0] == results[1] != results[2]
     assert min(results) > before + 2
