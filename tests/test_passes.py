@@ -27,7 +27,7 @@ SMALL = Config(
     groups=8,
     head_dim=32,
 )
-UPDATES = 4  # in which a generator has had all its kinds
+UPDATES = 2  # in which a generator has had all its kinds
 
 
 def batch_of(update, size=2):
@@ -75,7 +75,7 @@ def cases():
             continue  # passes of what is before a head, asked several times, or of the denoiser alone: test_add, test_perceptual
         if not options or made(name, options).passes != made(name, {}).passes:
             yield name, options
-    yield "instaflow", {"reflow_updates": 2}  # of four: an update of each task costs its own
+    yield "instaflow", {"reflow_updates": 1}  # of two: an update of each task costs its own
 
 
 @pytest.mark.parametrize(("name", "options"), list(cases()), ids=str)

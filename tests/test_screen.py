@@ -34,10 +34,9 @@ def assert_traced_costs_are_closed_form(space, size, members):
         assert closed.macs == traced.second_opinion(network, *inputs)
 
 
-@pytest.mark.parametrize("size", [64, 32])
 @pytest.mark.parametrize("name", SPACES)
-def test_closed_form_of_some_members(name, size):
-    assert_traced_costs_are_closed_form(SPACES[name], size, members=1)
+def test_closed_form_of_a_member(name):
+    assert_traced_costs_are_closed_form(SPACES[name], 64 if name == "mobilediffusion" else 32, members=1)
 
 
 @pytest.mark.slow
@@ -53,7 +52,7 @@ def test_tables_are_the_closed_form(name, size):
     space = SPACES[name]
     columns = cost_tables.draw(space, 2_000, seed=size)
     costs = cost_tables.Tables(space, size, 40).costs(columns)
-    for row in range(0, 2_000, 7):
+    for row in range(0, 2_000, 20):
         exact = space.architecture(cost_tables.choices_at(space, columns, row)).cost(size, 40)
         assert {name: costs[name][row] for name in cost_tables.COSTS} == vars(exact)
 
