@@ -195,7 +195,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--trainings", type=int, default=32)
     parser.add_argument("--searchers", default="random,pool,botorch,botorch_looks")
-    parser.add_argument("--share", type=float, default=SHARE, help="what looks may take of the denoiser's calls in trainings")
+    parser.add_argument(
+        "--share", type=float, default=SHARE, help="what looks may take of the denoiser's calls in trainings"
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
